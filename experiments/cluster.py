@@ -1,0 +1,93 @@
+"""Connecting to Ray, and what the cluster can hold."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusiondistill.config import Resources
+
+__all__ = ["Share", "connected", "share_of", "slots"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker reserves."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Ray counts them."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Any]:
+    """Ray, started here or found through ``RAY_ADDRESS``; ends with the block.
+
+    Yields:
+        The module ``ray``.
+
+    Raises:
+        ConnectionError: the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    except (ConnectionError, RuntimeError) as error:
+        hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
+        raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def share_of(resources: Resources, nodes: list[Mapping[str, float]]) -> Share:
+    """What a worker reserves on these nodes: with ``gpus_per_worker`` unset, a GPU if there is one anywhere."""
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    return Share(resources.cpus_per_worker, gpus)
+
+
+def slots(share: Share, nodes: list[Mapping[str, float]], most: int | None = None) -> int:
+    """How many workers fit at once; each lies on one node.
+
+    Raises:
+        ValueError: no node can ever hold one; says what the nodes have.
+    """
+    count = 0
+    for node in nodes:
+        by_cpu = int(node.get("CPU", 0) / share.cpus + 1e-9)
+        # Fractions of a GPU are packed into whole ones: three workers of 0.4 need two GPUs.
+        by_gpu = by_cpu
+        if share.gpus:
+            whole = int(node.get("GPU", 0))
+            by_gpu = whole * int(1 / share.gpus + 1e-9) if share.gpus <= 1 else int(whole / share.gpus)
+        count += min(by_cpu, by_gpu)
+    if count == 0:
+        have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
+        raise ValueError(
+            f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {have}); "
+            "lower resources.cpus_per_worker or resources.gpus_per_worker"
+        )
+    return min(count, most) if most else count
+
+
+def nodes_of(ray: Any) -> list[Mapping[str, float]]:
+    """The resources of the live nodes."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,421 @@
+"""From a config to the graph of stages: pure, printable, known in full before anything runs.
+
+A stage is a value. Its digest covers what can change its result (kind, recipe, inputs, seed, protocol, data, world
+size, threads, format), not where or when it runs; the digest names its directory, so resuming, caching and sharing are
+one mechanism.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fusiondistill.config import Config, Dimension, Frozen, ModelConfig, Recipe, Role
+
+__all__ = [
+    "CheckpointSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "FuseSpec",
+    "Plan",
+    "Row",
+    "SearchSpec",
+    "Stage",
+    "TrainSpec",
+    "build",
+    "trial_stage",
+]
+
+FORMAT = 1
+PAPER_SEED = 123
+"""The original seeds its loaders with this, whatever the run's seed is."""
+
+
+class DataSpec(Frozen):
+    """Which images a stage sees."""
+
+    name: str
+    fingerprint: str
+    train_images: int | None
+    test_images: int | None
+    held_out: float
+    holdout_seed: int
+
+
+class TrainSpec(Frozen):
+    """Train one network."""
+
+    role: Role
+    recipe: Recipe
+    degradations: tuple[str, ...]
+    data: DataSpec
+    model: ModelConfig
+    flip: bool | None
+    protocol: str
+    select: str
+    data_seed: int
+    world_size: int
+    threads: int
+
+
+class FuseSpec(Frozen):
+    """Average the experts and set BatchNorm's statistics; ``told``: recomputed on that degradation alone."""
+
+    method: str
+    recalibrate: str
+    told: str | None
+    images: int
+    degradations: tuple[str, ...]
+    data: DataSpec
+    protocol: str
+    data_seed: int
+    threads: int
+
+
+class SearchSpec(Frozen):
+    """Search the distillation recipe."""
+
+    train: TrainSpec
+    trials: int
+    scheduler: str
+    space: dict[str, Dimension]
+
+
+class EvaluateSpec(Frozen):
+    """Count right answers of one method on one degradation of the test split."""
+
+    method: str
+    degradation: str
+    levels: tuple[int, ...]
+    data: DataSpec
+    protocol: str
+    noise_seed: int
+    threads: int
+
+
+class CheckpointSpec(Frozen):
+    """An existing checkpoint that stands for a stage. The path is where it lies, not what it is."""
+
+    sha256: str
+    model: ModelConfig
+    data: DataSpec
+    path: str
+
+
+Spec = TrainSpec | FuseSpec | SearchSpec | EvaluateSpec | CheckpointSpec
+KINDS = {TrainSpec: "train", FuseSpec: "fuse", SearchSpec: "search", EvaluateSpec: "evaluate", CheckpointSpec: "import"}
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One unit of work with a stored result.
+
+    Attributes:
+        name: what a person calls it; opens the directory's name, is not part of the digest.
+        seed: of the run that it belongs to.
+        spec: what to do.
+        inputs: role -> the stage whose result plays it.
+        plugins: digests of the plugin files that are loaded.
+    """
+
+    name: str
+    seed: int
+    spec: Spec
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """train, fuse, search, evaluate or import."""
+        return KINDS[type(self.spec)]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over everything that can change the result."""
+        content = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "spec": self.spec.model_dump(mode="json", exclude={"path"}),
+            "seed": self.seed,
+            "inputs": {role: stage.digest for role, stage in self.inputs.items()},
+            "plugins": self.plugins,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def directory(self) -> str:
+        """Its directory within the store."""
+        return f"{self.name}-{self.digest[:16]}"
+
+    @property
+    def work(self) -> float:
+        """A rough size, in epochs of one degradation: for ordering and for estimating the time left."""
+        spec = self.spec
+        if isinstance(spec, TrainSpec):
+            teachers = 0.3 if spec.recipe.loss.feature or spec.recipe.loss.kd else 0.0
+            return spec.recipe.epochs * max(1, len(spec.degradations)) * (1 + teachers)
+        if isinstance(spec, SearchSpec):
+            one = spec.train.recipe.epochs * len(spec.train.degradations) * 1.3
+            return one * spec.trials * (0.5 if spec.scheduler == "asha" else 1.0)
+        if isinstance(spec, EvaluateSpec):
+            return 0.06 * len(spec.levels) * (len(self.inputs) or 1)
+        return 0.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stretch of the results table: one method and seed on one degradation, counted by one evaluate stage."""
+
+    method: str
+    seed: int
+    degradation: str
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages of an experiment, inputs before what uses them, and the rows of its table."""
+
+    config: Config
+    stages: tuple[Stage, ...]
+    rows: tuple[Row, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the store needs to find the results: JSON-able."""
+        return {
+            "experiment": self.config.experiment,
+            "config": self.config.model_dump(mode="json"),
+            "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
+            "rows": [
+                {"method": r.method, "seed": r.seed, "degradation": r.degradation, "directory": r.stage.directory}
+                for r in self.rows
+            ],
+        }
+
+
+def _sha256_of(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def build(
+    config: Config,
+    fingerprint: str,
+    levels: Callable[[str], range],
+    *,
+    plugins: tuple[str, ...] = (),
+    sha256_of: Callable[[str], str] = _sha256_of,
+) -> Plan:
+    """The plan of an experiment.
+
+    Args:
+        config: the experiment.
+        fingerprint: of its data source.
+        levels: degradation name -> its levels.
+        plugins: digests of the plugin files.
+        sha256_of: digest of a checkpoint file that stands for a stage.
+    """
+    builder = _Builder(config, fingerprint, levels, plugins, sha256_of)
+    for seed in config.seeds:
+        builder.add_seed(seed)
+    return Plan(config, tuple(builder.stages.values()), tuple(builder.rows))
+
+
+class _Builder:
+    """Collects the stages of one seed after another; a stage that is already there is shared."""
+
+    def __init__(
+        self,
+        config: Config,
+        fingerprint: str,
+        levels: Callable[[str], range],
+        plugins: tuple[str, ...],
+        sha256_of: Callable[[str], str],
+    ) -> None:
+        self.config, self.fingerprint, self.levels, self.plugins = config, fingerprint, levels, plugins
+        self.sha256_of = sha256_of
+        self.stages: dict[str, Stage] = {}
+        self.rows: list[Row] = []
+
+    def add_seed(self, seed: int) -> None:
+        config = self.config
+        wanted = set(config.methods)
+        base = self._train("base", seed, {}, ())
+        if "base" in wanted:
+            self._evaluate("base", seed, {"model": base})
+        if "scratch" in wanted:
+            self._evaluate("scratch", seed, {"model": self._train("scratch", seed, {}, config.degradations)})
+        experts: dict[str, Stage] = {}
+        if wanted & {"oracle", "ensemble", "modelsoups", "fusing", "fusiondistill"}:
+            experts = {d: self._expert(base, d, seed) for d in config.degradations}
+        if "oracle" in wanted:
+            self._oracle(experts, seed)
+        if "ensemble" in wanted:
+            self._evaluate("ensemble", seed, {f"expert-{d}": stage for d, stage in experts.items()})
+        if "vanilla" in wanted:
+            vanilla = self._train("vanilla", seed, {"start": base}, config.degradations)
+            self._evaluate("vanilla", seed, {"model": vanilla})
+        if wanted & {"modelsoups", "fusing", "fusiondistill"}:
+            self._fusion_rows(base, experts, seed, wanted)
+
+    def _fusion_rows(self, base: Stage, experts: dict[str, Stage], seed: int, wanted: set[Any]) -> None:
+        config = self.config
+        fused = self._fuse(base, experts, seed, None)
+        if "modelsoups" in wanted:
+            self._evaluate("modelsoups", seed, {"model": fused})
+            if config.fusion.recalibrate == "per_degradation":
+                for d in config.degradations:
+                    told = self._fuse(base, experts, seed, d)
+                    self._evaluate("modelsoups-told", seed, {"model": told}, (d,))
+        if "fusing" in wanted:
+            fusing = self._train("fusing", seed, {"start": fused}, config.degradations)
+            self._evaluate("fusing", seed, {"model": fusing})
+        if "fusiondistill" in wanted:
+            inputs = {"start": fused, **{f"teacher-{d}": stage for d, stage in experts.items()}}
+            distilled = self._train("fusiondistill", seed, inputs, config.degradations)
+            self._evaluate("fusiondistill", seed, {"model": distilled})
+            if config.search and isinstance(distilled.spec, TrainSpec):
+                search = self._search(distilled.spec, inputs, seed)
+                searched = self._stage("fusiondistill-searched", seed, distilled.spec, {**inputs, "search": search})
+                self._evaluate("fusiondistill-searched", seed, {"model": searched})
+
+    def _stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
+        stage = Stage(name, seed, spec, inputs, self.plugins)
+        return self.stages.setdefault(stage.digest, stage)
+
+    def _data(self, seed: int) -> DataSpec:
+        data = self.config.data
+        return DataSpec(
+            name=data.name,
+            fingerprint=self.fingerprint,
+            train_images=data.train_images,
+            test_images=data.test_images,
+            held_out=self.config.held_out,
+            holdout_seed=seed if self.config.held_out else 0,
+        )
+
+    def _data_seed(self, seed: int) -> int:
+        return PAPER_SEED if self.config.protocol == "paper" else seed
+
+    def _train(self, role: Role, seed: int, inputs: dict[str, Stage], degradations: tuple[str, ...]) -> Stage:
+        config = self.config
+        recipe = config.recipe(role)
+        name = f"{role}-{degradations[0]}" if role == "expert" else role
+        if path := _checkpoint_path(recipe.checkpoint, seed, degradations):
+            return self._import(name, seed, path)
+        pairing = recipe.pairing or ("same" if config.protocol == "paper" else "independent")
+        spec = TrainSpec(
+            role=role,
+            recipe=recipe.model_copy(update={"pairing": pairing, "checkpoint": None}),
+            degradations=degradations,
+            data=self._data(seed),
+            model=config.model,
+            flip=config.data.flip,
+            protocol=config.protocol,
+            select=config.epoch_choice,
+            data_seed=self._data_seed(seed),
+            world_size=config.resources.workers_per_run,
+            threads=config.threads,
+        )
+        return self._stage(name, seed, spec, inputs)
+
+    def _expert(self, base: Stage, degradation: str, seed: int) -> Stage:
+        return self._train("expert", seed, {"start": base, f"teacher-{degradation}": base}, (degradation,))
+
+    def _import(self, name: str, seed: int, path: str) -> Stage:
+        spec = CheckpointSpec(
+            sha256=self.sha256_of(path), model=self.config.model, data=self._data(seed), path=str(Path(path).absolute())
+        )
+        return self._stage(name, seed, spec, {})
+
+    def _fuse(self, base: Stage, experts: dict[str, Stage], seed: int, told: str | None) -> Stage:
+        fusion = self.config.fusion
+        if fusion.checkpoint and told is None:
+            return self._import("fused", seed, fusion.checkpoint.replace("{seed}", str(seed)))
+        recalibrate = fusion.recalibrate or ("none" if self.config.protocol == "paper" else "mixed")
+        spec = FuseSpec(
+            method=fusion.method,
+            recalibrate="mixed" if recalibrate == "per_degradation" else recalibrate,
+            told=told,
+            images=fusion.images,
+            degradations=self.config.degradations,
+            data=self._data(seed),
+            protocol=self.config.protocol,
+            data_seed=self._data_seed(seed),
+            threads=self.config.threads,
+        )
+        inputs = {"base": base, **{f"expert-{d}": stage for d, stage in experts.items()}}
+        return self._stage(f"fused-told-{told}" if told else "fused", seed, spec, inputs)
+
+    def _search(self, train: TrainSpec, inputs: dict[str, Stage], seed: int) -> Stage:
+        search = self.config.search
+        assert search is not None
+        recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
+        spec = SearchSpec(
+            train=train.model_copy(update={"recipe": recipe, "world_size": 1}),
+            trials=search.trials,
+            scheduler=search.scheduler,
+            space=search.space,
+        )
+        return self._stage("search", seed, spec, inputs)
+
+    def _oracle(self, experts: dict[str, Stage], seed: int) -> None:
+        for own, expert in experts.items():
+            others = self.config.degradations if self.config.evaluation.expert_matrix else (own,)
+            for row in self._evaluate(f"expert-{own}", seed, {"model": expert}, others):
+                if row.degradation == own:
+                    self.rows.append(Row("oracle", seed, own, row.stage))
+
+    def _evaluate(
+        self, method: str, seed: int, inputs: dict[str, Stage], degradations: tuple[str, ...] | None = None
+    ) -> list[Row]:
+        rows = []
+        for degradation in degradations or self.config.degradations:
+            spec = EvaluateSpec(
+                method=method,
+                degradation=degradation,
+                levels=tuple(self.levels(degradation)[:: self.config.evaluation.every]),
+                # The validation split plays no part in a test figure.
+                data=self._data(seed).model_copy(update={"held_out": 0.0, "holdout_seed": 0}),
+                protocol=self.config.protocol,
+                noise_seed=self.config.evaluation.seed,
+                threads=self.config.threads,
+            )
+            stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)
+            rows.append(Row(method, seed, degradation, stage))
+        self.rows += rows
+        return rows
+
+
+def _checkpoint_path(given: str | dict[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:
+    if isinstance(given, dict):
+        given = given.get(degradations[0]) if degradations else None
+    if given is None:
+        return None
+    name = degradations[0] if len(degradations) == 1 else ""
+    return given.replace("{seed}", str(seed)).replace("{degradation}", name)
+
+
+def trial_stage(search: Stage, recipe: Recipe) -> Stage:
+    """A search trial: the distillation stage itself with another recipe, a value like any other."""
+    assert isinstance(search.spec, SearchSpec)
+    spec = search.spec.train.model_copy(update={"recipe": recipe})
+    return Stage("trial", search.seed, spec, search.inputs, search.plugins)
+
+
+def ancestors(stage: Stage) -> Iterator[Stage]:
+    """The stages that a stage rests on, itself last; each once."""
+    seen: set[str] = set()
+
+    def walk(one: Stage) -> Iterator[Stage]:
+        if one.digest not in seen:
+            seen.add(one.digest)
+            for needed in one.inputs.values():
+                yield from walk(needed)
+            yield one
+
+    yield from walk(stage)

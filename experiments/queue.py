@@ -1,0 +1,145 @@
+"""The queue of ready stages, outside the workers that pull from it, and what a worker does all day.
+
+:class:`StageQueue` is a plain class; the driver runs it as a Ray actor. It counts attempts, so that a stage that kills
+its worker is given up after a few.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from experiments.plan import Stage
+
+__all__ = ["Event", "StageQueue", "work"]
+
+GRACE = 2.0
+"""Seconds without news after which a worker that finds nothing leaves; the driver needs less to offer what follows."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """News about a stage for the driver."""
+
+    kind: Literal["started", "progress", "done", "failed", "lost"]
+    digest: str
+    worker: str
+    facts: dict[str, Any]
+
+
+class StageQueue:
+    """Ready stages, who works on what, and what happened since the driver asked last."""
+
+    def __init__(self, attempts: int = 3) -> None:
+        self.attempts_allowed = attempts
+        self.ready: list[tuple[float, Stage]] = []
+        self.running: dict[str, tuple[float, Stage]] = {}
+        self.waiting: set[str] = set()
+        self.attempts: dict[str, int] = {}
+        self.events: list[Event] = []
+        self.last_news = time.monotonic()
+
+    def offer(self, stages: list[tuple[float, Stage]]) -> None:
+        """Add ready stages with their priorities; higher comes first."""
+        self.ready += stages
+        self.ready.sort(key=lambda entry: -entry[0])
+        self.last_news = time.monotonic()
+
+    def assign(self, worker: str, priority: float, stage: Stage) -> None:
+        """Note a stage that gets workers of its own."""
+        self._start(worker, priority, stage)
+
+    def take(self, worker: str, trains: bool) -> Stage | Literal["wait", "leave"]:
+        """The next stage for a worker; ``trains`` tells whether it may train."""
+        for i, (priority, stage) in enumerate(self.ready):
+            if trains or stage.kind != "train":
+                del self.ready[i]
+                self.waiting.discard(worker)
+                self._start(worker, priority, stage)
+                return stage
+        if not self.running and time.monotonic() - self.last_news > GRACE:
+            self.waiting.discard(worker)
+            return "leave"
+        self.waiting.add(worker)
+        return "wait"
+
+    def _start(self, worker: str, priority: float, stage: Stage) -> None:
+        self.running[worker] = (priority, stage)
+        self.attempts[stage.digest] = self.attempts.get(stage.digest, 0) + 1
+        self._tell("started", stage.digest, worker, attempt=self.attempts[stage.digest])
+
+    def report(self, worker: str, facts: dict[str, Any]) -> None:
+        """Progress of what a worker is at."""
+        if worker in self.running:
+            self._tell("progress", self.running[worker][1].digest, worker, **facts)
+
+    def finish(self, worker: str, digest: str, error: str | None = None, retry: bool = False) -> None:
+        """A stage ended; with ``retry`` a failed one is tried again while attempts are left."""
+        entry = self.running.get(worker)
+        if entry is None or entry[1].digest != digest:
+            return  # it was given to somebody else in the meantime
+        del self.running[worker]
+        if error is None:
+            self._tell("done", digest, worker)
+        elif retry and self.attempts[digest] < self.attempts_allowed:
+            self._tell("lost", digest, worker, error=error)
+            self.offer([entry])
+        else:
+            self._tell("failed", digest, worker, error=error)
+
+    def lose(self, prefix: str) -> None:
+        """The workers of this name, or of this group, are gone: what they were at is tried again or given up."""
+        self.waiting = {w for w in self.waiting if not w.startswith(prefix)}
+        for worker in [w for w in self.running if w.startswith(prefix)]:
+            digest = self.running[worker][1].digest
+            tries = self.attempts[digest]
+            self.finish(worker, digest, f"its worker {worker} was lost (attempt {tries})", retry=True)
+
+    def poll(self) -> tuple[list[Event], int, int, int]:
+        """(news since the last call, stages to train that nobody took yet, other such stages, idle workers)."""
+        news, self.events = self.events, []
+        to_train = sum(stage.kind == "train" for _, stage in self.ready)
+        return news, to_train, len(self.ready) - to_train, len(self.waiting)
+
+    def _tell(self, kind: Any, digest: str, worker: str, **facts: Any) -> None:
+        self.last_news = time.monotonic()
+        self.events.append(Event(kind, digest, worker, facts))
+
+
+def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:
+    """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
+    import ray
+
+    from experiments import stages
+
+    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
+    context = replace(context, worker=worker)
+    done = 0
+    while True:
+        stage = ray.get(queue.take.remote(worker, trains))
+        if stage == "leave":
+            return done
+        if stage == "wait":
+            time.sleep(0.1)
+            continue
+        error, retry = None, False
+        try:
+            stages.execute(stage, context, device, lambda facts: queue.report.remote(worker, facts))
+            done += 1
+        except Exception as problem:
+            error, retry = describe(problem), isinstance(problem, OSError)
+            stages.note_error(stage, context, error)
+        ray.get(queue.finish.remote(worker, stage.digest, error, retry))
+
+
+def describe(problem: Exception) -> str:
+    """An error as a user should read it: our own in one line, a surprise with the end of its traceback."""
+    from fusiondistill.checkpoints import CheckpointError
+    from fusiondistill.data import DataError
+    from fusiondistill.training import NonFiniteLoss
+
+    if isinstance(problem, CheckpointError | DataError | NonFiniteLoss):
+        return str(problem)
+    return "".join(traceback.format_exception(problem)[-4:]).strip()

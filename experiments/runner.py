@@ -1,0 +1,177 @@
+"""The verbs behind the command line: each is one function, from a config to stored results."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.plan import Plan, Stage, build
+from experiments.store import Store
+from fusiondistill import config_file
+from fusiondistill.config import Config
+
+__all__ = ["Prepared", "finish", "prepare", "run"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked config with its plan, and what its store already holds."""
+
+    config: Config
+    plan: Plan
+    store: Store
+    context: Any
+    stored: set[str]
+    damage: list[str]
+
+    @property
+    def missing(self) -> list[Stage]:
+        """Stages that need work."""
+        return [stage for stage in self.plan.stages if stage.digest not in self.stored]
+
+
+def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
+    """Read a config, find its data and plan it; starts nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
+    """
+    config = config_file.load(name, overrides)
+    from experiments.stages import Context, load_plugins
+    from fusiondistill.data import fingerprint
+    from fusiondistill.degradations import DEGRADATIONS
+
+    plugins = tuple((Path(path).name, Path(path).read_text()) for path in config.plugins)
+    load_plugins(plugins)
+    import hashlib
+
+    digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in plugins)
+    unknown = [d for d in config.degradations if d not in DEGRADATIONS]
+    if unknown:
+        raise ValueError(f"no degradation {unknown[0]!r}, not in the plugins either; known: {', '.join(DEGRADATIONS)}")
+    found = fingerprint(config.data.name, root=config.data.root)
+    plan = build(config, found, lambda d: DEGRADATIONS[d].levels, plugins=digests)
+    place = Store(store or f"runs/{config.experiment}")
+    stored, damage = place.stored(plan.stages)
+    root = str(Path(config.data.root).absolute()) if config.data.root else None
+    where = place.location if "://" in place.location else str(Path(place.location).absolute())
+    context = Context(where, root, config.evaluation.batch_size, plugins)
+    return Prepared(config, plan, place, context, stored, damage)
+
+
+def check_data(prepared: Prepared) -> None:
+    """Decode the images (once), so that a broken file is reported before any worker starts."""
+    from fusiondistill.data import load_images
+
+    for split in ("train", "test"):
+        load_images(prepared.config.data.name, split, prepared.context.data_root)
+
+
+def run(prepared: Prepared, display: Any, command: str) -> Any:
+    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
+    from experiments import results
+    from experiments.driver import Outcome, drive
+    from experiments.stages import execute
+
+    store, plan = prepared.store, prepared.plan
+    extra = {"command": command, "machine": _machine(), "versions": _versions()}
+    results.note_plan(store, plan, extra)
+    stored = set(prepared.stored)
+    for stage in prepared.missing:
+        if stage.kind == "import":
+            import torch
+
+            execute(stage, prepared.context, torch.device("cpu"), lambda facts: None)
+            stored.add(stage.digest)
+    if len(stored) == len(plan.stages):
+        return Outcome()
+    from experiments.cluster import connected
+
+    with connected() as ray:
+        return drive(ray, plan, store, prepared.context, stored, display.note)
+
+
+def finish(prepared: Prepared) -> tuple[Any, str]:
+    """Rebuild ``results.parquet`` and the report; returns the table and the page's path."""
+    from experiments import results
+
+    table = results.write_results(prepared.store)
+    return table, results.write_report(prepared.store, table)
+
+
+def _machine() -> str:
+    import os
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    names = ("fusiondistill", "ray", "imagedegrade", "numpy")
+    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+
+
+def cost(prepared: Prepared) -> str:
+    """What the missing stages will take, from the measured times of stored ones of the same kind and name."""
+    measured: dict[str, list[float]] = {}
+    for stage in prepared.plan.stages:
+        if stage.digest in prepared.stored and (manifest := prepared.store.manifest(stage)):
+            measured.setdefault(stage.name, []).append(manifest["seconds"])
+            measured.setdefault(stage.kind, []).append(manifest["seconds"])
+    missing = prepared.missing
+    if not missing:
+        return "nothing to do"
+    known = [measured.get(stage.name) or measured.get(stage.kind) for stage in missing]
+    total = sum(sum(times) / len(times) for times in known if times)
+    unknown = sum(times is None for times in known)
+    if unknown == len(missing):
+        return f"{len(missing)} stages to do, cost unknown: no stage of their kind was measured in this store"
+    rest = f", and {unknown} stages of unknown cost" if unknown else ""
+    return f"{len(missing)} stages to do, about {total / 60:.1f} worker-minutes{rest}"
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[str],
+    *,
+    data: str,
+    root: str | None,
+    images: int | None,
+    degradations: Sequence[str],
+    every: int,
+    seed: int,
+    batch_size: int,
+    protocol: str,
+) -> list[str]:
+    """Mean accuracy over levels of each checkpoint on each degradation, as lines for a terminal."""
+    from fusiondistill import DEGRADATIONS, evaluate, load_images, load_model
+    from fusiondistill.config import PAPER_DEGRADATIONS
+
+    names = tuple(degradations) or PAPER_DEGRADATIONS
+    for name in names:
+        if name not in DEGRADATIONS:
+            raise ValueError(f"no degradation {name!r}; known: {', '.join(DEGRADATIONS)}")
+    test = load_images(data, "test", root)
+    test = test.take(images) if images else test
+    models = [(path, load_model(path)) for path in checkpoints]
+    for path, model in models:
+        if list(model.classes) != list(test.classes):
+            raise ValueError(f"{path} knows {len(model.classes)} classes that are not those of {data}")
+    header = ["  ".join(["checkpoint".ljust(40), *(f"{name:>10}" for name in names), f"{'mean':>10}"])]
+    for path, model in models:
+        means = []
+        for name in names:
+            levels = DEGRADATIONS[name].levels[::every]
+            right, seen = evaluate(model, test, name, levels, seed=seed, batch_size=batch_size, protocol=protocol)
+            means.append(float((100 * right / seen).mean()))
+        figures = [*means, sum(means) / len(means)]
+        header.append("  ".join([path[-40:].ljust(40), *(f"{value:9.2f}%" for value in figures)]))
+    return header

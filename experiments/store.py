@@ -1,0 +1,222 @@
+"""Where results live: a directory or a bucket of stage directories, each committed by its manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.plan import Stage
+from fusiondistill import checkpoints
+from fusiondistill.checkpoints import CheckpointError
+
+__all__ = ["Store", "StoreBusy", "parquet_bytes"]
+
+PROGRESS = "progress.json"
+ERROR = "error.txt"
+
+
+class StoreBusy(RuntimeError):
+    """Another run holds the store."""
+
+
+def parquet_bytes(table: Any) -> bytes:
+    """A pyarrow table as the bytes of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd")
+    return stream.getvalue()
+
+
+class Store:
+    """Stage results under one location. Cheap to make; a worker makes its own from the location."""
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self.filesystem, self.root = checkpoints.open_location(location)
+
+    def path(self, *parts: str) -> str:
+        """A path inside the store's file system."""
+        return "/".join([self.root, *parts])
+
+    def manifest(self, stage: Stage) -> dict[str, Any] | None:
+        """The manifest of a stage, if it is stored under exactly this digest.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        manifest = checkpoints.read_manifest(self.filesystem, self.path(stage.directory))
+        return manifest if manifest and manifest["digest"] == stage.digest else None
+
+    def intact(self, stage: Stage) -> str | None:
+        """None if the stage is stored and every file matches its digest, else what is wrong."""
+        try:
+            manifest = self.manifest(stage)
+            if manifest is None:
+                return "not stored"
+            for name in manifest["files"]:
+                checkpoints.read_file(self.filesystem, self.path(stage.directory), manifest, name)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def stored(self, stages: Iterable[Stage]) -> tuple[set[str], list[str]]:
+        """Which stages are stored, and what was found damaged.
+
+        A stage counts as stored if its manifest and files are intact and all its inputs are stored: whoever re-runs an
+        input re-runs what follows.
+
+        Args:
+            stages: inputs before what uses them.
+
+        Returns:
+            Digests of the stored stages; messages about damaged ones.
+        """
+        done: set[str] = set()
+        damage: list[str] = []
+        for stage in stages:
+            if not all(needed.digest in done for needed in stage.inputs.values()):
+                continue
+            problem = self.intact(stage)
+            if problem is None:
+                done.add(stage.digest)
+            elif problem != "not stored":
+                damage.append(problem)
+        return done, damage
+
+    def read(self, stage: Stage, name: str) -> bytes:
+        """A committed file of a stage, verified."""
+        return self.read_from(stage.directory, name)
+
+    def read_from(self, directory: str, name: str) -> bytes:
+        """A committed file of a stage directory, verified.
+
+        Raises:
+            CheckpointError: not stored or damaged.
+        """
+        manifest = self.manifest_of(directory)
+        if manifest is None:
+            raise CheckpointError(f"{self.path(directory)} is not stored")
+        return checkpoints.read_file(self.filesystem, self.path(directory), manifest, name)
+
+    def manifest_of(self, directory: str) -> dict[str, Any] | None:
+        """The manifest of a stage directory, or None."""
+        return checkpoints.read_manifest(self.filesystem, self.path(directory))
+
+    def weights(self, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state dict and card of a stage that has weights."""
+        data = self.read(stage, checkpoints.MODEL)
+        return checkpoints.parse_weights(data, self.path(stage.directory, checkpoints.MODEL))
+
+    def commit(self, stage: Stage, files: Mapping[str, bytes], facts: Mapping[str, Any], attempt: str) -> None:
+        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go."""
+        manifest = {
+            "format": 1,
+            "kind": stage.kind,
+            "name": stage.name,
+            "seed": stage.seed,
+            "digest": stage.digest,
+            "spec": stage.spec.model_dump(mode="json"),
+            "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
+            **facts,
+        }
+        written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)
+        keep = {checkpoints.MANIFEST, *(entry["file"] for entry in written["files"].values())}
+        self._sweep(stage.directory, keep)
+
+    def _sweep(self, directory: str, keep: set[str]) -> None:
+        """Delete what a manifest does not name. Litter harms nobody, so a failure here is no error."""
+        from pyarrow import fs
+
+        with contextlib.suppress(OSError):
+            for info in self.filesystem.get_file_info(fs.FileSelector(self.path(directory))):
+                if info.is_file and info.base_name not in keep and not info.base_name.startswith("."):
+                    self.filesystem.delete_file(info.path)
+
+    def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:
+        """Store the last epoch of a training: the state, then the small file that points at it with its digest."""
+        name = f"last.{attempt}.{epoch}.pt"
+        before = self._progress_entry(stage)
+        checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
+        entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state)}
+        path = self.path(stage.directory, PROGRESS)
+        checkpoints.write_file(self.filesystem, path, json.dumps(entry).encode())
+        if before and before["file"] != name:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(self.path(stage.directory, before["file"]))
+
+    def load_progress(self, stage: Stage) -> bytes | None:
+        """The state of the last stored epoch; None if there is none or it is damaged (then training starts over)."""
+        entry = self._progress_entry(stage)
+        if entry is None:
+            return None
+        data = self.read_raw(stage.directory, entry["file"])
+        return data if data is not None and checkpoints.digest(data) == entry["sha256"] else None
+
+    def _progress_entry(self, stage: Stage) -> dict[str, Any] | None:
+        data = self.read_raw(stage.directory, PROGRESS)
+        try:
+            entry = json.loads(data) if data is not None else None
+            return entry if isinstance(entry, dict) and {"file", "sha256"} <= entry.keys() else None
+        except ValueError:
+            return None
+
+    def read_raw(self, *parts: str) -> bytes | None:
+        """A file that no manifest names, or None."""
+        try:
+            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def write(self, data: bytes, *parts: str) -> None:
+        """Write a file that no manifest names (plans, views, the report): whole or not at all."""
+        checkpoints.write_file(self.filesystem, self.path(*parts), data)
+
+    def directories(self) -> list[str]:
+        """Names of all directories in the store."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self.root, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def exists(self) -> bool:
+        """Whether anything was ever stored here."""
+        from pyarrow import fs
+
+        return bool(self.filesystem.get_file_info(self.root).type != fs.FileType.NotFound)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the store for one driver (on a file system, by a lock that dies with its holder).
+
+        Raises:
+            StoreBusy: another driver holds it; says who.
+        """
+        from pyarrow import fs
+
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
+            yield
+            return
+        import fcntl
+
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        with Path(self.path(".lock")).open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise StoreBusy(f"{self.location} is in use by {lock.read().strip() or 'another run'}") from error
+            lock.truncate(0)
+            started = time.strftime("%Y-%m-%d %H:%M:%S")
+            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
+            lock.flush()
+            yield

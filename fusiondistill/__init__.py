@@ -1,0 +1,42 @@
+"""Turn several expert classifiers into one that needs no knowledge of the degradation.
+
+The public names below are loaded on first use, so that ``import fusiondistill`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DEGRADATIONS": "degradations",
+    "Config": "config",
+    "DataError": "data",
+    "Ensemble": "models",
+    "ImageClassifier": "models",
+    "ImageSet": "data",
+    "average": "fusion",
+    "build_model": "models",
+    "degrade": "degradations",
+    "evaluate": "evaluation",
+    "load_checkpoint": "checkpoints",
+    "load_images": "data",
+    "load_model": "checkpoints",
+    "recalibrate_batchnorm": "fusion",
+    "reference_degrade": "degradations",
+    "register": "degradations",
+    "save_checkpoint": "checkpoints",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fusiondistill' has no attribute {name!r}")
+    return getattr(import_module(f"fusiondistill.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

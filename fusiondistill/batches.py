@@ -1,0 +1,211 @@
+"""The input pipeline: whole batches as tensor operations on the training device.
+
+gather -> flip -> degrade -> zero-pad and crop -> normalise -> cutout. Every random choice is addressed by (seed, epoch,
+image index, degradation, purpose): world size, batch size and resuming cannot change a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch.nn import functional
+
+from fusiondistill.data import ImageSet
+from fusiondistill.degradations import DEGRADATIONS, degrade
+from fusiondistill.randomness import integers, key, permutation, uniform
+
+__all__ = ["Batch", "Pipeline", "normalise", "random_levels"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step on this worker.
+
+    Attributes:
+        student: float32 [B,3,H,W], normalised, with cutout: the degradations' images one after another.
+        teacher: float32 [B,3,H,W], normalised, without cutout: what the teachers see, in the same order; None if no
+            teacher asked for it.
+        labels: int64 [B].
+        slices: where each degradation's images are within B.
+        share: this worker's images as a multiple of the mean over all workers; a loss that is a mean over B must be
+            multiplied by it before gradients are averaged over workers.
+    """
+
+    student: torch.Tensor
+    teacher: torch.Tensor | None
+    labels: torch.Tensor
+    slices: list[slice]
+    share: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Training batches of one stage.
+
+    Attributes:
+        images: the training images.
+        degradations: names; empty for clean training.
+        seed: of order, augmentation, levels and noise.
+        batch_size: images per degradation and step, over all workers.
+        flip: random horizontal flips.
+        padding: zeros (black) around the image before the random crop back to its size.
+        cutout: side of the hole, 0 for none.
+        pairing: ``same`` puts the same images with the same flip and crop under every degradation of a step.
+        teacher_view: ``clean``, ``degraded`` or None for no teacher view at all.
+        protocol: of the degradations.
+        device: where batches are made.
+        rank, world_size: this worker's place among those that share every batch.
+        channels_last: memory layout of what is handed out.
+    """
+
+    images: ImageSet
+    degradations: tuple[str, ...]
+    seed: int
+    batch_size: int
+    flip: bool
+    padding: int
+    cutout: int
+    pairing: str
+    teacher_view: str | None
+    protocol: str
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    channels_last: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; the short last batch is kept."""
+        return -(-len(self.images) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch (from 0)."""
+        names: Sequence[str | None] = self.degradations or (None,)
+        orders = [
+            permutation(key(self.seed, "order", epoch, self._pair(name)), len(self.images), self.device)
+            for name in names
+        ]
+        for start in range(0, len(self.images), self.batch_size):
+            parts, share = [], 1.0
+            for name, order in zip(names, orders, strict=True):
+                mine, share = self._shard(order[start : start + self.batch_size])
+                parts.append(self._views(mine, name, epoch))
+            yield self._join(parts, share)
+
+    @cached_property
+    def _resident(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole set on the accelerator, so that an epoch never waits for the host."""
+        return self.images.images.to(self.device), self.images.labels.to(self.device)
+
+    def _gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 [B,3,H,W] and int64 [B], a copy; on a CPU straight out of the memory map."""
+        if self.device.type == "cpu":
+            return self.images.gather(indices)
+        images, labels = self._resident
+        return images.index_select(0, indices), labels.index_select(0, indices)
+
+    def _pair(self, name: str | None) -> str:
+        """The degradation as part of an address; left out, all degradations draw alike."""
+        return "" if name is None or self.pairing == "same" else name
+
+    def _shard(self, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """This worker's part of a batch. A tail too small to cut is done by every worker alike."""
+        total = len(indices)
+        if self.world_size == 1 or total < 2 * self.world_size:
+            return indices, 1.0
+        mine = indices[self.rank :: self.world_size]
+        return mine, len(mine) * self.world_size / total
+
+    def _views(
+        self, indices: torch.Tensor, name: str | None, epoch: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """(student, teacher, labels) of some images under one degradation."""
+        clean, labels = self._gather(indices)
+        pair = self._pair(name)
+        if self.flip:
+            flipped = uniform(key(self.seed, "flip", epoch, pair), indices) < 0.5
+            clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
+        seen = clean
+        if name is not None:
+            levels = random_levels(name, key(self.seed, "level", epoch, name), indices)
+            pixels = key(self.seed, "pixels", epoch)
+            seen = degrade(clean, name, levels, seed=pixels, indices=indices, protocol=self.protocol)
+        crops = key(self.seed, "crop", epoch, pair)
+        student = self._normal(_crop(seen, crops, indices, self.padding))
+        teacher = None
+        if self.teacher_view == "degraded":
+            teacher = student
+        elif self.teacher_view == "clean":
+            teacher = self._normal(_crop(clean, crops, indices, self.padding))
+        if self.cutout:
+            student = _cutout(student, key(self.seed, "cutout", epoch, name or ""), indices, self.cutout)
+        return student, teacher, labels
+
+    def _normal(self, images: torch.Tensor) -> torch.Tensor:
+        return normalise(images, self.images.mean, self.images.std)
+
+    def _join(
+        self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float
+    ) -> Batch:
+        slices, start = [], 0
+        for student, _, _ in parts:
+            slices.append(slice(start, start + len(student)))
+            start += len(student)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        teachers = [teacher for _, teacher, _ in parts if teacher is not None]
+        return Batch(
+            student=torch.cat([student for student, _, _ in parts]).contiguous(memory_format=layout),
+            teacher=torch.cat(teachers).contiguous(memory_format=layout) if teachers else None,
+            labels=torch.cat([labels for _, _, labels in parts]),
+            slices=slices,
+            share=share,
+        )
+
+
+def random_levels(name: str, address: int, indices: torch.Tensor) -> torch.Tensor:
+    """A level for every image, int64 [B], uniform over the degradation's range (both ends included)."""
+    levels = DEGRADATIONS[name].levels
+    return integers(address, indices, 0, len(levels) - 1) * levels.step + levels.start
+
+
+def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 [B,3,H,W] -> float32 (x - mean) / std; mean and std per channel on the 0..255 scale."""
+    shape = (1, len(mean), 1, 1)
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
+    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    return (images.to(torch.float32) - centre) / scale
+
+
+def _crop(images: torch.Tensor, address: int, indices: torch.Tensor, padding: int) -> torch.Tensor:
+    """Zero-pad by ``padding`` and cut the image's size back out at a random place, one gather for the batch."""
+    if not padding:
+        return images
+    batch, channels, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    top = integers(address, indices * 2, 0, 2 * padding)
+    left = integers(address, indices * 2 + 1, 0, 2 * padding)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.arange(width, device=images.device)
+    flat = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
+    flat = flat.view(batch, 1, height * width).expand(batch, channels, -1)
+    return padded.flatten(2).gather(2, flat).view(batch, channels, height, width)
+
+
+def _cutout(images: torch.Tensor, address: int, indices: torch.Tensor, side: int) -> torch.Tensor:
+    """Set a square of ``side`` to 0 in every image; its centre is anywhere, the border clips it."""
+    height, width = images.shape[2:]
+    centre_y = integers(address, indices * 2, 0, height - 1)
+    centre_x = integers(address, indices * 2 + 1, 0, width - 1)
+    rows = _inside(torch.arange(height, device=images.device), centre_y, side)
+    columns = _inside(torch.arange(width, device=images.device), centre_x, side)
+    hole = rows[:, :, None] & columns[:, None, :]
+    return images.masked_fill(hole[:, None], 0.0)
+
+
+def _inside(positions: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Tensor:
+    """bool [B,L]: which positions a hole of ``side`` around each centre covers."""
+    first = centres[:, None] - side // 2
+    return (positions >= first) & (positions < first + side)

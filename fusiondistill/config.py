@@ -1,0 +1,352 @@
+"""An experiment as frozen values: what the YAML may say, what each key means, and what is assumed without it.
+
+Nothing here imports torch, so that a mistake in a file is reported in the blink of an eye. Reading YAML, line numbers
+and overrides live in :mod:`fusiondistill.config_file`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "METHODS",
+    "PAPER_DEGRADATIONS",
+    "ROLES",
+    "Config",
+    "DataConfig",
+    "Dimension",
+    "EvaluationConfig",
+    "FusionConfig",
+    "Loss",
+    "ModelConfig",
+    "Optimizer",
+    "Recipe",
+    "Resources",
+    "Schedule",
+    "SearchConfig",
+    "with_keys",
+]
+
+Protocol = Literal["standard", "paper"]
+Role = Literal["base", "expert", "scratch", "vanilla", "fusing", "fusiondistill"]
+Method = Literal["base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"]
+ROLES: tuple[Role, ...] = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
+METHODS: tuple[Method, ...] = (
+    "base",
+    "oracle",
+    "ensemble",
+    "scratch",
+    "vanilla",
+    "modelsoups",
+    "fusing",
+    "fusiondistill",
+)
+PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """A value: hashable content, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimizer(Frozen):
+    """How weights follow the gradient."""
+
+    name: Literal["sgd", "radam", "adamw"] = Field(description="sgd (no Nesterov), radam or adamw")
+    lr: Positive = Field(description="learning rate at the start")
+    momentum: Fraction = Field(0.9, description="sgd only")
+    weight_decay: Weight = Field(
+        1e-4, description="L2 penalty, coupled to the gradient (sgd, radam) or decoupled (adamw)"
+    )
+
+
+class Schedule(Frozen):
+    """The learning rate as a pure function of the epoch."""
+
+    name: Literal["steps", "cosine", "constant"] = Field("steps", description="steps, cosine (to 0) or constant")
+    milestones: tuple[Fraction, ...] = Field(
+        (), description="steps only: where the rate drops, as fractions of all epochs"
+    )
+    factor: Positive = Field(0.2, description="steps only: what the rate is multiplied by at each milestone")
+
+    @field_validator("milestones")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError("must ascend, like [0.3, 0.7, 0.9]")
+        return value
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        """The factor on the learning rate during ``epoch`` (from 0) of ``epochs``."""
+        if self.name == "cosine":
+            import math
+
+            return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        if self.name == "steps":
+            return self.factor ** sum(epoch >= round(m * epochs) for m in self.milestones)
+        return 1.0
+
+
+class Loss(Frozen):
+    """Weights of the terms of the objective."""
+
+    ce: Weight = Field(1.0, description="weight of the cross-entropy with the labels")
+    feature: Weight = Field(0.0, description="weight of 1 - cosine(student feature, teacher feature)")
+    kd: Weight = Field(0.0, description="weight of T^2 KL(teacher || student) on softened logits")
+    temperature: Positive = Field(4.0, description="T of the softened logits")
+
+    @model_validator(mode="after")
+    def _something(self) -> Loss:
+        if not (self.ce or self.feature or self.kd):
+            raise ValueError("all weights are 0: give ce, feature or kd a positive weight")
+        return self
+
+
+class Recipe(Frozen):
+    """Everything that one training stage does. The defaults of each role are METHOD's (see ``DEFAULTS``)."""
+
+    epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
+    batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
+    optimizer: Optimizer
+    schedule: Schedule
+    loss: Loss
+    teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
+    cutout: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="side of the square hole in pixels, 0 for none; default: half the image"
+    )
+    pairing: Literal["same", "independent"] | None = Field(
+        None, description="do all degradations of a step hold the same images? default: by protocol"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
+    channels_last: bool = Field(False, description="NHWC memory layout")
+    compile: bool = Field(False, description="torch.compile the student")
+    checkpoint: str | dict[str, str] | None = Field(
+        None,
+        description="a checkpoint to use instead of training; may contain {seed} and {degradation}, "
+        "for experts also a mapping degradation -> file",
+    )
+
+
+def _recipe(epochs: int, optimizer: tuple[str, float], schedule: dict[str, Any], **loss: float) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "optimizer": {"name": optimizer[0], "lr": optimizer[1], "weight_decay": 1e-4},
+        "schedule": schedule,
+        "loss": loss,
+    }
+
+
+_EARLY = {"name": "steps", "milestones": (0.3, 0.6, 0.8)}
+_LATE = {"name": "steps", "milestones": (0.3, 0.7, 0.9)}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "base": _recipe(200, ("sgd", 0.1), _EARLY, ce=1.0),
+    "expert": _recipe(100, ("radam", 1e-3), {"name": "cosine"}, ce=1.0, feature=1.0),
+    "scratch": _recipe(200, ("sgd", 0.1), _LATE, ce=1.0),
+    "vanilla": _recipe(200, ("radam", 1e-3), _LATE, ce=1.0),
+    "fusing": _recipe(100, ("radam", 1e-3), _LATE, ce=1.0),
+    "fusiondistill": _recipe(100, ("radam", 1e-3), _LATE, ce=0.1, feature=1.0),
+}
+"""METHOD's schedules; milestones are fractions, so a shorter run keeps the shape."""
+
+
+class DataConfig(Frozen):
+    """Which images."""
+
+    name: str = Field(
+        "digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder or a registered source"
+    )
+    root: str | None = Field(None, description="where the files are; default: the cache folder")
+    train_images: Count | None = Field(None, description="use only so many training images, balanced over classes")
+    test_images: Count | None = Field(None, description="use only so many test images, balanced over classes")
+    validation: Fraction | None = Field(
+        None, description="part of the training images held out to pick epochs and weights; default 0.1, paper 0"
+    )
+    flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
+
+
+class ModelConfig(Frozen):
+    """Which network."""
+
+    name: str = Field("cifar_resnet56", description="cifar_resnet<6n+2>, or a torchvision classifier by its name")
+    feature_layer: str | None = Field(
+        None, description="dotted name of the layer whose output is the feature; default by model"
+    )
+
+
+class FusionConfig(Frozen):
+    """How the experts become one."""
+
+    method: Literal["average"] = Field("average", description="how weights are merged")
+    recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
+        None,
+        description="BatchNorm statistics of the merged network: none (the first expert's), average, mixed (recomputed "
+        "on all degradations), per_degradation (mixed, plus a row that is told the degradation); "
+        "default mixed, paper none",
+    )
+    images: Count = Field(10_000, description="training images (at most) that statistics are recomputed on")
+    checkpoint: str | None = Field(None, description="a checkpoint to use instead of merging; may contain {seed}")
+
+
+class Dimension(Frozen):
+    """One dimension of a search: exactly one of its forms."""
+
+    choice: tuple[Any, ...] | None = Field(None, description="one of these, drawn at random")
+    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
+    loguniform: tuple[Positive, Positive] | None = Field(None, description="[low, high], even in the logarithm")
+    integers: tuple[int, int] | None = Field(None, description="[low, high], both ends included")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Dimension:
+        given = self.model_dump(exclude_none=True)
+        if len(given) != 1:
+            raise ValueError("needs exactly one of choice, uniform, loguniform, integers")
+        form, values = next(iter(given.items()))
+        if not values:
+            raise ValueError("an empty choice")
+        if form != "choice" and values[0] >= values[1]:
+            raise ValueError(f"{form}: low must be less than high")
+        return self
+
+
+class SearchConfig(Frozen):
+    """The search over the distillation recipe, judged on the validation split."""
+
+    trials: Count = Field(10, description="how many candidates; the first is the recipe as it stands")
+    epochs: Count | None = Field(None, description="epochs of a trial; default: the recipe's")
+    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early")
+    space: dict[str, Dimension] = Field(description="dimensions by recipe key, like loss.kd or optimizer.lr")
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, value: dict[str, Dimension]) -> dict[str, Dimension]:
+        if not value:
+            raise ValueError("an empty search space: name at least one dimension, like loss.kd: {loguniform: [0.1, 10]}")
+        return value
+
+
+class EvaluationConfig(Frozen):
+    """What is measured on the test split."""
+
+    every: Count = Field(1, description="evaluate every k-th level")
+    batch_size: Annotated[int, Field(ge=2)] = Field(500, description="images of a forward pass; changes no count")
+    seed: int = Field(123, description="of the degradations' noise")
+    expert_matrix: bool = Field(True, description="evaluate every expert on every degradation, not on its own only")
+
+
+class Resources(Frozen):
+    """What a worker holds while it works. Changes where things run, not what they give (except ``threads``)."""
+
+    cpus_per_worker: Positive = Field(1, description="CPUs that Ray reserves for a worker")
+    gpus_per_worker: Weight | None = Field(
+        None, description="GPUs, may be a fraction; default: 1 if the cluster has any, else 0"
+    )
+    workers: Count | None = Field(None, description="at most so many workers at once; default: what fits")
+    workers_per_run: Count = Field(1, description="data-parallel workers of one training run")
+    threads: Count | None = Field(None, description="torch threads of a worker; default: cpus_per_worker, rounded down")
+    group_size: Count = Field(8, description="workers of one Ray Train group, which fail and restart together")
+
+
+def _merged(defaults: dict[str, Any], given: Any) -> Any:
+    """Lay what a user gave over the defaults of a role, one level deep where both are mappings."""
+    if not isinstance(given, dict):
+        return given
+    merged = dict(defaults)
+    for name, value in given.items():
+        old = merged.get(name)
+        merged[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class Config(Frozen):
+    """One experiment."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = Field(
+        description="its name: letters, digits, '_', '-', '.'"
+    )
+    protocol: Protocol = Field("standard", description="standard, or paper: the original with its quirks and leaks")
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field((0,), description="one complete run per seed")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    degradations: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        PAPER_DEGRADATIONS, description="what the experts are trained for"
+    )
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = Field(METHODS, description="rows of the table")
+    select: Literal["validation", "last", "test"] | None = Field(
+        None, description="which epoch is kept: best on validation (default), last, or test (paper only, a leak)"
+    )
+    base: Recipe
+    expert: Recipe
+    scratch: Recipe
+    vanilla: Recipe
+    fusing: Recipe
+    fusiondistill: Recipe
+    fusion: FusionConfig = FusionConfig()
+    search: SearchConfig | None = Field(None, description="leave it out, or null, for no search")
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: Resources = Resources()
+    plugins: tuple[str, ...] = Field((), description="Python files that register degradations of your own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _role_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**given, **{role: _merged(DEFAULTS[role], given.get(role) or {}) for role in ROLES}}
+
+    @field_validator("seeds", "degradations", "methods")
+    @classmethod
+    def _no_repeats(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        repeated = sorted({str(v) for v in value if value.count(v) > 1})
+        if repeated:
+            raise ValueError(f"given twice: {', '.join(repeated)}")
+        return value
+
+    def recipe(self, role: Role) -> Recipe:
+        """The recipe of a role."""
+        recipe: Recipe = getattr(self, role)
+        return recipe
+
+    @property
+    def epoch_choice(self) -> str:
+        """The resolved ``select``."""
+        return self.select or ("test" if self.protocol == "paper" else "validation")
+
+    @property
+    def held_out(self) -> float:
+        """The resolved fraction of the validation split."""
+        if self.data.validation is not None:
+            return self.data.validation
+        return 0.0 if self.protocol == "paper" else 0.1
+
+    @property
+    def threads(self) -> int:
+        """The resolved torch threads of a worker."""
+        return self.resources.threads or max(1, int(self.resources.cpus_per_worker))
+
+
+def with_keys(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with dotted keys replaced and checked again: ``with_keys(r, {"loss.kd": 2.0})``.
+
+    Raises:
+        KeyError: a key that the recipe does not have.
+        pydantic.ValidationError: a value that the key does not admit.
+    """
+    content = recipe.model_dump()
+    for dotted, value in values.items():
+        *parents, last = dotted.split(".")
+        place = content
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None  # type: ignore[assignment]
+        if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
+            raise KeyError(dotted)
+        place[last] = value
+    return Recipe.model_validate(content)

@@ -1,0 +1,315 @@
+"""From a YAML file to a checked :class:`~fusiondistill.config.Config`: every mistake at once, each with its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fusiondistill.config import PAPER_DEGRADATIONS, Config, with_keys
+
+__all__ = ["ConfigError", "Mistake", "find", "load", "parse"]
+
+Location = tuple[str | int, ...]
+_MAX_BYTES = 1_000_000
+_SOURCES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
+_NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong in a config: the dotted key, what was expected, and the line (None: from ``--set``)."""
+
+    key: str
+    message: str
+    line: int | None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" if self.line else "--set"
+        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; ``mistakes`` lists all that is wrong."""
+
+    def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
+        self.source = source
+        self.mistakes = sorted(mistakes, key=lambda m: (m.line or 0, m.key))
+        count = len(self.mistakes)
+        head = f"{source}: {count} mistake{'s' if count != 1 else ''}"
+        super().__init__("\n".join([head, *(f"  {m}" for m in self.mistakes)]))
+
+
+def find(name: str) -> Path:
+    """The file of a config: a path, or the name of one of the shipped configs (``quickstart``).
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = _shipped()
+    if path.stem in shipped and (path.suffix in ("", ".yaml")) and len(path.parts) <= 2:
+        return shipped[path.stem]
+    if path.is_dir():
+        message = "is a folder; give a YAML file"
+    else:
+        close = difflib.get_close_matches(path.stem, shipped, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        message = f"no such file; {hint}shipped configs: {', '.join(sorted(shipped))}"
+    raise ConfigError(name, [Mistake("", message, 1)])
+
+
+def _shipped() -> dict[str, Path]:
+    """The configs that come with the project: beside the packages in a checkout, inside them when installed."""
+    here = Path(__file__).resolve().parent.parent
+    for folder in (here / "experiments" / "configs", here / "configs"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Config:
+    """Read and check a config file.
+
+    Args:
+        name: a path, or the name of a shipped config.
+        overrides: ``KEY=VALUE`` with a dotted key and a YAML value, laid over the file.
+
+    Raises:
+        ConfigError: with every mistake of the file and of the overrides.
+    """
+    path = find(name)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), [Mistake("", f"cannot be read: {error.strerror}", 1)]) from error
+    if len(raw) > _MAX_BYTES:
+        raise ConfigError(str(path), [Mistake("", f"{len(raw):,} bytes: not an experiment's config", 1)])
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Mistake("", f"not UTF-8 text: {error}", 1)]) from error
+    return parse(text, source=str(path), overrides=overrides)
+
+
+def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -> Config:
+    """Check the text of a config; see :func:`load`."""
+    try:
+        content, lines = _read_yaml(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(source, [Mistake("", f"not valid YAML: {problem}", mark.line + 1 if mark else 1)]) from error
+    except RecursionError as error:
+        raise ConfigError(source, [Mistake("", "nested too deeply", 1)]) from error
+    if not isinstance(content, dict):
+        raise ConfigError(source, [Mistake("", "must be a mapping of keys to values", 1)])
+    mistakes = [_override(content, lines, text) for text in overrides]
+    found = [m for m in mistakes if m]
+    if content.get("search") is False:
+        content["search"] = None
+    config = None
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        found += [_explain(problem, lines) for problem in error.errors()]
+    found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in _cross_check(content, config)]
+    if found or config is None:
+        raise ConfigError(source, found)
+    return config
+
+
+def _read_yaml(text: str) -> tuple[Any, dict[Location, int | None]]:
+    """The content and the line of every key. Anchors and repeated keys are refused: both hide what is meant."""
+    loader = yaml.SafeLoader(text)
+    try:
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=event.start_mark)
+        node = loader.get_single_node()
+        lines: dict[Location, int | None] = {}
+        if node is not None:
+            _walk(node, (), lines)
+        return (loader.construct_document(node) if node is not None else {}), lines
+    finally:
+        loader.dispose()
+
+
+def _walk(node: yaml.Node, location: Location, lines: dict[Location, int | None]) -> None:
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+            lines[(*location, key.value)] = key.start_mark.line + 1
+            _walk(value, (*location, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _walk(value, (*location, i), lines)
+
+
+def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
+    """Lay one ``KEY=VALUE`` over the content."""
+    dotted, equals, value = text.partition("=")
+    location = tuple(dotted.strip().split("."))
+    if not equals or not all(location):
+        return Mistake("", f"{text!r} is not KEY=VALUE", None)
+    place = content
+    for depth, part in enumerate(location[:-1]):
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
+    try:
+        place[location[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        return Mistake(dotted, f"not a YAML value: {error}", None)
+    for known in [known for known in lines if known[: len(location)] == location]:
+        del lines[known]
+    lines[location] = None
+    return None
+
+
+def _line(location: Location, lines: Mapping[Location, int | None]) -> int | None:
+    """The line of a location, or of the nearest part of it that the file has."""
+    for end in range(len(location), 0, -1):
+        if location[:end] in lines:
+            return lines[location[:end]]
+    return 1
+
+
+def _fields_at(location: Location) -> list[str]:
+    """The keys that are known at a location."""
+    model: Any = Config
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            candidates = [a for a in _arguments(model) if _is_model(a)]
+        else:
+            annotation = fields[part].annotation
+            candidates = [a for a in (annotation, *_arguments(annotation)) if _is_model(a)]
+        if not candidates:
+            return []
+        model = candidates[0]
+    return list(getattr(model, "model_fields", {}))
+
+
+def _arguments(annotation: Any) -> list[Any]:
+    found: list[Any] = []
+    for argument in get_args(annotation):
+        found += [argument, *_arguments(argument)]
+    return found
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _explain(problem: Any, lines: Mapping[Location, int | None]) -> Mistake:
+    """One pydantic error in our words."""
+    location: Location = tuple(problem["loc"])
+    message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
+    shown = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        message = f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
+    elif problem["type"] == "missing":
+        message = "is missing"
+    elif not isinstance(shown, dict | list | tuple) and problem["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, not {shown!r}"
+    while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):
+        location = location[:-1]
+    return Mistake(".".join(map(str, location)), message, _line(location, lines))
+
+
+def _cross_check(raw: dict[str, Any], config: Config | None) -> Iterable[tuple[Location, str]]:
+    """Rules between keys. They read the raw content, so that they speak up beside other mistakes."""
+    data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
+    assert isinstance(data, dict)
+    name = data.get("name", "digits")
+    paper = raw.get("protocol") == "paper"
+    if isinstance(name, str) and not raw.get("plugins"):
+        if name not in _SOURCES:
+            yield ("data", "name"), f"no data set {name!r}{_close(name, _SOURCES)}"
+        elif name in _NEEDS_ROOT and not data.get("root"):
+            yield ("data",), f"{name} needs root: the folder or file that holds the images"
+    if paper and raw.get("search"):
+        yield ("search",), "not under protocol paper: it has no validation split of its own for a search to look at"
+    if raw.get("select") == "test" and not paper:
+        yield ("select",), "test is a leak, admitted under protocol: paper only"
+    yield from _check_names(raw)
+    if config is not None:
+        yield from _check_values(config)
+
+
+def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    names = raw.get("degradations")
+    if isinstance(names, list) and not raw.get("plugins"):
+        unknown = [(i, n) for i, n in enumerate(names) if isinstance(n, str) and n not in PAPER_DEGRADATIONS]
+        if unknown:
+            from fusiondistill.degradations import DEGRADATIONS
+
+            for i, n in unknown:
+                if n not in DEGRADATIONS:
+                    yield ("degradations", i), f"no degradation {n!r}{_close(n, tuple(DEGRADATIONS))}"
+    model = raw.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    if isinstance(name, str):
+        depth = re.fullmatch(r"cifar_resnet(\d+)", name)
+        if depth:
+            if int(depth[1]) < 8 or int(depth[1]) % 6 != 2:
+                yield ("model", "name"), f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110), not {depth[1]}"
+        else:
+            from torchvision.models import list_models
+
+            import torchvision.models
+
+            known = list_models(module=torchvision.models)
+            if name not in known:
+                yield ("model", "name"), f"no model {name!r}{_close(name, ('cifar_resnet56', *known), listed=False)}"
+
+
+def _check_values(config: Config) -> Iterable[tuple[Location, str]]:
+    if config.held_out == 0 and config.epoch_choice == "validation":
+        yield ("data", "validation"), "is 0, so there is nothing to select on: give a fraction, or select: last"
+    if config.search:
+        if config.held_out == 0 and config.protocol != "paper":
+            yield ("search",), "needs a validation split: data.validation is 0"
+        for key in config.search.space:
+            try:
+                with_keys(config.fusiondistill, {key: None})
+            except KeyError:
+                known = _dotted(config.fusiondistill.model_dump())
+                yield ("search", "space", key), f"is no key of the recipe{_close(key, tuple(known))}"
+            except ValidationError:
+                pass
+    if config.resources.gpus_per_worker and config.resources.gpus_per_worker > 1:
+        if config.resources.gpus_per_worker % 1:
+            yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in content.items():
+        keys += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys
+
+
+def _close(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return hint + (f" known: {', '.join(known)}" if listed and not close else "")

@@ -1,0 +1,63 @@
+"""Zip archives from strangers: read member by member, never extracted, refused as a whole if one member is odd."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from fusiondistill.data.decoding import MAX_FILE_BYTES
+from fusiondistill.data.errors import DataError
+
+__all__ = ["Zip", "open_zip"]
+
+
+class Zip:
+    """An open archive: `names`, and `read(name)`."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        self.names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        if len(set(self.names)) < len(self.names):
+            raise DataError(f"{path}: two members have the same name. Fetch the archive again.")
+        for info in archive.infolist():
+            _check(path, info)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member, its checksum verified."""
+        try:
+            return self._archive.read(name)
+        except KeyError as error:
+            raise DataError(f"{self._path}: has no member {name}. Fetch the archive again.") from error
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+            raise DataError(f"{self._path}, member {name}: damaged ({error}). Fetch the archive again.") from error
+
+
+def _check(path: Path, info: zipfile.ZipInfo) -> None:
+    parts = PurePosixPath(info.filename).parts
+    where = f"{path}, member {info.filename!r}"
+    if info.filename.startswith("/") or ".." in parts or "\\" in info.orig_filename or ":" in parts[0]:
+        raise DataError(f"{where}: points outside the archive. Do not use this file; fetch the official one.")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise DataError(f"{where}: is a link. Do not use this file; fetch the official one.")
+    if info.file_size > MAX_FILE_BYTES:
+        raise DataError(f"{where}: declares {info.file_size:,} bytes, more than the limit of {MAX_FILE_BYTES:,}.")
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[Zip]:
+    """Open an archive for reading.
+
+    Raises:
+        DataError: it is no zip, is cut short, or one of its members has an absolute name, a name with `..`, is a link,
+            or declares more than 64 MiB.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: no intact zip archive ({error}). Fetch it again.") from error
+    with archive:
+        yield Zip(path, archive)

@@ -1,0 +1,29 @@
+"""What this package says when the data, or the way they are named, are wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["DataError", "unknown"]
+
+
+class DataError(ValueError):
+    """Something is wrong with the user's data: the message names the file and row or member, and says what to do."""
+
+
+def unknown(kind: str, given: object, known: Iterable[str], advice: str = "") -> DataError:
+    """The error for a misspelt name: close matches first, then the whole list.
+
+    Example: ``raise unknown("data set", "cifar-10", SOURCES)``.
+    """
+    known = list(known)
+    plain = {_plain(name): name for name in known}
+    wanted = _plain(str(given))
+    matches = [wanted] if wanted in plain else difflib.get_close_matches(wanted, plain, n=3, cutoff=0.5)
+    hint = "; did you mean " + " or ".join(repr(plain[match]) for match in matches) + "?" if matches else "."
+    return DataError(f"there is no {kind} {given!r}{hint} Known: {', '.join(known)}.{advice}")
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

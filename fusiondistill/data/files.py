@@ -1,0 +1,107 @@
+"""The cache folder, and three ways to share it: write by rename, one builder at a time, leftovers removed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fusiondistill.data.errors import DataError
+
+__all__ = ["cache_folder", "locked", "temporary_folder", "write_atomically"]
+
+LEFTOVER_SECONDS = 24 * 3600
+
+
+def cache_folder() -> Path:
+    """Where decoded data live: `FUSIONDISTILL_CACHE`, else `fusiondistill` in `$XDG_CACHE_HOME` or else in `~/.cache`.
+
+    Everything in it can be deleted at any time; it is made again from the sources.
+    """
+    if chosen := os.environ.get("FUSIONDISTILL_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    user = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG rule: a relative path is as good as none.
+    return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / "fusiondistill"
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}). "
+                        "Set FUSIONDISTILL_CACHE to a folder with room.") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file by temporary file and rename: readers see the old content or the new, never a part."""
+    with _writing(path.parent):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.tmp-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared cache from other users
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock for making one folder: a second process waits, then finds it instead of making it again.
+
+    The kernel lets go when the holder dies. Only work is saved by it: where locks do not function (some network file
+    systems), two builders both succeed and one of their results stays.
+    """
+    locks = cache_folder() / "locks"
+    with _writing(locks):
+        file = (locks / hashlib.sha256(os.fsencode(folder)).hexdigest()).open("w")
+    with file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def temporary_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill; renamed to `final` at the end of the block, removed if the block raises.
+
+    What stood at `final` before, a damaged entry say, is moved away and removed; processes that have it mapped keep it.
+    """
+    with _writing(final.parent):
+        for leftover in final.parent.glob(f"{final.name}.tmp-*"):  # of a process that was killed
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                    shutil.rmtree(leftover, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{final.name}.tmp-"))
+        try:
+            folder.chmod(0o755)  # as above
+            yield folder
+            _put_in_place(folder, final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, final: Path) -> None:
+    for _ in range(10):
+        try:
+            folder.rename(final)
+            return
+        except OSError:
+            if not final.exists():
+                raise
+        old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{final.name}.tmp-"))
+        with contextlib.suppress(FileNotFoundError):  # another builder may have moved it first
+            final.rename(old / "old")
+        shutil.rmtree(old, ignore_errors=True)
+    raise DataError(f"{final}: other processes keep replacing it. Give each job its own FUSIONDISTILL_CACHE.")

@@ -1,0 +1,50 @@
+"""How the compiled CPU kernels are built and run. Imported on first use, because importing numba takes a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import torch
+
+__all__ = ["compiled", "inlined", "over_batch"]
+
+_FEWEST_IMAGES = 8  # Below this a thread costs more than it saves.
+
+inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, error_model="numpy")
+"""For the small functions that kernels are made of; LLVM inlines them."""
+
+
+def compiled(signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Compile a kernel ahead of its first call, without the interpreter's lock, and keep the machine code on disk.
+
+    The cache lies beside the source, or in the user's cache directory (``NUMBA_CACHE_DIR``) where the installation is
+    read-only; where nothing is writable the kernel is compiled anew in each process.
+    """
+
+    def build(function: Callable[..., None]) -> Callable[..., None]:
+        options = {"nogil": True, "error_model": "numpy"}
+        try:
+            return numba.njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
+        except (RuntimeError, OSError):
+            return numba.njit(signature, **options)(function)  # type: ignore[no-any-return]
+
+    return build
+
+
+def over_batch(kernel: Callable[..., None], batch: int, *arguments: Any) -> None:
+    """Call ``kernel(start, stop, *arguments)`` on parts of 0..batch, in as many threads as torch may use.
+
+    Plain threads, since kernels hold no lock: numba's own thread pool ends the process when two Python threads enter
+    it at once, and it takes every core whatever torch was told.
+    """
+    threads = min(torch.get_num_threads(), batch // _FEWEST_IMAGES)
+    if threads <= 1:
+        kernel(0, batch, *arguments)
+        return
+    cuts = [batch * part // threads for part in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for future in [pool.submit(kernel, a, b, *arguments) for a, b in zip(cuts, cuts[1:], strict=False)]:
+            future.result()

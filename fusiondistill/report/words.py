@@ -1,0 +1,167 @@
+"""What the report calls things, in plain words: methods, degradations, protocols, published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fusiondistill.report.published import MODEL, NETWORK, has_published
+
+__all__ = [
+    "EXPERT",
+    "FALLING",
+    "MISSING",
+    "TOLD",
+    "degradation_title",
+    "in_order",
+    "level_axis",
+    "method_line",
+    "method_title",
+    "printable",
+    "protocol_lines",
+    "published_note",
+]
+
+MISSING = "\N{EN DASH}"
+EXPERT = "expert-"
+
+# In the order of the table: ours first, then the paper's rows in the paper's order.
+_METHODS = {
+    "base": ("Base", "trained on clean images only (step 1); the starting point of most rows below"),
+    "oracle": (
+        "Oracle",
+        "for each degradation the expert that was fine-tuned on it; it is told the degradation, so it is a yardstick "
+        "and not a competitor",
+    ),
+    "ensemble": (
+        "Ensemble",
+        "all experts vote on every image, a tie goes to the largest summed logits; one forward pass per expert",
+    ),
+    "scratch": ("Scratch", "one network from random weights, trained on all degradations with cross-entropy"),
+    "vanilla": ("Vanilla", "starts from the base, fine-tuned on all degradations with cross-entropy"),
+    "modelsoups": ("ModelSoups", "the uniform average of the experts' weights, evaluated without further training"),
+    "modelsoups-told": (
+        "ModelSoups (told)",
+        "the same average with BatchNorm statistics of its own for each degradation; it is told the degradation, so "
+        "it is a yardstick too",
+    ),
+    "fusing": ("Fusing", "starts from the average, fine-tuned on all degradations with cross-entropy"),
+    "fusiondistill": (
+        "FusionDistill",
+        "starts from the average, fine-tuned on all degradations with cross-entropy and distillation from the expert "
+        "of each image's degradation (step 4), with fixed loss weights; told nothing",
+    ),
+    "fusiondistill-searched": (
+        "FusionDistill (searched)",
+        "the same with loss weights and temperature from the search; what the search cost comes on top",
+    ),
+}
+
+# name -> (title, the axis of its levels, the paper's name)
+_DEGRADATIONS = {
+    "jpeg": ("JPEG", "JPEG quality, falling (101: left clean)", "JPEG"),
+    "blur": ("Blur", "blur level (sigma = level / 10 pixels)", "Blur"),
+    "noise": ("Noise", "noise level (sigma, of 255)", "AWGN"),
+    "saltpepper": ("Salt+pepper", "salt and pepper level (% of the values)", "SAPN"),
+}
+
+FALLING = ("jpeg",)  # their higher levels are milder, so their axis falls: harder is to the right everywhere
+TOLD = ("oracle", "modelsoups-told")  # rows that know which degradation they face
+
+_PROTOCOLS = {
+    "paper": (
+        "As the authors' released code does it, leaks included, to make the published tables reproducible.",
+        "Leak: every training stage keeps the epoch that scores best on the test split, so the figures flatter all "
+        "trained rows.",
+        "Salt is painted as the value 1, all but black, instead of 255: the salt-and-pepper column is an easier task "
+        "of its own.",
+        "The fused network keeps the BatchNorm statistics (buffers) of the first expert in the list; the other "
+        "experts' are dropped. This alone can bring ModelSoups down to chance.",
+        "A training step holds the same images under every degradation, with the same flip and crop. "
+        "The loss weights are the published ones; there is no search.",
+    ),
+    "standard": (
+        "A validation split is held out of the training set; every choice (epoch, search) is made on it, and the test "
+        "split is looked at once, at the end.",
+        "Salt is painted as 255.",
+        "BatchNorm statistics of the fused network are recomputed on a mixture of all degradations, unless the "
+        "configuration says otherwise.",
+        "Each degradation of a training step draws its own images, flips and crops.",
+    ),
+}
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    """The text without control characters, which terminals obey and XML forbids.
+
+    ``lines`` keeps line breaks and tabs; without it the text ends up on one line.
+    """
+    kept = "\n\t" if lines else ""
+    flat = str(text) if lines else str(text).replace("\n", " ").replace("\t", " ")
+    return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in flat)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Methods in the order of the table (unknown ones after the known, experts last) or degradations in the paper's.
+
+    Within a kind, unknown names keep the order in which they come.
+    """
+    known = [*_METHODS, *_DEGRADATIONS]
+    unique = list(dict.fromkeys(names))
+    experts = [EXPERT + name for name in _DEGRADATIONS]
+
+    def rank(name: str) -> tuple[int, int]:
+        if name.startswith(EXPERT):
+            return 2, experts.index(name) if name in experts else len(experts)
+        return (0, known.index(name)) if name in known else (1, 0)
+
+    return sorted(unique, key=rank)
+
+
+def method_title(method: str) -> str:
+    """What a method is called: "fusiondistill-searched" -> "FusionDistill (searched)"."""
+    if method.startswith(EXPERT):
+        return f"Expert: {degradation_title(method.removeprefix(EXPERT))}"
+    return _METHODS[method][0] if method in _METHODS else printable(method)
+
+
+def method_line(method: str) -> str:
+    """One line on what a method is."""
+    if method.startswith(EXPERT):
+        name = degradation_title(method.removeprefix(EXPERT))
+        return f"the base, fine-tuned on {name} at random levels (step 2), here on every degradation it was tried on"
+    return _METHODS[method][1] if method in _METHODS else "not a method of the paper"
+
+
+def degradation_title(degradation: str) -> str:
+    """What a degradation is called: "noise" -> "Noise"."""
+    return _DEGRADATIONS[degradation][0] if degradation in _DEGRADATIONS else printable(degradation)
+
+
+def level_axis(degradation: str) -> str:
+    """The label of the axis of a degradation's levels, with its unit."""
+    return _DEGRADATIONS[degradation][1] if degradation in _DEGRADATIONS else f"level of {printable(degradation)}"
+
+
+def protocol_lines(protocol: str) -> Sequence[str]:
+    """What a protocol does, in sentences; empty for one that is not known here."""
+    return _PROTOCOLS.get(protocol, ())
+
+
+def published_note(dataset: str, model: str, protocol: str) -> str | None:
+    """What the published figures are and whether ours may be compared with them; None where there are none."""
+    if not has_published(dataset):
+        return None
+    names = ", ".join(f"{title} is {paper} there" for title, _, paper in _DEGRADATIONS.values() if title != paper)
+    note = f"Published: the paper's own figures, {NETWORK}, whole test split, protocol paper ({names})."
+    reasons: list[str] = []
+    if model != MODEL:
+        reasons.append(f"ours is the network {printable(model)}")
+    if protocol != "paper":
+        reasons.append(f"ours follows the protocol {printable(protocol)}")
+    if not reasons:
+        note += " Beside them ours minus theirs, in points."
+    else:
+        note += f" Shown for orientation, without differences: {' and '.join(reasons)}."
+    if dataset == "tiny_imagenet":
+        note += " The printed average of the published Ensemble row, 35.5, is not the mean of its four cells, 41.5."
+    return note

@@ -1,0 +1,203 @@
+"""Means, intervals over seeds, and paired tests over images: plain numbers in, plain numbers out.
+
+Accuracies are fractions 0..1 here; percent is a matter of the report. Two kinds of chance are kept apart: another seed
+would have trained other networks (:func:`mean_interval`), another draw of test images would have scored the same
+networks differently (:func:`paired_permutation_test`, :func:`paired_bootstrap_interval`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Interval",
+    "accuracy",
+    "average",
+    "holm",
+    "mean_interval",
+    "paired_bootstrap_interval",
+    "paired_permutation_test",
+]
+
+_CHUNK = 4_000_000  # resampled values held at once: 32 MB of float64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of n values and how well it is known, all in the unit of the values.
+
+    ``deviation`` is the sample standard deviation (n - 1 below the line) and ``half`` half the width of the confidence
+    interval, so that the interval is mean - half .. mean + half. One value tells nothing of its spread: both are None.
+    """
+
+    mean: float
+    half: float | None
+    deviation: float | None
+    n: int
+
+
+def accuracy(right: ArrayLike, seen: ArrayLike) -> float:
+    """The accuracy under one degradation: the mean over its levels of right / seen, a fraction 0..1.
+
+    Every level counts the same, however many images it saw. ``right`` and ``seen`` are counts, one per level.
+
+    Raises:
+        ValueError: no level, or counts that cannot be: none seen, or not 0 <= right <= seen.
+
+    >>> accuracy([9, 5], [10, 10])
+    0.7
+    """
+    rights, seens = np.asarray(right, dtype=np.float64), np.asarray(seen, dtype=np.float64)
+    if rights.shape != seens.shape or rights.ndim != 1 or not rights.size:
+        raise ValueError(f"one count right and one seen for each level, not shapes {rights.shape} and {seens.shape}")
+    if not ((seens > 0) & (rights >= 0) & (rights <= seens)).all():
+        raise ValueError("at every level 0 <= right <= seen, with at least one image seen")
+    return float((rights / seens).mean())
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """The mean, in the unit of the values; None as soon as one of them is missing, or if there are none.
+
+    A mean over what happens to be there would compare a method's easy degradations with another one's hard ones.
+
+    >>> average([60.0, 62.0]), average([60.0, None])
+    (61.0, None)
+    """
+    present: list[float] = []
+    for value in values:
+        if value is None:
+            return None
+        present.append(value)
+    return math.fsum(present) / len(present) if present else None
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean and Student-t confidence interval: mean +- t(n - 1, (1 + confidence) / 2) * deviation / sqrt(n).
+
+    Args:
+        values: one number per seed, n of them, any unit.
+        confidence: how often such an interval holds the true mean, 0 < confidence < 1.
+
+    Raises:
+        ValueError: no values, or a confidence outside 0..1.
+
+    >>> mean_interval([1.0, 2.0, 3.0]).mean, round(mean_interval([1.0, 2.0, 3.0]).half, 3)
+    (2.0, 2.484)
+    """
+    data = np.asarray(values, dtype=np.float64).ravel()
+    if not data.size:
+        raise ValueError("the mean of no values")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    if data.size == 1:
+        return Interval(float(data[0]), None, None, 1)
+    from scipy.special import stdtrit  # the quantile alone: scipy.stats takes half a second to import
+
+    deviation = float(data.std(ddof=1))
+    half = float(stdtrit(data.size - 1, (1 + confidence) / 2)) * deviation / math.sqrt(data.size)
+    return Interval(float(data.mean()), half, deviation, data.size)
+
+
+def paired_permutation_test(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> float:
+    """Two-sided p-value of "a and b do equally well", by flipping the signs of the images' differences.
+
+    The unit is the test image: ``a[i]`` and ``b[i]`` are the two methods' mean correctness on image i (a fraction, over
+    levels and seeds). If the methods are exchangeable, each difference a[i] - b[i] might as well have had the other
+    sign; p = (1 + number of sign draws whose |mean| reaches the observed one) / (1 + resamples), never 0 (Phipson and
+    Smyth, 2010). It says nothing about other seeds: the interval over seeds stands beside it.
+
+    Args:
+        a: float [N], one number per image.
+        b: float [N], the same images in the same order.
+        seed: the signs are a function of the seed and N.
+        resamples: draws of N signs; the smallest possible p is 1 / (1 + resamples).
+
+    Raises:
+        ValueError: other lengths, no images, values that are not finite, or fewer than one resample.
+    """
+    differences = _differences(a, b, resamples)
+    differences = differences[differences != 0]  # a flipped zero is a zero
+    if not differences.size:
+        return 1.0
+    total = differences.sum()
+    # Correctness comes in steps, so draws that equal the observed sum are common: rounding must not decide on them.
+    threshold = abs(total) - 1e-9 * np.abs(differences).sum()
+    words = -(-differences.size // 64)
+    bits = np.random.Philox(key=_key("sign flip", seed))
+    reached = 0
+    for rows in _chunks(resamples, words * 64):
+        drawn = bits.random_raw(rows * words).astype("<u8").reshape(rows, words)
+        flips = np.unpackbits(drawn.view(np.uint8), axis=1, count=differences.size)
+        reached += int((np.abs(total - 2 * (flips.astype(np.float64) @ differences)) >= threshold).sum())
+    return (1 + reached) / (1 + resamples)
+
+
+def paired_bootstrap_interval(
+    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Where mean(a) - mean(b) would lie for another draw of test images: the percentile bootstrap's (low, high).
+
+    Arguments and errors are those of :func:`paired_permutation_test`; the unit is that of a and b. Images are drawn
+    with replacement, a and b together.
+    """
+    differences = _differences(a, b, resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    generator = np.random.Generator(np.random.Philox(key=_key("bootstrap", seed)))
+    means = [
+        differences[generator.integers(differences.size, size=(rows, differences.size))].mean(axis=1)
+        for rows in _chunks(resamples, differences.size)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:
+    """Holm's correction for several tests: adjusted p-values, in the order given.
+
+    With the p-values sorted upwards, the i-th of m (from 0) becomes the largest of p(j) * (m - j) over j <= i, at most
+    1. Calling every adjusted value below 0.05 a difference is wrong even once with probability 0.05 at most, whatever
+    the dependence between the tests (Holm, 1979).
+
+    Raises:
+        ValueError: a value outside 0..1.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("a p-value lies between 0 and 1")
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * (values.size - np.arange(values.size))), 1)
+    return [float(value) for value in adjusted]
+
+
+def _differences(a: ArrayLike, b: ArrayLike, resamples: int) -> NDArray[np.float64]:
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or not first.size:
+        raise ValueError(f"one number per image for both methods, not shapes {first.shape} and {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("an image's correctness must be a finite number")
+    if resamples < 1:
+        raise ValueError(f"at least one resample, not {resamples}")
+    return first - second
+
+
+def _key(purpose: str, seed: int) -> int:
+    """128 bits for Philox: the address of a purpose's random numbers."""
+    return int.from_bytes(hashlib.blake2b(f"{purpose}\x1f{seed}".encode(), digest_size=16).digest(), "little")
+
+
+def _chunks(resamples: int, width: int) -> Iterator[int]:
+    """Cut the resamples into numbers of rows such that rows * width stays near _CHUNK."""
+    most = max(1, _CHUNK // width)
+    for start in range(0, resamples, most):
+        yield min(most, resamples - start)

@@ -1,0 +1,234 @@
+"""The training loop. Every trained row of the table is this loop with another recipe.
+
+Base, expert, scratch, vanilla, fusing and distillation differ only in their initial weights, degradations, objective,
+teachers, optimiser and schedule; all of that comes in from outside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from fusiondistill.batches import Batch, Pipeline
+from fusiondistill.config import Recipe
+from fusiondistill.objectives import Objective, TeacherOutput
+from fusiondistill.randomness import key
+
+__all__ = ["NonFiniteLoss", "Progress", "batch_mean_accuracy", "train"]
+
+Validation = Callable[[nn.Module], dict[str, float]]
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite; ``epoch`` and ``step`` count from 1."""
+
+    def __init__(self, epoch: int, step: int, steps: int) -> None:
+        self.epoch, self.step = epoch, step
+        super().__init__(
+            f"the loss is not finite at epoch {epoch}, step {step} of {steps}: lower the learning rate "
+            "(optimizer.lr) or use precision: fp32; the last good epoch is kept"
+        )
+
+
+@dataclass
+class Progress:
+    """All that training needs to go on after an epoch, and what it found so far.
+
+    Randomness needs no state: it is a function of (seed, epoch).
+    """
+
+    epoch: int = 0
+    """Epochs done."""
+    model: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Weights of the chosen epoch."""
+    best_epoch: int = 0
+    best_score: float = float("-inf")
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """One row of metrics per epoch; accuracies are fractions, ``seconds`` wall time."""
+
+
+def batch_mean_accuracy(right: torch.Tensor, batch_size: int = 100) -> float:
+    """Mean of per-batch accuracies, as the original selects: a short last batch weighs as much as a full one."""
+    return float(torch.stack([part.double().mean() for part in right.split(batch_size)]).mean())
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    pipeline: Pipeline,
+    *,
+    seed: int,
+    teachers: Sequence[nn.Module] = (),
+    validation: Validation | None = None,
+    start: Progress | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Train ``model`` in place and return what the last epoch left.
+
+    Args:
+        model: takes normalised float32 [B,3,H,W]; ``model(x, features=True)`` gives (logits, feature map). On the
+            pipeline's device, holding its initial weights.
+        recipe: epochs, optimiser, schedule, loss weights, precision, memory layout.
+        pipeline: where batches come from. With ``world_size`` > 1 a torch.distributed group must be up.
+        seed: of whatever the model itself draws (dropout).
+        teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
+            eval mode, never wrapped, never changed. Needed if the recipe weighs features or kd.
+        validation: model -> accuracy (fraction) per degradation, called after every epoch; the epoch with the best
+            mean is kept, the later one of equals. None keeps the last epoch.
+        start: where an earlier call stopped.
+        on_epoch: called after every epoch, on rank 0; for storing and reporting. What it raises ends training.
+
+    Returns:
+        The progress after the last epoch; ``best`` holds the chosen weights. Complete on rank 0.
+
+    Raises:
+        NonFiniteLoss: noticed on the device, read once an epoch; the progress of the epoch before stands.
+        ValueError: teachers are missing.
+    """
+    loop = _Loop(model, recipe, pipeline, teachers)
+    progress = start or Progress()
+    if start:
+        loop.restore(start)
+    for epoch in range(progress.epoch, recipe.epochs):
+        began = time.perf_counter()
+        torch.manual_seed(key(seed, "model", epoch, pipeline.rank) & (2**63 - 1))
+        row = loop.epoch(epoch)
+        if pipeline.rank == 0:
+            progress = loop.judge(progress, epoch, row, validation, began)
+            if on_epoch:
+                on_epoch(progress)
+    return progress
+
+
+class _Loop:
+    """What stays the same over the epochs of one training."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, pipeline: Pipeline, teachers: Sequence[nn.Module]) -> None:
+        self.objective = Objective(**recipe.loss.model_dump())
+        expected = max(1, len(pipeline.degradations))
+        if self.objective.needs_teacher and len(teachers) != expected:
+            raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
+        self.recipe, self.pipeline, self.model = recipe, pipeline, model
+        self.device = pipeline.device
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
+        self.optimizer = _optimizer(model, recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.forward = _wrapped(model, recipe, pipeline)
+
+    def restore(self, progress: Progress) -> None:
+        self.model.load_state_dict(progress.model)
+        self.optimizer.load_state_dict(progress.optimizer)
+        if progress.scaler:
+            self.scaler.load_state_dict(progress.scaler)
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch. Sums stay on the device until it is over."""
+        rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(epoch, self.recipe.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        names = ("images", "right", "loss", *(n for n in ("ce", "feature", "kd") if getattr(self.objective, n)))
+        sums = torch.zeros(len(names), dtype=torch.float64, device=self.device)
+        never = self.pipeline.steps + 1
+        first_bad = torch.full((), never, dtype=torch.int64, device=self.device)
+        for step, batch in enumerate(self.pipeline.epoch(epoch)):
+            logits, loss, terms = self._step(batch)
+            count = len(batch.labels)
+            right = (logits.argmax(1) == batch.labels).sum()
+            means = torch.stack([loss.detach(), *(terms[n] for n in names[3:])]).double()
+            sums += torch.cat([torch.stack([right.new_tensor(count), right]).double(), means * count])
+            first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step + 1))
+        if self.pipeline.world_size > 1:
+            distributed.all_reduce(sums)
+            distributed.all_reduce(first_bad, op=distributed.ReduceOp.MIN)
+        if int(first_bad) < never:
+            raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps)
+        values = sums.tolist()
+        row = {name: value / values[0] for name, value in zip(names[2:], values[2:], strict=True)}
+        return {"lr": rate, "images": values[0], "train_accuracy": values[1] / values[0], **row}
+
+    def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        with self._autocast():
+            teachers = self._teach(batch) if self.objective.needs_teacher else None
+            features = None
+            if self.objective.needs_features:
+                logits, features = self.forward(batch.student, features=True)
+            else:
+                logits = self.forward(batch.student)
+            loss, terms = self.objective.loss(logits, features, batch.labels, batch.slices, teachers)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss * batch.share).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return logits, loss, terms
+
+    @torch.no_grad()
+    def _teach(self, batch: Batch) -> list[TeacherOutput]:
+        assert batch.teacher is not None
+        outputs: list[TeacherOutput] = []
+        for teacher, part in zip(self.teachers, batch.slices, strict=True):
+            if self.objective.needs_features:
+                outputs.append(teacher(batch.teacher[part], features=True))
+            else:
+                outputs.append((teacher(batch.teacher[part]), None))
+        return outputs
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _PRECISIONS.get(self.recipe.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def judge(
+        self, before: Progress, epoch: int, row: dict[str, float], validation: Validation | None, began: float
+    ) -> Progress:
+        """Validate, pick the best epoch so far, and copy the state."""
+        state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
+        score = float("inf")
+        if validation:
+            accuracies = validation(self.model)
+            score = sum(accuracies.values()) / len(accuracies)
+            row |= {"validation": score, **{f"validation_{name}": value for name, value in accuracies.items()}}
+        better = score >= before.best_score
+        row = {"epoch": epoch + 1, "seconds": time.perf_counter() - began, **row}
+        return Progress(
+            epoch=epoch + 1,
+            model=state,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            best=state if better else before.best,
+            best_epoch=epoch + 1 if better else before.best_epoch,
+            best_score=score if better else before.best_score,
+            rows=[*before.rows, row],
+        )
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    setting = recipe.optimizer
+    common = {"lr": setting.lr, "weight_decay": setting.weight_decay}
+    if setting.name == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=setting.momentum, **common)
+    if setting.name == "radam":
+        return torch.optim.RAdam(model.parameters(), **common)
+    return torch.optim.AdamW(model.parameters(), **common)
+
+
+def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:
+    """The student as it is called: data-parallel and compiled where asked for. State dicts come from the bare model."""
+    wrapped = model
+    if pipeline.world_size > 1:
+        devices = [pipeline.device] if pipeline.device.type == "cuda" else None
+        headless = not (recipe.loss.ce or recipe.loss.kd)
+        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=headless)
+    if recipe.compile:
+        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+    return wrapped

@@ -1,0 +1,186 @@
+"""The statistics against scipy, exhaustive enumeration, worked examples and plain loops."""
+
+import itertools
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+
+from fusiondistill import statistics
+from fusiondistill.statistics import (
+    accuracy,
+    average,
+    holm,
+    mean_interval,
+    paired_bootstrap_interval,
+    paired_permutation_test,
+)
+
+Array = NDArray[np.float64]
+
+
+def correctness(rng: np.random.Generator, n: int, better: float, steps: int = 12) -> tuple[Array, Array]:
+    """Two methods' mean correctness per image, in steps as levels x seeds give them; the first is better."""
+    hard = rng.uniform(0.2, 0.9, n)
+    a = rng.binomial(steps, np.clip(hard + better, 0, 1)) / steps
+    return a, rng.binomial(steps, hard) / steps
+
+
+def test_accuracy_weighs_levels_not_images() -> None:
+    assert accuracy([1, 50], [10, 50]) == pytest.approx((0.1 + 1.0) / 2)
+    assert accuracy([1, 50], [10, 50]) != pytest.approx(51 / 60)
+
+
+@pytest.mark.parametrize(
+    ("right", "seen"), [([], []), ([1], [0]), ([3], [2]), ([-1], [2]), ([1, 2], [3]), ([[1]], [[1]])]
+)
+def test_impossible_counts_are_refused(right: list[int], seen: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"level"):
+        accuracy(right, seen)
+
+
+def test_average_is_missing_as_soon_as_a_part_is() -> None:
+    assert average([1.0, 2.0, 6.0]) == 3.0
+    assert average(iter([0.0])) == 0.0
+    assert average([1.0, None]) is None
+    assert average([]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_mean_interval_is_student_t(n: int, confidence: float) -> None:
+    values = np.random.default_rng(n).normal(60, 2, n)
+    ours = mean_interval(values, confidence)
+    assert ours.half is not None
+    low, high = scipy.stats.t.interval(confidence, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert (ours.mean - ours.half, ours.mean + ours.half) == pytest.approx((low, high), rel=1e-12)
+    theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(confidence)
+    assert (ours.mean - ours.half, ours.mean + ours.half) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+    assert ours.n == n
+    assert ours.deviation == pytest.approx(np.std(values, ddof=1))
+
+
+def test_mean_interval_of_one_value_has_no_width() -> None:
+    assert mean_interval([61.5]) == statistics.Interval(61.5, None, None, 1)
+    assert mean_interval([2.0, 2.0]).half == 0.0
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval([1.0, 2.0], 95)
+
+
+def test_intervals_over_seeds_hold_the_true_mean_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(0).normal(70, 3, (4000, 3))
+    intervals = [mean_interval(draw) for draw in draws]
+    assert np.mean([abs(i.mean - 70) <= (i.half or 0) for i in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_permutation_test_agrees_with_enumerating_all_signs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = correctness(rng, 11, 0.15, steps=4)  # coarse steps: many sign draws tie with the observed sum
+    d = a - b
+    sums = [abs(sum(s * x for s, x in zip(signs, d, strict=True))) for signs in itertools.product((-1, 1), repeat=11)]
+    exact = np.mean([total >= abs(d.sum()) - 1e-9 for total in sums])
+    resamples = 40_000
+    ours = paired_permutation_test(a, b, seed=seed, resamples=resamples)
+    assert ours == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / resamples) + 2 / resamples)
+
+
+def test_permutation_test_agrees_with_scipy() -> None:
+    a, b = correctness(np.random.default_rng(5), 200, 0.02)
+    theirs = scipy.stats.permutation_test(
+        (a, b), lambda x, y, axis: (x - y).mean(axis=axis), permutation_type="samples", vectorized=True,
+        n_resamples=20_000, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    ours = paired_permutation_test(a, b, seed=1, resamples=20_000)
+    assert 0.01 < ours < 0.9
+    assert ours == pytest.approx(theirs.pvalue, abs=0.015)
+
+
+def test_permutation_test_is_two_sided_never_zero_and_one_without_a_difference() -> None:
+    a = np.linspace(0, 1, 300)
+    assert paired_permutation_test(a, a, seed=0, resamples=99) == 1.0
+    assert paired_permutation_test(a + 0.1, a, seed=0, resamples=99) == 1 / 100
+    assert paired_permutation_test(a, a + 0.1, seed=0, resamples=99) == 1 / 100
+
+
+def test_permutation_test_rarely_cries_wolf() -> None:
+    rng = np.random.default_rng(11)
+    found = [paired_permutation_test(*correctness(rng, 60, 0.0), seed=i, resamples=199) <= 0.05 for i in range(400)]
+    assert 0.02 <= np.mean(found) <= 0.085
+
+
+def test_resampling_is_addressed_and_independent_of_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = correctness(np.random.default_rng(2), 130, 0.03)
+    whole = paired_permutation_test(a, b, seed=3, resamples=1000)
+    interval = paired_bootstrap_interval(a, b, seed=3, resamples=1000)
+    assert paired_permutation_test(a, b, seed=4, resamples=1000) != whole
+    assert paired_bootstrap_interval(a, b, seed=4, resamples=1000) != interval
+    monkeypatch.setattr(statistics, "_CHUNK", 1000)
+    assert paired_permutation_test(a, b, seed=3, resamples=1000) == whole
+    assert paired_bootstrap_interval(a, b, seed=3, resamples=1000) == interval
+
+
+def test_bootstrap_interval_agrees_with_scipy_and_the_normal_one() -> None:
+    a, b = correctness(np.random.default_rng(6), 800, 0.05)
+    low, high = paired_bootstrap_interval(a, b, seed=0, resamples=4000)
+    theirs = scipy.stats.bootstrap(
+        (a - b,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    spread = scipy.stats.sem(a - b)
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.2 * spread)
+    middle = (a - b).mean()
+    assert (low, high) == pytest.approx((middle - 1.96 * spread, middle + 1.96 * spread), abs=0.2 * spread)
+    assert low < middle < high
+
+
+def test_memory_stays_bounded() -> None:
+    a, b = correctness(np.random.default_rng(7), 20_000, 0.01)
+    for test in (paired_permutation_test, paired_bootstrap_interval):
+        tracemalloc.start()
+        test(a, b, seed=0, resamples=600)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 150e6, f"{test.__name__}: {peak / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("test", [paired_permutation_test, paired_bootstrap_interval])
+def test_paired_tests_refuse_what_is_not_paired(test: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="shapes"):
+        test([0.5, 1.0], [0.5], seed=0)
+    with pytest.raises(ValueError, match="shapes"):
+        test([], [], seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        test([0.5, float("nan")], [0.5, 1.0], seed=0)
+    with pytest.raises(ValueError, match="resample"):
+        test([0.5, 0.6], [0.5, 1.0], seed=0, resamples=0)
+
+
+def test_holm_on_a_worked_example() -> None:
+    # 0.01 * 4, then 0.02 * 3, 0.03 * 2 = 0.06 and 0.04 * 1 raised to 0.06 (0.04 would fall below its neighbour).
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_holm_decides_as_the_step_down_procedure_does() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        p = rng.beta(0.5, 3, rng.integers(1, 8))
+        rejected = set()
+        for step, i in enumerate(np.argsort(p)):  # Holm, 1979: go down the list, stop at the first that fails
+            if p[i] > 0.05 / (len(p) - step):
+                break
+            rejected.add(int(i))
+        assert {i for i, value in enumerate(holm(p)) if value <= 0.05} == rejected
+
+
+@pytest.mark.parametrize("p", [[-0.1], [1.1], [float("nan")]])
+def test_holm_refuses_what_is_no_probability(p: list[float]) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holm(p)
