@@ -66,8 +66,10 @@ def _guard(call: Callable[[], Any]) -> Any:
 
 def _is_ours(error: Exception) -> bool:
     """Errors with a message made for a user: ours, and the operating system's about a file."""
-    return isinstance(error, OSError) or (type(error) is ValueError) or type(error).__module__.startswith(
-        ("fusiondistill.", "experiments.")
+    return (
+        isinstance(error, OSError)
+        or (type(error) is ValueError)
+        or type(error).__module__.startswith(("fusiondistill.", "experiments."))
     )
 
 
@@ -148,7 +150,8 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only
 def _headline(prepared: Any) -> str:
     total, missing = len(prepared.plan.stages), len(prepared.missing)
     todo = f"{missing} to do" if missing else "nothing to do"
-    return f"{prepared.config.experiment}: {total} stages, {total - missing} stored, {todo}; store {prepared.store.location}"
+    stored = f"{total} stages, {total - missing} stored, {todo}"
+    return f"{prepared.config.experiment}: {stored}; store {prepared.store.location}"
 
 
 def _print_end(prepared: Any) -> None:

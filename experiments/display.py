@@ -108,7 +108,9 @@ class Display:
 
         done = self.total - len(self.missing)
         waiting = [s for d, s in self.missing.items() if d not in self.running]
-        table = Table(title=f"{self.plan.config.experiment}: {done} of {self.total} stages, {self._left()}", expand=False)
+        table = Table(
+            title=f"{self.plan.config.experiment}: {done} of {self.total} stages, {self._left()}", expand=False
+        )
         for column in ("stage", "epoch", "validation", "loss"):
             table.add_column(column, justify="left" if column == "stage" else "right")
         for stage, facts in list(self.running.values()):

@@ -330,9 +330,7 @@ def _run_loop(config: dict[str, Any]) -> None:
 
     error = None
     try:
-        stages.execute(
-            stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size()
-        )
+        stages.execute(stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size())
     except Exception as problem:
         error = describe(problem)
         if rank == 0:

@@ -139,7 +139,13 @@ def _stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str,
         elif stage["kind"] == "fuse":
             outcome = manifest["outcome"]
             fusion += [
-                {"stage": stage["name"], "seed": stage["seed"], "expert": d, "distance": v, "barrier": outcome["barrier"]}
+                {
+                    "stage": stage["name"],
+                    "seed": stage["seed"],
+                    "expert": d,
+                    "distance": v,
+                    "barrier": outcome["barrier"],
+                }
                 for d, v in outcome["distance"].items()
             ]
     return {"curves": curves, "trials": trials, "fusion": fusion}
@@ -165,9 +171,7 @@ def _trials(store: Store, stage: Mapping[str, Any]) -> list[dict[str, Any]]:
     assert manifest is not None
     rows = _parquet(store.read_from(stage["directory"], "trials.parquet")).to_pylist()
     keep = ("epochs", "validation", "stopped", *manifest["spec"]["space"])
-    return [
-        {"trial": str(row["trial"]), "seed": stage["seed"], **{name: row[name] for name in keep}} for row in rows
-    ]
+    return [{"trial": str(row["trial"]), "seed": stage["seed"], **{name: row[name] for name in keep}} for row in rows]
 
 
 def _facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -201,7 +205,9 @@ def write_report(store: Store, results: pa.Table) -> str:
     from fusiondistill import report
 
     known = plans(store)
-    tables = {name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(store, known).items()}
+    tables: dict[str, Any] = {
+        name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(store, known).items()
+    }
     degradations = tuple(dict.fromkeys(d for plan in known for d in plan["config"]["degradations"]))
     with tempfile.TemporaryDirectory() as folder:
         files = report.write(folder, results, **tables, facts=_facts(store, known), degradations=degradations)
@@ -220,7 +226,9 @@ def ranking(store: Store, directory: str) -> list[str]:
     for row in sorted(rows, key=lambda row: (row["validation"] is None, -(row["validation"] or 0), row["trial"])):
         accuracy = f"{100 * row['validation']:.2f} %" if row["validation"] is not None else "failed"
         values = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names]
-        lines.append("  ".join([f"{row['trial']:5}", f"{accuracy:>10}", f"{row['epochs']:6}", *(f"{v:>18}" for v in values)]))
+        lines.append(
+            "  ".join([f"{row['trial']:5}", f"{accuracy:>10}", f"{row['epochs']:6}", *(f"{v:>18}" for v in values)])
+        )
     return lines
 
 

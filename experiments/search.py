@@ -137,13 +137,13 @@ def _numbers(facts: dict[str, Any]) -> dict[str, float]:
 def _follower(tune: Any, report: Report, trials: int) -> Any:
     """Collects what the trials report, and tells the driver how far the search is."""
 
-    class Follower(tune.Callback):  # type: ignore[misc]
+    class Follower(tune.Callback):
         def __init__(self) -> None:
             self.trials: dict[str, dict[str, Any]] = {}
             self.ended = 0
 
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            fresh = {"values": dict(trial.config), "rows": [], "error": None}
+            fresh: dict[str, Any] = {"values": dict(trial.config), "rows": [], "error": None}
             self.trials.setdefault(trial.trial_id, fresh)
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:

@@ -400,5 +400,3 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
     files = {checkpoints.MODEL: checkpoints.to_safetensors(state, card)}
     facts = {**_facts(began, context, torch.device("cpu")), "card": card, "outcome": {"imported": spec.path}}
     Store(context.store).commit(stage, files, facts, checkpoints.new_attempt())
-
-

@@ -147,9 +147,7 @@ class Pipeline:
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
         return normalise(images, self.images.mean, self.images.std)
 
-    def _join(
-        self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float
-    ) -> Batch:
+    def _join(self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float) -> Batch:
         slices, start = [], 0
         for student, _, _ in parts:
             slices.append(slice(start, start + len(student)))

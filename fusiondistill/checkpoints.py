@@ -173,7 +173,7 @@ def card_of(
     size: tuple[int, int],
     dataset: str,
 ) -> dict[str, Any]:
-    """All that is needed to run a checkpoint: network, class names, normalisation (0..255 scale), input height, width."""
+    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width)."""
     return {
         "model": model_name,
         "feature_layer": feature_layer,
@@ -215,7 +215,8 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
 
     Args:
         path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote), a
-            ``.safetensors`` file, or a ``.pt``/``.pth`` state dict, which is read with ``weights_only=True``. May be a URI.
+            ``.safetensors`` file, or a ``.pt``/``.pth`` state dict, which is read with ``weights_only=True``; may be
+            a URI.
 
     Returns:
         The state dict on the CPU, and the card: empty for files that carry none.
@@ -271,7 +272,9 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def from_card(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any], source: str = "checkpoint") -> ImageClassifier:
+def from_card(
+    state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any], source: str = "checkpoint"
+) -> ImageClassifier:
     """The classifier that a state dict and its card describe, in eval mode.
 
     Raises:

@@ -229,7 +229,9 @@ class SearchConfig(Frozen):
     @classmethod
     def _not_empty(cls, value: dict[str, Dimension]) -> dict[str, Dimension]:
         if not value:
-            raise ValueError("an empty search space: name at least one dimension, like loss.kd: {loguniform: [0.1, 10]}")
+            raise ValueError(
+                "an empty search space: name at least one dimension, like loss.kd: {loguniform: [0.1, 10]}"
+            )
         return value
 
 

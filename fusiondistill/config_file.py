@@ -133,7 +133,7 @@ def _read_yaml(text: str) -> tuple[Any, dict[Location, int | None]]:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=event.start_mark)
+                raise _mistaken(event, "aliases (*name) are not supported")
         node = loader.get_single_node()
         lines: dict[Location, int | None] = {}
         if node is not None:
@@ -143,15 +143,19 @@ def _read_yaml(text: str) -> tuple[Any, dict[Location, int | None]]:
         loader.dispose()
 
 
+def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
 def _walk(node: yaml.Node, location: Location, lines: dict[Location, int | None]) -> None:
     lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
+                raise _mistaken(key, "a key must be plain text")
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                raise _mistaken(key, f"{key.value!r} is given twice")
             seen.add(key.value)
             lines[(*location, key.value)] = key.start_mark.line + 1
             _walk(value, (*location, key.value), lines)
@@ -274,11 +278,9 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             if int(depth[1]) < 8 or int(depth[1]) % 6 != 2:
                 yield ("model", "name"), f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110), not {depth[1]}"
         else:
-            from torchvision.models import list_models
-
             import torchvision.models
 
-            known = list_models(module=torchvision.models)
+            known = torchvision.models.list_models(module=torchvision.models)
             if name not in known:
                 yield ("model", "name"), f"no model {name!r}{_close(name, ('cifar_resnet56', *known), listed=False)}"
 
@@ -297,9 +299,9 @@ def _check_values(config: Config) -> Iterable[tuple[Location, str]]:
                 yield ("search", "space", key), f"is no key of the recipe{_close(key, tuple(known))}"
             except ValidationError:
                 pass
-    if config.resources.gpus_per_worker and config.resources.gpus_per_worker > 1:
-        if config.resources.gpus_per_worker % 1:
-            yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+    gpus = config.resources.gpus_per_worker or 0
+    if gpus > 1 and gpus % 1:
+        yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:

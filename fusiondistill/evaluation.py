@@ -54,9 +54,7 @@ def evaluate(
         >>> right, seen = evaluate(model, load_images("digits", "test"), "noise", [0, 25], seed=1, batch_size=100)
         >>> percent = 100 * right / seen
     """
-    predictions = predict(
-        model, image_set, degradation, levels, seed=seed, batch_size=batch_size, protocol=protocol
-    )
+    predictions = predict(model, image_set, degradation, levels, seed=seed, batch_size=batch_size, protocol=protocol)
     right = (predictions == image_set.labels.to(predictions.device)).sum(1)
     return Counts(right.cpu(), torch.full_like(right, len(image_set)).cpu())
 

@@ -214,12 +214,12 @@ class _Loop:
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     setting = recipe.optimizer
-    common = {"lr": setting.lr, "weight_decay": setting.weight_decay}
+    weights, rate, decay = model.parameters(), setting.lr, setting.weight_decay
     if setting.name == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=setting.momentum, **common)
+        return torch.optim.SGD(weights, lr=rate, momentum=setting.momentum, weight_decay=decay)
     if setting.name == "radam":
-        return torch.optim.RAdam(model.parameters(), **common)
-    return torch.optim.AdamW(model.parameters(), **common)
+        return torch.optim.RAdam(weights, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
 
 
 def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:

@@ -62,8 +62,10 @@ def entry_of(cache: Path, split: str = "train") -> Path:
 
 
 def test_importing_costs_torch_and_numpy_only():
-    code = ("import sys, torch; before = set(sys.modules); import fusiondistill.data; "
-            "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))")
+    code = (
+        "import sys, torch; before = set(sys.modules); import fusiondistill.data; "
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"PIL", "pyarrow", "sklearn", "torchvision", "ray", "pydantic", "scipy", "pandas"} & set(loaded)
 
@@ -73,10 +75,16 @@ def test_the_names_are_the_documented_ones():
     assert [name for name, source in SOURCES.items() if not source.flip] == ["digits"]
 
 
-@pytest.mark.parametrize("wrong, meant", [
-    ("cifar-10", "'cifar10'?"), ("CIFAR100", "'cifar100'?"), ("digit", "'digits'"), ("tiny", "'tiny_imagenet'"),
-    ("TinyImageNet", "'tiny_imagenet'"),
-])
+@pytest.mark.parametrize(
+    "wrong, meant",
+    [
+        ("cifar-10", "'cifar10'?"),
+        ("CIFAR100", "'cifar100'?"),
+        ("digit", "'digits'"),
+        ("tiny", "'tiny_imagenet'"),
+        ("TinyImageNet", "'tiny_imagenet'"),
+    ],
+)
 def test_a_misspelt_name_gets_a_match_and_the_list(wrong, meant):
     for call in (lambda: load_images(wrong, "train"), lambda: fingerprint(wrong)):
         with pytest.raises(DataError, match=r"did you mean.*Known: digits, cifar10, cifar100, ") as error:
@@ -180,7 +188,9 @@ def damage_the_header(entry):
 
 
 DAMAGES = {
-    "truncated": truncate, "one bit": flip_a_pixel, "header": damage_the_header,
+    "truncated": truncate,
+    "one bit": flip_a_pixel,
+    "header": damage_the_header,
     "labels": lambda entry: (entry / "labels.npy").write_bytes(b"\x93NUMPY"),
     "no images": lambda entry: (entry / "images.npy").unlink(),
     "json cut": lambda entry: (entry / "entry.json").write_text('{"format": 1,'),
@@ -267,8 +277,10 @@ print(images.fingerprint, int(images.images.long().sum()), int(images.labels.sum
 
 def test_two_processes_at_once_decode_once_and_agree(root, cache, tmp_path):
     log = tmp_path / "log"
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(root), str(log), number], text=True,
-                                stdout=subprocess.PIPE) for number in "12"]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(root), str(log), number], text=True, stdout=subprocess.PIPE)
+        for number in "12"
+    ]
     said = {worker.communicate(timeout=60)[0] for worker in workers}
     images = load_images("folder", "train", root)
     expected = f"{images.fingerprint} {int(images.images.long().sum())} {int(images.labels.sum())}\n"

@@ -35,8 +35,12 @@ def fails(*parts: str, name="tiny_imagenet", split="train", root=None) -> None:
 # --- Tiny ImageNet ----------------------------------------------------------------------------------------------------
 
 TINY = {
-    "wnids.txt": b"n1\nn2\n", "words.txt": b"n1\tone\n", "val/val_annotations.txt": b"v.JPEG\tn2\t0\n",
-    "train/n1/images/a.JPEG": png(), "train/n2/images/b.JPEG": png(), "val/images/v.JPEG": png(),
+    "wnids.txt": b"n1\nn2\n",
+    "words.txt": b"n1\tone\n",
+    "val/val_annotations.txt": b"v.JPEG\tn2\t0\n",
+    "train/n1/images/a.JPEG": png(),
+    "train/n2/images/b.JPEG": png(),
+    "val/images/v.JPEG": png(),
 }
 
 
@@ -55,10 +59,17 @@ def link(name: str) -> zipfile.ZipInfo:
     return info
 
 
-@pytest.mark.parametrize("extra, reason", [
-    ("../../evil.txt", "outside"), ("tiny-imagenet-200/../../evil", "outside"), ("/etc/evil", "outside"),
-    ("C:/evil", "outside"), ("..\\evil", "outside"), (link("tiny-imagenet-200/train/n1/images/c.JPEG"), "is a link"),
-])
+@pytest.mark.parametrize(
+    "extra, reason",
+    [
+        ("../../evil.txt", "outside"),
+        ("tiny-imagenet-200/../../evil", "outside"),
+        ("/etc/evil", "outside"),
+        ("C:/evil", "outside"),
+        ("..\\evil", "outside"),
+        (link("tiny-imagenet-200/train/n1/images/c.JPEG"), "is a link"),
+    ],
+)
 def test_a_zip_with_members_that_lead_out_is_refused(extra, reason, tmp_path):
     path = write_zip(tmp_path / "x.zip", TINY, extra=[(extra, b"/etc/passwd")])
     before = {item for item in tmp_path.rglob("*") if "cache" not in item.parts}

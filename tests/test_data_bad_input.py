@@ -40,8 +40,9 @@ def jpeg() -> bytes:
 
 
 def write_parquet(path: Path, images, labels, names=("a", "b"), label_type=None) -> Path:
-    cells = pa.array([{"bytes": data, "path": None} for data in images],
-                     pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    cells = pa.array(
+        [{"bytes": data, "path": None} for data in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
     table = pa.table({"image": cells, "label": pa.array(labels, label_type or pa.int64())})
     features = {"label": {"names": names}}
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
@@ -63,8 +64,10 @@ def declared(width: int, height: int) -> bytes:
     """A PNG of a hundred bytes that declares any size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = b"IDAT" + zlib.compress(b"\0" * 100)
-    chunks = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-              for chunk in (header, pixels, b"IEND"))
+    chunks = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, pixels, b"IEND")
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -79,9 +82,18 @@ def test_an_image_that_declares_gigapixels_is_refused_by_its_header(size):
         decode_image(declared(2048, 2048), "picture 7")
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"GIF89a", png()[:-30], png()[:40], jpeg()[:-60], jpeg()[:100], b"\xff\xd8\xff\xe0" + b"\0" * 50,
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a",
+        png()[:-30],
+        png()[:40],
+        jpeg()[:-60],
+        jpeg()[:100],
+        b"\xff\xd8\xff\xe0" + b"\0" * 50,
+    ],
+)
 def test_bytes_that_are_no_whole_image(data):
     with pytest.raises(DataError, match=r"^here: cannot be decoded"):
         decode_image(data, "here")
@@ -216,7 +228,7 @@ def hostile(tmp_path: Path) -> dict[str, bytes]:
         "a huge memo": b"\x80\x02]r\xff\xff\xff\x7f.",
         "a huge string": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",
         "wrong shape": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00U\x01btR(K\x01K\x05K\x06"
-                       b"\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tRU\x02zzU\x02zztb.",
+        b"\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tRU\x02zzU\x02zztb.",
         "objects": b"\x80\x02cnumpy\ndtype\n(U\x02O8K\x00K\x01tR.",
         "change": b"\x80\x02cnumpy\ndtype\nN}U\x08__call__K\x01s\x86b.",
         "attribute": pickle.dumps(Call(getattr, "", "join")),
@@ -246,9 +258,14 @@ def test_the_hostile_pickles_would_have_run(tmp_path):
 
 def test_cifar_files_that_do_not_fit(tmp_path, monkeypatch):
     root = tmp_path / "c"
-    bad = [({"fine_labels": [0, 5, 1]}, ("train, row 1", "label 5")), ({"fine_labels": [0]}, ("train", "3 labels")),
-           ({"fine_labels": [0, "x", 1]}, ("train", "labels")), ({"data": np.zeros((3, 5), np.uint8)}, ("3,072",)),
-           ({"data": np.zeros((3, 3072), np.int64)}, ("uint8",)), ({"data": 5}, ("train", "'data'"))]
+    bad = [
+        ({"fine_labels": [0, 5, 1]}, ("train, row 1", "label 5")),
+        ({"fine_labels": [0]}, ("train", "3 labels")),
+        ({"fine_labels": [0, "x", 1]}, ("train", "labels")),
+        ({"data": np.zeros((3, 5), np.uint8)}, ("3,072",)),
+        ({"data": np.zeros((3, 3072), np.int64)}, ("uint8",)),
+        ({"data": 5}, ("train", "'data'")),
+    ]
     for changes, parts in bad:
         write_cifar100(root, **changes)
         fails(*parts, name="cifar100", root=root)
@@ -280,7 +297,8 @@ def test_random_damage_never_ends_in_anything_but_an_image_set_or_a_data_error(s
     rng = np.random.default_rng(seed)
     originals = {
         "parquet": write_parquet(tmp_path / "train.parquet", [png(value=i) for i in range(20)], [0, 1] * 10),
-        "tiny_imagenet": write_zip(tmp_path / "x.zip"), "cifar100": write_cifar100(tmp_path / "c") / "train",
+        "tiny_imagenet": write_zip(tmp_path / "x.zip"),
+        "cifar100": write_cifar100(tmp_path / "c") / "train",
     }
     for name, path in originals.items():
         content = np.frombuffer(path.read_bytes(), np.uint8)

@@ -84,8 +84,10 @@ def test_parquet_without_names_or_a_test_split(tmp_path):
     assert torch.equal(test.images[0], decoded(data[2]))
 
 
-@pytest.mark.parametrize("name, split, step", [("cifar10-lossless", "train", 1), ("cifar10-lossless", "test", 1),
-                                               ("cifar10-jpeg", "test", 25)])
+@pytest.mark.parametrize(
+    "name, split, step",
+    [("cifar10-lossless", "train", 1), ("cifar10-lossless", "test", 1), ("cifar10-jpeg", "test", 25)],
+)
 def test_parquet_of_real_images(name, split, step):
     root = shared(name)
     table = pq.read_table(next(root.glob(f"{split}-*.parquet")))
@@ -101,8 +103,14 @@ def test_parquet_of_real_images(name, split, step):
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_a_folder_per_class(tmp_path, test_name):
     pixels = random_images(6)
-    places = ["train/b/1.png", "train/b/2.PNG", "train/a/x.jpg", "train/a/y.bmp", f"{test_name}/b/1.jpeg",
-              f"{test_name}/b/0.webp"]
+    places = [
+        "train/b/1.png",
+        "train/b/2.PNG",
+        "train/a/x.jpg",
+        "train/a/y.bmp",
+        f"{test_name}/b/1.jpeg",
+        f"{test_name}/b/0.webp",
+    ]
     for place, image in zip(places, pixels, strict=True):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         kind = {"jpg": "JPEG"}.get(place[-3:].lower(), place.split(".")[-1].upper())

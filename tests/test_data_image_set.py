@@ -155,12 +155,15 @@ def test_a_set_of_ones_own_tensors_pickles_whole():
     assert again.mean == images.mean and toy([0, 1, 2, 2]).fingerprint != images.fingerprint
 
 
-@pytest.mark.parametrize("images, labels", [
-    (torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64)),
-    (torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)),
-    (torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
-    (torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4)),
-])
+@pytest.mark.parametrize(
+    "images, labels",
+    [
+        (torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(4, 2, 2, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)),
+        (torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.zeros(4)),
+    ],
+)
 def test_tensors_of_another_kind_are_refused(images, labels):
     with pytest.raises(DataError, match="must be"):
         ImageSet("x", images, labels, ["a"])

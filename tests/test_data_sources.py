@@ -118,17 +118,21 @@ def test_a_pickle_as_python_2_wrote_it():
 
     pixels = bytes(range(12))
     for order, fortran in ((b"\x89", "C"), (b"\x88", "F")):
-        old = (b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00"
-               b"\x85U\x01b\x87Rq\x05(K\x01K\x02K\x06\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNN"
-               b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb" + order + b"U\x0c" + pixels + b"tbU\x06labelsq\x08]q\x09"
-               b"(K\x06K\x09eu.")
+        old = (
+            b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00"
+            b"\x85U\x01b\x87Rq\x05(K\x01K\x02K\x06\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNN"
+            b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb" + order + b"U\x0c" + pixels + b"tbU\x06labelsq\x08]q\x09"
+            b"(K\x06K\x09eu."
+        )
         expected = pickle.loads(old, encoding="bytes")
         found = read_pickle(old, "here")
         assert found["labels"] == [6, 9]
         assert np.array_equal(found["data"], expected[b"data"])
         assert np.array_equal(found["data"], np.frombuffer(pixels, np.uint8).reshape(2, 6, order=fortran))
     assert read_pickle(b"(dp1\nS'num_vis'\np2\nI3072\nsS'label_names'\np3\n(lp4\nS'cat'\np5\nas.", "here") == {
-        "num_vis": 3072, "label_names": [b"cat"]}
+        "num_vis": 3072,
+        "label_names": [b"cat"],
+    }
 
 
 @pytest.mark.parametrize("root", ["cifar-100-python", "."])
@@ -178,7 +182,8 @@ def test_cifar10_is_downloaded_once(server, tmp_path, cache, monkeypatch):
     images = load_images("cifar10", "train")
     assert len(images) == 15
     assert sorted(path.name for path in (cache / "downloads").rglob("*")) == sorted(
-        ["cifar-10-batches-py", "batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))])
+        ["cifar-10-batches-py", "batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))]
+    )
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/nothing")
     assert load_images("cifar10", "train").fingerprint == images.fingerprint
     (tmp_path / "mine").mkdir()
@@ -239,10 +244,11 @@ def test_tiny_imagenet_from_the_real_zip():
     assert (len(train), len(test), len(train.classes)) == (10_000, 2_000, 200)
     with zipfile.ZipFile(path) as archive:
         wnids = archive.read("tiny-imagenet-200/wnids.txt").decode().split()
-        words = dict(line.split("\t") for line in
-                     archive.read("tiny-imagenet-200/words.txt").decode().splitlines())
-        annotated = [line.split("\t")[:2] for line in
-                     archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()]
+        words = dict(line.split("\t") for line in archive.read("tiny-imagenet-200/words.txt").decode().splitlines())
+        annotated = [
+            line.split("\t")[:2]
+            for line in archive.read("tiny-imagenet-200/val/val_annotations.txt").decode().splitlines()
+        ]
         assert train.classes == [words[wnid] for wnid in wnids]
         assert test.labels.tolist() == [wnids.index(wnid) for _, wnid in annotated]
         for row in range(0, 2000, 40):

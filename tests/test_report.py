@@ -20,6 +20,7 @@ from PIL import Image
 
 from fusiondistill import report
 from fusiondistill.report.drawing import spread
+from fusiondistill.report.markup import element
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.words import MISSING
 
@@ -370,7 +371,11 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     # Arrow itself holds no lone surrogate.
     results = table([{k: v.replace("\ud800", "") if isinstance(v, str) else v for k, v in row.items()} for row in rows])
     named = HOSTILE.replace("\ud800", "")
-    given = {"curves": curves_of((named, "base")), "trials": trials_of(named), "fusion": fusion_of(named)}
+    given = {
+        "curves": curves_of((named, "base")),
+        "trials": trials_of(named).rename_columns(["trial", named, *trials_of().column_names[2:]]),
+        "fusion": fusion_of(named),
+    }
     paths = report.write(tmp_path / "r", results, **given, facts={HOSTILE: HOSTILE}, methods=[HOSTILE])
     text = paths[0].read_text()
     page = Page(text)
@@ -383,6 +388,14 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
             assert "script" not in {e.tag.rpartition("}")[2] for e in ET.fromstring(path.read_bytes()).iter()}
     lines = report.table_lines(results)
     assert all(line.isprintable() for line in lines)
+
+
+def test_elements_escape_text_and_attributes_but_not_markup() -> None:
+    inner = element("b", "1 < 2", class_=None)
+    assert inner == "<b>1 &lt; 2</b>"
+    assert element("a", inner, "&", href='"x>\0', aria_label="y") == (
+        '<a href="&quot;x&gt;\N{REPLACEMENT CHARACTER}" aria-label="y"><b>1 &lt; 2</b>&amp;</a>'
+    )
 
 
 def test_many_trials_fold_away(tmp_path: Path) -> None:

@@ -119,8 +119,14 @@ def _write(folder: Path, contents: Contents) -> None:
     raw_labels = io.BytesIO()
     np.save(raw_labels, np.asarray(labels, dtype=np.int64))
     (folder / "labels.npy").write_bytes(raw_labels.getvalue())
-    entry = {"format": FORMAT, "classes": contents.classes, "shape": shape, "mtime_ns": path.stat().st_mtime_ns,
-             "sha256": digest.hexdigest(), "labels_sha256": hashlib.sha256(raw_labels.getvalue()).hexdigest()}
+    entry = {
+        "format": FORMAT,
+        "classes": contents.classes,
+        "shape": shape,
+        "mtime_ns": path.stat().st_mtime_ns,
+        "sha256": digest.hexdigest(),
+        "labels_sha256": hashlib.sha256(raw_labels.getvalue()).hexdigest(),
+    }
     (folder / "entry.json").write_text(json.dumps(entry))
 
 
@@ -148,12 +154,16 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
 
 def _check(row: Row, first: Row, classes: list[str]) -> None:
     if not 0 <= row.label < len(classes):
-        raise DataError(f"{row.where}: the label {row.label} is outside the {len(classes)} classes "
-                        f"(0..{len(classes) - 1}). Correct the label or the class names.")
+        raise DataError(
+            f"{row.where}: the label {row.label} is outside the {len(classes)} classes "
+            f"(0..{len(classes) - 1}). Correct the label or the class names."
+        )
     if row.image.shape != first.image.shape:
         (height, width, _), (first_height, first_width, _) = row.image.shape, first.image.shape
-        raise DataError(f"{row.where}: the image is {width}x{height}, but {first.where} is {first_width}x"
-                        f"{first_height}. All images of a data set must have one size: resize them first.")
+        raise DataError(
+            f"{row.where}: the image is {width}x{height}, but {first.where} is {first_width}x"
+            f"{first_height}. All images of a data set must have one size: resize them first."
+        )
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

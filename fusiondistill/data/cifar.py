@@ -44,8 +44,15 @@ class _Layout:
         return (*self.train, *self.test, self.meta)
 
 
-_CIFAR10 = _Layout("CIFAR10", "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",),
-                   "batches.meta", "labels", "label_names")
+_CIFAR10 = _Layout(
+    "CIFAR10",
+    "cifar-10-batches-py",
+    tuple(f"data_batch_{i}" for i in range(1, 6)),
+    ("test_batch",),
+    "batches.meta",
+    "labels",
+    "label_names",
+)
 _CIFAR100 = _Layout("CIFAR100", "cifar-100-python", ("train",), ("test",), "meta", "fine_labels", "fine_label_names")
 
 
@@ -86,7 +93,8 @@ def _download(layout: _Layout, folder: Path) -> None:
         except Exception as error:  # URLError, a time-out, a wrong checksum (RuntimeError), ...
             raise DataError(
                 f"{folder}: {layout.torchvision} is not there, and {official.url} could not be downloaded ({error}). "
-                "Is there a network? Otherwise fetch it elsewhere, unpack it, and give its folder as root.") from error
+                "Is there a network? Otherwise fetch it elsewhere, unpack it, and give its folder as root."
+            ) from error
         archive = unfinished / official.filename
         _take_out(archive, layout, unfinished)
         archive.unlink()
@@ -133,10 +141,18 @@ def _rows(path: Path, label_key: str) -> Iterator[Row]:
 
 
 CIFAR10 = Source(
-    "cifar10", "CIFAR-10, downloaded or read in place", partial(_locate, _CIFAR10), partial(_read, _CIFAR10),
-    mean=(125.3, 123.0, 113.9), std=(63.0, 62.1, 66.7),
+    "cifar10",
+    "CIFAR-10, downloaded or read in place",
+    partial(_locate, _CIFAR10),
+    partial(_read, _CIFAR10),
+    mean=(125.3, 123.0, 113.9),
+    std=(63.0, 62.1, 66.7),
 )
 CIFAR100 = Source(
-    "cifar100", "CIFAR-100 with fine labels, downloaded or read in place", partial(_locate, _CIFAR100),
-    partial(_read, _CIFAR100), mean=(129.3, 124.1, 112.4), std=(68.2, 65.4, 70.4),
+    "cifar100",
+    "CIFAR-100 with fine labels, downloaded or read in place",
+    partial(_locate, _CIFAR100),
+    partial(_read, _CIFAR100),
+    mean=(129.3, 124.1, 112.4),
+    std=(68.2, 65.4, 70.4),
 )

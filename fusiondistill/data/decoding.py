@@ -42,11 +42,15 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise DataError(f"{where}: declares {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}. "
-                                "Resize the images first.")
+                raise DataError(
+                    f"{where}: declares {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}. "
+                    "Resize the images first."
+                )
             if image.mode.startswith(("I", "F")):
-                raise DataError(f"{where}: has more than 8 bits per channel (Pillow mode {image.mode}). "
-                                "Convert the images to 8 bits first.")
+                raise DataError(
+                    f"{where}: has more than 8 bits per channel (Pillow mode {image.mode}). "
+                    "Convert the images to 8 bits first."
+                )
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except DataError:
         raise

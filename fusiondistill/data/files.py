@@ -36,8 +36,9 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}). "
-                        "Set FUSIONDISTILL_CACHE to a folder with room.") from error
+        raise DataError(
+            f"{folder}: cannot be written ({error.strerror or error}). Set FUSIONDISTILL_CACHE to a folder with room."
+        ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

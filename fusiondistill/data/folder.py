@@ -55,8 +55,10 @@ def _rows(mine: list[tuple[str, Path]], label_of: dict[str, int]) -> Iterator[Ro
     for name, path in mine:
         label = label_of.get(name.split("/")[1])
         if label is None:
-            raise DataError(f"{path}: its class {path.parent.name!r} has no folder under train. The classes are "
-                            f"{', '.join(list(label_of)[:20])}.")
+            raise DataError(
+                f"{path}: its class {path.parent.name!r} has no folder under train. The classes are "
+                f"{', '.join(list(label_of)[:20])}."
+            )
         yield Row(decode_image(read_bounded(path), str(path)), label, str(path))
 
 

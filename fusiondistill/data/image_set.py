@@ -121,8 +121,17 @@ class ImageSet:
             raise IndexError(f"rows {int(rows.min())}..{int(rows.max())} of a set of {len(self)} images")
         rows = rows.to(torch.int64).clone()  # not a view of a larger tensor, nor what the caller may change
         positions = rows if self.positions is None else self.positions[rows]
-        return ImageSet(self.name, self._pixels, self._all_labels, self.classes, flip=self.flip, positions=positions,
-                        statistics=self._statistics, fingerprint=self._whole_fingerprint, reload=self._reload)
+        return ImageSet(
+            self.name,
+            self._pixels,
+            self._all_labels,
+            self.classes,
+            flip=self.flip,
+            positions=positions,
+            statistics=self._statistics,
+            fingerprint=self._whole_fingerprint,
+            reload=self._reload,
+        )
 
     def gather(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: a copy, which the caller may write into.
@@ -168,8 +177,10 @@ class ImageSet:
         rank[shuffled] = _rank_within_class(self.labels[shuffled])
         held_out = rank < quota[self.labels]
         if not held_out.any():
-            raise DataError(f"{fraction} of {len(self)} images in {len(self.classes)} classes leaves nothing to "
-                            "validate on: hold out more.")
+            raise DataError(
+                f"{fraction} of {len(self)} images in {len(self.classes)} classes leaves nothing to "
+                "validate on: hold out more."
+            )
         return self.select((~held_out).nonzero().flatten()), self.select(held_out.nonzero().flatten())
 
     def take(self, n: int) -> ImageSet:
@@ -189,8 +200,15 @@ class ImageSet:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as an address where there is one: 600 MB of pixels have no business in a message to a worker."""
         if self._reload is None:
-            return _wrap, (self.name, self._pixels, self._all_labels, self.classes, self._mean_std, self.flip,
-                           self.positions)
+            return _wrap, (
+                self.name,
+                self._pixels,
+                self._all_labels,
+                self.classes,
+                self._mean_std,
+                self.flip,
+                self.positions,
+            )
         load, arguments = self._reload
         return _load_again, (load, arguments, self._whole_fingerprint, self.positions)
 
@@ -213,15 +231,25 @@ def _tensor_digest(*tensors: torch.Tensor, prefix: str = "") -> str:
     return digest.hexdigest()
 
 
-def _wrap(name: str, images: torch.Tensor, labels: torch.Tensor, classes: list[str], statistics: Statistics, flip: bool,
-          positions: torch.Tensor | None) -> ImageSet:
+def _wrap(
+    name: str,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: list[str],
+    statistics: Statistics,
+    flip: bool,
+    positions: torch.Tensor | None,
+) -> ImageSet:
     return ImageSet(name, images, labels, classes, statistics=statistics, flip=flip, positions=positions)
 
 
-def _load_again(load: Callable[..., ImageSet], arguments: tuple[Any, ...], fingerprint: str,
-                positions: torch.Tensor | None) -> ImageSet:
+def _load_again(
+    load: Callable[..., ImageSet], arguments: tuple[Any, ...], fingerprint: str, positions: torch.Tensor | None
+) -> ImageSet:
     whole = load(*arguments)
     if whole.fingerprint != fingerprint:
-        raise DataError(f"{whole.name}: the files on this machine are not those on the sender's ({arguments}). "
-                        "Give every node the same data.")
+        raise DataError(
+            f"{whole.name}: the files on this machine are not those on the sender's ({arguments}). "
+            "Give every node the same data."
+        )
     return whole if positions is None else whole.select(positions)

@@ -88,8 +88,8 @@ def _rows_at_a_time(path: Path, metadata: Any) -> int:
     if metadata.num_rows > MAX_ROWS:
         raise DataError(f"{path}: promises {metadata.num_rows:,} rows, more than the limit of {MAX_ROWS:,}.")
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-    sizes = (group.column(j).total_uncompressed_size for group in groups for j in range(metadata.num_columns))
-    return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(1, *sizes)))
+    sizes = (group.column(j).total_uncompressed_size or 1 for group in groups for j in range(metadata.num_columns))
+    return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(sizes, default=1)))
 
 
 def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...], columns: list[str]) -> str:
@@ -98,8 +98,10 @@ def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...],
             return name
     if len(found) == 1:
         return found[0]
-    raise DataError(f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
-                    f"expected one, or one called {' or '.join(preferred)}.")
+    raise DataError(
+        f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
+        f"expected one, or one called {' or '.join(preferred)}."
+    )
 
 
 def _columns(path: Path, schema: Any) -> tuple[str, str]:
@@ -114,8 +116,10 @@ def _columns(path: Path, schema: Any) -> tuple[str, str]:
 
     images = [field.name for field in schema if is_image(field.type)]
     labels = [field.name for field in schema if types.is_integer(field.type)]
-    return (_column(path, "image (a struct with `bytes`)", images, IMAGE_COLUMNS, schema.names),
-            _column(path, "integer label", labels, LABEL_COLUMNS, schema.names))
+    return (
+        _column(path, "image (a struct with `bytes`)", images, IMAGE_COLUMNS, schema.names),
+        _column(path, "integer label", labels, LABEL_COLUMNS, schema.names),
+    )
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
@@ -179,8 +183,10 @@ def _rows(path: Path) -> Iterator[Row]:
                 where = f"{path}, row {row}"
                 data = cell.as_py()
                 if not data or len(data) > MAX_FILE_BYTES:
-                    raise DataError(f"{where}: column {image!r} holds {len(data or b''):,} image bytes, allowed are 1 "
-                                    f"to {MAX_FILE_BYTES:,}. The pixels themselves must be in the file, not a path.")
+                    raise DataError(
+                        f"{where}: column {image!r} holds {len(data or b''):,} image bytes, allowed are 1 "
+                        f"to {MAX_FILE_BYTES:,}. The pixels themselves must be in the file, not a path."
+                    )
                 if number is None:
                     raise DataError(f"{where}: column {label!r} holds no label.")
                 yield Row(decode_image(data, where), number, where)

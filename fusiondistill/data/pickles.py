@@ -71,10 +71,15 @@ class _Name:
 
 
 class _Unpickler(pickle._Unpickler):
-    ALLOWED = frozenset({
-        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
-        ("numpy", "dtype"), ("_codecs", "encode"),
-    })
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
@@ -103,6 +108,8 @@ def read_pickle(data: bytes, where: str) -> dict[str, Any]:
         values = [value.array if isinstance(value, _Array) else value for value in loaded.values()]
     except Exception as error:  # damaged pickles raise nearly everything
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{where}: not a file of the CIFAR archives ({reason}). Nothing in it was run. "
-                        "Fetch the archive again from its official place.") from error
+        raise DataError(
+            f"{where}: not a file of the CIFAR archives ({reason}). Nothing in it was run. "
+            "Fetch the archive again from its official place."
+        ) from error
     return dict(zip(keys, values, strict=True))

@@ -117,8 +117,10 @@ def _read(source: Source, files: Files, split: str, known_by: str) -> Contents:
     def checked() -> Iterator[Row]:
         yield from rows
         if signature(source, files) != known_by:
-            raise DataError(f"the files of {source.name} changed while they were read: "
-                            f"{', '.join(str(path) for path in list(files.values())[:3])}. Try again.")
+            raise DataError(
+                f"the files of {source.name} changed while they were read: "
+                f"{', '.join(str(path) for path in list(files.values())[:3])}. Try again."
+            )
 
     return Contents(classes, checked())
 

@@ -32,8 +32,13 @@ def _locate(root: Root) -> dict[str, Path]:
             return {"tiny-imagenet.zip": path}
     for folder in (base, base / FOLDER):
         if (folder / "wnids.txt").is_file():
-            listed = [folder / "wnids.txt", folder / "words.txt", folder / ANNOTATIONS,
-                      *folder.glob("train/*/images/*"), *folder.glob("val/images/*")]
+            listed = [
+                folder / "wnids.txt",
+                folder / "words.txt",
+                folder / ANNOTATIONS,
+                *folder.glob("train/*/images/*"),
+                *folder.glob("val/images/*"),
+            ]
             return {path.relative_to(folder).as_posix(): path for path in listed if path.is_file()}
     raise DataError(f"{base}: holds neither {FOLDER}.zip nor a wnids.txt. Fetch {ADDRESS} and give it as root.")
 
@@ -86,8 +91,9 @@ def _read(files: Files, split: str) -> Contents:
     return Contents([words.get(wnid, wnid) for wnid in wnids], _rows(files, listing, wnids))
 
 
-def _rows(files: Files, listing: Callable[[_Tree, list[str]], Iterator[tuple[str, int]]],
-          wnids: list[str]) -> Iterator[Row]:
+def _rows(
+    files: Files, listing: Callable[[_Tree, list[str]], Iterator[tuple[str, int]]], wnids: list[str]
+) -> Iterator[Row]:
     with _tree(files) as tree:
         for name, label in listing(tree, wnids):
             where = tree.where(name)
@@ -115,12 +121,18 @@ def _validation(tree: _Tree, wnids: list[str]) -> Iterator[tuple[str, int]]:
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for number, fields in enumerate(tree.lines(ANNOTATIONS), start=1):
         if len(fields) < 2 or fields[1] not in label_of or "/" in fields[0]:
-            raise DataError(f"{tree.where(ANNOTATIONS)}, line {number}: expected an image's name, a tab and a class of "
-                            f"wnids.txt, found {' '.join(fields)[:80]!r}.")
+            raise DataError(
+                f"{tree.where(ANNOTATIONS)}, line {number}: expected an image's name, a tab and a class of "
+                f"wnids.txt, found {' '.join(fields)[:80]!r}."
+            )
         yield f"val/images/{fields[0]}", label_of[fields[1]]
 
 
 TINY_IMAGENET = Source(
-    "tiny_imagenet", "Tiny ImageNet in its official layout (root: zip or folder)", _locate, _read,
-    mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375),
+    "tiny_imagenet",
+    "Tiny ImageNet in its official layout (root: zip or folder)",
+    _locate,
+    _read,
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
 )

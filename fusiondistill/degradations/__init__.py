@@ -6,8 +6,8 @@ distribution. :func:`register` adds one's own. :func:`reference_degrade` is the 
 """
 
 from fusiondistill.degradations import (  # noqa: F401  the order here is the order of DEGRADATIONS
-    jpeg,
     blur,
+    jpeg,
     noise,
     saltpepper,
 )

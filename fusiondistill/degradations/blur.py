@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-import torch
 import numpy as np
+import torch
 
 from fusiondistill.degradations import fields
 from fusiondistill.degradations.registry import register

@@ -33,7 +33,12 @@ def _chunk(image, out, first, key, level, values, slopes, buffers):  # type: ign
 
 @compiled("void(int64, int64, uint8[:,::1], uint8[:,::1], int64[::1], int64[::1], int32[::1], int32[::1])")
 def _noise(start, stop, images, out, levels, keys, values, slopes):  # type: ignore[no-untyped-def]
-    buffers = (np.empty(CHUNK, np.int32), np.empty(CHUNK, np.int32), np.empty(CHUNK, np.int32), np.empty(CHUNK, np.int32))
+    buffers = (
+        np.empty(CHUNK, np.int32),
+        np.empty(CHUNK, np.int32),
+        np.empty(CHUNK, np.int32),
+        np.empty(CHUNK, np.int32),
+    )
     for b in range(start, stop):
         level = np.int32(levels[b])
         for first in range(0, images.shape[1], CHUNK):

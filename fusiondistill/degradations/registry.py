@@ -44,9 +44,7 @@ class Degradation:
     wants: frozenset[str]
 
 
-def register(
-    name: str, levels: range, *, unseen: bool = True, replace: bool = False
-) -> Callable[[Function], Function]:
+def register(name: str, levels: range, *, unseen: bool = True, replace: bool = False) -> Callable[[Function], Function]:
     """Make a function a degradation, known everywhere by its name: training, evaluation, plots, command line.
 
     Args:

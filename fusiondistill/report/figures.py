@@ -142,7 +142,7 @@ class Pictures:
 
     def _trials(self, trials: pa.Table) -> Iterator[Picture]:
         rows = [row for row in trials.to_pylist() if row.get("validation") is not None]
-        panels = [(name, [_number(row[name]) for row in rows]) for name in dimensions(trials)]
+        panels = [(printable(name), [_number(row[name]) for row in rows]) for name in dimensions(trials)]
         if not rows or not panels:
             return
         stopped = [bool(row.get("stopped")) for row in rows]
