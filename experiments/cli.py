@@ -155,15 +155,13 @@ def _headline(prepared: Any) -> str:
 
 
 def _print_end(prepared: Any) -> None:
-    from experiments import runner
-    from fusiondistill.report import table_lines
+    from experiments import results
 
-    table, page = runner.finish(prepared)
-    if table.num_rows:
-        click.echo("")
-        for line in table_lines(table):
-            click.echo(line)
-    click.echo(f"\nreport: {page}")
+    table = results.write_results(prepared.store)
+    click.echo("")
+    for line in results.table_lines(prepared.store, table):
+        click.echo(line)
+    click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
 
 
 def _print_rankings(prepared: Any) -> None:
@@ -233,15 +231,12 @@ def report_verb(store: str) -> None:
     """Rebuild results.parquet and the report from a store; works while a run is still going."""
     from experiments import results
     from experiments.store import Store
-    from fusiondistill.report import table_lines
 
     place = Store(store)
     table = results.write_results(place)
-    page = results.write_report(place, table)
-    if table.num_rows:
-        for line in table_lines(table):
-            click.echo(line)
-    click.echo(f"\nreport: {page}")
+    for line in results.table_lines(place, table):
+        click.echo(line)
+    click.echo(f"\nreport: {results.write_report(place, table)}")
 
 
 @_verb("evaluate", "fusiondistill evaluate runs/quickstart/base-0123456789abcdef --data digits --every 5")

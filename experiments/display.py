@@ -77,6 +77,8 @@ class Display:
             self.say(f"{self._clock()} {name}: FAILED\n{event.facts['error']}")
             return
         done = self.total - len(self.missing)
+        if stage.kind == "evaluate" and not self._due_evaluation():
+            return
         detail = f" ({_progress(facts)})" if facts else ""
         self.say(f"{self._clock()} {name}: done{detail}; {done} of {self.total} stages, {self._left()}")
 
@@ -87,6 +89,14 @@ class Display:
             self.spoken[event.digest] = now
             return "resumed" in event.facts or event.facts.get("epoch", 1) > 0
         return False
+
+    def _due_evaluation(self) -> bool:
+        """Evaluations are many and short: a line every few seconds, and one for the last."""
+        now = time.monotonic()
+        if now - self.spoken.get("evaluate", 0.0) < 5 and self.missing:
+            return False
+        self.spoken["evaluate"] = now
+        return True
 
     def _clock(self) -> str:
         return time.strftime("%H:%M:%S")

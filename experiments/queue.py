@@ -38,6 +38,7 @@ class StageQueue:
         self.running: dict[str, tuple[float, Stage]] = {}
         self.waiting: set[str] = set()
         self.attempts: dict[str, int] = {}
+        self.assigned: set[str] = set()
         self.events: list[Event] = []
         self.last_news = time.monotonic()
 
@@ -48,7 +49,8 @@ class StageQueue:
         self.last_news = time.monotonic()
 
     def assign(self, worker: str, priority: float, stage: Stage) -> None:
-        """Note a stage that gets workers of its own."""
+        """Note a stage that gets workers of its own. No pulling worker can do it, so it is not requeued when lost."""
+        self.assigned.add(stage.digest)
         self._start(worker, priority, stage)
 
     def take(self, worker: str, trains: bool) -> Stage | Literal["wait", "leave"]:
@@ -83,16 +85,20 @@ class StageQueue:
         del self.running[worker]
         if error is None:
             self._tell("done", digest, worker)
-        elif retry and self.attempts[digest] < self.attempts_allowed:
+        elif retry and digest not in self.assigned and self.attempts[digest] < self.attempts_allowed:
             self._tell("lost", digest, worker, error=error)
             self.offer([entry])
         else:
             self._tell("failed", digest, worker, error=error)
 
-    def lose(self, prefix: str) -> None:
-        """The workers of this name, or of this group, are gone: what they were at is tried again or given up."""
-        self.waiting = {w for w in self.waiting if not w.startswith(prefix)}
-        for worker in [w for w in self.running if w.startswith(prefix)]:
+    def lose(self, name: str) -> None:
+        """A worker, or a group (its name ends in /), is gone: what it was at is tried again or given up."""
+
+        def gone(worker: str) -> bool:
+            return worker == name or (name.endswith("/") and worker.startswith(name))
+
+        self.waiting = {w for w in self.waiting if not gone(w)}
+        for worker in [w for w in self.running if gone(w)]:
             digest = self.running[worker][1].digest
             tries = self.attempts[digest]
             self.finish(worker, digest, f"its worker {worker} was lost (attempt {tries})", retry=True)

@@ -120,6 +120,20 @@ def write_results(store: Store) -> pa.Table:
     return table
 
 
+def expected(plans: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods and degradations that the plans are to give, stored or not."""
+    rows = [row for plan in plans for row in plan["rows"]]
+    return tuple(dict.fromkeys(r["method"] for r in rows)), tuple(dict.fromkeys(r["degradation"] for r in rows))
+
+
+def table_lines(store: Store, results: pa.Table) -> list[str]:
+    """The table for a terminal; what is not stored yet is shown as missing."""
+    from fusiondistill import report
+
+    methods, degradations = expected(plans(store))
+    return report.table_lines(results, methods=methods, degradations=degradations)
+
+
 def _stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Curves, trials and fusion facts of all stored stages, in the report's form."""
     curves: list[dict[str, Any]] = []
@@ -208,9 +222,11 @@ def write_report(store: Store, results: pa.Table) -> str:
     tables: dict[str, Any] = {
         name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(store, known).items()
     }
-    degradations = tuple(dict.fromkeys(d for plan in known for d in plan["config"]["degradations"]))
+    methods, degradations = expected(known)
     with tempfile.TemporaryDirectory() as folder:
-        files = report.write(folder, results, **tables, facts=_facts(store, known), degradations=degradations)
+        files = report.write(
+            folder, results, **tables, facts=_facts(store, known), methods=methods, degradations=degradations
+        )
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
     return store.path("report", Path(files[0]).name)

@@ -13,7 +13,7 @@ from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.config import Config
 
-__all__ = ["Prepared", "finish", "prepare", "run"]
+__all__ = ["Prepared", "check_data", "cost", "evaluate_checkpoints", "prepare", "run"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     plan = build(config, found, lambda d: DEGRADATIONS[d].levels, plugins=digests)
     place = Store(store or f"runs/{config.experiment}")
     stored, damage = place.stored(plan.stages)
-    root = str(Path(config.data.root).absolute()) if config.data.root else None
-    where = place.location if "://" in place.location else str(Path(place.location).absolute())
+    root = str(Path(config.data.root).expanduser().absolute()) if config.data.root else None
+    where = place.location if "://" in place.location else str(Path(place.location).expanduser().absolute())
     context = Context(where, root, config.evaluation.batch_size, plugins)
     return Prepared(config, plan, place, context, stored, damage)
 
@@ -92,14 +92,6 @@ def run(prepared: Prepared, display: Any, command: str) -> Any:
 
     with connected() as ray:
         return drive(ray, plan, store, prepared.context, stored, display.note)
-
-
-def finish(prepared: Prepared) -> tuple[Any, str]:
-    """Rebuild ``results.parquet`` and the report; returns the table and the page's path."""
-    from experiments import results
-
-    table = results.write_results(prepared.store)
-    return table, results.write_report(prepared.store, table)
 
 
 def _machine() -> str:

@@ -32,6 +32,8 @@ class Batch:
         slices: where each degradation's images are within B.
         share: this worker's images as a multiple of the mean over all workers; a loss that is a mean over B must be
             multiplied by it before gradients are averaged over workers.
+        weight: how many images this worker answers for in sums over all workers: B, or less where every worker does
+            the same images.
     """
 
     student: torch.Tensor
@@ -39,6 +41,7 @@ class Batch:
     labels: torch.Tensor
     slices: list[slice]
     share: float
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,12 @@ class Pipeline:
             for name in names
         ]
         for start in range(0, len(self.images), self.batch_size):
-            parts, share = [], 1.0
+            parts, share, total = [], 1.0, 0
             for name, order in zip(names, orders, strict=True):
                 mine, share = self._shard(order[start : start + self.batch_size])
                 parts.append(self._views(mine, name, epoch))
-            yield self._join(parts, share)
+                total += len(order[start : start + self.batch_size])
+            yield self._join(parts, share, share * total / self.world_size)
 
     @cached_property
     def _resident(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +151,9 @@ class Pipeline:
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
         return normalise(images, self.images.mean, self.images.std)
 
-    def _join(self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float) -> Batch:
+    def _join(
+        self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float, weight: float
+    ) -> Batch:
         slices, start = [], 0
         for student, _, _ in parts:
             slices.append(slice(start, start + len(student)))
@@ -160,6 +166,7 @@ class Pipeline:
             labels=torch.cat([labels for _, _, labels in parts]),
             slices=slices,
             share=share,
+            weight=weight,
         )
 
 

@@ -121,7 +121,7 @@ def _read(filesystem: FileSystem, path: str) -> bytes | None:
     try:
         with filesystem.open_input_stream(path) as stream:
             return bytes(stream.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -257,14 +257,14 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
 
 def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     import io
-    import pickle
 
     import torch
 
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{source} cannot be read as plain weights: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged bytes end in anything: IndexError, struct.error, AssertionError, ...
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from fusiondistill.config import PAPER_DEGRADATIONS, Config, with_keys
+from fusiondistill.config import DEFAULTS, PAPER_DEGRADATIONS, ROLES, Config, Recipe, with_keys
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "parse"]
 
@@ -56,7 +57,7 @@ def find(name: str) -> Path:
     if path.is_file():
         return path
     shipped = _shipped()
-    if path.stem in shipped and (path.suffix in ("", ".yaml")) and len(path.parts) <= 2:
+    if path.stem in shipped and path.suffix in ("", ".yaml") and path.parent in (Path(), Path("configs")):
         return shipped[path.stem]
     if path.is_dir():
         message = "is a folder; give a YAML file"
@@ -108,6 +109,8 @@ def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(source, [Mistake("", f"not valid YAML: {problem}", mark.line + 1 if mark else 1)]) from error
+    except ValueError as error:  # a date or a number that looks like one and is none
+        raise ConfigError(source, [Mistake("", f"not valid YAML: {error}", 1)]) from error
     except RecursionError as error:
         raise ConfigError(source, [Mistake("", "nested too deeply", 1)]) from error
     if not isinstance(content, dict):
@@ -120,8 +123,9 @@ def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        found += [_explain(problem, lines) for problem in error.errors()]
-    found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in _cross_check(content, config)]
+        explained = [_explain(problem, lines) for problem in error.errors()]
+        found += {m.key: m for m in reversed(explained)}.values()  # of a choice of types the first speaks
+    found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in _cross_check(content)]
     if found or config is None:
         raise ConfigError(source, found)
     return config
@@ -154,6 +158,7 @@ def _walk(node: yaml.Node, location: Location, lines: dict[Location, int | None]
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _mistaken(key, "a key must be plain text")
+            key.tag = "tag:yaml.org,2002:str"  # also what YAML takes for a number or a truth value
             if key.value in seen:
                 raise _mistaken(key, f"{key.value!r} is given twice")
             seen.add(key.value)
@@ -179,8 +184,8 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
             return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
     try:
         place[location[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        return Mistake(dotted, f"not a YAML value: {error}", None)
+    except (yaml.YAMLError, ValueError) as error:
+        return Mistake(dotted, f"not a YAML value: {getattr(error, 'problem', None) or error}", None)
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None
@@ -201,10 +206,9 @@ def _fields_at(location: Location) -> list[str]:
     for part in location:
         fields = getattr(model, "model_fields", {})
         if part not in fields:
-            candidates = [a for a in _arguments(model) if _is_model(a)]
-        else:
-            annotation = fields[part].annotation
-            candidates = [a for a in (annotation, *_arguments(annotation)) if _is_model(a)]
+            continue  # the key of a mapping, whose values are this model
+        annotation = fields[part].annotation
+        candidates = [a for a in (annotation, *_arguments(annotation)) if _is_model(a)]
         if not candidates:
             return []
         model = candidates[0]
@@ -240,36 +244,30 @@ def _explain(problem: Any, lines: Mapping[Location, int | None]) -> Mistake:
     return Mistake(".".join(map(str, location)), message, _line(location, lines))
 
 
-def _cross_check(raw: dict[str, Any], config: Config | None) -> Iterable[tuple[Location, str]]:
+def _cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     """Rules between keys. They read the raw content, so that they speak up beside other mistakes."""
-    data = raw.get("data") if isinstance(raw.get("data"), dict) else {}
-    assert isinstance(data, dict)
-    name = data.get("name", "digits")
+    name = _at(raw, "data", "name")
     paper = raw.get("protocol") == "paper"
     if isinstance(name, str) and not raw.get("plugins"):
         if name not in _SOURCES:
             yield ("data", "name"), f"no data set {name!r}{_close(name, _SOURCES)}"
-        elif name in _NEEDS_ROOT and not data.get("root"):
+        elif name in _NEEDS_ROOT and not _at(raw, "data", "root"):
             yield ("data",), f"{name} needs root: the folder or file that holds the images"
     if paper and raw.get("search"):
         yield ("search",), "not under protocol paper: it has no validation split of its own for a search to look at"
     if raw.get("select") == "test" and not paper:
         yield ("select",), "test is a leak, admitted under protocol: paper only"
     yield from _check_names(raw)
-    if config is not None:
-        yield from _check_values(config)
+    yield from _check_values(raw)
 
 
 def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     names = raw.get("degradations")
     if isinstance(names, list) and not raw.get("plugins"):
-        unknown = [(i, n) for i, n in enumerate(names) if isinstance(n, str) and n not in PAPER_DEGRADATIONS]
-        if unknown:
-            from fusiondistill.degradations import DEGRADATIONS
-
-            for i, n in unknown:
-                if n not in DEGRADATIONS:
-                    yield ("degradations", i), f"no degradation {n!r}{_close(n, tuple(DEGRADATIONS))}"
+        known = _known_degradations()
+        for i, n in enumerate(names):
+            if isinstance(n, str) and n not in known:
+                yield ("degradations", i), f"no degradation {n!r}{_close(n, known)}"
     model = raw.get("model")
     name = model.get("name") if isinstance(model, dict) else None
     if isinstance(name, str):
@@ -278,30 +276,72 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             if int(depth[1]) < 8 or int(depth[1]) % 6 != 2:
                 yield ("model", "name"), f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110), not {depth[1]}"
         else:
-            import torchvision.models
-
-            known = torchvision.models.list_models(module=torchvision.models)
+            known = ("cifar_resnet56", *_known_torchvision_models())
             if name not in known:
-                yield ("model", "name"), f"no model {name!r}{_close(name, ('cifar_resnet56', *known), listed=False)}"
+                yield ("model", "name"), f"no model {name!r}{_close(name, known, listed=False)}"
 
 
-def _check_values(config: Config) -> Iterable[tuple[Location, str]]:
-    if config.held_out == 0 and config.epoch_choice == "validation":
+def _known_degradations() -> tuple[str, ...]:
+    """The registered names, read off the source: importing it costs torch, and seconds before a typo is reported."""
+    folder = Path(__file__).parent / "degradations"
+    found = [re.findall(r'^@register\("(\w+)"', path.read_text(), re.M) for path in sorted(folder.glob("*.py"))]
+    return tuple(dict.fromkeys([*PAPER_DEGRADATIONS, *(name for names in found for name in names)]))
+
+
+def _known_torchvision_models() -> tuple[str, ...]:
+    """What ``torchvision.models.list_models(module=torchvision.models)`` gives, again without the import."""
+    spec = importlib.util.find_spec("torchvision")
+    folder = Path(next(iter(spec.submodule_search_locations or ()))) / "models" if spec else Path()
+    pattern = re.compile(r"^@register_model\(\)\n(?:.*\n)*?def (\w+)", re.M)
+    return tuple(sorted(name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())))
+
+
+def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    paper, search = raw.get("protocol") == "paper", raw.get("search")
+    held_out = _at(raw, "data", "validation")
+    if held_out is None:
+        held_out = 0 if paper else 0.1
+    if held_out == 0 and (raw.get("select") or ("test" if paper else "validation")) == "validation":
         yield ("data", "validation"), "is 0, so there is nothing to select on: give a fraction, or select: last"
-    if config.search:
-        if config.held_out == 0 and config.protocol != "paper":
-            yield ("search",), "needs a validation split: data.validation is 0"
-        for key in config.search.space:
-            try:
-                with_keys(config.fusiondistill, {key: None})
-            except KeyError:
-                known = _dotted(config.fusiondistill.model_dump())
-                yield ("search", "space", key), f"is no key of the recipe{_close(key, tuple(known))}"
-            except ValidationError:
-                pass
-    gpus = config.resources.gpus_per_worker or 0
-    if gpus > 1 and gpus % 1:
+    if held_out == 0 and search and not paper:
+        yield ("search",), "needs a validation split: data.validation is 0"
+    space = _at(raw, "search", "space")
+    for key, dimension in space.items() if isinstance(space, dict) else ():
+        if problem := _space_problem(key, dimension):
+            yield ("search", "space", key), problem
+    for role in ROLES:
+        given = _at(raw, role, "checkpoint")
+        for name in given if isinstance(given, dict) else ():
+            known = raw.get("degradations", PAPER_DEGRADATIONS)
+            if role != "expert":
+                yield (role, "checkpoint"), "a mapping from degradations is for experts; give one file"
+            elif isinstance(known, list | tuple) and name not in known:
+                yield (role, "checkpoint", name), f"is none of the degradations{_close(name, tuple(map(str, known)))}"
+    gpus = _at(raw, "resources", "gpus_per_worker")
+    if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def _at(raw: dict[str, Any], section: str, key: str) -> Any:
+    """A value of a section, None where there is no such thing."""
+    content = raw.get(section)
+    return content.get(key) if isinstance(content, dict) else None
+
+
+def _space_problem(key: str, dimension: Any) -> str | None:
+    """What is wrong with a dimension: no key of the recipe, or an end that the key does not admit."""
+    recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
+    forms = dimension if isinstance(dimension, dict) else {}
+    for value in (None, *(value for values in forms.values() if isinstance(values, list) for value in values)):
+        try:
+            with_keys(recipe, {key: value})
+        except KeyError:
+            return f"is no key of the recipe{_close(key, tuple(_dotted(recipe.model_dump())))}"
+        except ValidationError as error:
+            for problem in error.errors():
+                if value is not None and ".".join(map(str, problem["loc"])) == key:
+                    return f"cannot be {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return None
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -314,4 +354,4 @@ def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
 def _close(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return hint + (f" known: {', '.join(known)}" if listed and not close else "")
+    return hint + (f"; known: {', '.join(known)}" if listed and not close else "")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
 from fusiondistill.config import Recipe
@@ -144,10 +145,9 @@ class _Loop:
         first_bad = torch.full((), never, dtype=torch.int64, device=self.device)
         for step, batch in enumerate(self.pipeline.epoch(epoch)):
             logits, loss, terms = self._step(batch)
-            count = len(batch.labels)
-            right = (logits.argmax(1) == batch.labels).sum()
-            means = torch.stack([loss.detach(), *(terms[n] for n in names[3:])]).double()
-            sums += torch.cat([torch.stack([right.new_tensor(count), right]).double(), means * count])
+            right = (logits.argmax(1) == batch.labels).double().mean()
+            means = [torch.ones_like(right), right, loss.detach(), *(terms[n] for n in names[3:])]
+            sums += torch.stack([mean.double() for mean in means]) * batch.weight
             first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step + 1))
         if self.pipeline.world_size > 1:
             distributed.all_reduce(sums)
@@ -192,7 +192,7 @@ class _Loop:
         self, before: Progress, epoch: int, row: dict[str, float], validation: Validation | None, began: float
     ) -> Progress:
         """Validate, pick the best epoch so far, and copy the state."""
-        state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
+        state = {name: _copied(tensor) for name, tensor in self.model.state_dict().items()}
         score = float("inf")
         if validation:
             accuracies = validation(self.model)
@@ -203,13 +203,18 @@ class _Loop:
         return Progress(
             epoch=epoch + 1,
             model=state,
-            optimizer=self.optimizer.state_dict(),
+            optimizer=tree_map_only(torch.Tensor, _copied, self.optimizer.state_dict()),
             scaler=self.scaler.state_dict(),
             best=state if better else before.best,
             best_epoch=epoch + 1 if better else before.best_epoch,
             best_score=score if better else before.best_score,
             rows=[*before.rows, row],
         )
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU, so that any machine can go on from it."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

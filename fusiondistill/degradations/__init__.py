@@ -2,15 +2,17 @@
 
 ``degrade(images, "blur", levels, seed=0)`` is the whole interface. The paper's four (:data:`PAPER_DEGRADATIONS`) are
 what training and evaluation use unless told otherwise; the others are *unseen*: for evaluation outside the training
-distribution. :func:`register` adds one's own. :func:`reference_degrade` is the slow twin through imagedegrade.
+distribution. :func:`register` and :func:`compose` add one's own. :func:`reference_degrade` is the slow twin through
+imagedegrade.
 """
 
-from fusiondistill.degradations import (  # noqa: F401  the order here is the order of DEGRADATIONS
-    blur,
-    jpeg,
-    noise,
-    saltpepper,
-)
+# isort: off  Importing a module registers its degradation, and the order here is the order of DEGRADATIONS.
+from fusiondistill.degradations import jpeg, blur, noise, saltpepper  # noqa: F401
+from fusiondistill.degradations import motion_blur, defocus, pixelate, contrast, brightness  # noqa: F401
+from fusiondistill.degradations import speckle, impulse, haze  # noqa: F401
+
+# isort: on
+from fusiondistill.degradations.composition import compose
 from fusiondistill.degradations.operator import degrade
 from fusiondistill.degradations.reference import reference_degrade
 from fusiondistill.degradations.registry import DEGRADATIONS, PAPER_DEGRADATIONS, Degradation, find, register
@@ -19,6 +21,7 @@ __all__ = [
     "DEGRADATIONS",
     "PAPER_DEGRADATIONS",
     "Degradation",
+    "compose",
     "degrade",
     "find",
     "reference_degrade",

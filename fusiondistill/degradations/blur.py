@@ -9,6 +9,7 @@ import torch
 
 from fusiondistill.degradations import fields
 from fusiondistill.degradations.registry import register
+from fusiondistill.degradations.tensors import in_pieces
 
 __all__ = ["blur"]
 
@@ -47,18 +48,18 @@ def blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 
 def tensor_blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """The same in tensor operations, for any device; in halves, to stay within 16 times the batch's memory.
+    """The same in tensor operations, for any device.
 
     Product and sum are separate operations, so that no GPU contracts them to a fused multiply-add: on a flat image
     everything hangs on rounding just below a whole number. Weights beyond an image's own radius are zero, and adding
     zero is exact, so one loop serves all levels of the batch.
     """
-    out = torch.empty_like(images)
-    half = max(1, len(images) // 2)
-    for part in (slice(0, half), slice(half, None)):
-        columns = weights(images.device)[levels[part]].view(-1, RADIUS + 1, 1, 1, 1)
-        out[part] = _pass(_pass(images[part], columns, 2), columns, 3)
-    return out
+    return in_pieces(_both_passes, 2, images, weights(images.device)[levels])
+
+
+def _both_passes(images: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    columns = columns.view(-1, RADIUS + 1, 1, 1, 1)
+    return _pass(_pass(images, columns, 2), columns, 3)
 
 
 def _pass(images: torch.Tensor, columns: torch.Tensor, axis: int) -> torch.Tensor:

@@ -8,6 +8,8 @@ tensors here and the compiled twins in ``field_kernels.py`` agree to the bit, on
 from __future__ import annotations
 
 import functools
+import importlib.util
+import itertools
 from collections.abc import Callable
 from statistics import NormalDist
 
@@ -67,7 +69,7 @@ def normal_tables(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     pieces = 24 << _STEP_BITS
     edges = [2.0 ** (i >> _STEP_BITS) * (1 + (i & 63) / 64) / 2.0**25 for i in range(pieces + 1)]
     values = [round(-normal.inv_cdf(p) * (1 << SCALE_BITS)) for p in edges]
-    slopes = [b - a for a, b in zip(values, values[1:], strict=False)]
+    slopes = [b - a for a, b in itertools.pairwise(values)]
     tables = torch.tensor([values[:-1], slopes], dtype=torch.int32).to(device, non_blocking=True)
     return tables[0], tables[1]
 
@@ -100,10 +102,7 @@ def normal(bits: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def cpu_kernels(module: str) -> Callable[..., None] | None:
     """The compiled CPU kernel ``module.run``, or None where numba is missing: then the tensor operations do it."""
-    import importlib
-
-    try:
-        import numba  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("numba") is None:
         return None
-    return importlib.import_module(f"fusiondistill.degradations.{module}").run  # type: ignore[no-any-return]
+    from_module: Callable[..., None] = importlib.import_module(f"fusiondistill.degradations.{module}").run
+    return from_module

@@ -13,6 +13,7 @@ import torch
 from fusiondistill.degradations import fields
 from fusiondistill.degradations import jpeg_arithmetic as arithmetic
 from fusiondistill.degradations.registry import register
+from fusiondistill.degradations.tensors import in_pieces
 
 __all__ = ["jpeg"]
 
@@ -29,13 +30,8 @@ def jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 
 def tensor_jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """The same in tensor operations, for any device; in quarters, to stay within 16 times the batch's memory."""
-    out = torch.empty_like(images)
-    tables = _tables(images.device)[levels]
-    step = max(1, -(-len(images) // 4))
-    for start in range(0, len(images), step):
-        part = slice(start, start + step)
-        out[part] = _round_trip(images[part], tables[part])
+    """The same in tensor operations, for any device."""
+    out = in_pieces(_round_trip, 4, images, _tables(images.device)[levels])
     return torch.where((levels == arithmetic.CLEAN).view(-1, 1, 1, 1), images, out)
 
 
@@ -143,8 +139,7 @@ def _quantise(coefficients: torch.Tensor, table: torch.Tensor) -> None:
 
 def _double(small: torch.Tensor) -> torch.Tensor:
     """Chroma at its full size again ("fancy upsampling"): weights 3/4 and 1/4 each way, int32 [B,2,2h,2w]."""
-    height, width = small.shape[2:]
-    if width <= 2:  # libjpeg only repeats the values of so small an image.
+    if small.shape[3] <= 2:  # libjpeg only repeats the values of so small an image.
         return small.to(torch.int32).repeat_interleave(2, 2).repeat_interleave(2, 3)
     tall = _interleave(_near_and_far(small.to(torch.int32), 2), 2)
     before, after = _near_and_far(tall, 3)

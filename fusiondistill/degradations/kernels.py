@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,9 +28,9 @@ def compiled(signature: str) -> Callable[[Callable[..., None]], Callable[..., No
     def build(function: Callable[..., None]) -> Callable[..., None]:
         options = {"nogil": True, "error_model": "numpy"}
         try:
-            return numba.njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, cache=True, **options)(function)
         except (RuntimeError, OSError):
-            return numba.njit(signature, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(signature, **options)(function)
 
     return build
 
@@ -46,5 +47,5 @@ def over_batch(kernel: Callable[..., None], batch: int, *arguments: Any) -> None
         return
     cuts = [batch * part // threads for part in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        for future in [pool.submit(kernel, a, b, *arguments) for a, b in zip(cuts, cuts[1:], strict=False)]:
+        for future in [pool.submit(kernel, a, b, *arguments) for a, b in itertools.pairwise(cuts)]:
             future.result()

@@ -6,6 +6,7 @@ import torch
 
 from fusiondistill.degradations import fields
 from fusiondistill.degradations.registry import register
+from fusiondistill.degradations.tensors import in_pieces
 
 __all__ = ["noise"]
 
@@ -27,13 +28,13 @@ def noise(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> 
 
 
 def tensor_noise(images: torch.Tensor, levels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """The same in tensor operations, for any device; in halves, to stay within 16 times the batch's memory."""
-    out = torch.empty_like(images)
-    half = max(1, len(images) // 2)
-    for part in (slice(0, half), slice(half, None)):
-        z = fields.normal(fields.random_bits(keys[part], images[0].numel()))
-        z *= levels[part, None].to(torch.int32)
-        z >>= fields.SCALE_BITS
-        z += images[part].flatten(1)
-        out[part] = z.clamp_(0, 255).view_as(out[part])
-    return out
+    """The same in tensor operations, for any device."""
+    return in_pieces(_add, 2, images, levels, keys)
+
+
+def _add(images: torch.Tensor, levels: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    z = fields.normal(fields.random_bits(keys, images[0].numel()))
+    z *= levels[:, None].to(torch.int32)
+    z >>= fields.SCALE_BITS
+    z += images.flatten(1)
+    return z.clamp_(0, 255).to(torch.uint8).view_as(images)

@@ -96,6 +96,8 @@ def trials_section(trials: pa.Table, pictures: Sequence[Picture]) -> Markup:
         "temperature, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on "
         "top."
     )
+    if {"ce", "feature", "kd"} <= set(names):
+        text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
     return element(
         "section",
         element("h2", "Search"),
@@ -116,8 +118,9 @@ def fusion_section(fusion: pa.Table) -> Markup:
     ]
     text = (
         "Distance is how far fine-tuning moved an expert from the base, |expert - base| / |base| over all weights, "
-        "without unit. The barrier is how much higher the loss gets on the straight way between networks than at its "
-        "ends; near 0 they lie in one valley, where averaging is safe. Mean over n seeds ± half the 95 % interval."
+        "without unit. The barrier is the cross-entropy of the merged network minus the mean of the experts', on degraded "
+        "images that none of them was trained on (training images where nothing is held out), in nats: near 0 or below, "
+        "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
     return element(
         "section",

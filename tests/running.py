@@ -1,0 +1,71 @@
+"""Starting the real command line on a small experiment, for the tests that need a whole run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TINY = """
+experiment: tiny
+seeds: [0]
+data: {name: digits, train_images: 300, test_images: 61}
+model: {name: cifar_resnet8}
+base: {epochs: 2, batch_size: 32}
+expert: {epochs: 2, batch_size: 32}
+scratch: {epochs: 1, batch_size: 32}
+vanilla: {epochs: 1, batch_size: 32}
+fusing: {epochs: 1, batch_size: 32}
+fusiondistill: {epochs: 2, batch_size: 32, loss: {kd: 0.5}}
+search:
+  trials: 3
+  epochs: 1
+  scheduler: none
+  space: {loss.kd: {loguniform: [0.1, 1.0]}, loss.temperature: {uniform: [1, 8]}}
+evaluation: {every: 25}
+"""
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """The environment of a run: one thread, a cache of its own, no cluster but its own."""
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return {**kept, "FUSIONDISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+    """``fusiondistill ...`` with this interpreter."""
+    return [sys.executable, *options, "-c", "from experiments.cli import main; main()", *arguments]
+
+
+def fusiondistill(
+    *arguments: str, cache: Path, options: tuple[str, ...] = (), cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb to its end."""
+    line = command(*arguments, options=options)
+    return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=280)
+
+
+def stages(store: Path, prefix: str) -> list[Path]:
+    """The directories of the stages whose names open so."""
+    return sorted(path for path in store.glob(f"{prefix}-*") if (path / "manifest.json").exists())
+
+
+def counts(store: Path) -> dict[tuple[str, int, str, int], tuple[int, int]]:
+    """(method, seed, degradation, level) -> (right, seen) of a store's results."""
+    table: pa.Table = pq.read_table(store / "results.parquet")
+    return {
+        (r["method"], r["seed"], r["degradation"], r["level"]): (r["right"], r["seen"]) for r in table.to_pylist()
+    }
+
+
+def weights(store: Path) -> dict[str, bytes]:
+    """Stage directory -> the bytes of its model, for all stages that have one but search trials."""
+    found = {}
+    for path in store.glob("*/model.*.safetensors"):
+        if not path.parent.name.startswith("trial-"):
+            found[path.parent.name] = path.read_bytes()
+    return found

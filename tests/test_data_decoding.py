@@ -1,0 +1,77 @@
+"""One encoded image: its pixels, its bounds, its damages."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusiondistill.data import DataError
+from fusiondistill.data.decoding import decode_image
+
+
+def png(height=4, width=4, value=7) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes that declares any size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = b"IDAT" + zlib.compress(b"\0" * 100)
+    chunks = (
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in (header, pixels, b"IEND")
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize("size", [(2049, 2048), (10_000, 10_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
+def test_an_image_that_declares_gigapixels_is_refused_by_its_header(size):
+    start = time.perf_counter()
+    with pytest.raises(DataError, match=r"^picture 7: .*4,194,304"):
+        decode_image(declared(*size), "picture 7")
+    assert time.perf_counter() - start < 1
+    with pytest.raises(DataError, match="picture 7"):  # within the limit, but the pixels are not there
+        decode_image(declared(2048, 2048), "picture 7")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GIF89a",
+        png()[:-30],
+        png()[:40],
+        jpeg()[:-60],
+        jpeg()[:100],
+        b"\xff\xd8\xff\xe0" + b"\0" * 50,
+    ],
+)
+def test_bytes_that_are_no_whole_image(data):
+    with pytest.raises(DataError, match=r"^here: cannot be decoded"):
+        decode_image(data, "here")
+
+
+def test_sixteen_bits_are_refused_and_other_modes_become_rgb():
+    def saved(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    with pytest.raises(DataError, match="8 bits"):
+        decode_image(saved(Image.fromarray(np.full((3, 3), 60_000, np.uint16))), "here")
+    assert decode_image(saved(Image.new("L", (2, 2), 9)), "here").tolist() == [[[9, 9, 9]] * 2] * 2
+    assert decode_image(saved(Image.new("RGBA", (1, 1), (1, 2, 3, 0))), "here").tolist() == [[[1, 2, 3]]]
+    assert decode_image(saved(Image.new("RGB", (1, 1), (9, 8, 7)).quantize(2)), "here").tolist() == [[[9, 8, 7]]]

@@ -1,0 +1,184 @@
+"""Whole experiments through the real command line and a real Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from running import TINY, command, counts, environment, fusiondistill, stages, weights
+
+METHODS = {"base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"}
+DEGRADATIONS = {"jpeg", "blur", "noise", "saltpepper"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A finished run: (config, store, cache)."""
+    folder = tmp_path_factory.mktemp("finished")
+    config, store, cache = folder / "tiny.yaml", folder / "store", folder / "cache"
+    config.write_text(TINY)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout)
+    return config, store, cache
+
+
+def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Path]) -> None:
+    config, store, _ = finished
+    found = counts(store)
+    methods = {method for method, _, _, _ in found}
+    assert METHODS | {"fusiondistill-searched"} <= methods
+    for method in METHODS:
+        assert {d for m, _, d, _ in found if m == method} == DEGRADATIONS
+    assert {level for m, _, d, level in found if (m, d) == ("base", "jpeg")} == {1, 26, 51, 76, 101}
+    assert all(0 <= right <= seen == 61 for right, seen in found.values())
+    for degradation in DEGRADATIONS:
+        own = {level: n for (m, _, d, level), n in found.items() if (m, d) == (f"expert-{degradation}", degradation)}
+        oracle = {level: n for (m, _, d, level), n in found.items() if (m, d) == ("oracle", degradation)}
+        assert oracle == own != {}
+    assert "FusionDistill" in (config.parent / "output.txt").read_text()
+    assert "FusionDistill" in (store / "report" / "table.md").read_text()
+    assert list((store / "report" / "figures").glob("*.png"))
+    assert (store / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_counts_are_what_the_stored_model_says_by_hand(finished: tuple[Path, Path, Path], monkeypatch) -> None:
+    """One figure of the table, computed again from the checkpoint, one image at a time."""
+    import torch
+
+    from fusiondistill import degrade, load_images, load_model
+
+    _, store, cache = finished
+    monkeypatch.setenv("FUSIONDISTILL_CACHE", str(cache))
+    (place,) = stages(store, "fusiondistill-searched")
+    model = load_model(place)
+    test = load_images("digits", "test").take(61)
+    right = 0
+    for i in range(61):
+        image, label = test.gather([i])
+        seen = degrade(image, "noise", 50, seed=123, indices=torch.tensor([i]))
+        right += int(model(seen.expand(2, -1, -1, -1))[0].argmax() == label[0])
+    assert counts(store)["fusiondistill-searched", 0, "noise", 50] == (right, 61)
+
+
+def test_the_trials_are_in_a_table_and_the_winner_feeds_distillation(finished: tuple[Path, Path, Path]) -> None:
+    _, store, _ = finished
+    (search,) = stages(store, "search")
+    trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
+    best = json.loads(next(search.glob("best.*.json")).read_text())
+    assert len(trials) == 3
+    assert trials[0]["loss.kd"] == 0.5 and trials[0]["loss.temperature"] == 4.0  # the recipe as it stands comes first
+    winner = max(trials, key=lambda t: t["validation"])
+    assert best["validation"] == winner["validation"]
+    (searched,) = stages(store, "fusiondistill-searched")
+    recipe = json.loads((searched / "manifest.json").read_text())["recipe"]
+    assert recipe["loss"]["kd"] == best["values"]["loss.kd"]
+    assert recipe["epochs"] == 2  # a trial had one
+
+
+def test_a_second_run_starts_no_ray_and_is_quick(finished: tuple[Path, Path, Path]) -> None:
+    config, store, cache = finished
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")}
+    began = time.monotonic()
+    again = fusiondistill("run", str(config), "--store", str(store), cache=cache, options=("-X", "importtime"))
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    assert time.monotonic() - began < 30  # under 10 on an idle machine
+    assert not re.search(r"\| +ray(\.|$)", again.stderr, re.MULTILINE)
+    assert before == {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")}
+
+
+def test_after_losing_one_stage_only_it_and_what_follows_run_again(
+    finished: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    config, store, cache = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    for directory in stages(copy, "fused"):
+        shutil.rmtree(directory)
+    before = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("*/manifest.json")}
+    again = fusiondistill("run", str(config), "--store", str(copy), cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("*/manifest.json")}
+    made = {name for name in after if after[name] != before.get(name)}
+    follow = ("fused", "fusing", "fusiondistill", "search", "trial", "evaluate-modelsoups", "evaluate-fus")
+    assert made and all(name.startswith(follow) for name in made)
+    assert not any(name.startswith(("base", "expert", "scratch", "vanilla", "evaluate-ensemble")) for name in made)
+    assert counts(copy) == counts(store)
+    assert weights(copy) == weights(store)
+
+
+def test_one_worker_and_another_batch_size_give_the_same_bits(
+    finished: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    config, store, cache = finished
+    other = tmp_path / "other"
+    settings = ("--set", "resources.workers=1", "--set", "evaluation.batch_size=7")
+    done = fusiondistill("run", str(config), "--store", str(other), *settings, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counts(other) == counts(store)
+    assert weights(other) == weights(store)
+
+
+def test_a_diverging_stage_fails_alone(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, store, cache = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    hot = ("--set", "vanilla.optimizer.lr=1e30", "--set", "fusing.epochs=2")
+    done = fusiondistill("run", str(config), "--store", str(copy), *hot, cache=cache)
+    assert done.returncode == 1
+    assert re.search(r"vanilla.*\n.*loss is not finite at epoch 1, step \d+ of", done.stderr), done.stderr
+    assert "start the same command again" in done.stderr
+    assert "evaluate-vanilla-jpeg" in done.stderr
+    assert len(stages(copy, "fusing")) == 2  # the other stages went on
+    status = fusiondistill("status", str(copy), cache=cache)
+    assert "vanilla, seed 0: failed" in status.stdout
+
+
+def test_interrupted_it_keeps_what_is_stored_and_goes_on(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, reference, cache = finished
+    store = tmp_path / "store"
+    line = command("run", str(config), "--store", str(store))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+        limit = time.monotonic() + 120
+        while not stages(store, "base") and time.monotonic() < limit:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert stages(store, "base") and not stages(store, "fusiondistill")
+    remaining = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True).stdout
+    assert str(store) not in remaining
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert weights(store) == weights(reference)
+    assert counts(store) == counts(reference)
+
+
+def test_a_checkpoint_stands_for_a_stage(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, store, cache = finished
+    (base,) = stages(store, "base")
+    weights_file = next(base.glob("model.*.safetensors"))
+    only = ("--set", "methods=[base]", "--store", str(tmp_path / "store"))
+    done = fusiondistill("run", str(config), "--set", f"base.checkpoint={weights_file}", *only, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = {key: value for key, value in counts(store).items() if key[0] == "base"}
+    assert counts(tmp_path / "store") == expected
+    other = ("--set", f"base.checkpoint={weights_file}", "--set", "model.name=cifar_resnet14")
+    done = fusiondistill("run", str(config), *other, *only, cache=cache)
+    assert done.returncode == 2
+    assert "does not fit cifar_resnet14" in done.stderr and "stage1.1.conv1.weight" in done.stderr
+
+
+def test_what_no_node_can_hold_is_refused(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, _, cache = finished
+    line = ("run", str(config), "--set", "resources.cpus_per_worker=5000", "--store", str(tmp_path / "store"))
+    done = fusiondistill(*line, cache=cache)
+    assert done.returncode == 2
+    assert "a worker needs 5000 CPU" in done.stderr and "nodes: " in done.stderr
