@@ -199,7 +199,12 @@ class Plan:
 
 
 def _sha256_of(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    filesystem, place = checkpoints.open_location(path)
+    manifest = checkpoints.read_manifest(filesystem, place) if filesystem.get_file_info(place).extension == "" else None
+    if manifest is not None:
+        return str(manifest["files"][checkpoints.MODEL]["sha256"])
+    with filesystem.open_input_stream(place) as stream:
+        return checkpoints.digest(stream.read())
 
 
 def build(
@@ -217,12 +222,14 @@ def build(
         fingerprint: of its data source.
         levels: degradation name -> its levels.
         plugins: digests of the plugin files.
-        sha256_of: digest of a checkpoint file that stands for a stage.
+        sha256_of: digest of a checkpoint that stands for a stage: of its weights' file.
     """
     builder = _Builder(config, fingerprint, levels, plugins, sha256_of)
     for seed in config.seeds:
         builder.add_seed(seed)
-    return Plan(config, tuple(builder.stages.values()), tuple(builder.rows))
+    needed = {stage.digest for row in builder.rows for stage in ancestors(row.stage)}
+    stages = tuple(stage for stage in builder.stages.values() if stage.digest in needed)
+    return Plan(config, stages, tuple(builder.rows))
 
 
 class _Builder:

@@ -284,7 +284,8 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
 def _known_degradations() -> tuple[str, ...]:
     """The registered names, read off the source: importing it costs torch, and seconds before a typo is reported."""
     folder = Path(__file__).parent / "degradations"
-    found = [re.findall(r'^@register\("(\w+)"', path.read_text(), re.M) for path in sorted(folder.glob("*.py"))]
+    pattern = re.compile(r'^(?:@register|compose)\(\s*"(\w+)"', re.M)
+    found = [pattern.findall(path.read_text()) for path in sorted(folder.glob("*.py"))]
     return tuple(dict.fromkeys([*PAPER_DEGRADATIONS, *(name for names in found for name in names)]))
 
 
