@@ -255,3 +255,28 @@ def evaluate_verb(checkpoints: tuple[str, ...], **options: Any) -> None:
 
     for line in runner.evaluate_checkpoints(checkpoints, **options):
         click.echo(line)
+
+
+@_verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
+@click.argument("image")
+@click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")
+@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
+@click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
+def degrade_verb(image: str, out: str, degradations: tuple[str, ...], seed: int, protocol: str) -> None:
+    """Show an image under every degradation at five levels."""
+    from fusiondistill.degradations import degrade_grid
+
+    degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
+    click.echo(f"written: {out}")
+
+
+@_verb("bench", "fusiondistill bench degradations --json degradations.json")
+@click.argument("what", type=click.Choice(["degradations"]))
+@click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
+@click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
+def bench_verb(what: str, device: str, json_file: str | None) -> None:
+    """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against."""
+    from experiments import runner
+
+    runner.bench_degradations(device, json_file, click.echo)

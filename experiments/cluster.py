@@ -42,6 +42,7 @@ def connected() -> Iterator[Any]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    import ray.train.torch
 
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:

@@ -61,6 +61,7 @@ def drive(
     context: Context,
     stored: set[str],
     on_event: Callable[[Stage, Event], None],
+    check: Callable[[], None],
 ) -> Outcome:
     """Run what is missing.
 
@@ -68,12 +69,13 @@ def drive(
         ray: the connected module.
         stored: digests that need no work.
         on_event: told about every stage that starts, gets on, ends.
+        check: called often, at points where it is safe to raise: that ends the run.
 
     Raises:
         ValueError: no node can hold a worker.
         RuntimeError: workers cannot be started.
     """
-    return _Driver(ray, plan, store, context, stored, on_event).run()
+    return _Driver(ray, plan, store, context, stored, on_event).run(check)
 
 
 class _Hand:
@@ -126,9 +128,10 @@ class _Driver:
         self.queue = ray.remote(StageQueue).options(num_cpus=0).remote()
         self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
 
-    def run(self) -> Outcome:
+    def run(self, check: Callable[[], None]) -> Outcome:
         with self.scratch:
             while True:
+                check()
                 news, to_train, others, idle = self.ray.get(self.queue.poll.remote())
                 for event in news:
                     self._take_note(event)

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, Dimension, Frozen, ModelConfig, Recipe, Role
 
 __all__ = [
@@ -198,22 +199,13 @@ class Plan:
         }
 
 
-def _sha256_of(path: str) -> str:
-    filesystem, place = checkpoints.open_location(path)
-    manifest = checkpoints.read_manifest(filesystem, place) if filesystem.get_file_info(place).extension == "" else None
-    if manifest is not None:
-        return str(manifest["files"][checkpoints.MODEL]["sha256"])
-    with filesystem.open_input_stream(place) as stream:
-        return checkpoints.digest(stream.read())
-
-
 def build(
     config: Config,
     fingerprint: str,
     levels: Callable[[str], range],
     *,
     plugins: tuple[str, ...] = (),
-    sha256_of: Callable[[str], str] = _sha256_of,
+    sha256_of: Callable[[str], str] = checkpoint_digest,
 ) -> Plan:
     """The plan of an experiment.
 
@@ -300,7 +292,8 @@ class _Builder:
             name=data.name,
             fingerprint=self.fingerprint,
             train_images=data.train_images,
-            test_images=data.test_images,
+            # The test split plays no part in training, unless the epoch is chosen on it.
+            test_images=data.test_images if self.config.epoch_choice == "test" else None,
             held_out=self.config.held_out,
             holdout_seed=seed if self.config.held_out else 0,
         )
@@ -334,9 +327,8 @@ class _Builder:
         return self._train("expert", seed, {"start": base, f"teacher-{degradation}": base}, (degradation,))
 
     def _import(self, name: str, seed: int, path: str) -> Stage:
-        spec = CheckpointSpec(
-            sha256=self.sha256_of(path), model=self.config.model, data=self._data(seed), path=str(Path(path).absolute())
-        )
+        where = path if "://" in path else str(Path(path).expanduser().absolute())
+        spec = CheckpointSpec(sha256=self.sha256_of(where), model=self.config.model, data=self._data(seed), path=where)
         return self._stage(name, seed, spec, {})
 
     def _fuse(self, base: Stage, experts: dict[str, Stage], seed: int, told: str | None) -> Stage:
@@ -363,7 +355,8 @@ class _Builder:
         assert search is not None
         recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
         spec = SearchSpec(
-            train=train.model_copy(update={"recipe": recipe, "world_size": 1}),
+            # Trials are judged on the validation split, whatever epoch the table's rows keep.
+            train=train.model_copy(update={"recipe": recipe, "world_size": 1, "select": "validation"}),
             trials=search.trials,
             scheduler=search.scheduler,
             space=search.space,
@@ -387,7 +380,9 @@ class _Builder:
                 degradation=degradation,
                 levels=tuple(self.levels(degradation)[:: self.config.evaluation.every]),
                 # The validation split plays no part in a test figure.
-                data=self._data(seed).model_copy(update={"held_out": 0.0, "holdout_seed": 0}),
+                data=self._data(seed).model_copy(
+                    update={"held_out": 0.0, "holdout_seed": 0, "test_images": self.config.data.test_images}
+                ),
                 protocol=self.config.protocol,
                 noise_seed=self.config.evaluation.seed,
                 threads=self.config.threads,

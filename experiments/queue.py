@@ -61,7 +61,9 @@ class StageQueue:
                 self.waiting.discard(worker)
                 self._start(worker, priority, stage)
                 return stage
-        if not self.running and time.monotonic() - self.last_news > GRACE:
+        # A search takes long and wants the slots that idle workers hold.
+        busy = any(stage.kind != "search" for _, stage in self.running.values())
+        if not busy and time.monotonic() - self.last_news > GRACE:
             self.waiting.discard(worker)
             return "leave"
         self.waiting.add(worker)
@@ -121,7 +123,8 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
     from experiments import stages
 
     ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
-    context = replace(context, worker=worker)
+    node = ray.get_runtime_context().get_node_id()
+    context = replace(context, worker=f"{worker} on node {node[:8]}")
     done = 0
     while True:
         stage = ray.get(queue.take.remote(worker, trains))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,11 @@ def run(prepared: Prepared, display: Any, command: str) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     from experiments.cluster import connected
+    from experiments.interruption import Interruption
 
-    with connected() as ray:
-        return drive(ray, plan, store, prepared.context, stored, display.note)
+    with Interruption() as interruption, connected() as ray:
+        interruption.install()
+        return drive(ray, plan, store, prepared.context, stored, display.note, interruption.check)
 
 
 def _machine() -> str:
@@ -169,3 +171,21 @@ def evaluate_checkpoints(
         figures = [*means, sum(means) / len(means)]
         header.append("  ".join([path[-40:].ljust(40), *(f"{value:9.2f}%" for value in figures)]))
     return header
+
+
+def bench_degradations(device: str, json_file: str | None, say: Callable[[str], None]) -> None:
+    """Run the benchmark of the degradations; a line per row as it comes."""
+    import json
+
+    from fusiondistill.bench import bench_degradations as measure
+
+    say(f"{'images/s':38} {'ours':>12} {'imagedegrade':>12} {'ratio':>7}  limit")
+    rows = measure(device, progress=lambda row: say(_bench_line(row)))
+    if json_file:
+        Path(json_file).write_text(json.dumps(rows, indent=1))
+
+
+def _bench_line(row: dict[str, Any]) -> str:
+    reference = f"{row['reference']:12,.0f}" if row["reference"] else f"{'-':>12}"
+    ratio = f"{row['ratio']:6.1f}x" if row["ratio"] else f"{'-':>7}"
+    return f"{row['name']:38} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"

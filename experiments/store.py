@@ -20,6 +20,8 @@ __all__ = ["Store", "StoreBusy", "parquet_bytes"]
 
 PROGRESS = "progress.json"
 ERROR = "error.txt"
+YOUNG = 600
+"""Seconds in which a writer has surely named the files that it wrote."""
 
 
 class StoreBusy(RuntimeError):
@@ -132,12 +134,18 @@ class Store:
         self._sweep(stage.directory, keep)
 
     def _sweep(self, directory: str, keep: set[str]) -> None:
-        """Delete what a manifest does not name. Litter harms nobody, so a failure here is no error."""
+        """Delete what a manifest does not name. Litter harms nobody, so a failure here is no error.
+
+        What is young stays, unless it is progress: a second writer may be about to name it in a manifest of its own.
+        """
         from pyarrow import fs
 
         with contextlib.suppress(OSError):
             for info in self.filesystem.get_file_info(fs.FileSelector(self.path(directory))):
-                if info.is_file and info.base_name not in keep and not info.base_name.startswith("."):
+                name = info.base_name
+                done = name in (PROGRESS, ERROR) or name.startswith("last.")
+                old = info.mtime is not None and info.mtime.timestamp() < time.time() - YOUNG
+                if info.is_file and name not in keep and not name.startswith(".") and (done or old):
                     self.filesystem.delete_file(info.path)
 
     def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "MANIFEST",
     "CheckpointError",
     "card_of",
+    "checkpoint_digest",
     "commit",
     "digest",
     "from_card",
@@ -224,19 +225,42 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     Raises:
         CheckpointError: missing, damaged, or not a checkpoint.
     """
-    filesystem, place = open_location(path)
-    if place.endswith(("/" + MANIFEST, "\\" + MANIFEST)):
-        place = place[: -len(MANIFEST) - 1]
-    manifest = None if place.endswith((".safetensors", ".pt", ".pth")) else read_manifest(filesystem, place)
+    filesystem, place, manifest = _find(path)
     if manifest is not None:
         return parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
+    return parse_weights(_read_single(filesystem, place, path), str(path))
+
+
+def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
+    """Where a checkpoint is; the manifest if that is a directory with one."""
+    filesystem, place = open_location(path)
+    place = place.removesuffix("/" + MANIFEST)
+    manifest = None if place.endswith((".safetensors", ".pt", ".pth")) else read_manifest(filesystem, place)
+    return filesystem, place, manifest
+
+
+def _read_single(filesystem: FileSystem, place: str, path: str | Path) -> bytes:
     try:
         data = _read(filesystem, place)
     except OSError as error:
         raise CheckpointError(f"{path} holds no {MANIFEST} and is no checkpoint file") from error
     if data is None:
         raise CheckpointError(f"{path}: no such checkpoint")
-    return parse_weights(data, str(path))
+    return data
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """sha256 of the file with the weights of a checkpoint, which may be whatever :func:`load_checkpoint` takes.
+
+    Raises:
+        CheckpointError: missing, or its manifest is damaged.
+    """
+    filesystem, place, manifest = _find(path)
+    if manifest is None:
+        return digest(_read_single(filesystem, place, path))
+    if MODEL not in manifest["files"]:
+        raise CheckpointError(f"{place}/{MANIFEST} names no {MODEL}")
+    return str(manifest["files"][MODEL]["sha256"])
 
 
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

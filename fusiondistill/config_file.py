@@ -107,7 +107,7 @@ def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -
         content, lines = _read_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
+        problem = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
         raise ConfigError(source, [Mistake("", f"not valid YAML: {problem}", mark.line + 1 if mark else 1)]) from error
     except ValueError as error:  # a date or a number that looks like one and is none
         raise ConfigError(source, [Mistake("", f"not valid YAML: {error}", 1)]) from error

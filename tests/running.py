@@ -57,9 +57,7 @@ def stages(store: Path, prefix: str) -> list[Path]:
 def counts(store: Path) -> dict[tuple[str, int, str, int], tuple[int, int]]:
     """(method, seed, degradation, level) -> (right, seen) of a store's results."""
     table: pa.Table = pq.read_table(store / "results.parquet")
-    return {
-        (r["method"], r["seed"], r["degradation"], r["level"]): (r["right"], r["seen"]) for r in table.to_pylist()
-    }
+    return {(r["method"], r["seed"], r["degradation"], r["level"]): (r["right"], r["seen"]) for r in table.to_pylist()}
 
 
 def weights(store: Path) -> dict[str, bytes]:

@@ -182,3 +182,34 @@ def test_what_no_node_can_hold_is_refused(finished: tuple[Path, Path, Path], tmp
     done = fusiondistill(*line, cache=cache)
     assert done.returncode == 2
     assert "a worker needs 5000 CPU" in done.stderr and "nodes: " in done.stderr
+
+
+def test_told_rows_share_one_set_of_weights(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    from safetensors.numpy import load
+
+    config, store, cache = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    told = ("--set", "fusion.recalibrate=per_degradation", "--set", "methods=[modelsoups]")
+    done = fusiondistill("run", str(config), "--store", str(copy), *told, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {d for m, _, d, _ in counts(copy) if m == "modelsoups-told"} == DEGRADATIONS
+    models = [load(next(path.glob("model.*.safetensors")).read_bytes()) for path in stages(copy, "fused")]
+    assert len(models) == 5
+    for name in models[0]:
+        same = all((model[name] == models[0][name]).all() for model in models)
+        assert same != name.endswith(("running_mean", "running_var"))
+
+
+def test_the_paper_protocol_runs_and_names_its_leaks(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, _, cache = finished
+    store = tmp_path / "store"
+    paper = ("--set", "protocol=paper", "--set", "search=null", "--set", "methods=[modelsoups]")
+    done = fusiondistill("run", str(config), "--store", str(store), *paper, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (base,) = stages(store, "base")
+    spec = json.loads((base / "manifest.json").read_text())["spec"]
+    assert spec["select"] == "test" and spec["data"]["held_out"] == 0 and spec["data_seed"] == 123
+    (fused,) = stages(store, "fused")
+    assert json.loads((fused / "manifest.json").read_text())["outcome"]["recalibrate"] == "none"
+    assert "test split" in (store / "report" / "index.html").read_text()

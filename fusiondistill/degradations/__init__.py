@@ -6,13 +6,15 @@ distribution. :func:`register` and :func:`compose` add one's own. :func:`referen
 imagedegrade.
 """
 
-# isort: off  Importing a module registers its degradation, and the order here is the order of DEGRADATIONS.
+# Importing a module registers its degradation, and the order here is the order of DEGRADATIONS.
+# isort: off
 from fusiondistill.degradations import jpeg, blur, noise, saltpepper  # noqa: F401
 from fusiondistill.degradations import motion_blur, defocus, pixelate, contrast, brightness  # noqa: F401
 from fusiondistill.degradations import speckle, impulse, haze  # noqa: F401
 
 # isort: on
 from fusiondistill.degradations.composition import compose
+from fusiondistill.degradations.grid import degrade_grid
 from fusiondistill.degradations.operator import degrade
 from fusiondistill.degradations.reference import reference_degrade
 from fusiondistill.degradations.registry import DEGRADATIONS, PAPER_DEGRADATIONS, Degradation, find, register
@@ -23,6 +25,7 @@ __all__ = [
     "Degradation",
     "compose",
     "degrade",
+    "degrade_grid",
     "find",
     "reference_degrade",
     "register",

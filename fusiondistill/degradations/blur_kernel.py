@@ -14,20 +14,26 @@ __all__ = ["run"]
 def _accumulate(total, padded, count, centre, step, weights, radius):  # type: ignore[no-untyped-def]
     """total[k] = the weighted sum around padded[centre + k], at distances that are multiples of step.
 
-    In scipy's order: the centre first, then the pairs from the outermost to the innermost.
+    In scipy's order: the centre first, then the pairs from the outermost to the innermost; two pairs in one loop, to
+    spare the memory. Pixels are kept, and added in pairs, as float32, which is exact; all else is float64.
     """
     middle, weight = padded[centre:], weights[0]
     for k in range(count):
-        total[k] = middle[k] * weight
-    for j in range(radius, 0, -1):
+        total[k] = np.float64(middle[k]) * weight
+    for j in range(radius, 1, -2):
         weight, before, after = weights[j], padded[centre - j * step :], padded[centre + j * step :]
+        inner, left, right = weights[j - 1], padded[centre - (j - 1) * step :], padded[centre + (j - 1) * step :]
         for k in range(count):
-            total[k] += (before[k] + after[k]) * weight
+            total[k] = (total[k] + np.float64(before[k] + after[k]) * weight) + np.float64(left[k] + right[k]) * inner
+    if radius % 2:
+        before, after, weight = padded[centre - step :], padded[centre + step :], weights[1]
+        for k in range(count):
+            total[k] += np.float64(before[k] + after[k]) * weight
 
 
 @inlined
 def _channel(image, out, height, width, weights, radius, padded, total):  # type: ignore[no-untyped-def]
-    """Blur uint8 [H*W] into out; padded and total are float64 buffers."""
+    """Blur uint8 [H*W] into out; padded float32 and total float64 are buffers."""
     for y in range(height + 2 * radius):  # Rows above and below repeat the first and the last.
         pixels = image[min(max(y - radius, 0), height - 1) * width :]
         row = padded[y * width :]
@@ -53,7 +59,7 @@ def _channel(image, out, height, width, weights, radius, padded, total):  # type
 @compiled("void(int64, int64, int64, int64, uint8[:,:,::1], uint8[:,:,::1], int64[::1], float64[:,::1])")
 def _blur(start, stop, height, width, images, out, levels, weights):  # type: ignore[no-untyped-def]
     widest = weights.shape[1] - 1
-    padded = np.empty((height + 2 * widest) * (width + 2 * widest))
+    padded = np.empty((height + 2 * widest) * (width + 2 * widest), np.float32)
     total = np.empty(height * (width + 2 * widest))
     for b in range(start, stop):
         level = levels[b]

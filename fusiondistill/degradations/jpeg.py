@@ -31,7 +31,7 @@ def jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
 def tensor_jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """The same in tensor operations, for any device."""
-    out = in_pieces(_round_trip, 4, images, _tables(images.device)[levels])
+    out = in_pieces(_round_trip, 2, images, _tables(images.device)[levels])
     return torch.where((levels == arithmetic.CLEAN).view(-1, 1, 1, 1), images, out)
 
 
@@ -105,24 +105,23 @@ def _halve(chroma: torch.Tensor) -> torch.Tensor:
 def _code(planes: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     """Transform, quantise and back: uint8 [B,C,H,W] of whole 8x8 blocks, float64 [B,1,8,8] tables, to the same.
 
-    All numbers are integers below 2**53, so float64 products and sums are exact in any order.
+    All numbers are integers below 2**53, so float64 products and sums are exact in any order. Each 1-D transform is a
+    product with an 8x8 matrix, along the rows of all blocks; between two of them the blocks are transposed.
     """
     batch, channels, height, width = planes.shape
     forward, inverse = _matrices(planes.device)
-    rows = (batch * channels * height // 8, 8, width)
 
-    def along_rows(x: torch.Tensor, transform: torch.Tensor, shift: int) -> torch.Tensor:
-        return _shift(x.view(-1, 8) @ transform.T, shift).view(rows)
+    def transform(blocks: torch.Tensor, matrix: torch.Tensor, bits: int) -> torch.Tensor:
+        return _shift(blocks.reshape(-1, 8) @ matrix.T, bits).view(-1, 8, 8)
 
-    def along_columns(x: torch.Tensor, transform: torch.Tensor, shift: int) -> torch.Tensor:
-        return _shift(transform @ x.view(rows), shift)
-
-    x = along_rows(planes.double().sub_(128), forward, arithmetic.FORWARD_SHIFTS[0])
-    x = along_columns(x, forward, arithmetic.FORWARD_SHIFTS[1])
-    _quantise(x.view(batch, -1, 8, width // 8, 8), tables.view(batch, 1, 8, 1, 8))
-    x = along_columns(x, inverse, arithmetic.INVERSE_SHIFTS[0])
-    x = along_rows(x, inverse, arithmetic.INVERSE_SHIFTS[1])
-    return x.add_(128).clamp_(0, 255).to(torch.uint8).view(planes.shape)
+    blocks = planes.view(batch, channels, height // 8, 8, width // 8, 8).transpose(3, 4).double().sub_(128)
+    blocks = transform(blocks, forward, arithmetic.FORWARD_SHIFTS[0])
+    blocks = transform(blocks.transpose(1, 2), forward, arithmetic.FORWARD_SHIFTS[1])
+    _quantise(blocks.view(batch, -1, 8, 8), tables.transpose(2, 3))
+    blocks = transform(blocks, inverse, arithmetic.INVERSE_SHIFTS[0])
+    blocks = transform(blocks.transpose(1, 2), inverse, arithmetic.INVERSE_SHIFTS[1])
+    pixels = blocks.add_(128).clamp_(0, 255).to(torch.uint8)
+    return pixels.view(batch, channels, height // 8, width // 8, 8, 8).transpose(3, 4).reshape(planes.shape)
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:

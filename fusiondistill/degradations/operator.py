@@ -79,13 +79,15 @@ def _check_images(images: torch.Tensor) -> None:
 
 
 def _integers(values: Any, what: str, images: torch.Tensor) -> torch.Tensor:
-    """Integers, one for every image, as an int64 tensor wherever they are."""
+    """Integers, one for every image or for all, as int64 [B] wherever they are."""
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{what}: expected integers, got {values!r}") from None
     if tensor.numel() and (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool):
         raise ValueError(f"{what}: expected integers, got {tensor.dtype}")
+    if tensor.ndim == 0:
+        tensor = tensor.expand(len(images))
     if tensor.shape != images.shape[:1]:
         raise ValueError(f"{what}: expected one per image, shape [{len(images)}], got {list(tensor.shape)}")
     return tensor.to(torch.int64)
@@ -98,8 +100,6 @@ def _levels(levels: Any, degradation: Degradation, images: torch.Tensor) -> torc
         if not low <= levels <= high:
             raise ValueError(f"level {levels} of {degradation.name!r} is out of range {low}..{high}")
         return torch.full((len(images),), levels, dtype=torch.int64, device=images.device)
-    if isinstance(levels, torch.Tensor) and levels.ndim == 0:
-        levels = levels.expand(len(images))
     tensor = _integers(levels, "levels", images)
     if tensor.device.type != "cpu":
         return tensor.to(images.device).clamp(low, high)

@@ -50,12 +50,13 @@ def reference_degrade(
     global_state = np.random.get_state()  # noqa: NPY002  imagedegrade uses no other
     np.random.seed(np.random.default_rng(rng).integers(2**32))  # noqa: NPY002
     try:
-        return _apply(image, name, int(level), SALT[protocol])
+        return apply_package(image, name, int(level), SALT[protocol])
     finally:
         np.random.set_state(global_state)  # noqa: NPY002
 
 
-def _apply(image: np.ndarray, name: str, level: int, salt: int) -> np.ndarray:
+def apply_package(image: np.ndarray, name: str, level: int, salt: int = 255) -> np.ndarray:
+    """The package's own operators, with whatever random numbers come next: what the benchmark times."""
     import imagedegrade.np as package
 
     out: Any

@@ -118,8 +118,8 @@ def fusion_section(fusion: pa.Table) -> Markup:
     ]
     text = (
         "Distance is how far fine-tuning moved an expert from the base, |expert - base| / |base| over all weights, "
-        "without unit. The barrier is the cross-entropy of the merged network minus the mean of the experts', on degraded "
-        "images that none of them was trained on (training images where nothing is held out), in nats: near 0 or below, "
+        "without unit. The barrier is the cross-entropy of the merged network minus the mean of the experts', in nats, "
+        "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
     return element(

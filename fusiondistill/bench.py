@@ -1,0 +1,199 @@
+"""Benchmarks: ours beside a reference, in one run, on the same images. Numbers, not tests."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, degrade_grid, find
+
+__all__ = ["bench_degradations", "degrade_grid"]
+
+_SEED = 0
+
+
+def bench_degradations(
+    device: str = "cpu",
+    *,
+    sizes: Sequence[int] = (32, 64),
+    batch: int = 512,
+    degradations: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    seconds: float = 0.5,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Images per second of every degradation, levels drawn uniformly per image, ours and imagedegrade's.
+
+    Args:
+        device: where ours runs; the reference always runs on the CPU.
+        sizes: sides of the square images.
+        batch: images per call.
+        degradations: names; default: all that are registered.
+        threads: how many for each measurement; default: one, and all that torch may use. On a GPU: one.
+        seconds: for each of the two sides of a measurement; the fastest call counts.
+        progress: called with each finished row.
+
+    Returns:
+        One dict per size, number of threads and degradation: ``name`` ("jpeg 32x32, 1 thread"), ``ours``,
+        ``reference`` and ``ratio`` (None where imagedegrade has no such degradation, or is not installed), ``unit``
+        ("images/s"), ``limit``: what ours comes up against and how far from it it is, measured in the same run.
+
+    Raises:
+        ValueError: unknown degradation, or a device that is not there.
+    """
+    names = list(DEGRADATIONS) if degradations is None else [find(name).name for name in degradations]
+    try:
+        where = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    if threads is None:
+        threads = sorted({1, torch.get_num_threads()}) if where.type == "cpu" else [1]
+    rows = []
+    for size in sizes:
+        images = _pictures(batch, size)
+        for count in threads:
+            with _torch_threads(count):
+                for name in names:
+                    rows.append(_row(name, images, where, count, seconds))
+                    if progress:
+                        progress(rows[-1])
+    return rows
+
+
+def _row(name: str, images: torch.Tensor, device: torch.device, threads: int, seconds: float) -> dict[str, Any]:
+    known = find(name).levels
+    levels = torch.randint(known[0], known[-1] + 1, (len(images),), generator=torch.Generator().manual_seed(_SEED))
+    on_device, levels_there = images.to(device), levels.to(device)
+    ours = len(images) / _fastest(lambda: degrade(on_device, name, levels_there, seed=_SEED), seconds, device)
+    reference = _reference(name, images, levels.tolist(), threads, seconds)
+    size = f"{images.shape[2]}x{images.shape[3]}"
+    return {
+        "name": f"{name} {size}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"{name} {size}",
+        "ours": round(ours),
+        "reference": reference and round(reference),
+        "ratio": reference and round(ours / reference, 2),
+        "unit": "images/s",
+        "limit": _limit(name, images, levels, ours / threads, device),
+    }
+
+
+def _pictures(batch: int, size: int) -> torch.Tensor:
+    """Smooth coloured blobs with some grain, uint8 [B,3,size,size]: no data set is needed to measure."""
+    generator = torch.Generator().manual_seed(_SEED)
+    blobs = torch.rand((batch, 3, 6, 6), generator=generator) * 255
+    smooth = torch.nn.functional.interpolate(blobs, (size, size), mode="bicubic")
+    return (smooth + 8 * torch.randn(smooth.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(call: Callable[[], Any], seconds: float, device: torch.device) -> float:
+    """Seconds of the fastest of as many calls as fit, at least two, after one to warm up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    call()
+    wait()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        wait()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _reference(name: str, images: torch.Tensor, levels: list[int], threads: int, seconds: float) -> float | None:
+    """imagedegrade's images per second, drawing its noise as it goes: reseeding for each image would slow it down."""
+    if name not in PAPER_DEGRADATIONS:
+        return None
+    try:
+        from fusiondistill.degradations.reference import apply_package
+    except ImportError:
+        return None
+    count = min(len(images), 256)
+    arrays = list(images[:count].permute(0, 2, 3, 1).contiguous().numpy())
+
+    def part(start: int) -> None:
+        for i in range(start, count, threads):
+            apply_package(arrays[i], name, levels[i])
+
+    try:
+        if threads == 1:
+            return count / _fastest(lambda: part(0), seconds, torch.device("cpu"))
+        with ThreadPoolExecutor(threads) as pool:
+            return count / _fastest(lambda: list(pool.map(part, range(threads))), seconds, torch.device("cpu"))
+    except ImportError:
+        return None
+
+
+def _limit(name: str, images: torch.Tensor, levels: torch.Tensor, ours: float, device: torch.device) -> str:
+    """What bounds ours (images per second and thread), as a sentence with a number."""
+    values = images[0].numel()
+    if device.type == "cpu" and name in PAPER_DEGRADATIONS and (peaks := _cpu_peaks()):
+        if name in ("noise", "saltpepper"):
+            peak = peaks["random numbers"] / values
+            return f"random numbers: {ours / peak:.0%} of the {peak:,.0f} images/s at which one core draws them"
+        # Blur: two passes, an addition and a multiply-add per pair. JPEG: two transforms each way over 1.5 planes.
+        radius = ((3 * levels + 5) // 10).double().mean().item()
+        work = 2 * values * (1 + 3 * radius) if name == "blur" else values / 3 * (1.5 * (4 * 8 + 6) + 30)
+        peak = peaks["arithmetic"] / work
+        return (
+            f"arithmetic: {ours / peak:.0%} of the {peak:,.0f} images/s at which one core multiplies and adds in cache"
+        )
+    peak = _copies_per_second(device, images.numel()) * len(images)
+    return f"memory: {ours / peak:.1%} of the {peak:,.0f} images/s at which the batch is copied"
+
+
+@functools.cache
+def _copies_per_second(device: torch.device, size: int) -> float:
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 1 / _fastest(lambda: target.copy_(source), 0.1, device)
+
+
+@functools.cache
+def _cpu_peaks() -> dict[str, float]:
+    """What one core does per second at best: 32-bit random numbers, and float64 operations on cached numbers."""
+    try:
+        import numba
+        import numpy as np
+
+        from fusiondistill.degradations.field_kernels import random_bits
+    except ImportError:
+        return {}
+
+    @numba.njit
+    def draw(out: Any) -> None:
+        for i in range(len(out)):
+            out[i] = random_bits(123456789123456789, i)
+
+    @numba.njit
+    def multiply_and_add(out: Any, numbers: Any, times: int) -> None:
+        for _ in range(times):
+            for i in range(len(out)):
+                out[i] = out[i] * 0.5 + numbers[i]
+
+    words, numbers = np.zeros(1 << 14, np.int32), np.ones(1 << 10)
+    sums, cpu = np.ones(1 << 10), torch.device("cpu")
+    return {
+        "random numbers": len(words) / _fastest(lambda: draw(words), 0.1, cpu),
+        "arithmetic": 2 * 100 * len(sums) / _fastest(lambda: multiply_and_add(sums, numbers, 100), 0.1, cpu),
+    }

@@ -1,0 +1,171 @@
+"""Real processes killed, real clusters joined: a disturbed run ends with the bits of the undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import command, counts, environment, fusiondistill, stages, weights
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+experiment: faults
+seeds: [0]
+data: {name: digits, train_images: 600, test_images: 50}
+model: {name: cifar_resnet8}
+methods: [base, oracle]
+degradations: [blur, noise]
+base: {epochs: 12, batch_size: 16}
+expert: {epochs: 3, batch_size: 32}
+evaluation: {every: 25}
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(config, store, cache) of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
+    config.write_text(CONFIG)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config, store, cache
+
+
+def _wait(condition: Callable[[], object], seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def _epochs_stored(store: Path, stage: str) -> int:
+    for path in store.glob(f"{stage}-*/progress.json"):
+        epoch: int = json.loads(path.read_text())["epoch"]
+        return epoch
+    return 0
+
+
+def _train_workers(driver: int) -> list[int]:
+    """Process ids of the Ray Train workers below a driver's process."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
+    family = {driver}
+    for _ in range(6):  # deeper than Ray's own processes go
+        family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
+    return [int(pid) for pid, _, what in rows if int(pid) in family and "RayTrainWorker" in what]
+
+
+def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, reference, cache = undisturbed
+    store = tmp_path / "store"
+    line = command("run", str(config), "--store", str(store))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+        _wait(lambda: _epochs_stored(store, "base") >= 2)
+        assert not stages(store, "base")  # at least one epoch is stored and one is to go
+        workers = _train_workers(process.pid)
+        assert workers
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "was lost (attempt 1)" in output
+    resumed = re.search(r"base: epoch (\d+)/12, found stored", output)
+    assert resumed and int(resumed[1]) >= 2, output
+    assert weights(store) == weights(reference)
+    assert counts(store) == counts(reference)
+
+
+def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, reference, cache = undisturbed
+    store = tmp_path / "store"
+    line = command("run", str(config), "--store", str(store))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+        _wait(lambda: _epochs_stored(store, "base") >= 2)
+        assert not stages(store, "base")
+        process.kill()
+    again = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "found stored, going on from there" in again.stdout
+    assert weights(store) == weights(reference)
+    assert counts(store) == counts(reference)
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A head without CPUs and two nodes of one CPU each, on this machine; its address."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            started.add_node(num_cpus=1)
+        yield started.address
+    finally:
+        ray.shutdown()
+        started.shutdown()
+
+
+def test_a_cluster_that_is_already_there(undisturbed: tuple[Path, Path, Path], tmp_path: Path, cluster: str) -> None:
+    config, reference, cache = undisturbed
+    store = tmp_path / "store"
+    line = command("run", str(config), "--store", str(store), "--set", "seeds=[0, 1]", "--set", "methods=[base]")
+    done = subprocess.run(
+        line, env={**environment(cache), "RAY_ADDRESS": cluster}, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (same,) = weights(store).keys() & weights(reference).keys()  # seed 0
+    assert weights(store)[same] == weights(reference)[same]
+    made = [json.loads((path / "manifest.json").read_text()) for path in stages(store, "base")]
+    assert (
+        len({re.search("on node ([0-9a-f]+)", stage["worker"])[1] for stage in made}) == 2
+    )  # side by side, one a node
+
+
+def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, _, cache = undisturbed
+    store = tmp_path / "store"
+    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]")
+    done = fusiondistill("run", str(config), "--store", str(store), *settings, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (base,) = stages(store, "base")
+    manifest = json.loads((base / "manifest.json").read_text())
+    assert manifest["spec"]["world_size"] == 2 and manifest["outcome"]["epochs"] == 12
+    assert manifest["outcome"]["validation"] > 0.5
+
+
+def test_a_plugin_reaches_the_workers(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, _, cache = undisturbed
+    plugin = tmp_path / "darken.py"
+    plugin.write_text(
+        "from fusiondistill.degradations import register\n"
+        '@register("darken", range(0, 11))\n'
+        "def darken(images, levels):\n"
+        '    "Lose a tenth of the light per level."\n'
+        "    return (images.int() * (10 - levels.view(-1, 1, 1, 1)) // 10).to(images.dtype)\n"
+    )
+    settings = ("--set", f"plugins=[{plugin}]", "--set", "degradations=[darken]", "--set", "base.epochs=1")
+    done = fusiondistill("run", str(config), "--store", str(tmp_path / "store"), *settings, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {d for _, _, d, _ in counts(tmp_path / "store")} == {"darken"}
+
+
+def test_a_driver_refuses_a_store_in_use(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, _, cache = undisturbed
+    store = tmp_path / "store"
+    line = command("run", str(config), "--store", str(store))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+        _wait(lambda: (store / ".lock").exists() and (store / ".lock").read_text())
+        second = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+        process.send_signal(signal.SIGTERM)
+    assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
+    assert process.returncode == 75
