@@ -88,12 +88,24 @@ def run(prepared: Prepared, display: Any, command: str) -> Any:
             stored.add(stage.digest)
     if len(stored) == len(plan.stages):
         return Outcome()
+    _compile_kernels(prepared)
     from experiments.cluster import connected
     from experiments.interruption import Interruption
 
     with Interruption() as interruption, connected() as ray:
         interruption.install()
         return drive(ray, plan, store, prepared.context, stored, display.note, interruption.check)
+
+
+def _compile_kernels(prepared: Prepared) -> None:
+    """Compile the CPU kernels once (they are kept on disk), so that workers that start together need not."""
+    import torch
+
+    from fusiondistill.degradations import DEGRADATIONS, degrade
+
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    for name in prepared.config.degradations:
+        degrade(image, name, DEGRADATIONS[name].levels[0], seed=0, protocol=prepared.config.protocol)
 
 
 def _machine() -> str:

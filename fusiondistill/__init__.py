@@ -12,12 +12,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DEGRADATIONS": "degradations",
+    "PAPER_DEGRADATIONS": "degradations",
     "Config": "config",
     "DataError": "data",
     "Ensemble": "models",
     "ImageClassifier": "models",
     "ImageSet": "data",
     "average": "fusion",
+    "compose": "degradations",
+    "degrade_grid": "degradations",
     "build_model": "models",
     "degrade": "degradations",
     "evaluate": "evaluation",

@@ -25,15 +25,15 @@ _NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong in a config: the dotted key, what was expected, and the line (None: from ``--set``)."""
+    """One thing wrong in a config: the dotted key, what was expected, the line (0: the whole file, None: ``--set``)."""
 
     key: str
     message: str
     line: int | None
 
     def __str__(self) -> str:
-        where = f"line {self.line}" if self.line else "--set"
-        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+        where = "--set" if self.line is None else f"line {self.line}" if self.line else ""
+        return ": ".join(part for part in (where, self.key, self.message) if part)
 
 
 class ConfigError(ValueError):
@@ -65,7 +65,7 @@ def find(name: str) -> Path:
         close = difflib.get_close_matches(path.stem, shipped, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         message = f"no such file; {hint}shipped configs: {', '.join(sorted(shipped))}"
-    raise ConfigError(name, [Mistake("", message, 1)])
+    raise ConfigError(name, [Mistake("", message, 0)])
 
 
 def _shipped() -> dict[str, Path]:
@@ -91,13 +91,13 @@ def load(name: str, overrides: Iterable[str] = ()) -> Config:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError(str(path), [Mistake("", f"cannot be read: {error.strerror}", 1)]) from error
+        raise ConfigError(str(path), [Mistake("", f"cannot be read: {error.strerror}", 0)]) from error
     if len(raw) > _MAX_BYTES:
-        raise ConfigError(str(path), [Mistake("", f"{len(raw):,} bytes: not an experiment's config", 1)])
+        raise ConfigError(str(path), [Mistake("", f"{len(raw):,} bytes: not an experiment's config", 0)])
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Mistake("", f"not UTF-8 text: {error}", 1)]) from error
+        raise ConfigError(str(path), [Mistake("", f"not UTF-8 text: {error}", 0)]) from error
     return parse(text, source=str(path), overrides=overrides)
 
 

@@ -1,0 +1,48 @@
+"""What several test files share: a few images, and a cache folder that is not the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusiondistill.data import ImageSet
+
+Images = Callable[..., ImageSet]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded data sets go below pytest's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("FUSIONDISTILL_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two cores are shared with whatever else runs, and bits may depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny() -> Images:
+    """``tiny(n, height, width, ...)``: n random images without a black pixel, labels in turn, uneven statistics."""
+
+    def make(
+        n: int = 37, height: int = 8, width: int = 8, classes: int = 3, seed: int = 0, flip: bool = True
+    ) -> ImageSet:
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(1, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(n) % classes
+        statistics = ((100.0, 120.0, 140.0), (50.0, 60.0, 70.0))
+        names = [f"class {i}" for i in range(classes)]
+        return ImageSet("tiny", images, labels, names, statistics=statistics, flip=flip)
+
+    return make
