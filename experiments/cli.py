@@ -122,7 +122,7 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only
 
     from experiments import runner
     from experiments.display import Display
-    from experiments.plan import ancestors
+    from experiments.stage import ancestors
 
     prepared = runner.prepare(config, overrides, store)
     if only_search:

@@ -7,8 +7,9 @@ import time
 from types import TracebackType
 from typing import Any
 
-from experiments.plan import Plan, Stage
+from experiments.plan import Plan
 from experiments.queue import Event
+from experiments.stage import Stage
 
 __all__ = ["Display"]
 

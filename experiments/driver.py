@@ -17,10 +17,12 @@ from typing import Any
 
 from experiments import search
 from experiments.cluster import Share, nodes_of, share_of, slots
-from experiments.plan import Plan, Stage, TrainSpec
-from experiments.queue import Event, StageQueue, work
-from experiments.stages import Context
+from experiments.materials import Context
+from experiments.plan import Plan
+from experiments.queue import Event, StageQueue
+from experiments.stage import Stage, TrainSpec
 from experiments.store import Store
+from experiments.workers import describe, group_loop, run_loop, task_loop
 from fusiondistill.config import Resources
 
 __all__ = ["Outcome", "drive", "priorities"]
@@ -224,14 +226,14 @@ class _Driver:
         name = self._name("group")
         config = {"queue": self.queue, "group": name, "context": self.context}
         self.outcome.fits += 1
-        self.hands.append(_Hand(name, size, lambda: self._fit(name, size, _group_loop, config, "gloo")))
+        self.hands.append(_Hand(name, size, lambda: self._fit(name, size, group_loop, config, "gloo")))
 
     def _start_task(self) -> None:
         name = self._name("task")
         self.hands.append(_Hand(name, 1, lambda: self._task(name)))
 
     def _task(self, name: str) -> None:
-        remote = self.ray.remote(_task_loop).options(
+        remote = self.ray.remote(task_loop).options(
             num_cpus=self.share.cpus, num_gpus=self.share.gpus or None, max_retries=0
         )
         self.ray.get(remote.remote(self.queue, f"{name}0", self.context))
@@ -247,7 +249,7 @@ class _Driver:
             self.ray.get(self.queue.assign.remote(name, self.priority[stage.digest], stage))
             config = {"queue": self.queue, "worker": name, "context": self.context, "stage": stage}
             backend = "nccl" if self.share.gpus >= 1 else "gloo"
-            self.hands.append(_Hand(name, size, partial(self._fit, name, size, _run_loop, config, backend)))
+            self.hands.append(_Hand(name, size, partial(self._fit, name, size, run_loop, config, backend)))
 
     def _fit(self, name: str, size: int, loop: Callable[..., Any], config: dict[str, Any], backend: str) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -282,61 +284,8 @@ class _Driver:
                     report=lambda facts: call.report.remote(worker, facts),
                 )
             except Exception as problem:
-                from experiments.queue import describe
-
                 self.ray.get(call.finish.remote(worker, stage.digest, describe(problem), False))
             else:
                 self.ray.get(call.finish.remote(worker, stage.digest, None, False))
 
         self.hands.append(_Hand(f"search/{stage.directory}", free, run))
-
-
-def _task_loop(queue: Any, worker: str, context: Context) -> int:
-    return work(queue, worker, context, plain_device(), trains=False)
-
-
-def plain_device() -> Any:
-    """The device of a task or trial: a GPU if Ray gave it one."""
-    import ray
-    import torch
-
-    return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
-
-
-def _train_device() -> Any:
-    import ray.train.torch
-    import torch
-
-    return ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _group_loop(config: dict[str, Any]) -> int:
-    import ray.train
-
-    rank = ray.train.get_context().get_world_rank()
-    return work(config["queue"], f"{config['group']}{rank}", config["context"], _train_device(), trains=True)
-
-
-def _run_loop(config: dict[str, Any]) -> None:
-    """One data-parallel stage; rank 0 speaks for all."""
-    import ray
-    import ray.train
-
-    from experiments import stages
-    from experiments.queue import describe
-
-    ranks = ray.train.get_context()
-    rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
-
-    def report(facts: dict[str, Any]) -> None:
-        queue.report.remote(worker, facts)
-
-    error = None
-    try:
-        stages.execute(stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size())
-    except Exception as problem:
-        error = describe(problem)
-        if rank == 0:
-            stages.note_error(stage, config["context"], error)
-    if rank == 0:
-        ray.get(queue.finish.remote(worker, stage.digest, error, False))

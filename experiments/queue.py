@@ -1,4 +1,4 @@
-"""The queue of ready stages, outside the workers that pull from it, and what a worker does all day.
+"""The queue of ready stages, outside the workers that pull from it.
 
 :class:`StageQueue` is a plain class; the driver runs it as a Ray actor. It counts attempts, so that a stage that kills
 its worker is given up after a few.
@@ -7,13 +7,12 @@ its worker is given up after a few.
 from __future__ import annotations
 
 import time
-import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.plan import Stage
+from experiments.stage import Stage
 
-__all__ = ["Event", "StageQueue", "work"]
+__all__ = ["Event", "StageQueue"]
 
 GRACE = 2.0
 """Seconds without news after which a worker that finds nothing leaves; the driver needs less to offer what follows."""
@@ -114,41 +113,3 @@ class StageQueue:
     def _tell(self, kind: Any, digest: str, worker: str, **facts: Any) -> None:
         self.last_news = time.monotonic()
         self.events.append(Event(kind, digest, worker, facts))
-
-
-def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:
-    """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
-    import ray
-
-    from experiments import stages
-
-    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
-    node = ray.get_runtime_context().get_node_id()
-    context = replace(context, worker=f"{worker} on node {node[:8]}")
-    done = 0
-    while True:
-        stage = ray.get(queue.take.remote(worker, trains))
-        if stage == "leave":
-            return done
-        if stage == "wait":
-            time.sleep(0.1)
-            continue
-        error, retry = None, False
-        try:
-            stages.execute(stage, context, device, lambda facts: queue.report.remote(worker, facts))
-            done += 1
-        except Exception as problem:
-            error, retry = describe(problem), isinstance(problem, OSError)
-            stages.note_error(stage, context, error)
-        ray.get(queue.finish.remote(worker, stage.digest, error, retry))
-
-
-def describe(problem: Exception) -> str:
-    """An error as a user should read it: our own in one line, a surprise with the end of its traceback."""
-    from fusiondistill.checkpoints import CheckpointError
-    from fusiondistill.data import DataError
-    from fusiondistill.training import NonFiniteLoss
-
-    if isinstance(problem, CheckpointError | DataError | NonFiniteLoss):
-        return str(problem)
-    return "".join(traceback.format_exception(problem)[-4:]).strip()

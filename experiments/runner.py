@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import Plan, Stage, build
+from experiments.plan import Plan, build
+from experiments.stage import Stage
 from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.config import Config
@@ -40,7 +41,7 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
     config = config_file.load(name, overrides)
-    from experiments.stages import Context, load_plugins
+    from experiments.materials import Context, load_plugins
     from fusiondistill.data import fingerprint
     from fusiondistill.degradations import DEGRADATIONS
 

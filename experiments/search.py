@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster import Share
-from experiments.plan import SearchSpec, Stage, trial_stage
+from experiments.stage import SearchSpec, Stage, trial_stage
 from experiments.store import Store, parquet_bytes
 from fusiondistill import checkpoints
-from fusiondistill.config import Dimension, with_keys
+from fusiondistill.config import Dimension
+from fusiondistill.recipe import with_keys
 
 __all__ = ["run"]
 
@@ -104,8 +105,9 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
         import torch
         from ray import tune
 
-        from experiments import stages
-        from experiments.driver import plain_device
+        from experiments.materials import load_plugins
+        from experiments.training_stage import run_train
+        from experiments.workers import plain_device
 
         spec = stage.spec
         assert isinstance(spec, SearchSpec)
@@ -116,7 +118,7 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
                 tune.report({name: float(value) for name, value in row.items()} | {"directory": one.directory})
 
         torch.set_num_threads(spec.train.threads)
-        stages.load_plugins(context.plugins)
+        load_plugins(context.plugins)
         store = Store(context.store)
         if store.intact(one) is None:
             import io
@@ -125,7 +127,7 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
 
             tell(pq.read_table(io.BytesIO(store.read(one, "metrics.parquet"))).to_pylist())
             return
-        stages.run_train(one, context, plain_device(), lambda facts: tell([_numbers(facts)]))
+        run_train(one, context, plain_device(), lambda facts: tell([_numbers(facts)]))
 
     return trial
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import Stage
+from experiments.stage import Stage
 from fusiondistill import checkpoints
 from fusiondistill.checkpoints import CheckpointError
 

@@ -16,9 +16,9 @@ from torch import distributed, nn
 from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
-from fusiondistill.config import Recipe
 from fusiondistill.objectives import Objective, TeacherOutput
 from fusiondistill.randomness import key
+from fusiondistill.recipe import Recipe
 
 __all__ = ["NonFiniteLoss", "Progress", "batch_mean_accuracy", "train"]
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torchvision.models
 
-from fusiondistill import config_file
-from fusiondistill.config import ROLES, Config, Recipe, with_keys
+from fusiondistill import config_file, config_rules
+from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
 from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.recipe import ROLES, Recipe, with_keys
 
 OK = "experiment: x\n"
 
@@ -209,8 +210,8 @@ def test_the_shipped_configs_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_names_are_known_without_importing_what_they_name() -> None:
     """The file is checked against names read off source files; here they are compared with the real lists."""
     registered = {n for n, d in DEGRADATIONS.items() if d.function.__module__.startswith("fusiondistill.")}
-    assert set(config_file._known_degradations()) == registered
-    known = config_file._known_torchvision_models()
+    assert set(config_rules._known_degradations()) == registered
+    known = config_rules._known_torchvision_models()
     assert sorted(known) == sorted(torchvision.models.list_models(module=torchvision.models))
 
 

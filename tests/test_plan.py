@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from experiments.driver import priorities
-from experiments.plan import EvaluateSpec, FuseSpec, Plan, SearchSpec, Stage, TrainSpec, ancestors, build, trial_stage
+from experiments.plan import Plan, build
+from experiments.stage import EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec, ancestors, trial_stage
 from fusiondistill import save_checkpoint
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import METHODS

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe
 
-from experiments.stages import _pack, _unpack
+from experiments.training_stage import pack, unpack
 from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
 
 
@@ -89,19 +89,19 @@ def test_resuming_gives_the_same_bits(optimizer: str) -> None:
     def run(start: Progress | None, model: nn.Module) -> Progress:
         return train(
             model, recipe, make_pipeline(("noise",)), seed=3, validation=score, start=start,
-            on_epoch=lambda p: stored.append(_pack(p)),
+            on_epoch=lambda p: stored.append(pack(p)),
         )  # fmt: skip
 
     whole = run(None, Toy(1))
     for k in range(5):
         model = Toy(99)  # whatever it holds is replaced
-        resumed = run(_unpack(stored[k]), model)
+        resumed = run(unpack(stored[k]), model)
         assert same(weights(model), list(whole.model.values()))
         assert same(list(resumed.best.values()), list(whole.best.values()))
         assert (resumed.epoch, resumed.best_epoch, resumed.best_score) == (5, whole.best_epoch, whole.best_score)
         assert [r["loss"] for r in resumed.rows] == [r["loss"] for r in whole.rows]
     assert same(list(run(None, Toy(1)).model.values()), list(whole.model.values()))
-    assert _unpack(None) is None
+    assert unpack(None) is None
 
 
 class Explodes(Toy):

@@ -11,8 +11,8 @@ import torch
 from torch import distributed, nn
 
 from fusiondistill.batches import Pipeline
-from fusiondistill.config import Recipe
 from fusiondistill.data import ImageSet
+from fusiondistill.recipe import Recipe
 from fusiondistill.training import NonFiniteLoss, train
 
 

@@ -1,0 +1,183 @@
+"""A stage is a value: what to do, on what, with which inputs. Its digest names its directory.
+
+The digest covers what can change the result (kind, recipe, inputs, seed, protocol, data, world size, threads, plugins,
+format), not where or when it runs; so resuming, caching and sharing are one mechanism.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fusiondistill.config import Dimension, Frozen, ModelConfig
+from fusiondistill.recipe import Recipe, Role
+
+__all__ = [
+    "CheckpointSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "FuseSpec",
+    "SearchSpec",
+    "Spec",
+    "Stage",
+    "TrainSpec",
+    "ancestors",
+    "trial_stage",
+]
+
+FORMAT = 1
+
+
+class DataSpec(Frozen):
+    """Which images a stage sees."""
+
+    name: str
+    fingerprint: str
+    train_images: int | None
+    test_images: int | None
+    held_out: float
+    holdout_seed: int
+
+
+class TrainSpec(Frozen):
+    """Train one network."""
+
+    role: Role
+    recipe: Recipe
+    degradations: tuple[str, ...]
+    data: DataSpec
+    model: ModelConfig
+    flip: bool | None
+    protocol: str
+    select: str
+    data_seed: int
+    world_size: int
+    threads: int
+
+
+class FuseSpec(Frozen):
+    """Average the experts and set BatchNorm's statistics; ``told``: recomputed on that degradation alone."""
+
+    method: str
+    recalibrate: str
+    told: str | None
+    images: int
+    degradations: tuple[str, ...]
+    data: DataSpec
+    protocol: str
+    data_seed: int
+    threads: int
+
+
+class SearchSpec(Frozen):
+    """Search the distillation recipe."""
+
+    train: TrainSpec
+    trials: int
+    scheduler: str
+    space: dict[str, Dimension]
+
+
+class EvaluateSpec(Frozen):
+    """Count right answers of one method on one degradation of the test split."""
+
+    method: str
+    degradation: str
+    levels: tuple[int, ...]
+    data: DataSpec
+    protocol: str
+    noise_seed: int
+    threads: int
+
+
+class CheckpointSpec(Frozen):
+    """An existing checkpoint that stands for a stage. The path is where it lies, not what it is."""
+
+    sha256: str
+    model: ModelConfig
+    data: DataSpec
+    path: str
+
+
+Spec = TrainSpec | FuseSpec | SearchSpec | EvaluateSpec | CheckpointSpec
+KINDS = {TrainSpec: "train", FuseSpec: "fuse", SearchSpec: "search", EvaluateSpec: "evaluate", CheckpointSpec: "import"}
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One unit of work with a stored result.
+
+    Attributes:
+        name: what a person calls it; opens the directory's name, is not part of the digest.
+        seed: of the run that it belongs to.
+        spec: what to do.
+        inputs: role -> the stage whose result plays it.
+        plugins: digests of the plugin files that are loaded.
+    """
+
+    name: str
+    seed: int
+    spec: Spec
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """train, fuse, search, evaluate or import."""
+        return KINDS[type(self.spec)]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over everything that can change the result."""
+        content = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "spec": self.spec.model_dump(mode="json", exclude={"path"}),
+            "seed": self.seed,
+            "inputs": {role: stage.digest for role, stage in self.inputs.items()},
+            "plugins": self.plugins,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def directory(self) -> str:
+        """Its directory within the store."""
+        return f"{self.name}-{self.digest[:16]}"
+
+    @property
+    def work(self) -> float:
+        """A rough size, in epochs of one degradation: for ordering and for estimating the time left."""
+        spec = self.spec
+        if isinstance(spec, TrainSpec):
+            teachers = 0.3 if spec.recipe.loss.feature or spec.recipe.loss.kd else 0.0
+            return spec.recipe.epochs * max(1, len(spec.degradations)) * (1 + teachers)
+        if isinstance(spec, SearchSpec):
+            one = spec.train.recipe.epochs * len(spec.train.degradations) * 1.3
+            return one * spec.trials * (0.5 if spec.scheduler == "asha" else 1.0)
+        if isinstance(spec, EvaluateSpec):
+            return 0.06 * len(spec.levels) * (len(self.inputs) or 1)
+        return 0.1
+
+
+def trial_stage(search: Stage, recipe: Recipe) -> Stage:
+    """A search trial: the distillation stage itself with another recipe, a value like any other."""
+    assert isinstance(search.spec, SearchSpec)
+    spec = search.spec.train.model_copy(update={"recipe": recipe})
+    return Stage("trial", search.seed, spec, search.inputs, search.plugins)
+
+
+def ancestors(stage: Stage) -> Iterator[Stage]:
+    """The stages that a stage rests on, itself last; each once."""
+    seen: set[str] = set()
+
+    def walk(one: Stage) -> Iterator[Stage]:
+        if one.digest not in seen:
+            seen.add(one.digest)
+            for needed in one.inputs.values():
+                yield from walk(needed)
+            yield one
+
+    yield from walk(stage)

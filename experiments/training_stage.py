@@ -1,0 +1,174 @@
+"""The training stage: the loop of :mod:`fusiondistill.training` between what the store holds and what it gets."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from experiments.materials import Context, card_for, image_size, load_into, new_network, run_facts, splits
+from experiments.stage import Stage, TrainSpec
+from experiments.store import Store, parquet_bytes
+from fusiondistill import checkpoints, evaluation
+from fusiondistill.batches import Pipeline
+from fusiondistill.data import ImageSet
+from fusiondistill.randomness import key
+from fusiondistill.recipe import Recipe, with_keys
+from fusiondistill.training import Progress, batch_mean_accuracy, train
+
+__all__ = ["Report", "pack", "resolve_recipe", "run_train", "unpack"]
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
+
+
+def resolve_recipe(stage: Stage, store: Store) -> Recipe:
+    """The recipe of a training stage, with what its search found laid over it."""
+    assert isinstance(stage.spec, TrainSpec)
+    if "search" not in stage.inputs:
+        return stage.spec.recipe
+    found = json.loads(store.read(stage.inputs["search"], "best.json"))
+    return with_keys(stage.spec.recipe, found["values"])
+
+
+def run_train(
+    stage: Stage, context: Context, device: torch.device, report: Report, *, rank: int = 0, world_size: int = 1
+) -> list[dict[str, float]]:
+    """Train, from the last stored epoch if there is one; returns the rows of metrics."""
+    spec = stage.spec
+    assert isinstance(spec, TrainSpec)
+    store = Store(context.store)
+    began, attempt = time.time(), checkpoints.new_attempt()
+    recipe = resolve_recipe(stage, store)
+    images, held_out = splits(spec.data, context.data_root, spec.select)
+    torch.manual_seed(key(stage.seed, "initial weights") & (2**63 - 1))
+    model = new_network(spec.model, images)
+    if "start" in stage.inputs:
+        load_into(model, store, stage.inputs["start"])
+    pipeline = _pipeline(spec, recipe, images, device, rank, world_size)
+    teachers = []
+    if pipeline.teacher_view:
+        for d in spec.degradations:
+            teachers.append(load_into(new_network(spec.model, images), store, stage.inputs[f"teacher-{d}"]))
+
+    def on_epoch(progress: Progress) -> None:
+        store.save_progress(stage, progress.epoch, pack(progress), attempt)
+        report({"epochs": recipe.epochs, **progress.rows[-1]})
+
+    start = unpack(store.load_progress(stage))
+    if start:
+        report({"epochs": recipe.epochs, "resumed": start.epoch, **start.rows[-1]})
+    validation = _validation(spec, recipe, held_out, device) if held_out is not None and spec.select != "last" else None
+    progress = train(
+        model,
+        recipe,
+        pipeline,
+        seed=spec.data_seed,
+        teachers=teachers,
+        validation=validation,
+        start=start,
+        on_epoch=on_epoch,
+    )
+    if rank == 0:
+        _commit_training(stage, spec, recipe, progress, images, store, context, began, attempt, device)
+    return progress.rows
+
+
+def _pipeline(
+    spec: TrainSpec, recipe: Recipe, images: ImageSet, device: torch.device, rank: int, world_size: int
+) -> Pipeline:
+    needs_teacher = bool(recipe.loss.feature or recipe.loss.kd)
+    return Pipeline(
+        images=images,
+        degradations=spec.degradations,
+        seed=spec.data_seed,
+        batch_size=recipe.batch_size,
+        flip=images.flip if spec.flip is None else spec.flip,
+        padding=recipe.crop_padding,
+        cutout=_cutout_side(spec, recipe, images),
+        pairing=recipe.pairing or "independent",
+        teacher_view=recipe.teacher_view if needs_teacher else None,
+        protocol=spec.protocol,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+        channels_last=recipe.channels_last,
+    )
+
+
+def _cutout_side(spec: TrainSpec, recipe: Recipe, images: ImageSet) -> int:
+    """Half the image; the original kept 16 for its last two rows whatever the size."""
+    if recipe.cutout is not None:
+        return recipe.cutout
+    if spec.protocol == "paper" and spec.role in ("fusing", "fusiondistill"):
+        return 16
+    return min(image_size(images)) // 2
+
+
+def _validation(
+    spec: TrainSpec, recipe: Recipe, held_out: ImageSet, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]]:
+    score = batch_mean_accuracy if spec.protocol == "paper" else lambda right: float(right.double().mean())
+
+    def validation(model: nn.Module) -> dict[str, float]:
+        right = evaluation.validate(
+            model,
+            held_out,
+            spec.degradations,
+            seed=spec.data_seed,
+            device=device,
+            protocol=spec.protocol,
+            channels_last=recipe.channels_last,
+        )
+        return {name: score(values) for name, values in right.items()}
+
+    return validation
+
+
+def pack(progress: Progress) -> bytes:
+    """Progress as bytes that :func:`unpack` reads without unpickling freely."""
+    stream = io.BytesIO()
+    torch.save(asdict(progress), stream)
+    return stream.getvalue()
+
+
+def unpack(data: bytes | None) -> Progress | None:
+    """What :func:`pack` made; None stays None."""
+    return Progress(**torch.load(io.BytesIO(data), weights_only=True)) if data else None
+
+
+def _commit_training(
+    stage: Stage,
+    spec: TrainSpec,
+    recipe: Recipe,
+    progress: Progress,
+    images: ImageSet,
+    store: Store,
+    context: Context,
+    began: float,
+    attempt: str,
+    device: torch.device,
+) -> None:
+    import pyarrow as pa
+
+    card = card_for(spec.model, images)
+    log = [json.dumps({name: round(value, 6) for name, value in row.items()}) for row in progress.rows]
+    files = {
+        checkpoints.MODEL: checkpoints.to_safetensors(progress.best, card),
+        "metrics.parquet": parquet_bytes(pa.Table.from_pylist(progress.rows)),
+        "log.txt": "\n".join([f"{stage.name}, seed {stage.seed}", *log, ""]).encode(),
+    }
+    outcome = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "select": spec.select}
+    if "validation" in progress.rows[-1]:
+        outcome["validation"] = progress.best_score
+    facts = run_facts(began, context, device)
+    facts["training_seconds"] = sum(row["seconds"] for row in progress.rows)
+    store.commit(
+        stage, files, {**facts, "card": card, "recipe": recipe.model_dump(mode="json"), "outcome": outcome}, attempt
+    )

@@ -1,0 +1,102 @@
+"""What a worker does all day, as the body of a Ray Train worker or of a plain Ray task."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import replace
+from typing import Any
+
+from experiments.materials import Context
+
+__all__ = ["describe", "group_loop", "plain_device", "run_loop", "task_loop"]
+
+
+def task_loop(queue: Any, worker: str, context: Context) -> int:
+    """A plain Ray task: whatever needs no training."""
+    return work(queue, worker, context, plain_device(), trains=False)
+
+
+def plain_device() -> Any:
+    """The device of a task or trial: a GPU if Ray gave it one."""
+    import ray
+    import torch
+
+    return torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+
+
+def _train_device() -> Any:
+    import ray.train.torch
+    import torch
+
+    return ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+
+
+def group_loop(config: dict[str, Any]) -> int:
+    """A worker of a Ray Train group, pulling stages of any kind."""
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    return work(config["queue"], f"{config['group']}{rank}", config["context"], _train_device(), trains=True)
+
+
+def run_loop(config: dict[str, Any]) -> None:
+    """One data-parallel stage; rank 0 speaks for all."""
+    import ray
+    import ray.train
+
+    from experiments import stages
+
+    ranks = ray.train.get_context()
+    rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
+
+    def report(facts: dict[str, Any]) -> None:
+        queue.report.remote(worker, facts)
+
+    error = None
+    try:
+        stages.execute(stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size())
+    except Exception as problem:
+        error = describe(problem)
+        if rank == 0:
+            stages.note_error(stage, config["context"], error)
+    if rank == 0:
+        ray.get(queue.finish.remote(worker, stage.digest, error, False))
+
+
+def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:
+    """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
+    import ray
+
+    from experiments import stages
+
+    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
+    node = ray.get_runtime_context().get_node_id()
+    context = replace(context, worker=f"{worker} on node {node[:8]}")
+    done = 0
+    while True:
+        stage = ray.get(queue.take.remote(worker, trains))
+        if stage == "leave":
+            return done
+        if stage == "wait":
+            time.sleep(0.1)
+            continue
+        error, retry = None, False
+        try:
+            stages.execute(stage, context, device, lambda facts: queue.report.remote(worker, facts))
+            done += 1
+        except Exception as problem:
+            error, retry = describe(problem), isinstance(problem, OSError)
+            stages.note_error(stage, context, error)
+        ray.get(queue.finish.remote(worker, stage.digest, error, retry))
+
+
+def describe(problem: Exception) -> str:
+    """An error as a user should read it: our own in one line, a surprise with the end of its traceback."""
+    from fusiondistill.checkpoints import CheckpointError
+    from fusiondistill.data import DataError
+    from fusiondistill.training import NonFiniteLoss
+
+    if isinstance(problem, CheckpointError | DataError | NonFiniteLoss):
+        return str(problem)
+    return "".join(traceback.format_exception(problem)[-4:]).strip()

@@ -1,0 +1,135 @@
+"""Rules between the keys of a config, checked on the raw content so that they speak up beside other mistakes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fusiondistill.config import PAPER_DEGRADATIONS
+from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
+
+__all__ = ["Location", "cross_check"]
+
+Location = tuple[str | int, ...]
+_SOURCES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
+_NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
+
+
+def cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    """Rules between keys. They read the raw content, so that they speak up beside other mistakes."""
+    name = _at(raw, "data", "name")
+    paper = raw.get("protocol") == "paper"
+    if isinstance(name, str) and not raw.get("plugins"):
+        if name not in _SOURCES:
+            yield ("data", "name"), f"no data set {name!r}{_close(name, _SOURCES)}"
+        elif name in _NEEDS_ROOT and not _at(raw, "data", "root"):
+            yield ("data",), f"{name} needs root: the folder or file that holds the images"
+    if paper and raw.get("search"):
+        yield ("search",), "not under protocol paper: it has no validation split of its own for a search to look at"
+    if raw.get("select") == "test" and not paper:
+        yield ("select",), "test is a leak, admitted under protocol: paper only"
+    yield from _check_names(raw)
+    yield from _check_values(raw)
+
+
+def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    names = raw.get("degradations")
+    if isinstance(names, list) and not raw.get("plugins"):
+        known = _known_degradations()
+        for i, n in enumerate(names):
+            if isinstance(n, str) and n not in known:
+                yield ("degradations", i), f"no degradation {n!r}{_close(n, known)}"
+    model = raw.get("model")
+    name = model.get("name") if isinstance(model, dict) else None
+    if isinstance(name, str):
+        depth = re.fullmatch(r"cifar_resnet(\d+)", name)
+        if depth:
+            if int(depth[1]) < 8 or int(depth[1]) % 6 != 2:
+                yield ("model", "name"), f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110), not {depth[1]}"
+        else:
+            known = ("cifar_resnet56", *_known_torchvision_models())
+            if name not in known:
+                yield ("model", "name"), f"no model {name!r}{_close(name, known, listed=False)}"
+
+
+def _known_degradations() -> tuple[str, ...]:
+    """The registered names, read off the source: importing it costs torch, and seconds before a typo is reported."""
+    folder = Path(__file__).parent / "degradations"
+    pattern = re.compile(r'^(?:@register|compose)\(\s*"(\w+)"', re.M)
+    found = [pattern.findall(path.read_text()) for path in sorted(folder.glob("*.py"))]
+    return tuple(dict.fromkeys([*PAPER_DEGRADATIONS, *(name for names in found for name in names)]))
+
+
+def _known_torchvision_models() -> tuple[str, ...]:
+    """What ``torchvision.models.list_models(module=torchvision.models)`` gives, again without the import."""
+    spec = importlib.util.find_spec("torchvision")
+    folder = Path(next(iter(spec.submodule_search_locations or ()))) / "models" if spec else Path()
+    pattern = re.compile(r"^@register_model\(\)\n(?:.*\n)*?def (\w+)", re.M)
+    return tuple(sorted(name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())))
+
+
+def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    paper, search = raw.get("protocol") == "paper", raw.get("search")
+    held_out = _at(raw, "data", "validation")
+    if held_out is None:
+        held_out = 0 if paper else 0.1
+    if held_out == 0 and (raw.get("select") or ("test" if paper else "validation")) == "validation":
+        yield ("data", "validation"), "is 0, so there is nothing to select on: give a fraction, or select: last"
+    if held_out == 0 and search and not paper:
+        yield ("search",), "needs a validation split: data.validation is 0"
+    space = _at(raw, "search", "space")
+    for key, dimension in space.items() if isinstance(space, dict) else ():
+        if problem := _space_problem(key, dimension):
+            yield ("search", "space", key), problem
+    for role in ROLES:
+        given = _at(raw, role, "checkpoint")
+        for name in given if isinstance(given, dict) else ():
+            known = raw.get("degradations", PAPER_DEGRADATIONS)
+            if role != "expert":
+                yield (role, "checkpoint"), "a mapping from degradations is for experts; give one file"
+            elif isinstance(known, list | tuple) and name not in known:
+                yield (role, "checkpoint", name), f"is none of the degradations{_close(name, tuple(map(str, known)))}"
+    gpus = _at(raw, "resources", "gpus_per_worker")
+    if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
+        yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def _at(raw: dict[str, Any], section: str, key: str) -> Any:
+    """A value of a section, None where there is no such thing."""
+    content = raw.get(section)
+    return content.get(key) if isinstance(content, dict) else None
+
+
+def _space_problem(key: str, dimension: Any) -> str | None:
+    """What is wrong with a dimension: no key of the recipe, or an end that the key does not admit."""
+    recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
+    forms = dimension if isinstance(dimension, dict) else {}
+    for value in (None, *(value for values in forms.values() if isinstance(values, list) for value in values)):
+        try:
+            with_keys(recipe, {key: value})
+        except KeyError:
+            return f"is no key of the recipe{_close(key, tuple(_dotted(recipe.model_dump())))}"
+        except ValidationError as error:
+            for problem in error.errors():
+                if value is not None and ".".join(map(str, problem["loc"])) == key:
+                    return f"cannot be {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return None
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, value in content.items():
+        keys += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys
+
+
+def _close(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return hint + (f"; known: {', '.join(known)}" if listed and not close else "")

@@ -1,0 +1,141 @@
+"""The queue of ready stages as a plain object: who gets what, and what becomes of lost work."""
+
+from __future__ import annotations
+
+from experiments.plan import build
+from experiments.queue import GRACE, Event, StageQueue
+from experiments.stage import Stage
+from fusiondistill.config_file import parse
+
+FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
+STAGES = {s.name: s for s in build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages}
+BASE, SCRATCH, VANILLA, EVALUATE = (STAGES[n] for n in ("base", "scratch", "vanilla", "evaluate-base-jpeg"))
+
+
+def told(news: list[Event]) -> list[tuple[str, str, str]]:
+    names = {stage.digest: name for name, stage in STAGES.items()}
+    return [(event.kind, names[event.digest], event.worker) for event in news]
+
+
+def given(stage: object) -> Stage:
+    assert isinstance(stage, Stage)
+    return stage
+
+
+def test_the_highest_priority_goes_first_and_equals_in_order() -> None:
+    q = StageQueue()
+    q.offer([(1.0, BASE), (5.0, EVALUATE)])
+    q.offer([(5.0, SCRATCH), (7.0, VANILLA)])
+    assert q.poll() == ([], 3, 1, 0)
+    taken = [given(q.take(f"g/{i}", trains=True)).name for i in range(4)]
+    assert taken == ["vanilla", "evaluate-base-jpeg", "scratch", "base"]
+    news, to_train, others, idle = q.poll()
+    assert (to_train, others, idle) == (0, 0, 0) and [e.kind for e in news] == ["started"] * 4
+    assert q.poll()[0] == []  # news is told once
+
+
+def test_who_cannot_train_gets_the_rest() -> None:
+    q = StageQueue()
+    q.offer([(9.0, BASE), (1.0, EVALUATE)])
+    assert q.take("t/0", trains=False) is EVALUATE
+    assert q.take("t/1", trains=False) == "wait"
+    assert q.take("g/0", trains=True) is BASE
+
+
+def test_idle_workers_wait_while_something_may_follow_and_leave_when_not() -> None:
+    q = StageQueue()
+    q.offer([(1.0, BASE)])
+    q.take("g/0", True)
+    q.last_news -= 10 * GRACE  # as if so much time had passed
+    assert q.take("g/1", True) == "wait" and q.take("g/1", True) == "wait"  # base runs: what follows may come
+    assert q.poll()[3] == 1
+    q.finish("g/0", BASE.digest)
+    assert q.take("g/1", True) == q.take("g/0", True) == "wait"  # the driver has not had its say yet
+    q.last_news -= GRACE / 2
+    q.offer([(1.0, VANILLA)])
+    assert q.take("g/1", True) is VANILLA and q.poll()[3] == 1
+    q.finish("g/1", VANILLA.digest)
+    q.last_news -= GRACE + 0.1
+    assert q.take("g/0", True) == q.take("g/1", True) == "leave"
+    assert q.poll()[3] == 0
+
+
+def test_progress_and_ends_are_told() -> None:
+    q = StageQueue()
+    q.offer([(1.0, BASE)])
+    q.take("g/0", True)
+    q.report("g/0", {"epoch": 3})
+    q.report("g/7", {"epoch": 9})  # works on nothing
+    q.finish("g/0", BASE.digest)
+    news = q.poll()[0]
+    assert told(news) == [("started", "base", "g/0"), ("progress", "base", "g/0"), ("done", "base", "g/0")]
+    assert news[0].facts == {"attempt": 1} and news[1].facts == {"epoch": 3}
+
+
+def test_a_failure_is_final_unless_it_asks_for_another_try() -> None:
+    q = StageQueue(attempts=3)
+    q.offer([(1.0, BASE), (1.0, SCRATCH)])
+    q.take("g/0", True)
+    q.finish("g/0", BASE.digest, "NaN")
+    assert told(q.poll()[0])[-1] == ("failed", "base", "g/0")
+    for attempt in (1, 2, 3):
+        assert q.take("g/0", True) is SCRATCH
+        q.finish("g/0", SCRATCH.digest, "disk full", retry=True)
+        last = q.poll()[0][-1]
+        assert (last.kind, last.facts["error"]) == ("lost" if attempt < 3 else "failed", "disk full")
+    assert q.poll() == ([], 0, 0, 0)
+
+
+def test_lost_workers_give_back_what_they_had_and_not_for_ever() -> None:
+    q = StageQueue(attempts=2)
+    q.offer([(2.0, BASE), (1.0, EVALUATE)])
+    assert q.take("group1/0", True) is BASE and q.take("group1/1", True) is EVALUATE
+    q.take("group1/2", True)
+    q.take("group10/0", True)
+    assert q.poll()[3] == 2
+    q.lose("group1/")
+    news, to_train, others, idle = q.poll()
+    assert told(news) == [("lost", "base", "group1/0"), ("lost", "evaluate-base-jpeg", "group1/1")]
+    assert (to_train, others, idle) == (1, 1, 1)  # group10 is another group
+    assert q.take("group10/0", True) is BASE  # its priority is kept
+    q.lose("group10/0")
+    news = q.poll()[0]
+    assert told(news) == [("started", "base", "group10/0"), ("failed", "base", "group10/0")]
+    assert "its worker group10/0 was lost (attempt 2)" in news[-1].facts["error"]
+
+
+def test_a_worker_that_starts_over_takes_nothing_from_its_neighbours() -> None:
+    """Every worker first gives up what bore its name before: worker 1 must not give up for 10 and 11."""
+    q = StageQueue()
+    q.offer([(2.0, BASE), (1.0, SCRATCH)])
+    q.take("group1/10", True)
+    q.take("group1/11", True)
+    q.poll()
+    q.lose("group1/1")
+    assert q.poll() == ([], 0, 0, 0) and set(q.running) == {"group1/10", "group1/11"}
+
+
+def test_what_a_stale_worker_says_is_ignored() -> None:
+    q = StageQueue()
+    q.offer([(1.0, BASE)])
+    q.take("g/0", True)
+    q.lose("g/0")
+    assert q.take("h/0", True) is BASE
+    q.poll()
+    q.finish("g/0", BASE.digest)  # it was not dead after all
+    q.finish("h/0", SCRATCH.digest)  # not what it is at
+    q.report("g/0", {"epoch": 1})
+    assert q.poll() == ([], 0, 0, 0) and q.running["h/0"][1] is BASE
+    q.finish("h/0", BASE.digest)
+    q.finish("h/0", BASE.digest)
+    assert told(q.poll()[0]) == [("done", "base", "h/0")]
+
+
+def test_a_stage_with_workers_of_its_own_is_never_left_to_a_pulling_one() -> None:
+    """A data-parallel training or a search, done by one pulling worker, would be something else."""
+    q = StageQueue()
+    q.assign("run1/base", 3.0, BASE)
+    assert told(q.poll()[0]) == [("started", "base", "run1/base")]
+    q.lose("run1/base")
+    assert told(q.poll()[0]) == [("failed", "base", "run1/base")]
+    assert q.take("g/0", True) == "wait"
