@@ -259,11 +259,11 @@ def status_lines(store: Store) -> list[str]:
             directory = stage["directory"]
             if directory in stored:
                 continue
-            progress, error = store.read_raw(directory, "progress.json"), store.read_raw(directory, "error.txt")
+            epochs, error = store.epochs_stored(directory), store.read_raw(directory, "error.txt")
             if error:
                 state = f"failed: {error.decode(errors='replace').splitlines()[-1]}"
-            elif progress:
-                state = f"{json.loads(progress)['epoch']} epochs stored"
+            elif epochs:
+                state = f"{epochs} epochs stored"
             else:
                 state = "missing"
             lines.append(f"  {stage['name']}, seed {stage['seed']}: {state}")

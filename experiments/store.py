@@ -151,7 +151,7 @@ class Store:
     def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:
         """Store the last epoch of a training: the state, then the small file that points at it with its digest."""
         name = f"last.{attempt}.{epoch}.pt"
-        before = self._progress_entry(stage)
+        before = self._progress_entry(stage.directory)
         checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
         entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state)}
         path = self.path(stage.directory, PROGRESS)
@@ -162,17 +162,22 @@ class Store:
 
     def load_progress(self, stage: Stage) -> bytes | None:
         """The state of the last stored epoch; None if there is none or it is damaged (then training starts over)."""
-        entry = self._progress_entry(stage)
+        entry = self._progress_entry(stage.directory)
         if entry is None:
             return None
         data = self.read_raw(stage.directory, entry["file"])
         return data if data is not None and checkpoints.digest(data) == entry["sha256"] else None
 
-    def _progress_entry(self, stage: Stage) -> dict[str, Any] | None:
-        data = self.read_raw(stage.directory, PROGRESS)
+    def epochs_stored(self, directory: str) -> int:
+        """How many epochs of an unfinished training are stored."""
+        entry = self._progress_entry(directory)
+        return int(entry["epoch"]) if entry else 0
+
+    def _progress_entry(self, directory: str) -> dict[str, Any] | None:
+        data = self.read_raw(directory, PROGRESS)
         try:
             entry = json.loads(data) if data is not None else None
-            return entry if isinstance(entry, dict) and {"file", "sha256"} <= entry.keys() else None
+            return entry if isinstance(entry, dict) and {"file", "epoch", "sha256"} <= entry.keys() else None
         except ValueError:
             return None
 

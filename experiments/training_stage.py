@@ -6,7 +6,6 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -134,13 +133,13 @@ def _validation(
 def pack(progress: Progress) -> bytes:
     """Progress as bytes that :func:`unpack` reads without unpickling freely."""
     stream = io.BytesIO()
-    torch.save(asdict(progress), stream)
+    torch.save(vars(progress), stream)  # no copies: tensors that it holds twice are stored once
     return stream.getvalue()
 
 
 def unpack(data: bytes | None) -> Progress | None:
     """What :func:`pack` made; None stays None."""
-    return Progress(**torch.load(io.BytesIO(data), weights_only=True)) if data else None
+    return Progress(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)) if data else None
 
 
 def _commit_training(

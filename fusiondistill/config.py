@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from fusiondistill.recipe import DEFAULTS, ROLES, Count, Fraction, Frozen, Positive, Recipe, Role, Weight, merged
 
@@ -82,7 +82,7 @@ class Dimension(Frozen):
     """One dimension of a search: exactly one of its forms."""
 
     choice: tuple[Any, ...] | None = Field(None, description="one of these, drawn at random")
-    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
+    uniform: tuple[FiniteFloat, FiniteFloat] | None = Field(None, description="[low, high]")
     loguniform: tuple[Positive, Positive] | None = Field(None, description="[low, high], even in the logarithm")
     integers: tuple[int, int] | None = Field(None, description="[low, high], both ends included")
 
@@ -173,7 +173,10 @@ class Config(Frozen):
     def _role_defaults(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {**given, **{role: merged(DEFAULTS[role], given.get(role) or {}) for role in ROLES}}
+        return {
+            **given,
+            **{role: merged(DEFAULTS[role], {} if given.get(role) is None else given[role]) for role in ROLES},
+        }
 
     @field_validator("seeds", "degradations", "methods")
     @classmethod

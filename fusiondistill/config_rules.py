@@ -108,6 +108,8 @@ def _at(raw: dict[str, Any], section: str, key: str) -> Any:
 
 def _space_problem(key: str, dimension: Any) -> str | None:
     """What is wrong with a dimension: no key of the recipe, or an end that the key does not admit."""
+    if key in ("epochs", "checkpoint"):
+        return "is not for a search: trials have search.epochs and train themselves"
     recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
     forms = dimension if isinstance(dimension, dict) else {}
     for value in (None, *(value for values in forms.values() if isinstance(values, list) for value in values)):

@@ -59,7 +59,7 @@ class Schedule(Frozen):
         if self.name == "cosine":
             return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         if self.name == "steps":
-            return self.factor ** sum(epoch >= round(m * epochs) for m in self.milestones)
+            return self.factor ** sum(epoch >= max(1, round(m * epochs)) for m in self.milestones)
         return 1.0
 
 
