@@ -117,29 +117,28 @@ def search_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> N
 
 
 def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only_search: bool) -> None:
-    import dataclasses
     import shlex
 
     from experiments import runner
     from experiments.display import Display
-    from experiments.stage import ancestors
 
     prepared = runner.prepare(config, overrides, store)
-    if only_search:
-        searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
-        if not searches:
-            raise ValueError(f"{config} has no search: give it a search.space")
-        kept = {needed.digest: needed for one in searches for needed in ancestors(one)}
-        plan = dataclasses.replace(prepared.plan, stages=tuple(kept.values()), rows=())
-        prepared = dataclasses.replace(prepared, plan=plan)
-    for text in prepared.damage:
-        click.echo(f"damaged, will be made again: {text}", err=True)
+    for path in prepared.config.plugins:
+        click.echo(f"plugin loaded: {path}")
+    searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
+    if only_search and not searches:
+        why = "its methods do not need it" if prepared.config.search else "give it a search.space"
+        raise ValueError(f"{config} has no search: {why}")
     runner.check_data(prepared)
-    command = shlex.join(["fusiondistill", *sys.argv[1:]])
     with prepared.store.held():
-        with Display(prepared.plan, prepared.stored) as display:
-            display.say(_headline(prepared))
-            outcome = runner.run(prepared, display, command)
+        prepared = prepared.looked_up()
+        for text in prepared.damage:
+            click.echo(f"damaged, will be made again: {text}", err=True)
+        runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]))
+        todo = prepared.narrowed(searches) if only_search else prepared
+        with Display(todo.plan, todo.stored) as display:
+            display.say(_headline(todo))
+            outcome = runner.run(todo, display)
         if only_search:
             _print_rankings(prepared)
         else:
@@ -160,6 +159,8 @@ def _print_end(prepared: Any) -> None:
     table = results.write_results(prepared.store)
     click.echo("")
     for line in results.table_lines(prepared.store, table):
+        click.echo(line)
+    for line in results.search_costs(prepared.store, prepared.plan):
         click.echo(line)
     click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
 
@@ -191,7 +192,10 @@ def _report_failures(outcome: Any) -> None:
 @_store
 @_set
 def plan_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> None:
-    """Print the graph of stages, what is stored, and what the rest will cost; runs nothing."""
+    """Print the graph of stages, what is stored, and what the rest will cost.
+
+    Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
+    """
     from experiments import runner
 
     prepared = runner.prepare(config, overrides, store)

@@ -20,12 +20,13 @@ from experiments.cluster import Share, nodes_of, share_of, slots
 from experiments.materials import Context
 from experiments.plan import Plan
 from experiments.queue import Event, StageQueue
-from experiments.stage import Stage, TrainSpec
+from experiments.stage import SearchSpec, Stage, TrainSpec
+from experiments.stages import note_error
 from experiments.store import Store
 from experiments.workers import describe, group_loop, run_loop, task_loop
 from fusiondistill.config import Resources
 
-__all__ = ["Outcome", "drive", "priorities"]
+__all__ = ["Driver", "Outcome", "priorities"]
 
 TICK = 0.2
 FIT_FAILURES = 3
@@ -56,30 +57,6 @@ def priorities(stages: tuple[Stage, ...]) -> dict[str, float]:
     return longest
 
 
-def drive(
-    ray: Any,
-    plan: Plan,
-    store: Store,
-    context: Context,
-    stored: set[str],
-    on_event: Callable[[Stage, Event], None],
-    check: Callable[[], None],
-) -> Outcome:
-    """Run what is missing.
-
-    Args:
-        ray: the connected module.
-        stored: digests that need no work.
-        on_event: told about every stage that starts, gets on, ends.
-        check: called often, at points where it is safe to raise: that ends the run.
-
-    Raises:
-        ValueError: no node can hold a worker.
-        RuntimeError: workers cannot be started.
-    """
-    return _Driver(ray, plan, store, context, stored, on_event).run(check)
-
-
 class _Hand:
     """Something that holds slots: a worker group, a plain worker, a search, a data-parallel fit."""
 
@@ -97,7 +74,18 @@ class _Hand:
             self.error = error
 
 
-class _Driver:
+class Driver:
+    """One run over the missing stages of a plan.
+
+    Args:
+        ray: the connected module.
+        stored: digests that need no work.
+        on_event: told about every stage that starts, gets on, ends.
+
+    Raises:
+        ValueError: no node can hold a worker.
+    """
+
     def __init__(
         self,
         ray: Any,
@@ -131,15 +119,19 @@ class _Driver:
         self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
 
     def run(self, check: Callable[[], None]) -> Outcome:
+        """Run until nothing is left to do; ``check`` is called often, at points where it is safe to raise.
+
+        Workers that cannot be started end the run: the outcome says why.
+        """
         with self.scratch:
-            while True:
+            while "workers" not in self.outcome.failed:
                 check()
+                self._collect()  # before the news, so that what a dead worker leaves behind is part of them
                 news, to_train, others, idle = self.ray.get(self.queue.poll.remote())
                 for event in news:
                     self._take_note(event)
                 for stage in self._offer():
                     to_train, others = to_train + (stage.kind == "train"), others + (stage.kind != "train")
-                self._collect()
                 self._start_hands(to_train, others, idle)
                 if not (self.hands or to_train or others or self.searches or self.parallel or news):
                     break
@@ -196,11 +188,12 @@ class _Driver:
         """Give back the slots of whatever ended, and make sure that nothing it was at is forgotten."""
         for hand in [h for h in self.hands if not h.thread.is_alive()]:
             self.hands.remove(hand)
-            self.ray.get(self.queue.lose.remote(hand.name))
-            if hand.error is not None:
-                self.bad_fits += 1
-                if self.bad_fits >= FIT_FAILURES:
-                    raise RuntimeError(f"workers cannot be kept running: {hand.error}") from hand.error
+            lost = self.ray.get(self.queue.lose.remote(hand.name))
+            if hand.error is None or lost:
+                continue  # a stage that kills its worker is counted by the queue
+            self.bad_fits += 1
+            if self.bad_fits >= FIT_FAILURES:
+                self.outcome.failed["workers"] = f"they cannot be kept running: {hand.error}"
 
     def _start_hands(self, to_train: int, others: int, idle: int) -> None:
         self._start_parallel()
@@ -212,8 +205,9 @@ class _Driver:
         elif wanted > 0:
             for _ in range(wanted):
                 self._start_task()
-        elif self.searches and self._free() > 0:
-            self._start_search(self.searches.pop(0), self._free())
+        while wanted <= 0 and self.searches and self._free() > 0:
+            share = -(-self._free() // len(self.searches))
+            self._start_search(self.searches.pop(0), share)
 
     def _seen(self, hand: _Hand) -> bool:
         return any(w.startswith(hand.name) for w in self.seen_workers)
@@ -269,7 +263,10 @@ class _Driver:
             ),
         ).fit()
 
-    def _start_search(self, stage: Stage, free: int) -> None:
+    def _start_search(self, stage: Stage, most: int) -> None:
+        assert isinstance(stage.spec, SearchSpec)
+        at_once = min(most, stage.spec.trials)
+
         def run() -> None:
             worker = f"search/{stage.directory}"
             call = self.queue
@@ -279,13 +276,14 @@ class _Driver:
                     stage,
                     self.context,
                     self.share,
-                    at_once=free,
+                    at_once=at_once,
                     scratch=self.scratch.name,
                     report=lambda facts: call.report.remote(worker, facts),
                 )
             except Exception as problem:
+                note_error(stage, self.context, describe(problem))
                 self.ray.get(call.finish.remote(worker, stage.digest, describe(problem), False))
             else:
                 self.ray.get(call.finish.remote(worker, stage.digest, None, False))
 
-        self.hands.append(_Hand(f"search/{stage.directory}", free, run))
+        self.hands.append(_Hand(f"search/{stage.directory}", at_once, run))

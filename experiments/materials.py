@@ -65,6 +65,8 @@ def _load_split(name: str, split: str, root: str | None, expected: str) -> Image
 def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     """The images of a split, cut down to what the run uses; the same object again within a process."""
     images = _load_split(data.name, split, root, data.fingerprint)
+    if data.mean or data.std:
+        images = images.normalised_by(data.mean or images.mean, data.std or images.std)
     wanted = data.train_images if split == "train" else data.test_images
     return images if wanted is None or wanted >= len(images) else images.take(wanted)
 

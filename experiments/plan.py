@@ -156,6 +156,8 @@ class _Builder:
             test_images=data.test_images if self.config.epoch_choice == "test" else None,
             held_out=self.config.held_out,
             holdout_seed=seed if self.config.held_out else 0,
+            mean=data.mean,
+            std=data.std,
         )
 
     def _data_seed(self, seed: int) -> int:

@@ -37,6 +37,7 @@ class StageQueue:
         self.running: dict[str, tuple[float, Stage]] = {}
         self.waiting: set[str] = set()
         self.attempts: dict[str, int] = {}
+        self.reached: dict[str, int] = {}
         self.assigned: set[str] = set()
         self.events: list[Event] = []
         self.last_news = time.monotonic()
@@ -53,16 +54,20 @@ class StageQueue:
         self._start(worker, priority, stage)
 
     def take(self, worker: str, trains: bool) -> Stage | Literal["wait", "leave"]:
-        """The next stage for a worker; ``trains`` tells whether it may train."""
+        """The next stage for a worker; ``trains`` tells whether it may train.
+
+        A worker that trains waits while others work, since what follows may come; one that does not costs little to
+        start again, and leaves at once.
+        """
         for i, (priority, stage) in enumerate(self.ready):
             if trains or stage.kind != "train":
                 del self.ready[i]
                 self.waiting.discard(worker)
                 self._start(worker, priority, stage)
                 return stage
-        # A search takes long and wants the slots that idle workers hold.
-        busy = any(stage.kind != "search" for _, stage in self.running.values())
-        if not busy and time.monotonic() - self.last_news > GRACE:
+        # Searches and data-parallel runs take long, and others of their kind want the slots that idle workers hold.
+        busy = any(stage.digest not in self.assigned for _, stage in self.running.values())
+        if not trains or (not busy and time.monotonic() - self.last_news > GRACE):
             self.waiting.discard(worker)
             return "leave"
         self.waiting.add(worker)
@@ -74,9 +79,18 @@ class StageQueue:
         self._tell("started", stage.digest, worker, attempt=self.attempts[stage.digest])
 
     def report(self, worker: str, facts: dict[str, Any]) -> None:
-        """Progress of what a worker is at."""
-        if worker in self.running:
-            self._tell("progress", self.running[worker][1].digest, worker, **facts)
+        """Progress of what a worker is at. A stage that got further than ever before has all its attempts again."""
+        if worker not in self.running:
+            return
+        digest = self.running[worker][1].digest
+        if facts.get("epoch", 0) > self.reached.get(digest, 0):
+            self.reached[digest] = facts["epoch"]
+            self.attempts[digest] = 1
+        self._tell("progress", digest, worker, **facts)
+
+    def holds(self, worker: str, digest: str) -> bool:
+        """Whether a worker is still meant to do a stage."""
+        return worker in self.running and self.running[worker][1].digest == digest
 
     def finish(self, worker: str, digest: str, error: str | None = None, retry: bool = False) -> None:
         """A stage ended; with ``retry`` a failed one is tried again while attempts are left."""
@@ -92,17 +106,23 @@ class StageQueue:
         else:
             self._tell("failed", digest, worker, error=error)
 
-    def lose(self, name: str) -> None:
-        """A worker, or a group (its name ends in /), is gone: what it was at is tried again or given up."""
+    def lose(self, name: str) -> int:
+        """A worker, or a group (its name ends in /), is gone: what it was at is tried again or given up.
+
+        Returns:
+            How many stages that concerns.
+        """
 
         def gone(worker: str) -> bool:
             return worker == name or (name.endswith("/") and worker.startswith(name))
 
         self.waiting = {w for w in self.waiting if not gone(w)}
-        for worker in [w for w in self.running if gone(w)]:
+        lost = [w for w in self.running if gone(w)]
+        for worker in lost:
             digest = self.running[worker][1].digest
             tries = self.attempts[digest]
             self.finish(worker, digest, f"its worker {worker} was lost (attempt {tries})", retry=True)
+        return len(lost)
 
     def poll(self) -> tuple[list[Event], int, int, int]:
         """(news since the last call, stages to train that nobody took yet, other such stages, idle workers)."""
@@ -111,5 +131,6 @@ class StageQueue:
         return news, to_train, len(self.ready) - to_train, len(self.waiting)
 
     def _tell(self, kind: Any, digest: str, worker: str, **facts: Any) -> None:
-        self.last_news = time.monotonic()
+        if kind != "progress":
+            self.last_news = time.monotonic()
         self.events.append(Event(kind, digest, worker, facts))

@@ -203,6 +203,11 @@ def _facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if "machine" in plan:
             facts[f"{prefix}machine"] = plan["machine"]
         facts[f"{prefix}config"] = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
+    searches = [m for m in manifests if m["kind"] == "search"]
+    if searches:
+        minutes = sum(m["training_seconds"] for m in searches) / 60
+        count = sum(m["outcome"]["trials"] for m in searches)
+        facts["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
     if manifests:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
         training = sum(m.get("training_seconds", 0.0) for m in manifests)
@@ -245,6 +250,20 @@ def ranking(store: Store, directory: str) -> list[str]:
         lines.append(
             "  ".join([f"{row['trial']:5}", f"{accuracy:>10}", f"{row['epochs']:6}", *(f"{v:>18}" for v in values)])
         )
+    return lines
+
+
+def search_costs(store: Store, plan: Plan) -> list[str]:
+    """What each search took, beside the rows that it found weights for."""
+    lines = []
+    for stage in plan.stages:
+        if stage.kind == "search" and (manifest := store.manifest(stage)):
+            outcome = manifest["outcome"]
+            minutes = manifest["training_seconds"] / 60
+            lines.append(
+                f"search, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
+                f"{minutes:.1f} worker-minutes of training"
+            )
     return lines
 
 

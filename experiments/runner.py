@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.plan import Plan, build
-from experiments.stage import Stage
+from experiments.stage import Stage, ancestors
 from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.config import Config
 
-__all__ = ["Prepared", "check_data", "cost", "evaluate_checkpoints", "prepare", "run"]
+__all__ = ["Prepared", "check_data", "cost", "evaluate_checkpoints", "note_plan", "prepare", "run"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ class Prepared:
         """Stages that need work."""
         return [stage for stage in self.plan.stages if stage.digest not in self.stored]
 
+    def looked_up(self) -> Prepared:
+        """The same with a fresh look at what the store holds."""
+        stored, damage = self.store.stored(self.plan.stages)
+        return replace(self, stored=stored, damage=damage)
+
+    def narrowed(self, stages: Sequence[Stage]) -> Prepared:
+        """Only these stages and what they rest on; no rows."""
+        kept = {needed.digest: needed for one in stages for needed in ancestors(one)}
+        return replace(self, plan=replace(self.plan, stages=tuple(kept.values()), rows=()))
+
 
 def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
     """Read a config, find its data and plan it; starts nothing.
@@ -46,7 +56,10 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     from fusiondistill.degradations import DEGRADATIONS
 
     plugins = tuple((Path(path).name, Path(path).read_text()) for path in config.plugins)
-    load_plugins(plugins)
+    try:
+        load_plugins(plugins)
+    except Exception as error:  # whatever the user's file does
+        raise ValueError(f"plugins ({', '.join(config.plugins)}): {type(error).__name__}: {error}") from error
     import hashlib
 
     digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in plugins)
@@ -71,15 +84,21 @@ def check_data(prepared: Prepared) -> None:
         load_images(prepared.config.data.name, split, prepared.context.data_root)
 
 
-def run(prepared: Prepared, display: Any, command: str) -> Any:
-    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
+def note_plan(prepared: Prepared, command: str) -> None:
+    """Leave the whole plan in the store, with how and where it was started."""
     from experiments import results
-    from experiments.driver import Outcome, drive
+
+    extra = {"command": command, "machine": _machine(), "versions": _versions()}
+    results.note_plan(prepared.store, prepared.plan, extra)
+
+
+def run(prepared: Prepared, display: Any) -> Any:
+    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
+    from experiments.driver import Driver, Outcome
+    from experiments.queue import Event
     from experiments.stages import execute
 
     store, plan = prepared.store, prepared.plan
-    extra = {"command": command, "machine": _machine(), "versions": _versions()}
-    results.note_plan(store, plan, extra)
     stored = set(prepared.stored)
     for stage in prepared.missing:
         if stage.kind == "import":
@@ -87,6 +106,7 @@ def run(prepared: Prepared, display: Any, command: str) -> Any:
 
             execute(stage, prepared.context, torch.device("cpu"), lambda facts: None)
             stored.add(stage.digest)
+            display.note(stage, Event("done", stage.digest, "driver", {}))
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
@@ -95,7 +115,7 @@ def run(prepared: Prepared, display: Any, command: str) -> Any:
 
     with Interruption() as interruption, connected() as ray:
         interruption.install()
-        return drive(ray, plan, store, prepared.context, stored, display.note, interruption.check)
+        return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
 
 
 def _compile_kernels(prepared: Prepared) -> None:

@@ -1,7 +1,7 @@
 """The Ray Tune job: trials are the distillation stage itself with another recipe, each with a share of a device.
 
 Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. A trial that ran to its end
-is stored like any stage, so none runs twice.
+is stored like any stage, so it does not run twice; one that was interrupted goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
     epochs = spec.train.recipe.epochs
     asha = tune.schedulers.ASHAScheduler(
         time_attr="epoch", metric="validation", mode="max", max_t=epochs, grace_period=max(1, epochs // 4),
-        reduction_factor=3,
+        reduction_factor=3, stop_last_trials=False,  # a trial that reaches the end also gets to commit its result
     )  # fmt: skip
     follower = _follower(tune, report, spec.trials)
     tuner = tune.Tuner(
@@ -174,15 +174,13 @@ def _follower(tune: Any, report: Report, trials: int) -> Any:
 
 
 def _summary(number: int, trial: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:
-    """One row of the trials' table; ``validation`` is the best epoch's mean accuracy, a fraction."""
+    """What became of a trial; ``validation`` is the best epoch's mean accuracy, a fraction."""
     rows = trial["rows"]
     best = max(rows, key=lambda row: (row["validation"], row["epoch"])) if rows else {}
     done = int(rows[-1]["epoch"]) if rows else 0
-    plain = (int, float, str, bool)
-    values = {name: v if isinstance(v := trial["values"].get(name), plain) else str(v) for name in spec.space}
     return {
         "trial": number,
-        **values,
+        "values": {name: trial["values"].get(name) for name in spec.space},
         "epochs": done,
         "best_epoch": int(best.get("epoch", 0)),
         "validation": float(best["validation"]) if best else None,
@@ -195,8 +193,8 @@ def _summary(number: int, trial: dict[str, Any], spec: SearchSpec) -> dict[str, 
 
 
 def choose(trials: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The trial with the best validation accuracy, the earlier one of equals; None if none has any."""
-    judged = [trial for trial in trials if trial["validation"] is not None]
+    """The trial with the best validation accuracy, the earlier one of equals; None if none ran without an error."""
+    judged = [trial for trial in trials if trial["validation"] is not None and not trial["error"]]
     return max(judged, key=lambda trial: (trial["validation"], -trial["trial"]), default=None)
 
 
@@ -205,8 +203,7 @@ def _store(
 ) -> None:
     import pyarrow as pa
 
-    values = {name: best[name] for name in spec.space}
-    found = {"values": values, "validation": best["validation"], "trial": best["trial"]}
+    found = {"values": best["values"], "validation": best["validation"], "trial": best["trial"]}
     seconds = sum(trial["seconds"] for trial in trials)
     facts = {
         "started": began,
@@ -216,7 +213,19 @@ def _store(
         "outcome": {**found, "trials": len(trials), "stopped": sum(trial["stopped"] for trial in trials)},
     }
     files = {
-        "trials.parquet": parquet_bytes(pa.Table.from_pylist(trials)),
+        "trials.parquet": parquet_bytes(pa.Table.from_pylist([_row(trial) for trial in trials])),
         "best.json": json.dumps(found, indent=1).encode(),
     }
-    Store(context.store).commit(stage, files, facts, checkpoints.new_attempt())
+    store = Store(context.store)
+    store.commit(stage, files, facts, checkpoints.new_attempt())
+    for trial in trials:
+        if trial["directory"]:
+            store.discard(trial["directory"])  # what was stopped early
+
+
+def _row(trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial as a row of its table: one column per dimension, what is no plain value as text."""
+    row = dict(trial)
+    for name, value in row.pop("values").items():
+        row[name] = value if isinstance(value, int | float | str | bool) else str(value)
+    return row

@@ -40,6 +40,8 @@ class DataSpec(Frozen):
     test_images: int | None
     held_out: float
     holdout_seed: int
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
 
 
 class TrainSpec(Frozen):

@@ -28,6 +28,8 @@ def execute(
 ) -> None:
     """Do a stage and store its result (on rank 0)."""
     load_plugins(context.plugins)
+    if rank == 0:
+        Store(context.store).forget_error(stage)
     spec = stage.spec
     if not isinstance(spec, CheckpointSpec):
         torch.set_num_threads(getattr(spec, "threads", 1))
@@ -146,7 +148,14 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
         raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
     if card.get("classes") not in (None, list(images.classes)):
         raise checkpoints.CheckpointError(f"{spec.path} was trained for other classes than {spec.data.name} has")
-    card = card_for(spec.model, images)
+    ours = card_for(spec.model, images)
+    for what in ("mean", "std"):
+        if card and any(abs(a - b) > 0.5 for a, b in zip(card[what], ours[what], strict=True)):
+            raise checkpoints.CheckpointError(
+                f"{spec.path} was trained with {what} {card[what]}, {spec.data.name} has {ours[what]}: "
+                f"give data.{what} as the checkpoint has it"
+            )
+    card = ours
     files = {checkpoints.MODEL: checkpoints.to_safetensors(state, card)}
     facts = {**run_facts(began, context, torch.device("cpu")), "card": card, "outcome": {"imported": spec.path}}
     Store(context.store).commit(stage, files, facts, checkpoints.new_attempt())

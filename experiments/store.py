@@ -61,7 +61,7 @@ class Store:
         """None if the stage is stored and every file matches its digest, else what is wrong."""
         try:
             manifest = self.manifest(stage)
-            if manifest is None:
+            if manifest is None or manifest.get("made_from") != self.made_from(stage):
                 return "not stored"
             for name in manifest["files"]:
                 checkpoints.read_file(self.filesystem, self.path(stage.directory), manifest, name)
@@ -69,11 +69,19 @@ class Store:
             return str(error)
         return None
 
+    def made_from(self, stage: Stage) -> dict[str, str | None]:
+        """Role -> the attempt that wrote the input as it is now; None for one that is not stored."""
+        attempts: dict[str, str | None] = {}
+        for role, needed in stage.inputs.items():
+            manifest = self.manifest(needed)
+            attempts[role] = manifest["attempt"] if manifest else None
+        return attempts
+
     def stored(self, stages: Iterable[Stage]) -> tuple[set[str], list[str]]:
         """Which stages are stored, and what was found damaged.
 
-        A stage counts as stored if its manifest and files are intact and all its inputs are stored: whoever re-runs an
-        input re-runs what follows.
+        A stage counts as stored if its manifest and files are intact, all its inputs are stored, and it was made from
+        just these: whoever re-runs an input re-runs what follows.
 
         Args:
             stages: inputs before what uses them.
@@ -127,6 +135,7 @@ class Store:
             "digest": stage.digest,
             "spec": stage.spec.model_dump(mode="json"),
             "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
+            "made_from": self.made_from(stage),
             **facts,
         }
         written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)
@@ -148,12 +157,24 @@ class Store:
                 if info.is_file and name not in keep and not name.startswith(".") and (done or old):
                     self.filesystem.delete_file(info.path)
 
+    def forget_error(self, stage: Stage) -> None:
+        """Delete the reason of an earlier failure: the stage is tried again."""
+        with contextlib.suppress(OSError):
+            self.filesystem.delete_file(self.path(stage.directory, ERROR))
+
+    def discard(self, directory: str) -> None:
+        """Delete an unfinished stage's directory; a finished one stays."""
+        with contextlib.suppress(OSError):
+            if self.manifest_of(directory) is None:
+                self.filesystem.delete_dir(self.path(directory))
+
     def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:
         """Store the last epoch of a training: the state, then the small file that points at it with its digest."""
         name = f"last.{attempt}.{epoch}.pt"
         before = self._progress_entry(stage.directory)
         checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
-        entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state)}
+        made_from = self.made_from(stage)
+        entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state), "made_from": made_from}
         path = self.path(stage.directory, PROGRESS)
         checkpoints.write_file(self.filesystem, path, json.dumps(entry).encode())
         if before and before["file"] != name:
@@ -163,7 +184,7 @@ class Store:
     def load_progress(self, stage: Stage) -> bytes | None:
         """The state of the last stored epoch; None if there is none or it is damaged (then training starts over)."""
         entry = self._progress_entry(stage.directory)
-        if entry is None:
+        if entry is None or entry.get("made_from") != self.made_from(stage):
             return None
         data = self.read_raw(stage.directory, entry["file"])
         return data if data is not None and checkpoints.digest(data) == entry["sha256"] else None

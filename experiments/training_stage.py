@@ -61,8 +61,9 @@ def run_train(
         report({"epochs": recipe.epochs, **progress.rows[-1]})
 
     start = unpack(store.load_progress(stage))
-    if start:
-        report({"epochs": recipe.epochs, "resumed": start.epoch, **start.rows[-1]})
+    found = start.rows if start else []
+    for row in found:
+        report({"epochs": recipe.epochs, **({"resumed": 1} if row is found[-1] else {}), **row})
     validation = _validation(spec, recipe, held_out, device) if held_out is not None and spec.select != "last" else None
     progress = train(
         model,
@@ -102,11 +103,11 @@ def _pipeline(
 
 
 def _cutout_side(spec: TrainSpec, recipe: Recipe, images: ImageSet) -> int:
-    """Half the image; the original kept 16 for its last two rows whatever the size."""
+    """Half the image; the original kept 16 for its last two rows at 64x64, too."""
     if recipe.cutout is not None:
         return recipe.cutout
     if spec.protocol == "paper" and spec.role in ("fusing", "fusiondistill"):
-        return 16
+        return min(16, min(image_size(images)) // 2)
     return min(image_size(images)) // 2
 
 

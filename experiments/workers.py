@@ -41,7 +41,7 @@ def group_loop(config: dict[str, Any]) -> int:
 
 
 def run_loop(config: dict[str, Any]) -> None:
-    """One data-parallel stage; rank 0 speaks for all."""
+    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down."""
     import ray
     import ray.train
 
@@ -53,15 +53,17 @@ def run_loop(config: dict[str, Any]) -> None:
     def report(facts: dict[str, Any]) -> None:
         queue.report.remote(worker, facts)
 
-    error = None
+    if not ray.get(queue.holds.remote(worker, stage.digest)):
+        return  # it failed, and only the group started over
     try:
         stages.execute(stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size())
     except Exception as problem:
         error = describe(problem)
-        if rank == 0:
-            stages.note_error(stage, config["context"], error)
+        stages.note_error(stage, config["context"], error)
+        ray.get(queue.finish.remote(worker, stage.digest, error, False))  # whoever is first names the cause
+        raise
     if rank == 0:
-        ray.get(queue.finish.remote(worker, stage.digest, error, False))
+        ray.get(queue.finish.remote(worker, stage.digest, None, False))
 
 
 def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch.nn import functional
@@ -178,10 +178,17 @@ def random_levels(name: str, address: int, indices: torch.Tensor) -> torch.Tenso
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """uint8 [B,3,H,W] -> float32 (x - mean) / std; mean and std per channel on the 0..255 scale."""
-    shape = (1, len(mean), 1, 1)
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    centre, scale = _constants(tuple(mean), tuple(std), images.device)
     return (images.to(torch.float32) - centre) / scale
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept on the device: a copy from the host in every step would make the host wait for the device."""
+    mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)
+    return mean_std[0].view(1, -1, 1, 1), mean_std[1].view(1, -1, 1, 1)
 
 
 def _crop(images: torch.Tensor, address: int, indices: torch.Tensor, padding: int) -> torch.Tensor:

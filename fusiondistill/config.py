@@ -40,18 +40,24 @@ METHODS: tuple[Method, ...] = (
 PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
 
 
+_STRONGER_DECAY = ("cifar100", "tiny_imagenet")
+"""The original trains the base on these with a weight decay of 5e-4 instead of 1e-4."""
+
+
 class DataConfig(Frozen):
     """Which images."""
 
-    name: str = Field(
-        "digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder or a registered source"
-    )
+    name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder ")
     root: str | None = Field(None, description="where the files are; default: the cache folder")
     train_images: Count | None = Field(None, description="use only so many training images, balanced over classes")
     test_images: Count | None = Field(None, description="use only so many test images, balanced over classes")
     validation: Fraction | None = Field(
         None, description="part of the training images held out to pick epochs and weights; default 0.1, paper 0"
     )
+    mean: tuple[float, float, float] | None = Field(
+        None, description="of each channel, 0..255 scale; default: the published one, or computed on the training split"
+    )
+    std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean")
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
 
@@ -173,10 +179,15 @@ class Config(Frozen):
     def _role_defaults(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {
-            **given,
-            **{role: merged(DEFAULTS[role], {} if given.get(role) is None else given[role]) for role in ROLES},
-        }
+        data = given.get("data")
+        name = data.get("name") if isinstance(data, dict) else None
+        filled = {}
+        for role in ROLES:
+            defaults = DEFAULTS[role]
+            if role == "base" and name in _STRONGER_DECAY:
+                defaults = {**defaults, "optimizer": {**defaults["optimizer"], "weight_decay": 5e-4}}
+            filled[role] = merged(defaults, {} if given.get(role) is None else given[role])
+        return {**given, **filled}
 
     @field_validator("seeds", "degradations", "methods")
     @classmethod

@@ -95,9 +95,44 @@ def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
                 yield (role, "checkpoint"), "a mapping from degradations is for experts; give one file"
             elif isinstance(known, list | tuple) and name not in known:
                 yield (role, "checkpoint", name), f"is none of the degradations{_close(name, tuple(map(str, known)))}"
+    experts = _at(raw, "expert", "checkpoint")
+    several = not isinstance(raw.get("degradations"), list) or len(raw["degradations"]) > 1
+    if isinstance(experts, str) and several and "{degradation}" not in experts:
+        yield (
+            ("expert", "checkpoint"),
+            "is one file for all experts: put {degradation} in it, or give a mapping",
+        )
+    if _at(raw, "fusion", "checkpoint") and _at(raw, "fusion", "recalibrate") == "per_degradation":
+        yield ("fusion", "recalibrate"), "per_degradation merges the experts again, which fusion.checkpoint stands for"
+    yield from _check_files(raw)
     gpus = _at(raw, "resources", "gpus_per_worker")
     if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def _check_files(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    """Files that the config names must be there; plugins must be Python."""
+    plugins = raw.get("plugins")
+    for i, name in enumerate(plugins if isinstance(plugins, list) else ()):
+        try:
+            compile(Path(name).read_text(), name, "exec")
+        except (OSError, TypeError, ValueError) as error:
+            yield ("plugins", i), f"{name} cannot be read: {error}"
+        except SyntaxError as error:
+            yield ("plugins", i), f"{name} is not valid Python: line {error.lineno}: {error.msg}"
+    given_seeds = raw.get("seeds")
+    seeds = given_seeds if isinstance(given_seeds, list) else [0]
+    for section in (*ROLES, "fusion"):
+        given = _at(raw, section, "checkpoint")
+        files: dict[Location, str] = {(section, "checkpoint"): given} if isinstance(given, str) else {}
+        if section == "expert" and isinstance(given, dict):
+            known = raw.get("degradations", PAPER_DEGRADATIONS)
+            files = {(section, "checkpoint", name): str(path) for name, path in given.items() if name in known}
+        for where, path in files.items():
+            named = [path.replace("{seed}", str(seed)) for seed in seeds if "{degradation}" not in path]
+            missing = [n for n in named if "://" not in n and not Path(n).expanduser().exists()]
+            if missing:
+                yield where, f"no such checkpoint: {missing[0]}"
 
 
 def _at(raw: dict[str, Any], section: str, key: str) -> Any:

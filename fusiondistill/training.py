@@ -32,7 +32,7 @@ class NonFiniteLoss(ArithmeticError):
     def __init__(self, epoch: int, step: int, steps: int) -> None:
         self.epoch, self.step = epoch, step
         super().__init__(
-            f"the loss is not finite at epoch {epoch}, step {step} of {steps}: lower the learning rate "
+            f"the loss (or a weight) is not finite at epoch {epoch}, step {step} of {steps}: lower the learning rate "
             "(optimizer.lr) or use precision: fp32; the last good epoch is kept"
         )
 
@@ -152,6 +152,8 @@ class _Loop:
         if self.pipeline.world_size > 1:
             distributed.all_reduce(sums)
             distributed.all_reduce(first_bad, op=distributed.ReduceOp.MIN)
+        finite = torch.stack([weight.detach().isfinite().all() for weight in self.model.parameters()]).all()
+        first_bad = torch.where(finite, first_bad, first_bad.clamp(max=self.pipeline.steps))
         if int(first_bad) < never:
             raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps)
         values = sums.tolist()

@@ -14,9 +14,8 @@ from experiments.driver import priorities
 from experiments.plan import Plan, build
 from experiments.stage import EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec, ancestors, trial_stage
 from fusiondistill import save_checkpoint
-from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import METHODS
-from fusiondistill.config_file import parse
+from fusiondistill.config_file import ConfigError, parse
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FOUR = tuple(LEVELS)
@@ -231,7 +230,7 @@ def test_a_checkpoint_stands_for_a_stage(tmp_path: Path) -> None:
     (tmp_path / "jpeg-5").symlink_to(tmp_path / "a")
     only = plan(f"expert.checkpoint={tmp_path}/{{degradation}}-{{seed}}", "degradations=[jpeg]", "seeds=[5]")
     assert named(only, "expert-jpeg", 5).kind == "import"
-    with pytest.raises(CheckpointError, match="nowhere: no such checkpoint"):
+    with pytest.raises(ConfigError, match=r"base\.checkpoint: no such checkpoint: .*nowhere"):
         plan(f"base.checkpoint={tmp_path}/nowhere")
     fused = plan(f"fusion.checkpoint={tmp_path}/a")
     assert named(fused, "fused").kind == "import" and named(fused, "fusing").inputs["start"].kind == "import"

@@ -38,7 +38,7 @@ def test_who_cannot_train_gets_the_rest() -> None:
     q = StageQueue()
     q.offer([(9.0, BASE), (1.0, EVALUATE)])
     assert q.take("t/0", trains=False) is EVALUATE
-    assert q.take("t/1", trains=False) == "wait"
+    assert q.take("t/1", trains=False) == "leave"  # it costs little to start again
     assert q.take("g/0", trains=True) is BASE
 
 
@@ -139,3 +139,29 @@ def test_a_stage_with_workers_of_its_own_is_never_left_to_a_pulling_one() -> Non
     q.lose("run1/base")
     assert told(q.poll()[0]) == [("failed", "base", "run1/base")]
     assert q.take("g/0", True) == "wait"
+
+
+def test_getting_further_than_before_gives_all_attempts_back() -> None:
+    q = StageQueue(attempts=2)
+    q.offer([(1.0, BASE)])
+    for epoch in (1, 2, 3):  # three lost workers, but an epoch more each time
+        q.take("g/0", True)
+        q.report("g/0", {"epoch": epoch})
+        q.lose("g/0")
+    assert q.poll()[1] == 1
+    for _ in range(2):  # told again after a resume, no epoch more
+        q.take("g/0", True)
+        q.report("g/0", {"epoch": 3, "resumed": 1})
+        q.lose("g/0")
+    assert told(q.poll()[0])[-1] == ("failed", "base", "g/0")
+
+
+def test_idle_workers_do_not_wait_for_searches_and_runs_of_their_own() -> None:
+    q = StageQueue()
+    q.assign("run1/base", 1.0, BASE)
+    q.last_news -= GRACE + 0.1
+    q.report("run1/base", {"epoch": 1})  # progress is no news of what may follow
+    assert q.take("g/0", True) == "leave"
+    assert q.holds("run1/base", BASE.digest) and not q.holds("g/0", BASE.digest)
+    q.lose("run1/base")
+    assert not q.holds("run1/base", BASE.digest)

@@ -141,7 +141,8 @@ def test_damaged_progress_is_ignored(tmp_path: Path, plan: Plan, harm: str) -> N
 
 
 def test_committing_sweeps_litter_and_nothing_else(tmp_path: Path, plan: Plan) -> None:
-    store, base, other = Store(tmp_path), plan.stages[0], plan.stages[1]
+    store, base = Store(tmp_path), plan.stages[0]
+    other = next(stage for stage in plan.stages if stage.name == "scratch")
     store.save_progress(base, 4, b"state", "old")
     store.save_progress(other, 1, b"state", "old")
     store.write(b"why", base.directory, "error.txt")
@@ -202,3 +203,23 @@ def test_one_driver_holds_a_store_until_it_dies(tmp_path: Path) -> None:
         os.kill(child, signal.SIGKILL)
     with store.held():  # released at the end of the block, too
         pass
+
+
+def test_what_was_made_from_an_earlier_input_is_made_again(tmp_path: Path) -> None:
+    """An interrupted repair: the base is new, the experts rest on weights that are gone."""
+    import shutil
+
+    base, expert = (next(s for s in build(parse("experiment: x\n"), "f", lambda _: range(3)).stages if s.name == n)
+                    for n in ("base", "expert-jpeg"))  # fmt: skip
+    store = Store(tmp_path)
+    for stage in (base, expert):
+        store.commit(stage, {"a.txt": b"first"}, {}, new_attempt())
+    assert store.stored([base, expert])[0] == {base.digest, expert.digest}
+    store.save_progress(expert, 1, b"state", "x")
+    assert store.load_progress(expert) == b"state"
+    shutil.rmtree(tmp_path / base.directory)
+    store.commit(base, {"a.txt": b"second"}, {}, new_attempt())
+    assert store.stored([base, expert])[0] == {base.digest}
+    assert store.load_progress(expert) is None
+    store.discard(base.directory)  # is finished: stays
+    assert (tmp_path / base.directory).is_dir()

@@ -133,6 +133,20 @@ class ImageSet:
             reload=self._reload,
         )
 
+    def normalised_by(self, mean: Sequence[float], std: Sequence[float]) -> ImageSet:
+        """The same images with other statistics: three numbers each, 0..255 scale."""
+        statistics = (tuple(map(float, mean)), tuple(map(float, std)))
+        return ImageSet(
+            self.name,
+            self._pixels,
+            self._all_labels,
+            self.classes,
+            statistics=statistics,
+            flip=self.flip,
+            fingerprint=self._whole_fingerprint,
+            positions=self.positions,
+        )
+
     def gather(self, indices: torch.Tensor | Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One batch: a copy, which the caller may write into.
 
