@@ -62,6 +62,7 @@ def _load_split(name: str, split: str, root: str | None, expected: str) -> Image
     return load_images(name, split, root)
 
 
+@lru_cache(maxsize=8)
 def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     """The images of a split, cut down to what the run uses; the same object again within a process."""
     images = _load_split(data.name, split, root, data.fingerprint)
@@ -71,6 +72,7 @@ def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     return images if wanted is None or wanted >= len(images) else images.take(wanted)
 
 
+@lru_cache(maxsize=8)
 def splits(data: DataSpec, root: str | None, select: str) -> tuple[ImageSet, ImageSet | None]:
     """(training images, images that the epoch is chosen on)."""
     images = load_data(data, root, "train")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 from torch.nn import functional
@@ -99,16 +99,11 @@ class Pipeline:
                 total += len(order[start : start + self.batch_size])
             yield self._join(parts, share, share * total / self.world_size)
 
-    @cached_property
-    def _resident(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole set on the accelerator, so that an epoch never waits for the host."""
-        return self.images.images.to(self.device), self.images.labels.to(self.device)
-
     def _gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [B,3,H,W] and int64 [B], a copy; on a CPU straight out of the memory map."""
         if self.device.type == "cpu":
             return self.images.gather(indices)
-        images, labels = self._resident
+        images, labels = _resident(self.images, self.device)
         return images.index_select(0, indices), labels.index_select(0, indices)
 
     def _pair(self, name: str | None) -> str:
@@ -168,6 +163,12 @@ class Pipeline:
             share=share,
             weight=weight,
         )
+
+
+@lru_cache(maxsize=4)
+def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A whole set on the accelerator, kept from stage to stage, so that an epoch never waits for the host."""
+    return images.images.to(device), images.labels.to(device)
 
 
 def random_levels(name: str, address: int, indices: torch.Tensor) -> torch.Tensor:
