@@ -84,6 +84,11 @@ _set = click.option(
 )
 
 
+_plugin = click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file that registers degradations of your own."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fusiondistill")
 def main() -> None:
@@ -249,14 +254,16 @@ def report_verb(store: str) -> None:
 @click.option("--root", help="Where its files are.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: the paper's four.")
+@_plugin
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluate every k-th level.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
 @click.option("--batch-size", type=click.IntRange(min=2), default=500, show_default=True)
 @click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
-def evaluate_verb(checkpoints: tuple[str, ...], **options: Any) -> None:
+def evaluate_verb(checkpoints: tuple[str, ...], plugins: tuple[str, ...], **options: Any) -> None:
     """Evaluate checkpoints (stage directories or files) on the test split of a data set, in this process."""
     from experiments import runner
 
+    runner.read_plugins(plugins)
     for line in runner.evaluate_checkpoints(checkpoints, **options):
         click.echo(line)
 
@@ -265,12 +272,17 @@ def evaluate_verb(checkpoints: tuple[str, ...], **options: Any) -> None:
 @click.argument("image")
 @click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@_plugin
 @click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
 @click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
-def degrade_verb(image: str, out: str, degradations: tuple[str, ...], seed: int, protocol: str) -> None:
+def degrade_verb(
+    image: str, out: str, degradations: tuple[str, ...], plugins: tuple[str, ...], seed: int, protocol: str
+) -> None:
     """Show an image under every degradation at five levels."""
+    from experiments import runner
     from fusiondistill.degradations import degrade_grid
 
+    runner.read_plugins(plugins)
     degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
     click.echo(f"written: {out}")
 
@@ -278,9 +290,10 @@ def degrade_verb(image: str, out: str, degradations: tuple[str, ...], seed: int,
 @_verb("bench", "fusiondistill bench degradations --json degradations.json")
 @click.argument("what", type=click.Choice(["degradations"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
+@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
 @click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
-def bench_verb(what: str, device: str, json_file: str | None) -> None:
+def bench_verb(what: str, device: str, degradations: tuple[str, ...], json_file: str | None) -> None:
     """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against."""
     from experiments import runner
 
-    runner.bench_degradations(device, json_file, click.echo)
+    runner.bench_degradations(device, degradations, json_file, click.echo)

@@ -14,7 +14,7 @@ from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.config import Config
 
-__all__ = ["Prepared", "check_data", "cost", "evaluate_checkpoints", "note_plan", "prepare", "run"]
+__all__ = ["Prepared", "check_data", "cost", "evaluate_checkpoints", "note_plan", "prepare", "read_plugins", "run"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,11 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
     config = config_file.load(name, overrides)
-    from experiments.materials import Context, load_plugins
+    from experiments.materials import Context
     from fusiondistill.data import fingerprint
     from fusiondistill.degradations import DEGRADATIONS
 
-    plugins = tuple((Path(path).name, Path(path).read_text()) for path in config.plugins)
-    try:
-        load_plugins(plugins)
-    except Exception as error:  # whatever the user's file does
-        raise ValueError(f"plugins ({', '.join(config.plugins)}): {type(error).__name__}: {error}") from error
+    plugins = read_plugins(config.plugins)
     import hashlib
 
     digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in plugins)
@@ -74,6 +70,22 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     where = place.location if "://" in place.location else str(Path(place.location).expanduser().absolute())
     context = Context(where, root, config.evaluation.batch_size, plugins)
     return Prepared(config, plan, place, context, stored, damage)
+
+
+def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Run the users' files that register degradations; returns (file name, source) of each.
+
+    Raises:
+        ValueError: a file is missing or raises.
+    """
+    from experiments.materials import load_plugins
+
+    try:
+        plugins = tuple((Path(path).name, Path(path).read_text()) for path in paths)
+        load_plugins(plugins)
+    except Exception as error:  # whatever the user's file does
+        raise ValueError(f"plugin {', '.join(paths)}: {type(error).__name__}: {error}") from error
+    return plugins
 
 
 def check_data(prepared: Prepared) -> None:
@@ -206,14 +218,16 @@ def evaluate_checkpoints(
     return header
 
 
-def bench_degradations(device: str, json_file: str | None, say: Callable[[str], None]) -> None:
+def bench_degradations(
+    device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
+) -> None:
     """Run the benchmark of the degradations; a line per row as it comes."""
     import json
 
     from fusiondistill.bench import bench_degradations as measure
 
     say(f"{'images/s':38} {'ours':>12} {'imagedegrade':>12} {'ratio':>7}  limit")
-    rows = measure(device, progress=lambda row: say(_bench_line(row)))
+    rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
 

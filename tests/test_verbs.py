@@ -1,0 +1,86 @@
+"""The verbs that need no cluster, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import fusiondistill
+
+PLUGIN = """
+from fusiondistill.degradations import register
+
+@register("darken", range(0, 11))
+def darken(images, levels):
+    "Lose a tenth of the light per level."
+    return (images.int() * (10 - levels.view(-1, 1, 1, 1)) // 10).to(images.dtype)
+"""
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+def test_degrade_draws_a_grid_also_of_a_degradation_of_ones_own(photo: Path, tmp_path: Path) -> None:
+    plugin, grid = tmp_path / "darken.py", tmp_path / "grid.png"
+    plugin.write_text(PLUGIN)
+    names = ("--degradation", "blur", "--degradation", "darken", "--plugin", str(plugin))
+    done = fusiondistill("degrade", str(photo), "--out", str(grid), *names, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    drawn = np.asarray(Image.open(grid).convert("L"), dtype=float)
+    left, right = np.array_split(drawn[drawn.shape[0] // 2 :], 5, axis=1)[1], drawn[drawn.shape[0] // 2 :, -60:]
+    assert right.mean() < left.mean()  # the row of darken ends in black
+
+
+@pytest.mark.parametrize("broken", ["missing", "cut", "text"])
+def test_degrade_names_the_file_that_it_cannot_read(photo: Path, tmp_path: Path, broken: str) -> None:
+    path = tmp_path / f"{broken}.jpg"
+    if broken != "missing":
+        path.write_bytes(photo.read_bytes()[:300] if broken == "cut" else b"no image")
+    done = fusiondistill("degrade", str(path), "--out", str(tmp_path / "grid.png"), cache=tmp_path)
+    assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_a_plugin_that_fails_is_named(photo: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "bad.py"
+    plugin.write_text("1 / 0")
+    done = fusiondistill(
+        "degrade", str(photo), "--out", str(tmp_path / "g.png"), "--plugin", str(plugin), cache=tmp_path
+    )
+    assert done.returncode == 2 and "bad.py: ZeroDivisionError" in done.stderr
+
+
+def test_bench_writes_what_it_prints(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    done = fusiondistill("bench", "degradations", "--degradation", "saltpepper", "--json", str(file), cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(file.read_text())
+    assert {"saltpepper 32x32, 1 thread", "saltpepper 64x64, 1 thread"} <= {row["name"] for row in rows}
+    for row in rows:
+        assert set(row) == {"name", "ours", "reference", "ratio", "unit", "limit"} and row["unit"] == "images/s"
+        assert row["ratio"] == pytest.approx(row["ours"] / row["reference"], abs=0.01) and row["name"] in done.stdout
+    assert fusiondistill("bench", "degradations", "--device", "cuda:99", cache=tmp_path).returncode == 2
+
+
+def test_evaluate_names_what_is_wrong(tmp_path: Path) -> None:
+    from fusiondistill import build_model
+    from fusiondistill.checkpoints import card_of, save_checkpoint
+
+    card = card_of(
+        "cifar_resnet8", None, classes=["cat", "dog"], mean=(1, 1, 1), std=(1, 1, 1), size=(16, 16), dataset="pets"
+    )
+    save_checkpoint(tmp_path / "pets", build_model("cifar_resnet8", 2).state_dict(), card)
+    for path, data, message in (
+        ("pets", "digits", "knows 2 classes that are not those of digits"),
+        ("nowhere", "digits", "no such checkpoint"),
+        ("pets", "digitz", "did you mean 'digits'"),
+    ):
+        done = fusiondistill("evaluate", str(tmp_path / path), "--data", data, cache=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
