@@ -7,11 +7,12 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
 
-__all__ = ["Share", "connected", "share_of", "slots"]
+__all__ = ["Share", "connected", "nodes_of", "nodes_without", "share_of", "slots"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,20 @@ def slots(share: Share, nodes: list[Mapping[str, float]], most: int | None = Non
 def nodes_of(ray: Any) -> list[Mapping[str, float]]:
     """The resources of the live nodes."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def nodes_without(ray: Any, path: str) -> list[str]:
+    """The addresses of the live nodes that do not see a file."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    answers = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            probe = ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there)
+            answers[node["NodeID"]] = (node["NodeManagerAddress"], probe.remote(path))
+    return [address for address, answer in answers.values() if not ray.get(answer)]
+
+
+def _sees(path: str) -> bool:
+    return Path(path).exists()

@@ -122,11 +122,18 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected
+    from experiments.cluster import connected, nodes_without
     from experiments.interruption import Interruption
 
     with Interruption() as interruption, connected() as ray:
         interruption.install()
+        note = f"{prepared.context.store}/plans/{prepared.config.experiment}.json"
+        blind = [] if "://" in note else nodes_without(ray, note)
+        if blind:
+            raise ValueError(
+                f"nodes {', '.join(blind)} do not see the store {prepared.context.store}: "
+                "give a --store on a file system that all nodes share"
+            )
         return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
 
 

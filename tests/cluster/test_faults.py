@@ -131,6 +131,17 @@ def test_a_cluster_that_is_already_there(undisturbed: tuple[Path, Path, Path], t
     )  # side by side, one a node
 
 
+def test_nodes_that_do_not_see_the_store_are_found(tmp_path: Path, cluster: str) -> None:
+    import ray
+
+    from experiments.cluster import nodes_without
+
+    (tmp_path / "seen").write_text("")
+    ray.init(address=cluster, log_to_driver=False)
+    assert nodes_without(ray, str(tmp_path / "seen")) == []
+    assert len(nodes_without(ray, str(tmp_path / "unseen"))) == 3
+
+
 def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, _, cache = undisturbed
     store = tmp_path / "store"
