@@ -47,7 +47,10 @@ def _guard(call: Callable[[], Any]) -> Any:
     """Turn the errors that a user can cause into one clear message and exit code 2."""
     try:
         return call()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
+        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+            raise
         click.echo("\ninterrupted: what is stored stays; start the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
     except (ValueError, KeyError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
