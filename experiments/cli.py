@@ -143,10 +143,10 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
         runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]))
-        todo = prepared.narrowed(searches) if only_search else prepared
-        with Display(todo.plan, todo.stored) as display:
-            display.say(_headline(todo))
-            outcome = runner.run(todo, display)
+        wanted = prepared.narrowed(searches) if only_search else prepared
+        with Display(wanted.plan, wanted.stored) as display:
+            display.say(_headline(wanted))
+            outcome = runner.run(wanted, display)
         if only_search:
             _print_rankings(prepared)
         else:
@@ -156,8 +156,8 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only
 
 def _headline(prepared: Any) -> str:
     total, missing = len(prepared.plan.stages), len(prepared.missing)
-    todo = f"{missing} to do" if missing else "nothing to do"
-    stored = f"{total} stages, {total - missing} stored, {todo}"
+    rest = f"{missing} to do" if missing else "nothing to do"
+    stored = f"{total} stages, {total - missing} stored, {rest}"
     return f"{prepared.config.experiment}: {stored}; store {prepared.store.location}"
 
 
