@@ -206,7 +206,7 @@ def plan_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> Non
     """
     from experiments import runner
 
-    prepared = runner.prepare(config, overrides, store)
+    prepared = runner.prepare(config, overrides, store).looked_up()
     click.echo(_headline(prepared))
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ class Prepared:
     plan: Plan
     store: Store
     context: Any
-    stored: set[str]
-    damage: list[str]
+    stored: set[str] = field(default_factory=set)
+    damage: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> list[Stage]:
@@ -45,7 +45,7 @@ class Prepared:
 
 
 def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
-    """Read a config, find its data and plan it; starts nothing.
+    """Read a config, find its data and plan it; starts nothing, and does not look into the store (``looked_up``).
 
     Raises:
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
@@ -65,11 +65,10 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     found = fingerprint(config.data.name, root=config.data.root)
     plan = build(config, found, lambda d: DEGRADATIONS[d].levels, plugins=digests)
     place = Store(store or f"runs/{config.experiment}")
-    stored, damage = place.stored(plan.stages)
     root = str(Path(config.data.root).expanduser().absolute()) if config.data.root else None
     where = place.location if "://" in place.location else str(Path(place.location).expanduser().absolute())
     context = Context(where, root, config.evaluation.batch_size, plugins)
-    return Prepared(config, plan, place, context, stored, damage)
+    return Prepared(config, plan, place, context)
 
 
 def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
