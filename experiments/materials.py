@@ -37,11 +37,18 @@ class Context:
     """Where a stage runs, which cannot change its result."""
 
     store: str
-    data_root: str | None = None
+    roots: tuple[tuple[str, str | None], ...] = ()
+    """(fingerprint, where its files lie) of each data set that lies at a place of its own."""
+    corruptions: str | None = None
+    """Where a published corruption set lies."""
     evaluation_batch: int = 500
     plugins: tuple[tuple[str, str], ...] = ()
     """(file name, source) of each plugin."""
     worker: str = "local"
+
+    def root(self, data: DataSpec) -> str | None:
+        """Where the files of a data set lie; None: where the data set is by default."""
+        return dict(self.roots).get(data.fingerprint)
 
 
 @lru_cache(maxsize=8)

@@ -220,7 +220,9 @@ class _Builder:
             # Trials are judged on the validation split, whatever epoch the table's rows keep.
             train=train.model_copy(update={"recipe": recipe, "world_size": 1, "select": "validation"}),
             trials=search.trials,
+            searcher=search.searcher,
             scheduler=search.scheduler,
+            seeds=search.seeds,
             space=search.space,
         )
         return self._stage("search", seed, spec, inputs)
@@ -247,6 +249,7 @@ class _Builder:
                 ),
                 protocol=self.config.protocol,
                 noise_seed=self.config.evaluation.seed,
+                precision=self.config.evaluation.precision,
                 threads=self.config.threads,
             )
             stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)

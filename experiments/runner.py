@@ -67,7 +67,7 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     place = Store(store or f"runs/{config.experiment}")
     root = str(Path(config.data.root).expanduser().absolute()) if config.data.root else None
     where = place.location if "://" in place.location else str(Path(place.location).expanduser().absolute())
-    context = Context(where, root, config.evaluation.batch_size, plugins)
+    context = Context(where, ((found, root),), evaluation_batch=config.evaluation.batch_size, plugins=plugins)
     return Prepared(config, plan, place, context)
 
 
@@ -92,7 +92,7 @@ def check_data(prepared: Prepared) -> None:
     from fusiondistill.data import load_images
 
     for split in ("train", "test"):
-        load_images(prepared.config.data.name, split, prepared.context.data_root)
+        load_images(prepared.config.data.name, split, prepared.config.data.root)
 
 
 def note_plan(prepared: Prepared, command: str) -> None:

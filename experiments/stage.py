@@ -79,12 +79,18 @@ class SearchSpec(Frozen):
 
     train: TrainSpec
     trials: int
+    searcher: str
     scheduler: str
+    seeds: int
     space: dict[str, Dimension]
 
 
 class EvaluateSpec(Frozen):
-    """Count right answers of one method on one degradation of the test split."""
+    """Count right answers of one method on some levels of one degradation of the test split.
+
+    With ``corruption`` (the digest of its files) the images come from a published corruption set as they are: the
+    degradation is ``c-<file>`` and the levels are its severities.
+    """
 
     method: str
     degradation: str
@@ -92,7 +98,9 @@ class EvaluateSpec(Frozen):
     data: DataSpec
     protocol: str
     noise_seed: int
+    precision: str
     threads: int
+    corruption: str | None = None
 
 
 class CheckpointSpec(Frozen):

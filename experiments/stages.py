@@ -58,7 +58,7 @@ def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.devi
     base, card = store.weights(stage.inputs["base"])
     buffers = "first" if spec.recalibrate == "none" else "average"
     fused = fusion.FUSIONS[spec.method](list(experts.values()), buffers=buffers)
-    images, held_out = splits(spec.data, context.data_root, "validation")
+    images, held_out = splits(spec.data, context.root(spec.data), "validation")
     network = checkpoints.from_card(fused, card).network.to(device)
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=device, protocol=spec.protocol)
     names = (spec.told,) if spec.told else spec.degradations
@@ -100,7 +100,7 @@ def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: to
 
     store = Store(context.store)
     began = time.time()
-    images = load_data(spec.data, context.data_root, "test")
+    images = load_data(spec.data, context.root(spec.data), "test")
     models = [_classifier(context.store, needed, device) for needed in stage.inputs.values()]
     model = models[0] if len(models) == 1 else Ensemble(models)
     predictions = evaluation.predict(
@@ -142,7 +142,7 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
     """Check that an existing checkpoint fits the network, and take it into the store."""
     began = time.time()
     state, card = checkpoints.load_checkpoint(spec.path)
-    images = load_data(spec.data, context.data_root, "train")
+    images = load_data(spec.data, context.root(spec.data), "train")
     network = new_network(spec.model, images)
     if difference := fusion.state_difference(network.state_dict(), state):
         raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")

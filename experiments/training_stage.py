@@ -45,7 +45,7 @@ def run_train(
     store = Store(context.store)
     began, attempt = time.time(), checkpoints.new_attempt()
     recipe = resolve_recipe(stage, store)
-    images, held_out = splits(spec.data, context.data_root, spec.select)
+    images, held_out = splits(spec.data, context.root(spec.data), spec.select)
     torch.manual_seed(key(stage.seed, "initial weights") & (2**63 - 1))
     model = new_network(spec.model, images)
     if "start" in stage.inputs:

@@ -91,16 +91,17 @@ class Dimension(Frozen):
     uniform: tuple[FiniteFloat, FiniteFloat] | None = Field(None, description="[low, high]")
     loguniform: tuple[Positive, Positive] | None = Field(None, description="[low, high], even in the logarithm")
     integers: tuple[int, int] | None = Field(None, description="[low, high], both ends included")
+    grid: tuple[Any, ...] | None = Field(None, description="every one of these, crossed with the other grids")
 
     @model_validator(mode="after")
     def _one_form(self) -> Dimension:
         given = self.model_dump(exclude_none=True)
         if len(given) != 1:
-            raise ValueError("needs exactly one of choice, uniform, loguniform, integers")
+            raise ValueError("needs exactly one of choice, uniform, loguniform, integers, grid")
         form, values = next(iter(given.items()))
         if not values:
-            raise ValueError("an empty choice")
-        if form != "choice" and values[0] >= values[1]:
+            raise ValueError(f"an empty {form}")
+        if form not in ("choice", "grid") and values[0] >= values[1]:
             raise ValueError(f"{form}: low must be less than high")
         return self
 
@@ -108,10 +109,20 @@ class Dimension(Frozen):
 class SearchConfig(Frozen):
     """The search over the distillation recipe, judged on the validation split."""
 
-    trials: Count = Field(10, description="how many candidates; the first is the recipe as it stands")
+    trials: Count = Field(
+        10,
+        description="how many candidates, the first is the recipe as it stands; with grids: how many draws of the "
+        "other dimensions at each point of the grid, beside the recipe as it stands",
+    )
     epochs: Count | None = Field(None, description="epochs of a trial; default: the recipe's")
+    searcher: Literal["random", "optuna"] = Field(
+        "random", description="random draws (and grids), or optuna: Bayesian (TPE), needs the extra of that name"
+    )
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early")
-    space: dict[str, Dimension] = Field(description="dimensions by recipe key, like loss.kd or optimizer.lr")
+    seeds: Count = Field(1, description="how often each candidate is trained, each time with other shuffles and noise")
+    space: dict[str, Dimension] = Field(
+        description="dimensions by recipe key, like loss.kd or optimizer.lr; also fusion.method and fusion.recalibrate"
+    )
 
     @field_validator("space")
     @classmethod
@@ -126,10 +137,22 @@ class SearchConfig(Frozen):
 class EvaluationConfig(Frozen):
     """What is measured on the test split."""
 
-    every: Count = Field(1, description="evaluate every k-th level")
+    every: Count = Field(1, description="evaluate every k-th level and the last; the rest is interpolated")
     batch_size: Annotated[int, Field(ge=2)] = Field(500, description="images of a forward pass; changes no count")
     seed: int = Field(123, description="of the degradations' noise")
     expert_matrix: bool = Field(True, description="evaluate every expert on every degradation, not on its own only")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
+    )
+    unseen: tuple[str, ...] = Field(
+        (), description="registered degradations that nobody was trained on, as columns of their own"
+    )
+    corruptions: str | None = Field(
+        None, description="a folder like CIFAR-10-C's: <corruption>.npy, five severities in order, and labels.npy"
+    )
+    piece: Count = Field(
+        200_000, description="images (times levels) that one worker evaluates at a time: what a lost worker loses"
+    )
 
 
 class Resources(Frozen):
@@ -188,6 +211,10 @@ class Config(Frozen):
                 defaults = {**defaults, "optimizer": {**defaults["optimizer"], "weight_decay": 5e-4}}
             filled[role] = merged(defaults, {} if given.get(role) is None else given[role])
         return {**given, **filled}
+
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] | None = Field(
+        None, description="key -> list of values, all crossed: `fusiondistill sweep` runs an experiment for each point"
+    )
 
     @field_validator("seeds", "degradations", "methods")
     @classmethod
