@@ -12,10 +12,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fusiondistill import sweep
 from fusiondistill.config import Config
 from fusiondistill.config_rules import Location, cross_check
 
-__all__ = ["ConfigError", "Mistake", "find", "load", "parse"]
+__all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
 _MAX_BYTES = 1_000_000
 
@@ -75,7 +76,7 @@ def _shipped() -> dict[str, Path]:
 
 
 def load(name: str, overrides: Iterable[str] = ()) -> Config:
-    """Read and check a config file.
+    """Read and check a config file; of a sweep this is the first point, under the sweep's name.
 
     Args:
         name: a path, or the name of a shipped config.
@@ -84,6 +85,11 @@ def load(name: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: with every mistake of the file and of the overrides.
     """
+    return load_points(name, overrides)[0]
+
+
+def load_points(name: str, overrides: Iterable[str] = ()) -> tuple[Config, tuple[Config, ...]]:
+    """As :func:`load`; with it one config for each point of its sweep, or itself where there is none."""
     path = find(name)
     try:
         raw = path.read_bytes()
@@ -95,11 +101,18 @@ def load(name: str, overrides: Iterable[str] = ()) -> Config:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Mistake("", f"not UTF-8 text: {error}", 0)]) from error
-    return parse(text, source=str(path), overrides=overrides)
+    return parse_points(text, source=str(path), overrides=overrides)
 
 
 def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -> Config:
     """Check the text of a config; see :func:`load`."""
+    return parse_points(text, source=source, overrides=overrides)[0]
+
+
+def parse_points(
+    text: str, *, source: str = "config", overrides: Iterable[str] = ()
+) -> tuple[Config, tuple[Config, ...]]:
+    """Check the text of a config; see :func:`load_points`."""
     try:
         content, lines = _read_yaml(text)
     except yaml.YAMLError as error:
@@ -112,20 +125,52 @@ def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -
         raise ConfigError(source, [Mistake("", "nested too deeply", 1)]) from error
     if not isinstance(content, dict):
         raise ConfigError(source, [Mistake("", "must be a mapping of keys to values", 1)])
-    mistakes = [_override(content, lines, text) for text in overrides]
-    found = [m for m in mistakes if m]
-    if content.get("search") is False:
-        content["search"] = None
+    found = [m for m in [_override(content, lines, text) for text in overrides] if m]
+    for switch in ("search", "sweep"):
+        if content.get(switch) is False:
+            content[switch] = None
+    known = list(Config.model_fields)
+    if content.get("sweep") is None:
+        config, mistakes = _check(content, lines)
+        points: list[Config | None] = [config]
+    elif wrong := list(sweep.problems(content["sweep"], known)):
+        where: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
+        rest, mistakes = _check({key: value for key, value in content.items() if key != "sweep"}, lines)
+        mistakes += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in where]
+        points = [rest]
+    else:
+        points, mistakes = [], []
+        for point in sweep.crossed(content, known):
+            at: dict[Location, int | None] = dict(lines)
+            for location, axis in point.axes.items():
+                for end in range(1, len(location)):
+                    at.setdefault(location[:end], _line(("sweep", axis), lines))
+                at[location] = _line(("sweep", axis), lines)
+            config, wrong_there = _check(point.content, at)
+            points.append(config)
+            mistakes += [m for m in wrong_there if m not in mistakes]
+    found += mistakes
+    checked = tuple(point for point in points if point)
+    if found or len(checked) < len(points):
+        raise ConfigError(source, found)
+    whole = checked[0]
+    if content.get("sweep") is not None:
+        lists = {axis: tuple(values) for axis, values in content["sweep"].items()}
+        whole = whole.model_copy(update={"experiment": str(content.get("experiment")), "sweep": lists})
+    return whole, checked
+
+
+def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
+    """The config that a content describes, and all that is wrong with it."""
     config = None
+    found: list[Mistake] = []
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
         explained = [_explain(problem, lines) for problem in error.errors()]
         found += {m.key: m for m in reversed(explained)}.values()  # of a choice of types the first speaks
     found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
-    if found or config is None:
-        raise ConfigError(source, found)
-    return config
+    return config, found
 
 
 def _read_yaml(text: str) -> tuple[Any, dict[Location, int | None]]:
