@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments.stage import (
     CheckpointSpec,
@@ -19,23 +20,30 @@ from experiments.stage import (
     ancestors,
 )
 from fusiondistill.checkpoints import checkpoint_digest
-from fusiondistill.config import Config
+from fusiondistill.config import Config, ModelConfig
 from fusiondistill.recipe import Role
 
-__all__ = ["Plan", "Row", "build"]
+__all__ = ["CORRUPTED", "Plan", "Row", "build", "build_evaluation", "union"]
 
 PAPER_SEED = 123
 """The original seeds its loaders with this, whatever the run's seed is."""
 
+Kind = Literal["trained", "unseen", "corruption"]
+"""What experts were trained for, what nobody was, and published sets of corrupted images."""
+SEVERITIES = (1, 2, 3, 4, 5)
+CORRUPTED = "c-"
+"""Opens the name of a published corruption, which may be that of a registered degradation."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """A stretch of the results table: one method and seed on one degradation, counted by one evaluate stage."""
+    """A stretch of the results table: one method and seed on some levels of a degradation, counted by one stage."""
 
     method: str
     seed: int
     degradation: str
     stage: Stage
+    kind: Kind = "trained"
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Plan:
     config: Config
     stages: tuple[Stage, ...]
     rows: tuple[Row, ...]
+    levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Degradation -> its first and last level, evaluated or not."""
 
     def describe(self) -> dict[str, Any]:
         """What a reader of the store needs to find the results: JSON-able."""
@@ -53,10 +63,24 @@ class Plan:
             "config": self.config.model_dump(mode="json"),
             "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
             "rows": [
-                {"method": r.method, "seed": r.seed, "degradation": r.degradation, "directory": r.stage.directory}
+                {
+                    "method": r.method,
+                    "seed": r.seed,
+                    "degradation": r.degradation,
+                    "kind": r.kind,
+                    "directory": r.stage.directory,
+                }
                 for r in self.rows
             ],
+            "levels": {name: list(ends) for name, ends in self.levels.items()},
         }
+
+
+def union(config: Config, plans: Sequence[Plan]) -> Plan:
+    """The stages of several plans, each once; its rows are those of the plans."""
+    stages = {stage.digest: stage for plan in plans for stage in plan.stages}
+    rows = tuple(row for plan in plans for row in plan.rows)
+    return Plan(config, tuple(stages.values()), rows)
 
 
 def build(
@@ -64,7 +88,9 @@ def build(
     fingerprint: str,
     levels: Callable[[str], range],
     *,
+    test_images: int = 10_000,
     plugins: tuple[str, ...] = (),
+    corruptions: Mapping[str, str] | None = None,
     sha256_of: Callable[[str], str] = checkpoint_digest,
 ) -> Plan:
     """The plan of an experiment.
@@ -73,15 +99,36 @@ def build(
         config: the experiment.
         fingerprint: of its data source.
         levels: degradation name -> its levels.
+        test_images: how many images its test split has; decides how evaluations are cut, not what they give.
         plugins: digests of the plugin files.
+        corruptions: name -> digest of the published corruption sets to evaluate on.
         sha256_of: digest of a checkpoint that stands for a stage: of its weights' file.
     """
-    builder = _Builder(config, fingerprint, levels, plugins, sha256_of)
+    builder = _Builder(config, fingerprint, levels, test_images, plugins, corruptions or {}, sha256_of)
     for seed in config.seeds:
         builder.add_seed(seed)
-    needed = {stage.digest for row in builder.rows for stage in ancestors(row.stage)}
-    stages = tuple(stage for stage in builder.stages.values() if stage.digest in needed)
-    return Plan(config, stages, tuple(builder.rows))
+    return builder.plan()
+
+
+def build_evaluation(
+    config: Config,
+    fingerprint: str,
+    levels: Callable[[str], range],
+    models: Mapping[str, tuple[str, ModelConfig, Mapping[str, Any]]],
+    **outside: Any,
+) -> Plan:
+    """The plan of an evaluation of checkpoints: no training; each is a row of its own.
+
+    Args:
+        config: says what is evaluated on what; its methods play no part.
+        models: name of the row -> (path of the checkpoint, its network, its card).
+        outside: as for :func:`build`.
+    """
+    builder = _Builder(config, fingerprint, levels, **outside)
+    for name, (path, model, card) in models.items():
+        stage = builder.existing(name, config.seeds[0], path, model, card)
+        builder.evaluate(name, config.seeds[0], {"model": stage})
+    return builder.plan()
 
 
 class _Builder:
@@ -92,32 +139,43 @@ class _Builder:
         config: Config,
         fingerprint: str,
         levels: Callable[[str], range],
-        plugins: tuple[str, ...],
-        sha256_of: Callable[[str], str],
+        test_images: int,
+        plugins: tuple[str, ...] = (),
+        corruptions: Mapping[str, str] | None = None,
+        sha256_of: Callable[[str], str] = checkpoint_digest,
     ) -> None:
         self.config, self.fingerprint, self.levels, self.plugins = config, fingerprint, levels, plugins
-        self.sha256_of = sha256_of
+        self.sha256_of, self.corruptions = sha256_of, corruptions or {}
+        self.test_images = min(test_images, config.data.test_images or test_images)
         self.stages: dict[str, Stage] = {}
         self.rows: list[Row] = []
+
+    def plan(self) -> Plan:
+        """What the rows need, inputs first."""
+        needed = {stage.digest for row in self.rows for stage in ancestors(row.stage)}
+        stages = tuple(stage for stage in self.stages.values() if stage.digest in needed)
+        known = [name for name in dict.fromkeys(row.degradation for row in self.rows) if name not in self.corruptions]
+        levels = {name: self.levels(name) for name in known}
+        return Plan(self.config, stages, tuple(self.rows), {name: (of[0], of[-1]) for name, of in levels.items()})
 
     def add_seed(self, seed: int) -> None:
         config = self.config
         wanted = set(config.methods)
         base = self._train("base", seed, {}, ())
         if "base" in wanted:
-            self._evaluate("base", seed, {"model": base})
+            self.evaluate("base", seed, {"model": base})
         if "scratch" in wanted:
-            self._evaluate("scratch", seed, {"model": self._train("scratch", seed, {}, config.degradations)})
+            self.evaluate("scratch", seed, {"model": self._train("scratch", seed, {}, config.degradations)})
         experts: dict[str, Stage] = {}
         if wanted & {"oracle", "ensemble", "modelsoups", "fusing", "fusiondistill"}:
             experts = {d: self._expert(base, d, seed) for d in config.degradations}
         if "oracle" in wanted:
             self._oracle(experts, seed)
         if "ensemble" in wanted:
-            self._evaluate("ensemble", seed, {f"expert-{d}": stage for d, stage in experts.items()})
+            self.evaluate("ensemble", seed, {f"expert-{d}": stage for d, stage in experts.items()})
         if "vanilla" in wanted:
             vanilla = self._train("vanilla", seed, {"start": base}, config.degradations)
-            self._evaluate("vanilla", seed, {"model": vanilla})
+            self.evaluate("vanilla", seed, {"model": vanilla})
         if wanted & {"modelsoups", "fusing", "fusiondistill"}:
             self._fusion_rows(base, experts, seed, wanted)
 
@@ -125,22 +183,22 @@ class _Builder:
         config = self.config
         fused = self._fuse(base, experts, seed, None)
         if "modelsoups" in wanted:
-            self._evaluate("modelsoups", seed, {"model": fused})
+            self.evaluate("modelsoups", seed, {"model": fused})
             if config.fusion.recalibrate == "per_degradation":
                 for d in config.degradations:
                     told = self._fuse(base, experts, seed, d)
-                    self._evaluate("modelsoups-told", seed, {"model": told}, (d,))
+                    self.evaluate("modelsoups-told", seed, {"model": told}, (d,))
         if "fusing" in wanted:
             fusing = self._train("fusing", seed, {"start": fused}, config.degradations)
-            self._evaluate("fusing", seed, {"model": fusing})
+            self.evaluate("fusing", seed, {"model": fusing})
         if "fusiondistill" in wanted:
             inputs = {"start": fused, **{f"teacher-{d}": stage for d, stage in experts.items()}}
             distilled = self._train("fusiondistill", seed, inputs, config.degradations)
-            self._evaluate("fusiondistill", seed, {"model": distilled})
+            self.evaluate("fusiondistill", seed, {"model": distilled})
             if config.search and isinstance(distilled.spec, TrainSpec):
                 search = self._search(distilled.spec, inputs, seed)
                 searched = self._stage("fusiondistill-searched", seed, distilled.spec, {**inputs, "search": search})
-                self._evaluate("fusiondistill-searched", seed, {"model": searched})
+                self.evaluate("fusiondistill-searched", seed, {"model": searched})
 
     def _stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
         stage = Stage(name, seed, spec, inputs, self.plugins)
@@ -188,10 +246,18 @@ class _Builder:
     def _expert(self, base: Stage, degradation: str, seed: int) -> Stage:
         return self._train("expert", seed, {"start": base, f"teacher-{degradation}": base}, (degradation,))
 
-    def _import(self, name: str, seed: int, path: str) -> Stage:
+    def existing(self, name: str, seed: int, path: str, model: ModelConfig, card: Mapping[str, Any]) -> Stage:
+        """A checkpoint that stands for a stage, with the normalisation of its card."""
+        data = self._data(seed)
+        if card:
+            data = data.model_copy(update={"mean": tuple(card["mean"]), "std": tuple(card["std"])})
         where = path if "://" in path else str(Path(path).expanduser().absolute())
-        spec = CheckpointSpec(sha256=self.sha256_of(where), model=self.config.model, data=self._data(seed), path=where)
-        return self._stage(name, seed, spec, {})
+        return self._stage(
+            name, seed, CheckpointSpec(sha256=self.sha256_of(where), model=model, data=data, path=where), {}
+        )
+
+    def _import(self, name: str, seed: int, path: str) -> Stage:
+        return self.existing(name, seed, path, self.config.model, {})
 
     def _fuse(self, base: Stage, experts: dict[str, Stage], seed: int, told: str | None) -> Stage:
         fusion = self.config.fusion
@@ -230,32 +296,59 @@ class _Builder:
     def _oracle(self, experts: dict[str, Stage], seed: int) -> None:
         for own, expert in experts.items():
             others = self.config.degradations if self.config.evaluation.expert_matrix else (own,)
-            for row in self._evaluate(f"expert-{own}", seed, {"model": expert}, others):
+            for row in self.evaluate(f"expert-{own}", seed, {"model": expert}, others):
                 if row.degradation == own:
                     self.rows.append(Row("oracle", seed, own, row.stage))
 
-    def _evaluate(
+    def evaluate(
         self, method: str, seed: int, inputs: dict[str, Stage], degradations: tuple[str, ...] | None = None
     ) -> list[Row]:
-        rows = []
-        for degradation in degradations or self.config.degradations:
+        """Rows for some of the trained degradations; by default for all of them, and for whatever else is asked for."""
+        rows: list[Row] = []
+        for name in degradations or self.config.degradations:
+            rows += self._rows(method, seed, inputs, name, "trained")
+        if degradations is None:
+            for name in self.config.evaluation.unseen:
+                rows += self._rows(method, seed, inputs, name, "unseen")
+            for name in self.corruptions:
+                rows += self._rows(method, seed, inputs, name, "corruption")
+        self.rows += rows
+        return rows
+
+    def _rows(self, method: str, seed: int, inputs: dict[str, Stage], degradation: str, kind: Kind) -> Iterator[Row]:
+        """One row for each piece of the levels."""
+        evaluation = self.config.evaluation
+        levels = SEVERITIES if kind == "corruption" else _every(self.levels(degradation), evaluation.every)
+        for piece in _cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
                 method=method,
                 degradation=degradation,
-                levels=tuple(self.levels(degradation)[:: self.config.evaluation.every]),
+                levels=piece,
                 # The validation split plays no part in a test figure.
                 data=self._data(seed).model_copy(
                     update={"held_out": 0.0, "holdout_seed": 0, "test_images": self.config.data.test_images}
                 ),
                 protocol=self.config.protocol,
-                noise_seed=self.config.evaluation.seed,
-                precision=self.config.evaluation.precision,
+                noise_seed=evaluation.seed,
+                precision=evaluation.precision,
                 threads=self.config.threads,
+                corruption=self.corruptions.get(degradation) if kind == "corruption" else None,
             )
-            stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)
-            rows.append(Row(method, seed, degradation, stage))
-        self.rows += rows
-        return rows
+            yield Row(
+                method, seed, degradation, self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs), kind
+            )
+
+
+def _every(levels: range, step: int) -> tuple[int, ...]:
+    """Every so many levels and the last, so that whatever is left out lies between two measured ones."""
+    return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
+
+
+def _cut(levels: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:
+    """Neighbouring levels in so many parts (at most one level each) whose sizes differ by one at most."""
+    parts = max(1, min(parts, len(levels)))
+    ends = [len(levels) * i // parts for i in range(parts + 1)]
+    return [levels[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def _checkpoint_path(given: str | dict[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:

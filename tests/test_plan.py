@@ -11,11 +11,20 @@ import pytest
 import torch
 
 from experiments.driver import priorities
-from experiments.plan import Plan, build
-from experiments.stage import EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec, ancestors, trial_stage
+from experiments.plan import Plan, build, build_evaluation, union
+from experiments.stage import (
+    CheckpointSpec,
+    EvaluateSpec,
+    FuseSpec,
+    SearchSpec,
+    Stage,
+    TrainSpec,
+    ancestors,
+    trial_stage,
+)
 from fusiondistill import save_checkpoint
-from fusiondistill.config import METHODS
-from fusiondistill.config_file import ConfigError, parse
+from fusiondistill.config import METHODS, ModelConfig
+from fusiondistill.config_file import ConfigError, parse, parse_points
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FOUR = tuple(LEVELS)
@@ -25,7 +34,7 @@ SEARCH = "search={trials: 4, space: {loss.kd: {uniform: [0, 1]}}}"
 def plan(
     *overrides: str, fingerprint: str = "f" * 64, levels: Callable[[str], range] = LEVELS.get, **other: Any
 ) -> Plan:  # type: ignore[assignment]
-    return build(parse("experiment: x\n", overrides=overrides), fingerprint, levels, **other)
+    return build(parse("experiment: x\n", overrides=overrides), fingerprint, levels, **{"test_images": 400, **other})
 
 
 def named(content: Plan, name: str, seed: int = 0) -> Stage:
@@ -236,13 +245,74 @@ def test_a_checkpoint_stands_for_a_stage(tmp_path: Path) -> None:
     assert named(fused, "fused").kind == "import" and named(fused, "fusing").inputs["start"].kind == "import"
 
 
+def test_an_evaluation_is_cut_into_pieces_that_cover_every_level_once() -> None:
+    content = plan("evaluation.piece=1000", "evaluation.every=3", test_images=100)
+    pieces = [r.stage.spec for r in content.rows if (r.method, r.degradation) == ("base", "jpeg")]
+    found = [spec.levels for spec in pieces if isinstance(spec, EvaluateSpec)]
+    assert [level for piece in found for level in piece] == [*range(1, 102, 3), 101]  # the last level is always in
+    assert {len(piece) for piece in found} == {8, 9}
+    assert (
+        content.levels
+        == {d: (of[0], of[-1]) for d, of in LEVELS.items()}
+        == {d: tuple(ends) for d, ends in content.describe()["levels"].items()}
+    )
+    whole, cut = plan(test_images=10_000), plan("data.test_images=400", test_images=10_000)
+    assert [sum(r.method == "base" and r.degradation == d for r in whole.rows) for d in FOUR] == [6, 3, 3, 2]
+    assert [sum(r.method == "base" and r.degradation == d for r in cut.rows) for d in FOUR] == [1, 1, 1, 1]
+    one = plan("evaluation.piece=1", test_images=100)
+    assert {len(r.stage.spec.levels) for r in one.rows if isinstance(r.stage.spec, EvaluateSpec)} == {1}
+
+
+def test_unseen_degradations_and_published_corruptions_have_rows_of_their_own() -> None:
+    levels = {**LEVELS, "haze": range(11)}
+    asked = ("evaluation.unseen=[haze]", "methods=[base, oracle, ensemble]")
+    content = plan(*asked, levels=levels.get, corruptions={"c-fog": "1" * 64})
+    kinds = {(r.method, r.degradation): r.kind for r in content.rows}
+    extra = {key: kind for key, kind in kinds.items() if kind != "trained"}
+    assert extra == {
+        ("base", "haze"): "unseen", ("ensemble", "haze"): "unseen",
+        ("base", "c-fog"): "corruption", ("ensemble", "c-fog"): "corruption",
+    }  # fmt: skip
+    (fog,) = [r.stage.spec for r in content.rows if (r.method, r.degradation) == ("base", "c-fog")]
+    assert isinstance(fog, EvaluateSpec) and (fog.levels, fog.corruption) == ((1, 2, 3, 4, 5), "1" * 64)
+    assert content.levels["haze"] == (0, 10) and "c-fog" not in content.levels
+    assert digests(plan("methods=[base, oracle, ensemble]")).items() <= digests(content).items()
+
+
+def test_points_of_a_sweep_share_what_they_have_in_common() -> None:
+    text = "experiment: x\nseeds: [0, 1]\nsweep: {fusiondistill.loss.kd: [0, 0.5], evaluation.every: [1, 5]}\n"
+    whole, points = parse_points(text)
+    plans = [build(point, "f" * 64, LEVELS.__getitem__, test_images=400) for point in points]
+    together = union(whole, plans)
+    trained = [s.name for s in together.stages if s.kind == "train" and s.seed == 0]
+    assert sorted(trained) == sorted(
+        ["base", "scratch", "vanilla", "fusing", *(f"expert-{d}" for d in FOUR), "fusiondistill", "fusiondistill"]
+    )
+    assert len(together.rows) == sum(len(p.rows) for p in plans)
+    position = {s.digest: i for i, s in enumerate(together.stages)}
+    assert len(position) == len(together.stages)
+    assert all(position[n.digest] < position[s.digest] for s in together.stages for n in s.inputs.values())
+
+
+def test_checkpoints_are_evaluated_without_any_training(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a", {"w": torch.ones(2)}, {})
+    config = parse("experiment: x\ndegradations: [blur]\n")
+    card = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
+    models = {"mine": (str(tmp_path / "a"), ModelConfig(name="cifar_resnet8"), card)}
+    content = build_evaluation(config, "f" * 64, LEVELS.__getitem__, models, test_images=400)
+    assert [s.kind for s in content.stages] == ["import", "evaluate"]
+    assert [(r.method, r.degradation) for r in content.rows] == [("mine", "blur")]
+    imported = content.stages[0].spec
+    assert isinstance(imported, CheckpointSpec) and imported.data.mean == (1.0, 2.0, 3.0)
+
+
 def test_thousands_of_stages_are_planned_at_once() -> None:
     began = time.process_time()
     content = plan(SEARCH, f"seeds={list(range(50))}")
     order = priorities(content.stages)
     seconds = time.process_time() - began
     assert len(content.stages) > 2000 and len(order) == len(content.stages) and seconds < 2
-    assert content.describe()["rows"][0].keys() == {"method", "seed", "degradation", "directory"}
+    assert content.describe()["rows"][0].keys() == {"method", "seed", "degradation", "kind", "directory"}
 
 
 def test_the_longest_path_goes_first() -> None:

@@ -41,10 +41,8 @@ def test_lists_are_crossed_and_named() -> None:
 
 
 def test_values_reach_any_depth_and_leave_their_neighbours_alone() -> None:
-    text = (
-        "fusiondistill: {loss: {feature: 0.7}}\n"
+    text = "fusiondistill: {loss: {feature: 0.7}}\n"
     text += "sweep: {fusiondistill.loss.kd: [0, 0.5], protocol: [standard, paper]}\n"
-    )
     _, found = points(text)
     assert [(p.fusiondistill.loss.kd, p.fusiondistill.loss.feature, p.protocol) for p in found] == [
         (0.0, 0.7, "standard"), (0.0, 0.7, "paper"), (0.5, 0.7, "standard"), (0.5, 0.7, "paper"),
