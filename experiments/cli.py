@@ -16,6 +16,7 @@ import click
 __all__ = ["main"]
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 75
+MANY_TRIALS = 1000
 
 
 class _Command(click.Command):
@@ -92,6 +93,9 @@ _plugin = click.option(
 )
 
 
+_yes = click.option("--yes", is_flag=True, help="Start a very large search without asking.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fusiondistill")
 def main() -> None:
@@ -107,57 +111,107 @@ def _terminate(*_: Any) -> NoReturn:
 @click.argument("config")
 @_store
 @_set
-def run_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> None:
+@_yes
+def run_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
     """Run a whole experiment: plan, train, fuse, search, distill, evaluate, report.
 
     CONFIG is a YAML file or the name of a shipped one. Started again, it does only what is missing.
     """
-    _execute(config, overrides, store, only_search=False)
+    _execute(config, overrides, store, verb="run", yes=yes)
 
 
 @_verb("search", "fusiondistill search quickstart --set search.trials=20")
 @click.argument("config")
 @_store
 @_set
-def search_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> None:
-    """Run the search of a config, and what it rests on; prints the ranking of the trials."""
-    _execute(config, overrides, store, only_search=True)
+@_yes
+def search_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
+    """Run the search of a config, and what it rests on.
+
+    Prints the ranking of the trials and how much each dimension mattered, and writes the best as a config file.
+    """
+    _execute(config, overrides, store, verb="search", yes=yes)
 
 
-def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, only_search: bool) -> None:
+def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb: str, yes: bool = False) -> None:
+    from experiments.prepared import prepare
+
+    prepared = prepare(config, overrides, store)
+    if prepared.config.sweep and verb == "run":
+        raise ValueError(
+            f"{config} has a sweep of {len(prepared.points)} experiments: start it with fusiondistill sweep"
+        )
+    searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
+    if verb == "search" and not searches:
+        why = "its methods do not need it" if prepared.config.search else "give it a search.space"
+        raise ValueError(f"{config} has no search: {why}")
+    _ask_about_size(searches, yes)
+    _carry_out(prepared, only=searches if verb == "search" else None)
+
+
+def _ask_about_size(searches: list[Any], yes: bool) -> None:
+    """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
+    from fusiondistill.config import candidate_count
+
+    count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
+    if count <= MANY_TRIALS or yes:
+        return
+    text = f"the search has {count:,} trainings"
+    if not sys.stdin.isatty():
+        raise ValueError(f"{text}: if that is meant, say --yes")
+    if not click.confirm(f"{text}. Start?"):
+        raise ValueError("not started")
+
+
+def _carry_out(prepared: Any, only: list[Any] | None = None) -> None:
+    """Do what is missing (of some stages only, if given) and say what came of it."""
     import shlex
 
     from experiments import runner
     from experiments.display import Display
+    from experiments.prepared import check_data
 
-    prepared = runner.prepare(config, overrides, store)
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
-    searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
-    if only_search and not searches:
-        why = "its methods do not need it" if prepared.config.search else "give it a search.space"
-        raise ValueError(f"{config} has no search: {why}")
-    runner.check_data(prepared)
+    check_data(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
         runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]))
-        wanted = prepared.narrowed(searches) if only_search else prepared
+        wanted = prepared if only is None else prepared.narrowed(only)
         with Display(wanted.plan, wanted.stored) as display:
             display.say(_headline(wanted))
             outcome = runner.run(wanted, display)
-        if only_search:
-            _print_rankings(prepared)
-        else:
+        if outcome.done:
+            fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
+            click.echo(f"{len(outcome.done)} stages done{fits}")
+        if only is None:
             _print_end(prepared)
+        else:
+            _print_rankings(prepared)
     _report_failures(outcome)
+
+
+@_verb("sweep", "fusiondistill sweep quickstart --set 'sweep={model.name: [cifar_resnet8, cifar_resnet14]}'")
+@click.argument("config")
+@_store
+@_set
+@_yes
+def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
+    """Run an experiment for every point of a config's sweep, as one plan over one store.
+
+    What points share (a base and its experts, say) is trained once. Each point has all seeds and methods of the config.
+    """
+    _execute(config, overrides, store, verb="sweep", yes=yes)
 
 
 def _headline(prepared: Any) -> str:
     total, missing = len(prepared.plan.stages), len(prepared.missing)
     rest = f"{missing} to do" if missing else "nothing to do"
     stored = f"{total} stages, {total - missing} stored, {rest}"
+    if len(prepared.points) > 1:
+        stored = f"{len(prepared.points)} experiments, {stored}"
     return f"{prepared.config.experiment}: {stored}; store {prepared.store.location}"
 
 
@@ -204,15 +258,17 @@ def plan_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> Non
 
     Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
     """
-    from experiments import runner
+    from experiments.estimates import cost_lines, measured
+    from experiments.prepared import prepare
 
-    prepared = runner.prepare(config, overrides, store).looked_up()
+    prepared = prepare(config, overrides, store).looked_up()
     click.echo(_headline(prepared))
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"
         needs = ", ".join(dict.fromkeys(needed.directory for needed in stage.inputs.values()))
         click.echo(f"  {state}  {stage.kind:8}  {stage.directory}" + (f"  <- {needs}" if needs else ""))
-    click.echo(runner.cost(prepared))
+    for line in cost_lines(prepared.missing, measured(prepared.store), prepared.config.resources):
+        click.echo(line)
 
 
 @_verb("validate", "fusiondistill validate my.yaml")
@@ -251,24 +307,50 @@ def report_verb(store: str) -> None:
     click.echo(f"\nreport: {results.write_report(place, table)}")
 
 
-@_verb("evaluate", "fusiondistill evaluate runs/quickstart/base-0123456789abcdef --data digits --every 5")
+@_verb(
+    "evaluate",
+    "fusiondistill evaluate runs/quickstart/base-0123456789abcdef --data digits --every 5\n"
+    "fusiondistill evaluate model.safetensors --data cifar10 --corruptions CIFAR-10-C",
+)
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--data", "data", required=True, help="Name of the data set.")
 @click.option("--root", help="Where its files are.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: the paper's four.")
+@click.option("--unseen", multiple=True, help="A degradation to show apart from these; may be repeated.")
+@click.option("--corruptions", metavar="DIR", help="A published set in the layout of CIFAR-10-C.")
 @_plugin
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluate every k-th level.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
 @click.option("--batch-size", type=click.IntRange(min=2), default=500, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
-def evaluate_verb(checkpoints: tuple[str, ...], plugins: tuple[str, ...], **options: Any) -> None:
-    """Evaluate checkpoints (stage directories or files) on the test split of a data set, in this process."""
-    from experiments import runner
+@click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/evaluate-<data>.")
+@_set
+def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, **options: Any) -> None:
+    """Evaluate checkpoints (stage directories or files) on the test split of a data set, over the cluster's workers.
 
-    runner.read_plugins(plugins)
-    for line in runner.evaluate_checkpoints(checkpoints, **options):
-        click.echo(line)
+    Started again, it does only what is missing.
+    """
+    import json
+
+    from experiments.prepared import prepare_evaluation
+
+    keys = {
+        "root": "data.root",
+        "images": "data.test_images",
+        "degradations": "degradations",
+        "unseen": "evaluation.unseen",
+        "corruptions": "evaluation.corruptions",
+        "plugins": "plugins",
+        "every": "evaluation.every",
+        "seed": "evaluation.seed",
+        "batch_size": "evaluation.batch_size",
+        "precision": "evaluation.precision",
+        "protocol": "protocol",
+    }
+    given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, ())]
+    _carry_out(prepare_evaluation(checkpoints, [*given, *options["overrides"]], store, data=data))
 
 
 @_verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
@@ -282,10 +364,10 @@ def degrade_verb(
     image: str, out: str, degradations: tuple[str, ...], plugins: tuple[str, ...], seed: int, protocol: str
 ) -> None:
     """Show an image under every degradation at five levels."""
-    from experiments import runner
+    from experiments.prepared import read_plugins
     from fusiondistill.degradations import degrade_grid
 
-    runner.read_plugins(plugins)
+    read_plugins(plugins)
     degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
     click.echo(f"written: {out}")
 

@@ -39,8 +39,8 @@ class Context:
     store: str
     roots: tuple[tuple[str, str | None], ...] = ()
     """(fingerprint, where its files lie) of each data set that lies at a place of its own."""
-    corruptions: str | None = None
-    """Where a published corruption set lies."""
+    corruptions: tuple[tuple[str, str], ...] = ()
+    """(digest, folder) of each published corruption."""
     evaluation_batch: int = 500
     plugins: tuple[tuple[str, str], ...] = ()
     """(file name, source) of each plugin."""
@@ -49,6 +49,10 @@ class Context:
     def root(self, data: DataSpec) -> str | None:
         """Where the files of a data set lie; None: where the data set is by default."""
         return dict(self.roots).get(data.fingerprint)
+
+    def corruption_folder(self, digest: str) -> str:
+        """The folder that holds a published corruption."""
+        return dict(self.corruptions)[digest]
 
 
 @lru_cache(maxsize=8)

@@ -28,6 +28,14 @@ class Event:
     facts: dict[str, Any]
 
 
+Models = tuple[str, ...]
+
+
+def _models(stage: Stage) -> Models:
+    """What an evaluation must have loaded."""
+    return tuple(needed.digest for needed in stage.inputs.values())
+
+
 class StageQueue:
     """Ready stages, who works on what, and what happened since the driver asked last."""
 
@@ -39,6 +47,7 @@ class StageQueue:
         self.attempts: dict[str, int] = {}
         self.reached: dict[str, int] = {}
         self.assigned: set[str] = set()
+        self.models: dict[str, Models] = {}
         self.events: list[Event] = []
         self.last_news = time.monotonic()
 
@@ -59,22 +68,40 @@ class StageQueue:
         A worker that trains waits while others work, since what follows may come; one that does not costs little to
         start again, and leaves at once.
         """
-        for i, (priority, stage) in enumerate(self.ready):
-            if trains or stage.kind != "train":
-                del self.ready[i]
-                self.waiting.discard(worker)
-                self._start(worker, priority, stage)
-                return stage
+        if (chosen := self._next(worker, trains)) is not None:
+            priority, stage = self.ready.pop(chosen)
+            self.waiting.discard(worker)
+            self._start(worker, priority, stage)
+            return stage
         # Searches and data-parallel runs take long, and others of their kind want the slots that idle workers hold.
         busy = any(stage.digest not in self.assigned for _, stage in self.running.values())
         if not trains or (not busy and time.monotonic() - self.last_news > GRACE):
             self.waiting.discard(worker)
+            self.models.pop(worker, None)
             return "leave"
         self.waiting.add(worker)
         return "wait"
 
+    def _next(self, worker: str, trains: bool) -> int | None:
+        """Which ready stage a worker gets: the first, unless that is an evaluation and others spare it a model.
+
+        Of evaluations a worker gets one of the models that it evaluated last, else of models that nobody else is at;
+        at the end it helps out. So each model is loaded by one worker, or by few.
+        """
+        possible = [i for i, (_, stage) in enumerate(self.ready) if trains or stage.kind != "train"]
+        if not possible or self.ready[possible[0]][1].kind != "evaluate":
+            return possible[0] if possible else None
+        models = {i: _models(self.ready[i][1]) for i in possible if self.ready[i][1].kind == "evaluate"}
+        own = self.models.get(worker)
+        taken = {of for name, of in self.models.items() if name != worker}
+        mine = next((i for i, of in models.items() if of == own), None)
+        free = next((i for i, of in models.items() if of not in taken), None)
+        return next(i for i in (mine, free, possible[0]) if i is not None)
+
     def _start(self, worker: str, priority: float, stage: Stage) -> None:
         self.running[worker] = (priority, stage)
+        if stage.kind == "evaluate":
+            self.models[worker] = _models(stage)
         self.attempts[stage.digest] = self.attempts.get(stage.digest, 0) + 1
         self._tell("started", stage.digest, worker, attempt=self.attempts[stage.digest])
 
@@ -117,6 +144,7 @@ class StageQueue:
             return worker == name or (name.endswith("/") and worker.startswith(name))
 
         self.waiting = {w for w in self.waiting if not gone(w)}
+        self.models = {w: of for w, of in self.models.items() if not gone(w)}
         lost = [w for w in self.running if gone(w)]
         for worker in lost:
             digest = self.running[worker][1].digest

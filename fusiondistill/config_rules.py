@@ -45,6 +45,7 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
         for i, n in enumerate(names):
             if isinstance(n, str) and n not in known:
                 yield ("degradations", i), f"no degradation {n!r}{_close(n, known)}"
+    yield from _check_unseen(raw)
     model = raw.get("model")
     name = model.get("name") if isinstance(model, dict) else None
     if isinstance(name, str):
@@ -56,6 +57,22 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             known = ("cifar_resnet56", *_known_torchvision_models())
             if name not in known:
                 yield ("model", "name"), f"no model {name!r}{_close(name, known, listed=False)}"
+
+
+def _check_unseen(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    """What experts are trained for is not unseen."""
+    names, trained = _at(raw, "evaluation", "unseen"), raw.get("degradations", PAPER_DEGRADATIONS)
+    for i, name in enumerate(names if isinstance(names, list) else ()):
+        where = ("evaluation", "unseen", i)
+        if isinstance(trained, list | tuple) and name in trained:
+            yield where, f"{name} is one of the degradations that experts are trained for"
+        elif name in names[:i]:
+            yield where, f"{name} is given twice"
+        elif isinstance(name, str) and not raw.get("plugins") and name not in (known := _known_degradations()):
+            yield where, f"no degradation {name!r}{_close(name, known)}"
+    folder = _at(raw, "evaluation", "corruptions")
+    if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
+        yield ("evaluation", "corruptions"), f"no such folder: {folder}"
 
 
 def _known_degradations() -> tuple[str, ...]:

@@ -165,3 +165,23 @@ def test_idle_workers_do_not_wait_for_searches_and_runs_of_their_own() -> None:
     assert q.holds("run1/base", BASE.digest) and not q.holds("g/0", BASE.digest)
     q.lose("run1/base")
     assert not q.holds("run1/base", BASE.digest)
+
+
+def test_a_model_stays_with_the_worker_that_has_it_loaded() -> None:
+    """Two models with many pieces each, two workers: each worker takes one model, then helps with the other."""
+    content = build(parse("experiment: x\nmethods: [base, scratch]\n"), "f", FOUR.__getitem__)
+    pieces = [stage for stage in content.stages if stage.kind == "evaluate"]
+    q = StageQueue()
+    q.offer([(1.0, stage) for stage in sorted(pieces, key=lambda s: s.digest)])  # both models mixed
+    half = len(pieces) // 2
+    seen: dict[str, list[str]] = {"g/0": [], "g/1": []}
+    for _ in range(half - 1):
+        for worker in seen:
+            stage = given(q.take(worker, True))
+            seen[worker].append(stage.inputs["model"].name)
+            q.finish(worker, stage.digest)
+    assert {tuple(dict.fromkeys(names)) for names in seen.values()} == {("base",), ("scratch",)}
+    left = [given(q.take("g/0", True)).inputs["model"].name for _ in range(2)]
+    assert set(left) == {"base", "scratch"}  # nobody waits while something is left
+    q.offer([(1.0, pieces[0]), (9.0, VANILLA)])
+    assert q.take("g/1", True) is VANILLA  # what others wait for goes first
