@@ -293,6 +293,31 @@ def status_verb(store: str) -> None:
         click.echo(line)
 
 
+@_verb("prune", "fusiondistill prune runs/quickstart")
+@click.argument("store")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+def prune_verb(store: str, yes: bool) -> None:
+    """Delete the stages in a store that none of its plans needs any more; says which, and asks."""
+    from experiments.pruning import unneeded
+    from experiments.results import plans
+    from experiments.store import Store
+
+    place = Store(store)
+    plans(place)  # raises where there is no store
+    with place.held():
+        found = unneeded(place)
+        for one in found:
+            click.echo(f"  {one.bytes / 1e6:8.1f} MB  {one.directory}")
+        if not found:
+            click.echo(f"nothing to delete: every stage in {place.location} belongs to a plan")
+        elif yes or (sys.stdin.isatty() and click.confirm(f"Delete these {len(found)} directories?")):
+            for one in found:
+                place.delete(one.directory)
+            click.echo(f"deleted: {len(found)} directories, {sum(one.bytes for one in found) / 1e6:.1f} MB")
+        else:
+            click.echo("nothing deleted; with --yes these directories go")
+
+
 @_verb("report", "fusiondistill report runs/quickstart")
 @click.argument("store")
 def report_verb(store: str) -> None:

@@ -168,6 +168,12 @@ class Store:
             if self.manifest_of(directory) is None:
                 self.filesystem.delete_dir(self.path(directory))
 
+    def delete(self, directory: str) -> None:
+        """Delete a stage's directory, finished or not: the manifest first, so that no half of it counts as stored."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path(directory, checkpoints.MANIFEST))
+        self.filesystem.delete_dir(self.path(directory))
+
     def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:
         """Store the last epoch of a training: the state, then the small file that points at it with its digest."""
         name = f"last.{attempt}.{epoch}.pt"
@@ -221,12 +227,6 @@ class Store:
         selector = fs.FileSelector(self.root, allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
-
-    def exists(self) -> bool:
-        """Whether anything was ever stored here."""
-        from pyarrow import fs
-
-        return bool(self.filesystem.get_file_info(self.root).type != fs.FileType.NotFound)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -41,10 +41,10 @@ def follows(stage: Stage, what: Stage) -> bool:
 
 def test_a_new_store_holds_nothing(tmp_path: Path, plan: Plan) -> None:
     store = Store(tmp_path / "store")
-    assert not store.exists() and store.directories() == [] and store.stored(plan.stages) == (set(), [])
+    assert store.directories() == [] and store.stored(plan.stages) == (set(), [])
     base = plan.stages[0]
     assert store.intact(base) == "not stored" and store.manifest(base) is None
-    assert store.load_progress(base) is None and not store.exists()
+    assert store.load_progress(base) is None and store.directories() == []
     with pytest.raises(CheckpointError, match="is not stored"):
         store.read(base, "a.bin")
 

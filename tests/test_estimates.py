@@ -1,0 +1,112 @@
+"""What the rest of a plan will cost, from what a store has measured; and what a store can do without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from experiments import results
+from experiments.cli import main
+from experiments.estimates import Estimates, cost_lines, measured
+from experiments.plan import Plan, build
+from experiments.pruning import unneeded
+from experiments.stage import Stage
+from experiments.store import Store
+from fusiondistill.checkpoints import CheckpointError, new_attempt
+from fusiondistill.config import Resources
+from fusiondistill.config_file import parse
+
+FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
+SEARCH = "search={trials: 4, epochs: 5, space: {loss.kd: {uniform: [0, 1]}}}"
+
+
+def plan(*overrides: str) -> Plan:
+    return build(parse("experiment: x\n", overrides=overrides), "f" * 64, FOUR.__getitem__, test_images=400)
+
+
+def store_all(store: Store, content: Plan, seconds: dict[str, float]) -> None:
+    """Commit every stage, as if it had taken so many seconds by its kind."""
+    for stage in content.stages:
+        facts = {"seconds": seconds[stage.kind], "training_seconds": seconds[stage.kind]}
+        store.commit(stage, {"a.txt": b"a" * 1000}, facts, new_attempt())
+    results.note_plan(store, content, {})
+
+
+def named(content: Plan, name: str, seed: int = 0) -> Stage:
+    return next(s for s in content.stages if (s.name, s.seed) == (name, seed))
+
+
+def test_nothing_is_claimed_of_what_was_never_measured(tmp_path: Path) -> None:
+    content = plan()
+    assert measured(Store(tmp_path)).seconds(content.stages[0]) is None
+    lines = cost_lines(content.stages, Estimates(), Resources())
+    assert f"{len(content.stages)} stages to do: " in lines[0] and "unknown" in lines[1]
+    assert cost_lines([], Estimates(), Resources()) == ["nothing to do"]
+
+
+def test_time_grows_with_the_work_and_another_config_of_the_same_store_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store_all(store, plan("data.train_images=100"), {"train": 60.0, "fuse": 5.0, "evaluate": 8.0})
+    found = measured(store)
+    same = plan("data.train_images=100", "seeds=[7]")
+    assert found.seconds(named(same, "base", 7)) == pytest.approx(60)
+    more = plan("data.train_images=200", "base.epochs=400", "evaluation.every=100")
+    assert found.seconds(named(more, "base")) == pytest.approx(60 * 4)  # twice the images, twice the epochs
+    assert found.seconds(named(more, "evaluate-base-jpeg")) == pytest.approx(8 * 2 / 101)
+    # Nothing was measured for a search, another network, another data set, or all images.
+    other = plan(SEARCH, "data.train_images=100", "model.name=cifar_resnet8")
+    assert found.seconds(named(plan(SEARCH, "data.train_images=100"), "search")) is None
+    assert found.seconds(named(other, "base")) is None
+    assert found.seconds(named(plan("data.train_images=100", "data.name=cifar10"), "base")) is None
+    assert found.seconds(named(plan(), "base")) is None
+
+
+def test_the_cost_is_in_device_hours(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store_all(store, plan("methods=[base]"), {"train": 3600.0, "evaluate": 450.0})
+    found = measured(store)
+    missing = list(plan("methods=[base]", "seeds=[1, 2]").stages)
+    lines = cost_lines(missing, found, Resources())
+    assert lines[0] == "10 stages to do: 2 train, 8 evaluate" and "about 3.00 device-hours" in lines[1]
+    assert "0.75 GPU-hours (3 worker-hours)" in cost_lines(missing, found, Resources(gpus_per_worker=0.25))[1]
+    vanilla = plan("methods=[base, fusiondistill]", "seeds=[1]").stages
+    assert "unknown time for 5 train, 1 fuse" in cost_lines(vanilla, found, Resources())[2]
+
+
+def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with pytest.raises(CheckpointError, match="is no store"):
+        unneeded(store)
+    assert not (tmp_path / "store").exists()
+    seconds = {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "search": 1.0}
+    before, after = plan("methods=[base, vanilla]"), plan("methods=[base, vanilla]", "vanilla.epochs=3")
+    store_all(store, before, seconds)
+    (tmp_path / "store" / "my notes-0123").mkdir()
+    assert unneeded(store) == []
+    store_all(store, after, seconds)
+    old = {s.directory for s in before.stages} - {s.directory for s in after.stages}
+    found = unneeded(store)
+    assert {one.directory for one in found} == old and all(one.bytes > 1000 for one in found)
+    run = CliRunner().invoke(main, ["prune", store.location], input="")
+    assert run.exit_code == 0 and "nothing deleted" in run.output and {o.directory for o in unneeded(store)} == old
+    run = CliRunner().invoke(main, ["prune", store.location, "--yes"])
+    assert run.exit_code == 0 and f"deleted: {len(old)} directories" in run.output
+    assert unneeded(store) == [] and (tmp_path / "store" / "my notes-0123").exists()
+    assert store.stored(after.stages)[0] == {s.digest for s in after.stages}
+
+
+def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
+    from experiments.stage import SearchSpec, trial_stage
+
+    store = Store(tmp_path)
+    content = plan(SEARCH)
+    store_all(store, content, {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "search": 1.0})
+    search = named(content, "search")
+    assert isinstance(search.spec, SearchSpec)
+    trial = trial_stage(search, search.spec.train.recipe)
+    store.commit(trial, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
+    assert unneeded(store) == []
+    results.note_plan(store, plan("base.epochs=3"), {})
+    assert {"trial", "search", "base"} <= {one.directory.split("-")[0] for one in unneeded(store)}
