@@ -138,9 +138,7 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb
 
     prepared = prepare(config, overrides, store)
     if prepared.config.sweep and verb == "run":
-        raise ValueError(
-            f"{config} has a sweep of {len(prepared.points)} experiments: start it with fusiondistill sweep"
-        )
+        raise ValueError(f"{config} is a sweep of {len(prepared.points)} experiments: use fusiondistill sweep")
     searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
     if verb == "search" and not searches:
         why = "its methods do not need it" if prepared.config.search else "give it a search.space"
@@ -151,6 +149,8 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
     """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
+    if not searches:
+        return
     from experiments.search_space import candidate_count
 
     count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
