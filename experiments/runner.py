@@ -39,19 +39,15 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected, nodes_without
+    from experiments.cluster import connected
     from experiments.interruption import Interruption
+    from experiments.room import Room
 
     with Interruption() as interruption, connected() as ray:
         interruption.install()
         note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
-        blind = [] if "://" in note else nodes_without(ray, note)
-        if blind:
-            raise ValueError(
-                f"nodes {', '.join(blind)} do not see the store {prepared.context.store}: "
-                "give a --store on a file system that all nodes share"
-            )
-        return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
+        room = Room(ray, prepared.config.resources, None if "://" in note else note)
+        return Driver(ray, plan, store, prepared.context, stored, display, room).run(interruption.check)
 
 
 def _compile_kernels(prepared: Prepared) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,49 +78,6 @@ def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -
     assert "found stored, going on from there" in again.stdout
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
-
-
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """A head without CPUs and two nodes of one CPU each, on this machine; its address."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        for _ in range(2):
-            started.add_node(num_cpus=1)
-        yield started.address
-    finally:
-        ray.shutdown()
-        started.shutdown()
-
-
-def test_a_cluster_that_is_already_there(undisturbed: tuple[Path, Path, Path], tmp_path: Path, cluster: str) -> None:
-    config, reference, cache = undisturbed
-    store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store), "--set", "seeds=[0, 1]", "--set", "methods=[base]")
-    done = subprocess.run(
-        line, env={**environment(cache), "RAY_ADDRESS": cluster}, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (same,) = weights(store).keys() & weights(reference).keys()  # seed 0
-    assert weights(store)[same] == weights(reference)[same]
-    made = [json.loads((path / "manifest.json").read_text()) for path in stages(store, "base")]
-    assert (
-        len({re.search("on node ([0-9a-f]+)", stage["worker"])[1] for stage in made}) == 2
-    )  # side by side, one a node
-
-
-def test_nodes_that_do_not_see_the_store_are_found(tmp_path: Path, cluster: str) -> None:
-    import ray
-
-    from experiments.cluster import nodes_without
-
-    (tmp_path / "seen").write_text("")
-    ray.init(address=cluster, log_to_driver=False)
-    assert nodes_without(ray, str(tmp_path / "seen")) == []
-    assert len(nodes_without(ray, str(tmp_path / "unseen"))) == 3
 
 
 def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
