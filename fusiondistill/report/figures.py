@@ -171,11 +171,11 @@ def dimensions(trials: pa.Table) -> list[str]:
 
 
 def text_dimensions(trials: pa.Table) -> list[str]:
-    """The searched choices that are text, as the method of fusion."""
+    """The searched choices that are no numbers, as the method of fusion."""
     import pyarrow.types as kinds
 
-    texts = [f.name for f in trials.schema if kinds.is_string(f.type) or kinds.is_large_string(f.type)]
-    return [name for name in texts if name not in _BOOK_KEEPING]
+    shown = (kinds.is_string, kinds.is_large_string, kinds.is_boolean)
+    return [f.name for f in trials.schema if f.name not in _BOOK_KEEPING and any(is_(f.type) for is_ in shown)]
 
 
 def _line(label: str, style: drawing.LineStyle, x: NDArray[np.float64], values: NDArray[np.float64]) -> drawing.Series:

@@ -53,7 +53,7 @@ def trials_section(
         "temperature, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on "
         "top."
     )
-    if {"ce", "feature", "kd"} <= set(names):
+    if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
     return element(
         "section",
