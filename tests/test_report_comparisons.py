@@ -67,17 +67,22 @@ def test_all_pairs_are_listed_the_established_ones_first(tmp_path: Path) -> None
     results = table(rows_of(ROWS))
     page = Page(report.write(tmp_path, results, comparisons=comparisons(PAIRS))[0].read_text())
     assert [cell for cell, _ in grid.rows[0]] in page.rows
-    assert "| FusionDistill | Fusing | +0.50 | +0.20 to +0.90 |" in (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text()
+    assert "| FusionDistill | Fusing | +0.50 | +0.20 to +0.90 |" in text
+    short = "FusionDistill above Base by 2.50 (2.20 to 2.90)"
+    assert f"\n\n- {short}" in text and short in page.text["p"]
 
 
 def test_the_terminal_says_it_shortly() -> None:
     lines = short_lines(grouped(PAIRS))
-    assert "not for other training seeds" in lines[0]
+    assert "Other training seeds are another question" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
-        "FusionDistill is 2.50 points above Base (2.20 to 2.90 over images, p 0.0006; ±0.50 over 3 seeds)",
-        "FusionDistill is 2.50 points below Oracle (2.10 to 2.80 over images, p 0.0400; one seed)",
+        "FusionDistill above Base by 2.50 (2.20 to 2.90), p 0.0006, seeds ±0.50",
+        "FusionDistill below Oracle by 2.50 (2.10 to 2.80), p 0.0400, one seed",
         "Cannot be told apart on these images: FusionDistill from Fusing.",
     ]
+    wide = short_lines(grouped([{**PAIRS[2], "seed_half": 2.5}]))
+    assert wide[1].endswith("p 0.0006, seeds ±2.50: open")
     searched = [
         pair("fusiondistill", "fusiondistill-searched", 0.1, 1.0),
         pair("fusing", "fusiondistill-searched", 0.1, 1.0),

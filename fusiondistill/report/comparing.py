@@ -18,6 +18,11 @@ UNTESTED = (
     "degradations (an unfinished run, or a store of an older version)."
 )
 
+_EXPLAINED = (
+    "Established for another draw of test images, in points (95 % over images), p corrected for all pairs. Other "
+    'training seeds are another question: "seeds ±" is half the 95 % interval over seeds, "open" where it holds 0.'
+)
+
 
 def comparison_grid(group: Group) -> Grid | None:
     """All pairs, established differences first, the largest on top; None where no tests were asked for."""
@@ -83,7 +88,7 @@ def short_lines(group: Group) -> list[str]:
             open_pairs.append(f"{method_title(ours)} from {_listed(alike)}")
     if not done:
         return []
-    lines = ["Established for other test images (not for other training seeds: see ± over seeds):", *established]
+    lines = [_EXPLAINED, *established]
     if not established:
         lines = ["No difference of our rows from another row is established for other test images."]
     if open_pairs:
@@ -94,10 +99,11 @@ def short_lines(group: Group) -> list[str]:
 def _sentence(pair: Comparison) -> str:
     side = "above" if pair.difference > 0 else "below"
     low, high = (pair.low, pair.high) if pair.difference > 0 else (-pair.high, -pair.low)
-    seeds = "one seed" if pair.seed_half is None else f"±{pair.seed_half:.2f} over {pair.seeds} seeds"
+    seeds = "one seed" if pair.seed_half is None else f"seeds ±{pair.seed_half:.2f}"
+    unsure = ": open" if pair.seed_half is not None and pair.seed_half >= abs(pair.difference) else ""
     return (
-        f"  {method_title(pair.a)} is {abs(pair.difference):.2f} points {side} {method_title(pair.b)} "
-        f"({low:.2f} to {high:.2f} over images, p {_p(pair.p_holm)}; {seeds})"
+        f"  {method_title(pair.a)} {side} {method_title(pair.b)} by {abs(pair.difference):.2f} "
+        f"({low:.2f} to {high:.2f}), p {_p(pair.p_holm)}, {seeds}{unsure}"
     )
 
 
@@ -111,5 +117,5 @@ def best_note(group: Group) -> str | None:
         return None
     return (
         f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
-        "by the paired tests over images."
+        "by the paired tests over images (of these networks; for other training seeds see the intervals over seeds)."
     )

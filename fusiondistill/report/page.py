@@ -7,7 +7,7 @@ from importlib import resources
 from string import Template
 
 from fusiondistill.report.beyond import beyond_grid
-from fusiondistill.report.comparing import comparison_grid
+from fusiondistill.report.comparing import comparison_grid, short_lines
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Grid
 from fusiondistill.report.groups import Group
@@ -38,7 +38,7 @@ from fusiondistill.report.words import (
 
 __all__ = ["facts_section", "group_section", "page"]
 
-_FEW = 12  # rows of a table that is shown without being asked for
+_FEW = 20  # rows of a table that is shown without being asked for
 
 
 def page(groups: Sequence[Group], sections: Sequence[Markup], end: Markup | None = None) -> str:
@@ -68,7 +68,7 @@ def group_section(group: Group, number: int, pictures: Mapping[str, Sequence[Pic
         element("p", caption(group), " ", element("a", "What the rows are", href="#rows"), class_="note"),
         element("p", note, class_="note") if note else Markup(""),
         _grid(seeds_grid(group), fold=True),
-        _grid(comparison_grid(group)),
+        _comparisons(group),
         _grid(beyond_grid(group)),
         figures("Accuracy against level", pictures.get(group.kind, ())),
     ]
@@ -110,6 +110,16 @@ def _answer(group: Group) -> Markup:
             below = f"published {ours or ''}".strip()
             body.append(element("tr", name, *(_entry(*entry) for entry in published), class_=below))
     return element("table", element("thead", head), element("tbody", *body), class_="answer")
+
+
+def _comparisons(group: Group) -> Markup:
+    """The paired tests: what they say of our rows, then all pairs, which open on demand."""
+    grid = comparison_grid(group)
+    if grid is None or not grid.rows:
+        return _grid(grid)
+    said = [element("p", line, class_="said") for line in short_lines(group)]
+    table = folded(f"All {len(grid.rows)} pairs", scroll(_rows(grid, []), grid.title))
+    return joined(element("h3", grid.title), *said, table, element("p", grid.note, class_="note"))
 
 
 def _grid(grid: Grid | None, *, fold: bool = False) -> Markup:

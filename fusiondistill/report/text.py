@@ -80,7 +80,8 @@ def markdown(groups: Sequence[Group]) -> str:
         parts.append(markdown_grid(answer_grid(group)))
         if note := published_note(group.dataset, group.model, group.protocol):
             parts.append(escaped(note))
-        parts += _sections(comparison_grid(group), beyond_grid(group), seeds_grid(group))
+        parts += _comparisons(group)
+        parts += _sections(beyond_grid(group), seeds_grid(group))
         for other in group.others:
             parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
             parts += _sections(beyond_grid(other), seeds_grid(other), level="####")
@@ -92,6 +93,15 @@ def markdown(groups: Sequence[Group]) -> str:
         if lines := protocol_lines(protocol):
             parts += [f"## Protocol {escaped(protocol)}", "\n".join(f"- {escaped(line)}" for line in lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def _comparisons(group: Group) -> list[str]:
+    """The paired tests: what they say of our rows, then all pairs."""
+    grid = comparison_grid(group)
+    if grid is None or not grid.rows:
+        return _sections(grid)
+    said = [f"- {escaped(line)}" if line.startswith(" ") else f"\n{escaped(line)}\n" for line in short_lines(group)]
+    return [f"### {grid.title}", *(["\n".join(said).strip()] if said else []), markdown_grid(grid)]
 
 
 def _sections(*grids: Grid | None, level: str = "###") -> list[str]:
