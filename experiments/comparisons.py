@@ -90,7 +90,7 @@ def _pieces(store: Store, plan: Mapping[str, Any]) -> tuple[Pieces, str]:
     unusable: set[tuple[str, int]] = set()
     attempts: dict[str, str | None] = {}
     for row in plan["rows"]:
-        if row.get("kind", "trained") != "trained" or row["method"].startswith("expert-"):
+        if (row.get("kind") or "trained") != "trained" or row["method"].startswith("expert-"):
             continue
         directory, key = row["directory"], (row["method"], row["seed"])
         if directory not in attempts:

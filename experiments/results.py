@@ -98,7 +98,7 @@ def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
         common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": config["data"]["name"]}
         for piece in plan["rows"]:
             own = {name: piece[name] for name in ("method", "seed", "degradation")}
-            yield {**common, "protocol": config["protocol"], "kind": piece.get("kind", "trained"), **own}, piece
+            yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

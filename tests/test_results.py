@@ -236,5 +236,6 @@ def test_many_images_take_less_than_a_minute(tmp_path: Path) -> None:
         shelf.piece(f"m{i}", seed, degradation, right, range(9 * piece, 9 * piece + 9), labels=labels)
     start = time.process_time()
     shelf.write()
-    assert time.process_time() - start < 60
+    seconds = time.process_time() - start
+    assert seconds < 60, f"{seconds:.0f} s"
     assert len(shelf.pairs()) == 36 and comparisons.RESAMPLES == 10_000
