@@ -125,6 +125,7 @@ class Driver:
         self.searches: list[Stage] = []
         self.parallel: list[Stage] = []
         self.hands: list[_Hand] = []
+        self.threads: list[threading.Thread] = []
         self.outcome = Outcome()
         self.bad_fits = 0
         self.started_hands = 0
@@ -156,6 +157,11 @@ class Driver:
                 time.sleep(TICK)
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]
         return self.outcome
+
+    def leave(self) -> None:
+        """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
+        for thread in (*self.threads, *(hand.thread for hand in self.hands)):
+            thread.join(timeout=2)
 
     def _failed(self, digest: str) -> bool:
         return self._label(self.by_digest[digest]) in self.outcome.failed
@@ -210,6 +216,7 @@ class Driver:
             if hand.thread.is_alive() and not (left and hand.overdue()):
                 continue
             self.hands.remove(hand)
+            self.threads += [hand.thread] if hand.thread.is_alive() else []
             lost = self.ray.get(self.queue.lose.remote(hand.name))
             if hand.error is None or lost or left or not hand.name.startswith(("group", "task")):
                 continue  # a stage that kills its worker is counted by the queue

@@ -43,11 +43,18 @@ def run(prepared: Prepared, display: Any) -> Any:
     from experiments.interruption import Interruption
     from experiments.room import Room
 
-    with Interruption() as interruption, connected() as ray:
-        interruption.install()
-        note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
-        room = Room(ray, prepared.config.resources, None if "://" in note else note)
-        return Driver(ray, plan, store, prepared.context, stored, display, room).run(interruption.check)
+    driver = None
+    with Interruption() as interruption:
+        try:
+            with connected() as ray:
+                interruption.install()
+                note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
+                room = Room(ray, prepared.config.resources, None if "://" in note else note)
+                driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                return driver.run(interruption.check)
+        finally:
+            if driver:
+                driver.leave()
 
 
 def _compile_kernels(prepared: Prepared) -> None:

@@ -22,7 +22,7 @@ model: {name: cifar_resnet8}
 methods: [base, oracle]
 degradations: [jpeg, blur, noise, saltpepper]
 base: {epochs: 2, batch_size: 32}
-expert: {epochs: 8, batch_size: 16}
+expert: {epochs: 24, batch_size: 16}
 evaluation: {every: 25, expert_matrix: false}
 """
 
