@@ -397,13 +397,16 @@ def degrade_verb(
     click.echo(f"written: {out}")
 
 
-@_verb("bench", "fusiondistill bench degradations --json degradations.json")
-@click.argument("what", type=click.Choice(["degradations"]))
+@_verb("bench", "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation")
+@click.argument("what", type=click.Choice(["degradations", "evaluation"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
 @click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
 def bench_verb(what: str, device: str, degradations: tuple[str, ...], json_file: str | None) -> None:
-    """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against."""
+    """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
+
+    degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    """
     from experiments import runner
 
-    runner.bench_degradations(device, degradations, json_file, click.echo)
+    runner.bench(what, device, degradations, json_file, click.echo)

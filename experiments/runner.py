@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.prepared import Prepared
 
-__all__ = ["bench_degradations", "note_plan", "run"]
+__all__ = ["bench", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str) -> None:
@@ -89,15 +89,18 @@ def _versions() -> str:
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
-def bench_degradations(
-    device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
+def bench(
+    what: str, device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
 ) -> None:
-    """Run the benchmark of the degradations; a line per row as it comes."""
+    """Run the benchmark of the degradations or of the evaluation; a line per row as it comes."""
     import json
 
-    from fusiondistill.bench import bench_degradations as measure
+    from fusiondistill.bench import bench_degradations
+    from fusiondistill.bench_evaluation import bench_evaluation
 
-    say(f"{'images/s':38} {'ours':>12} {'imagedegrade':>12} {'ratio':>7}  limit")
+    measure: Callable[..., list[dict[str, Any]]] = {"evaluation": bench_evaluation}.get(what, bench_degradations)
+
+    say(f"{'images/s':38} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
     rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
@@ -105,5 +108,5 @@ def bench_degradations(
 
 def _bench_line(row: dict[str, Any]) -> str:
     reference = f"{row['reference']:12,.0f}" if row["reference"] else f"{'-':>12}"
-    ratio = f"{row['ratio']:6.1f}x" if row["ratio"] else f"{'-':>7}"
+    ratio = f"{row['ratio']:7.2f}x" if row["ratio"] else f"{'-':>8}"
     return f"{row['name']:38} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"

@@ -20,6 +20,7 @@ __all__ = [
     "accuracy",
     "average",
     "bootstrap_intervals",
+    "expected_calibration_error",
     "holm",
     "interpolated_mean",
     "mean_interval",
@@ -102,6 +103,35 @@ def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: in
     if (np.diff(at) <= 0).any() or at[0] < first or at[-1] > last:
         raise ValueError(f"measured levels must rise and lie within {first}..{last}, not {at.tolist()}")
     return float(np.interp(np.arange(first, last + 1), at, measured).mean())
+
+
+def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, *, bins: int = 15) -> float:
+    """How far confidence is from accuracy: ECE = sum over bins of |bin| / N * |accuracy - mean confidence|.
+
+    The bins have equal width, ((m - 1) / bins, m / bins]; 0 belongs to the first one (Guo et al., 2017, section 2).
+
+    Args:
+        confidence: float [N], the probability given to the predicted class, 0..1.
+        right: bool [N], whether it was the true class.
+        bins: at least 1.
+
+    Returns:
+        A fraction, 0..1.
+
+    Raises:
+        ValueError: no images, other lengths, a confidence outside 0..1, or no bin.
+
+    >>> round(expected_calibration_error([0.9, 0.9, 0.6], [True, True, False], bins=2), 4)
+    0.1333
+    """
+    sure, correct = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    if sure.shape != correct.shape or sure.ndim != 1 or not sure.size or bins < 1:
+        raise ValueError(f"one confidence and one answer per image, in bins: {sure.shape}, {correct.shape}, {bins}")
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError("a confidence lies between 0 and 1")
+    which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(which, correct, bins) - np.bincount(which, sure, bins)
+    return float(np.abs(gaps).sum() / sure.size)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -14,6 +14,7 @@ from fusiondistill.statistics import (
     accuracy,
     average,
     bootstrap_intervals,
+    expected_calibration_error,
     holm,
     interpolated_mean,
     mean_interval,
@@ -246,3 +247,22 @@ def test_many_pairs_refuse_what_is_no_matrix(test: Callable[..., object]) -> Non
         test([[0.5, float("nan")]], seed=0)
     with pytest.raises(ValueError, match="resample"):
         test([[0.5]], seed=0, resamples=0)
+
+
+def test_calibration_error_against_a_loop_over_bins_and_worked_examples() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.1, 1, 2000)
+    sure[:30] = np.arange(1, 31) / 30  # on the edges of bins
+    right = rng.uniform(size=2000) < sure**2
+    expected = 0.0
+    for m in range(1, 16):
+        inside = (sure > (m - 1) / 15) & (sure <= m / 15)
+        expected += inside.sum() / 2000 * abs(right[inside].mean() - sure[inside].mean())
+    assert expected_calibration_error(sure, right) == pytest.approx(expected, abs=1e-3)
+    assert expected_calibration_error([1.0, 1.0], [True, True]) == 0
+    assert expected_calibration_error([1.0, 1.0], [False, False]) == 1
+    assert expected_calibration_error([0.0], [False]) == 0
+    assert expected_calibration_error([0.3, 0.5], [False, True], bins=1) == pytest.approx(0.1)
+    for wrong in (([], []), ([0.5], [True, False]), ([1.5], [True]), ([np.nan], [True])):
+        with pytest.raises(ValueError, match="confidence"):
+            expected_calibration_error(*wrong)
