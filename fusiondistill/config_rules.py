@@ -174,19 +174,19 @@ def _space_problem(key: str, forms: Mapping[str, Any]) -> str | None:
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
     recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
-    for value in (None, *_samples(forms)):
+    keys = tuple(_dotted(recipe.model_dump()))
+    if key not in keys:
+        return f"is no key of the recipe{_close(key, (*keys, *_FUSION))}"
+    for value in _samples(forms):
         try:
             content: Any = with_keys(recipe, {key: value}).model_dump()
-        except KeyError:
-            known = (*_dotted(recipe.model_dump()), *_FUSION)
-            return f"is no key of the recipe{_close(key, known)}"
         except ValidationError as error:
             for problem in error.errors():
-                place = ".".join(map(str, problem["loc"]))
-                if value is not None and (place == key or place.startswith(f"{key}.")):
-                    hint = "; use integers, or a choice" if isinstance(value, float) and value % 1 else ""
-                    return f"cannot be {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}{hint}"
-            continue
+                if f"{'.'.join(map(str, problem['loc']))}.".startswith(f"{key}."):
+                    message = problem["msg"].removeprefix("Value error, ")
+                    hint = "; use integers, or a choice" if problem["type"].startswith("int_") else ""
+                    return f"cannot be {value!r}: {message[0].lower()}{message[1:]}{hint}"
+            continue  # it does not go with the default of another key, which is not said yet
         for part in key.split("."):
             content = content[part]
         if isinstance(value, str | bool) and type(content) is not type(value):
