@@ -20,6 +20,7 @@ from experiments.materials import Context
 from experiments.plan import Plan
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
+from experiments.search_space import candidate_count
 from experiments.stage import SearchSpec, Stage, TrainSpec
 from experiments.stages import note_error
 from experiments.store import Store
@@ -311,7 +312,7 @@ class Driver:
 
     def _start_search(self, stage: Stage, most: int) -> None:
         assert isinstance(stage.spec, SearchSpec)
-        at_once = min(most, stage.spec.trials)
+        at_once = min(most, candidate_count(stage.spec))
 
         def run() -> None:
             worker = f"search/{stage.directory}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.stage import (
+    FUSION_KEYS,
     CheckpointSpec,
     DataSpec,
     EvaluateSpec,
@@ -18,6 +19,7 @@ from experiments.stage import (
     Stage,
     TrainSpec,
     ancestors,
+    start_role,
 )
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
@@ -196,6 +198,7 @@ class _Builder:
             distilled = self._train("fusiondistill", seed, inputs, config.degradations)
             self.evaluate("fusiondistill", seed, {"model": distilled})
             if config.search and isinstance(distilled.spec, TrainSpec):
+                inputs = {**inputs, **self._starts(fused, seed)}
                 search = self._search(distilled.spec, inputs, seed)
                 searched = self._stage("fusiondistill-searched", seed, distilled.spec, {**inputs, "search": search})
                 self.evaluate("fusiondistill-searched", seed, {"model": searched})
@@ -292,6 +295,24 @@ class _Builder:
             space=search.space,
         )
         return self._stage("search", seed, spec, inputs)
+
+    def _starts(self, fused: Stage, seed: int) -> dict[str, Stage]:
+        """Role -> fuse stage, for every way of fusing that a search may choose; none if it searches no fusion."""
+        assert self.config.search is not None
+        space, plain = self.config.search.space, fused.spec
+        chosen = {key: dimension.choice or dimension.grid for key, dimension in space.items() if key in FUSION_KEYS}
+        if not chosen or not isinstance(plain, FuseSpec):
+            return {}
+        own = (plain.method, plain.recalibrate)
+        named = zip(FUSION_KEYS, own, strict=True)
+        starts = {}
+        for method, recalibrate in dict.fromkeys(
+            [own, *itertools.product(*(chosen.get(key) or (one,) for key, one in named))]
+        ):
+            spec = plain.model_copy(update={"method": method, "recalibrate": recalibrate})
+            stage = self._stage(f"fused-{method}-{recalibrate}", seed, spec, fused.inputs)
+            starts[start_role(method, recalibrate)] = stage
+        return starts
 
     def _oracle(self, experts: dict[str, Stage], seed: int) -> None:
         for own, expert in experts.items():

@@ -1,7 +1,8 @@
 """The Ray Tune job: trials are the distillation stage itself with another recipe, each with a share of a device.
 
-Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. A trial that ran to its end
-is stored like any stage, so it does not run twice; one that was interrupted goes on from its last epoch.
+Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. The searcher proposes and
+the journal remembers; Tune places trials, keeps their processes alive from one to the next, and stops those that ASHA
+gives up. What the store holds already costs no trial: a finished candidate is judged by its stored epochs.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ import json
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from experiments.cluster import Share
-from experiments.stage import SearchSpec, Stage, trial_stage
+from experiments.journal import Candidate, Journal
+from experiments.search_results import choose, epoch_rows, outcome, summary, trial_rows
+from experiments.search_space import candidate_count
+from experiments.searchers import searcher_for
+from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
+from experiments.trial import metrics_of, stored_rows
 from fusiondistill import checkpoints
-from fusiondistill.config import Dimension
-from fusiondistill.recipe import with_keys
 
 __all__ = ["run"]
 
 Report = Callable[[dict[str, Any]], None]
+LOST = 2
+"""How often a trial whose process died goes on in another one."""
 
 
 def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str, report: Report) -> None:
-    """Run the trials and store ``trials.parquet`` and ``best.json``.
+    """Run the trials and store ``trials.parquet``, ``epochs.parquet`` and ``best.json``.
 
     Args:
         stage: the search stage; its inputs are those of the distillation.
@@ -38,194 +44,214 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
     Raises:
         RuntimeError: no trial came to a result.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    for name, value in _TUNE.items():
+        os.environ.setdefault(name, value)
     from ray import tune
 
     spec = stage.spec
     assert isinstance(spec, SearchSpec)
     began = time.time()
+    scheduler = _asha(tune, spec) if spec.scheduler == "asha" else None
+    trials = _Trials(stage, Store(context.store), scheduler, report)
+    if trials.any_left():
+        tuner = tune.Tuner(
+            tune.with_resources(_trial(stage, context), share.resources),
+            tune_config=tune.TuneConfig(
+                num_samples=candidate_count(spec),
+                max_concurrent_trials=at_once,
+                search_alg=_asking(tune, trials),
+                scheduler=scheduler,
+                reuse_actors=True,  # a trial costs no new process
+                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=f"{stage.directory}-{int(began)}", storage_path=scratch, verbose=0,
+                callbacks=[_telling(tune, trials)],
+                failure_config=tune.FailureConfig(max_failures=LOST),
+            ),
+        )  # fmt: skip
+        tuner.fit()
+    _store(stage, context, trials.journal.candidates, began)
+
+
+_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's error is told without a metric
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the journal is what a search goes on from
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the first trials start together; max_concurrent_trials is the limit
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def _asha(tune: Any, spec: SearchSpec) -> Any:
     epochs = spec.train.recipe.epochs
-    asha = tune.schedulers.ASHAScheduler(
+    return tune.schedulers.ASHAScheduler(
         time_attr="epoch", metric="validation", mode="max", max_t=epochs, grace_period=max(1, epochs // 4),
         reduction_factor=3, stop_last_trials=False,  # a trial that reaches the end also gets to commit its result
     )  # fmt: skip
-    follower = _follower(tune, report, spec.trials)
-    tuner = tune.Tuner(
-        tune.with_resources(_trial(stage, context), share.resources),
-        param_space={name: _domain(tune, dimension) for name, dimension in spec.space.items()},
-        tune_config=tune.TuneConfig(
-            num_samples=spec.trials,
-            search_alg=tune.search.BasicVariantGenerator(
-                points_to_evaluate=[_as_it_stands(spec)], random_state=stage.seed, max_concurrent=at_once
-            ),
-            scheduler=asha if spec.scheduler == "asha" else None,
-            reuse_actors=True,  # a trial costs no new process
-            trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name=f"{stage.directory}-{int(began)}", storage_path=scratch, verbose=0, callbacks=[follower]
-        ),
-    )
-    tuner.fit()
-    trials = [_summary(i, trial, spec) for i, (_, trial) in enumerate(sorted(follower.trials.items()))]
-    best = choose(trials)
-    if best is None:
-        errors = [trial["error"] for trial in trials if trial["error"]]
-        raise RuntimeError(f"no trial of the search came to a result: {errors[0] if errors else 'no trial ran'}")
-    _store(stage, context, spec, trials, best, began)
 
 
-def _as_it_stands(spec: SearchSpec) -> dict[str, Any]:
-    """The first candidate: the recipe's own values."""
-    content: dict[str, Any] = spec.train.recipe.model_dump()
-    point = {}
-    for name in spec.space:
-        value: Any = content
-        for part in name.split("."):
-            value = value[part]
-        point[name] = value
-    return point
+class _Trials:
+    """The candidates on this side of Tune: which is next, and what became of the others."""
+
+    def __init__(self, stage: Stage, store: Store, asha: Any, report: Report) -> None:
+        assert isinstance(stage.spec, SearchSpec)
+        self.stage, self.store, self.asha, self.report = stage, store, asha, report
+        self.number, self.epochs = candidate_count(stage.spec), stage.spec.train.recipe.epochs
+        self.journal = Journal(stage, store)
+        self.searcher = searcher_for(stage, self.journal.candidates)
+        self.waiting = [one for one in self.journal.candidates if not one.ended]
+        for candidate in self.journal.candidates:
+            if candidate.ended:
+                self._tell_asha(candidate)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles whatever it holds, for a restart that the journal is better at."""
+        return {}
+
+    def next(self) -> Candidate | None:
+        """The next candidate that needs training; those that are stored are judged on the way."""
+        while (candidate := self.waiting.pop(0) if self.waiting else self._propose()) is not None:
+            rows = None if candidate.ended else stored_rows(self.stage, candidate.values, self.store)
+            if rows:
+                candidate.rows = rows
+                self._tell_asha(candidate)
+                self.end(candidate)
+            elif not candidate.ended:
+                return candidate
+        return None
+
+    def any_left(self) -> bool:
+        """Whether there is anything to train."""
+        candidate = self.next()
+        if candidate is not None:
+            self.waiting.insert(0, candidate)
+        return candidate is not None
+
+    def end(self, candidate: Candidate, error: str | None = None) -> None:
+        """A candidate needs no more work."""
+        ended = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
+        if not error and not candidate.rows:
+            ended, error = "failed", "the trial ended without a result"
+        self.journal.end(candidate, ended, error)
+        self.searcher.tell(candidate)
+        self.say()
+
+    def say(self) -> None:
+        """Tell how far the search is."""
+        scores = [one.score for one in self.journal.candidates if one.score is not None]
+        best = {"validation": max(scores)} if scores else {}
+        ended = sum(one.ended for one in self.journal.candidates)
+        self.report({"epoch": ended, "epochs": self.number, "unit": "trial", **best})
+
+    def _propose(self) -> Candidate | None:
+        values = self.searcher.ask()
+        return None if values is None else self.journal.begin(values)
+
+    def _tell_asha(self, candidate: Candidate) -> None:
+        """Let ASHA compare new trials with one that does not run again."""
+        if self.asha is None:
+            return
+        known = SimpleNamespace(trial_id=f"known-{candidate.number}")
+        self.asha.on_trial_add(None, known)
+        for epoch, row in sorted(candidate.rows.items()):
+            self.asha.on_trial_result(None, known, {"epoch": epoch, "validation": row["validation"]})
 
 
-def _domain(tune: Any, dimension: Dimension) -> Any:
-    if dimension.choice is not None:
-        return tune.choice(list(dimension.choice))
-    if dimension.uniform is not None:
-        return tune.uniform(*dimension.uniform)
-    if dimension.loguniform is not None:
-        return tune.loguniform(*dimension.loguniform)
-    assert dimension.integers is not None
-    low, high = dimension.integers
-    return tune.randint(low, high + 1)
+def _asking(tune: Any, trials: _Trials) -> Any:
+    """What Tune asks for the next trial."""
+
+    class Asking(tune.search.Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            candidate = trials.next()
+            if candidate is None:
+                return tune.search.Searcher.FINISHED
+            return {"number": candidate.number, "values": candidate.values}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            """What a trial came to is told by the callback."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """The journal is what a search goes on from."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """As save."""
+
+    return Asking()
+
+
+def _telling(tune: Any, trials: _Trials) -> Any:
+    """What Tune tells about its trials."""
+
+    def of(trial: Any) -> Candidate:
+        return trials.journal.candidates[trial.config["number"]]
+
+    class Telling(tune.Callback):
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            if not of(trial).rows:
+                of(trial).started = time.time()
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            if "error" in result:
+                of(trial).error = result["error"]
+            elif "validation" in result:
+                of(trial).rows[int(result["epoch"])] = metrics_of(result)
+            say()
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            end(of(trial), of(trial).error)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            end(of(trial), f"its process died {LOST + 1} times")
+
+    end, say = trials.end, trials.say
+    return Telling()
 
 
 def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
-    def trial(values: dict[str, Any]) -> None:
+    def trial(config: dict[str, Any]) -> None:
         import torch
         from ray import tune
 
         from experiments.materials import load_plugins
-        from experiments.training_stage import run_train
-        from experiments.workers import plain_device
+        from experiments.trial import train_candidate
+        from experiments.workers import describe, plain_device
 
-        spec = stage.spec
-        assert isinstance(spec, SearchSpec)
-        one = trial_stage(stage, with_keys(spec.train.recipe, values))
-
-        def tell(rows: list[dict[str, float]]) -> None:
-            for row in rows:
-                tune.report({name: float(value) for name, value in row.items()} | {"directory": one.directory})
-
-        torch.set_num_threads(spec.train.threads)
-        load_plugins(context.plugins)
-        store = Store(context.store)
-        if store.intact(one) is None:
-            import io
-
-            import pyarrow.parquet as pq
-
-            tell(pq.read_table(io.BytesIO(store.read(one, "metrics.parquet"))).to_pylist())
-            return
-        run_train(one, context, plain_device(), lambda facts: tell([_numbers(facts)]))
+        assert isinstance(stage.spec, SearchSpec)
+        torch.set_num_threads(stage.spec.train.threads)
+        try:
+            load_plugins(context.plugins)
+            train_candidate(stage, config["values"], context, plain_device(), tune.report)
+        except Exception as problem:  # the process is fine and takes the next trial
+            tune.report({"error": describe(problem).splitlines()[-1]})
 
     return trial
 
 
-def _numbers(facts: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in facts.items() if isinstance(value, int | float)}
-
-
-def _follower(tune: Any, report: Report, trials: int) -> Any:
-    """Collects what the trials report, and tells the driver how far the search is."""
-
-    class Follower(tune.Callback):
-        def __init__(self) -> None:
-            self.trials: dict[str, dict[str, Any]] = {}
-            self.ended = 0
-
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            fresh: dict[str, Any] = {"values": dict(trial.config), "rows": [], "error": None}
-            self.trials.setdefault(trial.trial_id, fresh)
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            if "validation" in result:
-                self.trials[trial.trial_id]["rows"].append(dict(result))
-            self._tell()
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self.ended += 1
-            self._tell()
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            path = trial.error_file
-            text = Path(path).read_text().strip() if path and Path(path).exists() else "the trial ended in an error"
-            self.trials[trial.trial_id]["error"] = text.splitlines()[-1]
-            self.ended += 1
-            self._tell()
-
-        def _tell(self) -> None:
-            judged = [row["validation"] for trial in self.trials.values() for row in trial["rows"]]
-            best = {"validation": max(judged)} if judged else {}
-            report({"epoch": self.ended, "epochs": number, "unit": "trial", **best})
-
-    number = trials
-    return Follower()
-
-
-def _summary(number: int, trial: dict[str, Any], spec: SearchSpec) -> dict[str, Any]:
-    """What became of a trial; ``validation`` is the best epoch's mean accuracy, a fraction."""
-    rows = trial["rows"]
-    best = max(rows, key=lambda row: (row["validation"], row["epoch"])) if rows else {}
-    done = int(rows[-1]["epoch"]) if rows else 0
-    return {
-        "trial": number,
-        "values": {name: trial["values"].get(name) for name in spec.space},
-        "epochs": done,
-        "best_epoch": int(best.get("epoch", 0)),
-        "validation": float(best["validation"]) if best else None,
-        **{f"validation_{d}": best.get(f"validation_{d}") for d in spec.train.degradations},
-        "stopped": bool(rows) and done < spec.train.recipe.epochs,
-        "seconds": float(sum(row["seconds"] for row in rows)),
-        "error": trial["error"],
-        "directory": rows[-1]["directory"] if rows else None,
-    }
-
-
-def choose(trials: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The trial with the best validation accuracy, the earlier one of equals; None if none ran without an error."""
-    judged = [trial for trial in trials if trial["validation"] is not None and not trial["error"]]
-    return max(judged, key=lambda trial: (trial["validation"], -trial["trial"]), default=None)
-
-
-def _store(
-    stage: Stage, context: Any, spec: SearchSpec, trials: list[dict[str, Any]], best: dict[str, Any], began: float
-) -> None:
+def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float) -> None:
     import pyarrow as pa
 
-    found = {"values": best["values"], "validation": best["validation"], "trial": best["trial"]}
-    seconds = sum(trial["seconds"] for trial in trials)
+    spec = stage.spec
+    assert isinstance(spec, SearchSpec)
+    trials = [summary(candidate, spec) for candidate in candidates]
+    best = choose(trials)
+    if best is None:
+        errors = [trial["error"] for trial in trials if trial["error"]]
+        raise RuntimeError(f"no trial of the search came to a result: {errors[0] if errors else 'no trial ran'}")
+    store = Store(context.store)
+    found = {name: best[name] for name in ("values", "validation", "trial")}
     facts = {
-        "started": began,
+        "started": min([began, *(candidate.started for candidate in candidates)]),
         "finished": time.time(),
         "seconds": time.time() - began,
-        "training_seconds": seconds,
-        "outcome": {**found, "trials": len(trials), "stopped": sum(trial["stopped"] for trial in trials)},
+        "training_seconds": sum(trial["seconds"] for trial in trials),
+        "outcome": outcome(candidates, best),
     }
     files = {
-        "trials.parquet": parquet_bytes(pa.Table.from_pylist([_row(trial) for trial in trials])),
+        "trials.parquet": parquet_bytes(pa.Table.from_pylist(trial_rows(trials))),
+        "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, spec.train.degradations))),
         "best.json": json.dumps(found, indent=1).encode(),
     }
-    store = Store(context.store)
     store.commit(stage, files, facts, checkpoints.new_attempt())
-    for trial in trials:
-        if trial["directory"]:
-            store.discard(trial["directory"])  # what was stopped early
-
-
-def _row(trial: dict[str, Any]) -> dict[str, Any]:
-    """A trial as a row of its table: one column per dimension, what is no plain value as text."""
-    row = dict(trial)
-    for name, value in row.pop("values").items():
-        row[name] = value if isinstance(value, int | float | str | bool) else str(value)
-    return row
+    for directory in (directory for candidate in candidates for directory in candidate.directories):
+        store.discard(directory)  # what was stopped early

@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+from experiments.search_space import candidate_count
 from fusiondistill.config import Dimension, Frozen, ModelConfig
-from fusiondistill.recipe import Recipe, Role
+from fusiondistill.recipe import Recipe, Role, with_keys
 
 __all__ = [
+    "FUSION_KEYS",
     "CheckpointSpec",
     "DataSpec",
     "EvaluateSpec",
@@ -25,7 +28,11 @@ __all__ = [
     "Stage",
     "TrainSpec",
     "ancestors",
+    "as_it_stands",
+    "chosen_start",
+    "start_role",
     "trial_stage",
+    "with_found",
 ]
 
 FORMAT = 1
@@ -166,17 +173,76 @@ class Stage:
             return spec.recipe.epochs * max(1, len(spec.degradations)) * (1 + teachers)
         if isinstance(spec, SearchSpec):
             one = spec.train.recipe.epochs * len(spec.train.degradations) * 1.3
-            return one * spec.trials * (0.5 if spec.scheduler == "asha" else 1.0)
+            return one * candidate_count(spec) * spec.seeds * (0.5 if spec.scheduler == "asha" else 1.0)
         if isinstance(spec, EvaluateSpec):
             return 0.06 * len(spec.levels) * (len(self.inputs) or 1)
         return 0.1
 
 
-def trial_stage(search: Stage, recipe: Recipe) -> Stage:
-    """A search trial: the distillation stage itself with another recipe, a value like any other."""
+FUSION_KEYS = ("fusion.method", "fusion.recalibrate")
+"""Dimensions of a search that are no keys of the recipe: they choose among fuse stages."""
+
+
+def start_role(method: str, recalibrate: str) -> str:
+    """The role under which a search and its winner hold one way of fusing among their inputs."""
+    return f"start-{method}-{recalibrate}"
+
+
+def chosen_start(inputs: Mapping[str, Stage], values: Mapping[str, Any]) -> Stage:
+    """The stage whose weights training starts from, of those that a search may choose between."""
+    plain = inputs["start"]
+    if not any(key in values for key in FUSION_KEYS):
+        return plain
+    assert isinstance(plain.spec, FuseSpec)
+    method = values.get("fusion.method", plain.spec.method)
+    return inputs[start_role(method, values.get("fusion.recalibrate", plain.spec.recalibrate))]
+
+
+def with_found(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """A recipe with a candidate's values laid over it, those that are keys of the recipe.
+
+    Raises:
+        pydantic.ValidationError: the values do not go together.
+    """
+    return with_keys(recipe, {key: value for key, value in values.items() if key not in FUSION_KEYS})
+
+
+def as_it_stands(search: Stage) -> dict[str, Any]:
+    """The values that the recipe (and the fusion) has without a search: the first candidate."""
     assert isinstance(search.spec, SearchSpec)
-    spec = search.spec.train.model_copy(update={"recipe": recipe})
-    return Stage("trial", search.seed, spec, search.inputs, search.plugins)
+    content: dict[str, Any] = search.spec.train.recipe.model_dump(mode="json")
+    start = search.inputs["start"].spec
+    if isinstance(start, FuseSpec):
+        content["fusion"] = {"method": start.method, "recalibrate": start.recalibrate}
+    values = {}
+    for name in search.spec.space:
+        place: Any = content
+        for part in name.split("."):
+            place = place[part]
+        values[name] = place
+    return values
+
+
+def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> Stage:
+    """A search trial: the distillation stage itself with a candidate's values, a stage like any other.
+
+    Args:
+        search: the search stage.
+        values: dimension -> value.
+        repeat: 0 for the candidate itself; others differ in order, crops and noise.
+
+    Raises:
+        pydantic.ValidationError: the values do not go together.
+    """
+    assert isinstance(search.spec, SearchSpec)
+    train = search.spec.train
+    data_seed = train.data_seed
+    if repeat:
+        address = f"{data_seed}/repeat/{repeat}".encode()
+        data_seed = int.from_bytes(hashlib.sha256(address).digest()[:4], "big")
+    spec = train.model_copy(update={"recipe": with_found(train.recipe, values), "data_seed": data_seed})
+    teachers = {role: stage for role, stage in search.inputs.items() if role.startswith("teacher-")}
+    return Stage("trial", search.seed, spec, {"start": chosen_start(search.inputs, values), **teachers}, search.plugins)
 
 
 def ancestors(stage: Stage) -> Iterator[Stage]:

@@ -62,7 +62,7 @@ def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.devi
     experts = {d: store.weights(stage.inputs[f"expert-{d}"])[0] for d in spec.degradations}
     base, card = store.weights(stage.inputs["base"])
     buffers = "first" if spec.recalibrate == "none" else "average"
-    fused = fusion.FUSIONS[spec.method](list(experts.values()), buffers=buffers)
+    fused = fusion.FUSIONS[spec.method](list(experts.values()), base=base, buffers=buffers)
     images, held_out = splits(spec.data, context.root(spec.data), "validation")
     network = checkpoints.from_card(fused, card).network.to(device)
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=device, protocol=spec.protocol)
@@ -78,6 +78,7 @@ def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.devi
         "barrier": barrier,
         "expert_loss": losses,
         "judged_on": "validation" if held_out is not None else "training images",
+        "method": spec.method,
         "recalibrate": spec.recalibrate,
         "told": spec.told,
     }

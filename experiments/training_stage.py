@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from experiments.materials import Context, card_for, image_size, load_into, new_network, run_facts, splits
-from experiments.stage import Stage, TrainSpec
+from experiments.stage import Stage, TrainSpec, chosen_start, with_found
 from experiments.store import Store, parquet_bytes
 from fusiondistill import checkpoints, evaluation
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.randomness import key
-from fusiondistill.recipe import Recipe, with_keys
+from fusiondistill.recipe import Recipe
 from fusiondistill.training import Progress, batch_mean_accuracy, train
 
 __all__ = ["Report", "pack", "resolve_recipe", "run_train", "unpack"]
@@ -27,29 +27,53 @@ Report = Callable[[dict[str, Any]], None]
 """Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
 
 
+def _found(stage: Stage, store: Store) -> dict[str, Any]:
+    """What the search found that a training stage has among its inputs."""
+    if "search" not in stage.inputs:
+        return {}
+    values: dict[str, Any] = json.loads(store.read(stage.inputs["search"], "best.json"))["values"]
+    return values
+
+
 def resolve_recipe(stage: Stage, store: Store) -> Recipe:
     """The recipe of a training stage, with what its search found laid over it."""
     assert isinstance(stage.spec, TrainSpec)
-    if "search" not in stage.inputs:
-        return stage.spec.recipe
-    found = json.loads(store.read(stage.inputs["search"], "best.json"))
-    return with_keys(stage.spec.recipe, found["values"])
+    return with_found(stage.spec.recipe, _found(stage, store))
+
+
+class _Enough(Exception):
+    """Training has come as far as it was asked to."""
 
 
 def run_train(
-    stage: Stage, context: Context, device: torch.device, report: Report, *, rank: int = 0, world_size: int = 1
+    stage: Stage,
+    context: Context,
+    device: torch.device,
+    report: Report,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    until: int | None = None,
 ) -> list[dict[str, float]]:
-    """Train, from the last stored epoch if there is one; returns the rows of metrics."""
+    """Train, from the last stored epoch if there is one; returns the rows of metrics.
+
+    With ``until`` it ends after that epoch, which is stored like any other; the next call goes on from there, with the
+    bits of a training in one go. The stage is committed by whoever trains its last epoch.
+    """
     spec = stage.spec
     assert isinstance(spec, TrainSpec)
     store = Store(context.store)
     began, attempt = time.time(), checkpoints.new_attempt()
+    start = unpack(store.load_progress(stage))
+    rows = list(start.rows) if start else []
+    if until is not None and len(rows) >= until and until < spec.recipe.epochs:
+        return rows[:until]
     recipe = resolve_recipe(stage, store)
     images, held_out = splits(spec.data, context.root(spec.data), spec.select)
     torch.manual_seed(key(stage.seed, "initial weights") & (2**63 - 1))
     model = new_network(spec.model, images)
     if "start" in stage.inputs:
-        load_into(model, store, stage.inputs["start"])
+        load_into(model, store, chosen_start(stage.inputs, _found(stage, store)))
     pipeline = _pipeline(spec, recipe, images, device, rank, world_size)
     teachers = []
     if pipeline.teacher_view:
@@ -58,23 +82,27 @@ def run_train(
 
     def on_epoch(progress: Progress) -> None:
         store.save_progress(stage, progress.epoch, pack(progress), attempt)
+        rows[:] = progress.rows
         report({"epochs": recipe.epochs, **progress.rows[-1]})
+        if progress.epoch == until != recipe.epochs:
+            raise _Enough
 
-    start = unpack(store.load_progress(stage))
-    found = start.rows if start else []
-    for row in found:
-        report({"epochs": recipe.epochs, **({"resumed": 1} if row is found[-1] else {}), **row})
+    for row in rows:
+        report({"epochs": recipe.epochs, **({"resumed": 1} if row is rows[-1] else {}), **row})
     validation = _validation(spec, recipe, held_out, device) if held_out is not None and spec.select != "last" else None
-    progress = train(
-        model,
-        recipe,
-        pipeline,
-        seed=spec.data_seed,
-        teachers=teachers,
-        validation=validation,
-        start=start,
-        on_epoch=on_epoch,
-    )
+    try:
+        progress = train(
+            model,
+            recipe,
+            pipeline,
+            seed=spec.data_seed,
+            teachers=teachers,
+            validation=validation,
+            start=start,
+            on_epoch=on_epoch,
+        )
+    except _Enough:
+        return rows
     if rank == 0:
         _commit_training(stage, spec, recipe, progress, images, store, context, began, attempt, device)
     return progress.rows

@@ -73,7 +73,11 @@ class ModelConfig(Frozen):
 class FusionConfig(Frozen):
     """How the experts become one."""
 
-    method: Literal["average"] = Field("average", description="how weights are merged")
+    method: Literal["average", "median", "ties"] = Field(
+        "average",
+        description="how weights are merged: average, median (of each weight), or ties (TIES-merging: the largest "
+        "fifth of each expert's changes to the base, where their signs agree)",
+    )
     recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
         None,
         description="BatchNorm statistics of the merged network: none (the first expert's), average, mixed (recomputed "
@@ -116,10 +120,13 @@ class SearchConfig(Frozen):
     )
     epochs: Count | None = Field(None, description="epochs of a trial; default: the recipe's")
     searcher: Literal["random", "optuna"] = Field(
-        "random", description="random draws (and grids), or optuna: Bayesian (TPE), needs the extra of that name"
+        "random",
+        description="random draws and grids; or optuna: Bayesian (TPE), no grids, needs the extra of that name",
     )
     scheduler: Literal["asha", "none"] = Field("asha", description="asha stops weak trials early")
-    seeds: Count = Field(1, description="how often each candidate is trained, each time with other shuffles and noise")
+    seeds: Count = Field(
+        1, description="how often each candidate is trained, each time with other shuffles and noise; its mean counts"
+    )
     space: dict[str, Dimension] = Field(
         description="dimensions by recipe key, like loss.kd or optimizer.lr; also fusion.method and fusion.recalibrate"
     )

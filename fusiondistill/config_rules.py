@@ -100,10 +100,7 @@ def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
         yield ("data", "validation"), "is 0, so there is nothing to select on: give a fraction, or select: last"
     if held_out == 0 and search and not paper:
         yield ("search",), "needs a validation split: data.validation is 0"
-    space = _at(raw, "search", "space")
-    for key, dimension in space.items() if isinstance(space, dict) else ():
-        if problem := _space_problem(key, dimension):
-            yield ("search", "space", key), problem
+    yield from _check_search(raw)
     for role in ROLES:
         given = _at(raw, role, "checkpoint")
         for name in given if isinstance(given, dict) else ():
@@ -158,22 +155,70 @@ def _at(raw: dict[str, Any], section: str, key: str) -> Any:
     return content.get(key) if isinstance(content, dict) else None
 
 
-def _space_problem(key: str, dimension: Any) -> str | None:
-    """What is wrong with a dimension: no key of the recipe, or an end that the key does not admit."""
+def _check_search(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    space = _at(raw, "search", "space")
+    dimensions = {key: d if isinstance(d, dict) else {} for key, d in space.items()} if isinstance(space, dict) else {}
+    for key, forms in dimensions.items():
+        problem = _fusion_problem(key, forms) if key in _FUSION else _space_problem(key, forms)
+        if problem:
+            yield ("search", "space", key), problem
+        elif key in _FUSION and _at(raw, "fusion", "checkpoint"):
+            yield ("search", "space", key), "has nothing to choose from: fusion.checkpoint stands for the fusion"
+    if _at(raw, "search", "searcher") == "optuna":
+        if importlib.util.find_spec("optuna") is None:
+            yield ("search", "searcher"), "optuna is not installed: pip install 'fusiondistill[optuna]'"
+        for key, forms in dimensions.items():
+            if "grid" in forms:
+                yield ("search", "space", key), "optuna tries no grid point by point: use choice, or searcher: random"
+
+
+_FUSION = {"fusion.method": ("average", "median", "ties"), "fusion.recalibrate": ("none", "average", "mixed")}
+"""What a search may choose of the fusion; ``per_degradation`` is no starting point for a distillation."""
+
+
+def _fusion_problem(key: str, forms: Mapping[str, Any]) -> str | None:
+    if set(forms) - {"choice", "grid"}:
+        return f"needs a choice or a grid of {', '.join(_FUSION[key])}"
+    for values in forms.values():
+        for value in values if isinstance(values, list) else ():
+            if value not in _FUSION[key]:
+                return f"cannot be {value!r}{_close(str(value), _FUSION[key])}"
+    return None
+
+
+def _space_problem(key: str, forms: Mapping[str, Any]) -> str | None:
+    """What is wrong with a dimension: no key of the recipe, or a value that the key does not admit."""
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
     recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
-    forms = dimension if isinstance(dimension, dict) else {}
-    for value in (None, *(value for values in forms.values() if isinstance(values, list) for value in values)):
+    keys = tuple(_dotted(recipe.model_dump()))
+    if key not in keys:
+        return f"is no key of the recipe{_close(key, (*keys, *_FUSION))}"
+    for value in _samples(forms):
         try:
-            with_keys(recipe, {key: value})
-        except KeyError:
-            return f"is no key of the recipe{_close(key, tuple(_dotted(recipe.model_dump())))}"
+            content: Any = with_keys(recipe, {key: value}).model_dump()
         except ValidationError as error:
             for problem in error.errors():
-                if value is not None and ".".join(map(str, problem["loc"])) == key:
-                    return f"cannot be {value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+                if f"{'.'.join(map(str, problem['loc']))}.".startswith(f"{key}."):
+                    message = problem["msg"].removeprefix("Value error, ")
+                    hint = "; use integers, or a choice" if problem["type"].startswith("int_") else ""
+                    return f"cannot be {value!r}: {message[0].lower()}{message[1:]}{hint}"
+            continue  # it does not go with the default of another key, which is not said yet
+        for part in key.split("."):
+            content = content[part]
+        if isinstance(value, str | bool) and type(content) is not type(value):
+            return f"cannot be {value!r}: a number is meant"
     return None
+
+
+def _samples(forms: Mapping[str, Any]) -> Iterable[Any]:
+    """Values of a dimension: all that it lists, the ends of a range, and one between that is no whole number."""
+    for form, values in forms.items():
+        if isinstance(values, list):
+            yield from values
+            ends = [value for value in values if isinstance(value, int | float)]
+            if form in ("uniform", "loguniform") and len(ends) == 2:
+                yield ends[0] + (ends[1] - ends[0]) / 2.718
 
 
 def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:

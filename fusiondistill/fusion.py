@@ -41,15 +41,9 @@ def average(
         >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([4.0])}], weights=[2, 1])
         {'w': tensor([2.])}
     """
-    if not state_dicts:
-        raise ValueError("there is nothing to average: no state dict was given")
-    if buffers not in ("average", "first"):
-        raise ValueError(f"buffers must be 'average' or 'first', got {buffers!r}")
+    _check(state_dicts, buffers)
     shares = _shares(weights, len(state_dicts))
     first = state_dicts[0]
-    for index, other in enumerate(state_dicts[1:], start=1):
-        if difference := state_difference(first, other):
-            raise ValueError(f"state dict {index} does not fit state dict 0: {difference}")
     fused = {}
     for key, tensor in first.items():
         if not tensor.is_floating_point() or (buffers == "first" and _ends(key, _STATISTICS)):
@@ -62,8 +56,106 @@ def average(
     return fused
 
 
-FUSIONS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {"average": average}
-"""Fusion methods by name: functions `(state_dicts, weights=None, *, buffers="average") -> state dict`."""
+def median(state_dicts: Sequence[StateDict], *, buffers: Buffers = "average") -> dict[str, torch.Tensor]:
+    """Take the median of each weight: what a single network that strayed cannot move.
+
+    Of an even number of networks it is the mean of the middle two, in float64. BatchNorm's statistics are no weights:
+    they are averaged, or the first's, and integer tensors are the first's, as in :func:`average`.
+
+    Raises:
+        ValueError: as :func:`average`.
+
+    Example:
+        >>> median([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}, {"w": torch.tensor([9.0])}])
+        {'w': tensor([2.])}
+    """
+    fused = average(state_dicts, buffers=buffers)
+    for key in _weights(fused):
+        values = torch.stack([state[key].detach().to(fused[key].device, torch.float64) for state in state_dicts])
+        ordered, count = values.sort(dim=0).values, len(state_dicts)
+        fused[key] = ((ordered[(count - 1) // 2] + ordered[count // 2]) / 2).to(fused[key].dtype)
+    return fused
+
+
+def ties(
+    state_dicts: Sequence[StateDict], *, base: StateDict, buffers: Buffers = "average", density: float = 0.2
+) -> dict[str, torch.Tensor]:
+    """TIES-merging (Yadav et al., NeurIPS 2023): trim, elect sign, disjoint mean, relative to the base; lambda = 1.
+
+    Of each network's change `tau_i = theta_i - base` the `density` of the largest magnitudes (over the whole network)
+    is kept, the rest set to 0. Each weight's sign is that of the sum of what is kept. The merged change is the mean of
+    the kept values with that sign, and it is added to the base; where the signs cancel out, the base stays.
+
+    Args:
+        state_dicts: networks that were all fine-tuned from `base`.
+        base: their common start.
+        buffers: where BatchNorm's statistics come from, as in :func:`average`. Integer tensors are the first's.
+        density: part of each change that is kept, above 0 and at most 1; 0.2 is the paper's choice.
+
+    Raises:
+        ValueError: as :func:`average`, also for a base that does not fit; or a density out of range.
+
+    Example:
+        >>> experts = [{"w": torch.tensor([3.0, 0.1])}, {"w": torch.tensor([5.0, -4.0])}]
+        >>> ties(experts, base={"w": torch.zeros(2)}, density=0.5)  # keeps 3 and 5
+        {'w': tensor([4., 0.])}
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density must be above 0 and at most 1, got {density!r}")
+    fused = average(state_dicts, buffers=buffers)
+    if difference := state_difference(fused, base):
+        raise ValueError(f"the base does not fit the state dicts: {difference}")
+    keys = list(_weights(fused))
+    start = _flat(base, keys)
+    total, count = torch.zeros_like(start), torch.zeros_like(start)
+    changes = [_trimmed(_flat(state, keys) - start, density) for state in state_dicts]
+    elected = torch.stack(changes).sum(0).sign()
+    for change in changes:
+        agrees = (change.sign() == elected) & (change != 0)
+        total += torch.where(agrees, change, 0)
+        count += agrees
+    merged = start + total / count.clamp(min=1)
+    for key, values in zip(keys, merged.split([fused[key].numel() for key in keys]), strict=True):
+        fused[key] = values.view(fused[key].shape).to(fused[key])
+    return fused
+
+
+def _trimmed(change: torch.Tensor, density: float) -> torch.Tensor:
+    """The entries of the largest magnitudes, the others 0; whatever ties with the last one stays, too."""
+    kept = max(1, math.ceil(density * len(change)))
+    smallest = change.abs().kthvalue(len(change) - kept + 1).values
+    return torch.where(change.abs() >= smallest, change, 0)
+
+
+def _weights(state: StateDict) -> Iterator[str]:
+    """The keys of the parameters: floating tensors but BatchNorm's statistics and other buffers."""
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not _ends(key, _STATISTICS + _OTHER_BUFFERS):
+            yield key
+
+
+def _flat(state: StateDict, keys: Sequence[str]) -> torch.Tensor:
+    """The tensors one after another, float64 on the CPU."""
+    return torch.cat([state[key].detach().to("cpu", torch.float64).flatten() for key in keys])
+
+
+def _check(state_dicts: Sequence[StateDict], buffers: str) -> None:
+    if not state_dicts:
+        raise ValueError("there is nothing to average: no state dict was given")
+    if buffers not in ("average", "first"):
+        raise ValueError(f"buffers must be 'average' or 'first', got {buffers!r}")
+    first = state_dicts[0]
+    for index, other in enumerate(state_dicts[1:], start=1):
+        if difference := state_difference(first, other):
+            raise ValueError(f"state dict {index} does not fit state dict 0: {difference}")
+
+
+FUSIONS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
+    "average": lambda state_dicts, *, base, buffers: average(state_dicts, buffers=buffers),
+    "median": lambda state_dicts, *, base, buffers: median(state_dicts, buffers=buffers),
+    "ties": ties,
+}
+"""Fusion methods by name: functions `(state_dicts, *, base, buffers) -> state dict`."""
 
 
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
@@ -179,11 +271,10 @@ def distance(state: StateDict, reference: StateDict) -> float:
     if difference := state_difference(reference, state):
         raise ValueError(f"the state dict does not fit its reference: {difference}")
     moved = length = 0.0
-    for key, tensor in reference.items():
-        if tensor.is_floating_point() and not _ends(key, _STATISTICS + _OTHER_BUFFERS):
-            start = tensor.detach().double()
-            moved += (state[key].detach().to(start) - start).square().sum().item()
-            length += start.square().sum().item()
+    for key in _weights(reference):
+        start = reference[key].detach().double()
+        moved += (state[key].detach().to(start) - start).square().sum().item()
+        length += start.square().sum().item()
     if length == 0:
         raise ValueError("distance is relative to the reference, whose parameters are all zero")
     return math.sqrt(moved / length)

@@ -1,6 +1,7 @@
 """A config file: everything that is wrong with one, at once and by line, and what is assumed without a key."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,34 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
             "greater than 0",
         ),
         ("search: {space: {batch_size: {choice: [8, many]}}}\n", 2, "search.space.batch_size", "cannot be 'many'"),
+        ("search: {space: {batch_size: {uniform: [8, 64]}}}\n", 2, "search.space.batch_size", "use integers"),
+        ("search: {space: {loss.kd: {grid: [0.5, null]}}}\n", 2, "search.space.loss.kd", "cannot be None"),
+        ("search: {space: {loss.kd: {grid: ['0.5']}}}\n", 2, "search.space.loss.kd", "a number is meant"),
+        ("search: {space: {loss.kd: {grid: []}}}\n", 2, "search.space.loss.kd", "an empty grid"),
+        ("search: {space: {optimizer.lr: {grid: [1, 0]}}}\n", 2, "search.space.optimizer.lr", "cannot be 0"),
+        ("search: {space: {optimizer.lrr: {grid: [1]}}}\n", 2, "search.space.optimizer.lrr", "mean 'optimizer.lr'?"),
+        ("search: {space: {epochs: {grid: [1]}}}\n", 2, "search.space.epochs", "is not for a search"),
+        (
+            "search: {space: {schedule.milestones: {choice: [[0.5, 0.1]]}}}\n",
+            2,
+            "search.space.schedule.milestones",
+            "must ascend",
+        ),
+        ("search: {space: {fusion.methods: {choice: [ties]}}}\n", 2, "search.space.fusion.methods", "'fusion.method'?"),
+        (
+            "search: {space: {fusion.method: {choice: [tie]}}}\n",
+            2,
+            "search.space.fusion.method",
+            "did you mean 'ties'?",
+        ),
+        ("search: {space: {fusion.method: {integers: [0, 2]}}}\n", 2, "search.space.fusion.method", "needs a choice"),
+        (
+            "search: {space: {fusion.recalibrate: {grid: [per_degradation]}}}\n",
+            2,
+            "search.space.fusion.recalibrate",
+            "known: none, average, mixed",
+        ),
+        ("search:\n  searcher: optuna\n  space: {loss.kd: {grid: [1]}}\n", 4, "search.space.loss.kd", "use choice"),
         ("data: {name: folder}\n", 2, "data", "needs root"),
         ("model: {name: cifar_resnet57}\n", 2, "model.name", "not 57"),
         ("model: {name: cifar_resnet2}\n", 2, "model.name", "not 2"),
@@ -290,3 +319,13 @@ def test_threads_follow_cpus() -> None:
         assert config_file.parse(OK, overrides=[f"resources.cpus_per_worker={cpus}"]).threads == threads
     assert config_file.parse(OK, overrides=["resources.threads=2"]).threads == 2
     assert isinstance(config_file.parse(OK), Config)
+
+
+def test_optuna_is_asked_for_only_where_it_is_needed_and_named_where_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = OK + "search:\n  searcher: optuna\n  space: {loss.kd: {uniform: [0, 1]}}\n"
+    assert config_file.parse(text).search is not None
+    monkeypatch.setitem(sys.modules, "optuna", None)  # Python's own way of saying that there is no such module
+    ((line, key, message),) = mistakes(text)
+    assert key == "search.searcher" and line > 1
+    assert message == "optuna is not installed: pip install 'fusiondistill[optuna]'"
+    assert config_file.parse(text.replace("optuna", "random")).search is not None

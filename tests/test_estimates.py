@@ -105,7 +105,7 @@ def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
     store_all(store, content, {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "search": 1.0})
     search = named(content, "search")
     assert isinstance(search.spec, SearchSpec)
-    trial = trial_stage(search, search.spec.train.recipe)
+    trial = trial_stage(search, {"loss.kd": 0.5})
     store.commit(trial, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
     assert unneeded(store) == []
     results.note_plan(store, plan("base.epochs=3"), {})

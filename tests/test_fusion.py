@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fusiondistill import fusion
-from fusiondistill.fusion import FUSIONS, average, distance, recalibrate_batchnorm, state_difference
+from fusiondistill.fusion import FUSIONS, average, distance, median, recalibrate_batchnorm, state_difference, ties
 from fusiondistill.models import build_model
 
 
@@ -113,7 +113,10 @@ def test_differences_are_counted_beyond_the_limit() -> None:
 
 
 def test_the_registry_of_fusion_methods() -> None:
-    assert FUSIONS["average"] is average
+    states = [{"w": torch.tensor([1.0, 5.0])}, {"w": torch.tensor([3.0, -1.0])}]
+    for name, fuse in FUSIONS.items():
+        assert fuse(states, base={"w": torch.zeros(2)}, buffers="first")["w"].shape == (2,), name
+    assert torch.equal(FUSIONS["average"](states, base={}, buffers="average")["w"], average(states)["w"])
 
 
 def test_distance_is_numpys_over_parameters_only() -> None:
@@ -238,3 +241,76 @@ def test_layers_without_statistics_are_left_alone() -> None:
 def test_examples_run() -> None:
     tried = doctest.testmod(fusion)
     assert tried.attempted > 0 and tried.failed == 0
+
+
+def test_the_median_is_numpys_and_leaves_statistics_to_the_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 2, 3, 4, 5):
+        states = [
+            {
+                "w": torch.randn(5, 3, generator=generator),
+                "bn.running_mean": torch.randn(4, generator=generator),
+                "bn.num_batches_tracked": torch.tensor(i),
+            }
+            for i in range(count)
+        ]
+        fused = median(states)
+        expected = np.median(np.stack([state["w"].double().numpy() for state in states]), axis=0)
+        assert fused["w"].dtype == torch.float32 and np.array_equal(fused["w"].numpy(), expected.astype(np.float32))
+        assert torch.equal(fused["bn.running_mean"], average(states)["bn.running_mean"])
+        assert torch.equal(median(states, buffers="first")["bn.running_mean"], states[0]["bn.running_mean"])
+        assert int(fused["bn.num_batches_tracked"]) == 0
+
+
+def _ties_by_hand(base: np.ndarray, networks: list[np.ndarray], density: float) -> np.ndarray:
+    """TIES weight by weight, as the paper's algorithm 1 says it."""
+    kept = []
+    for network in networks:
+        change = network - base
+        order = sorted(range(len(change)), key=lambda i: -abs(change[i]))[: int(np.ceil(density * len(change)))]
+        kept.append([change[i] if i in order else 0.0 for i in range(len(change))])
+    merged = []
+    for weight in zip(*kept, strict=True):
+        positive, negative = [v for v in weight if v > 0], [v for v in weight if v < 0]
+        agreed = positive if sum(positive) > -sum(negative) else negative
+        merged.append(sum(agreed) / len(agreed) if agreed else 0.0)
+    return base + np.array(merged)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 1.0])
+def test_ties_is_the_papers_algorithm_over_the_whole_network(density: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"a.weight": (4, 3), "a.bias": (3,), "b.weight": (5,)}
+    base = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    states = [{name: t + torch.randn(t.shape, generator=generator) for name, t in base.items()} for _ in range(4)]
+
+    def flat(state: dict[str, torch.Tensor]) -> np.ndarray:
+        return np.concatenate([t.double().numpy().ravel() for t in state.values()])
+
+    fused = ties(states, base=base, density=density)
+    expected = _ties_by_hand(flat(base), [flat(state) for state in states], density)
+    np.testing.assert_allclose(flat(fused), expected, rtol=0, atol=1e-6)
+    assert [t.shape for t in fused.values()] == [t.shape for t in base.values()]
+
+
+def test_ties_of_equal_networks_is_that_network_and_of_opposite_ones_the_base() -> None:
+    base = {"w": torch.tensor([1.0, 2.0]), "bn.running_var": torch.tensor([1.0]), "n": torch.tensor(3)}
+    one = {"w": torch.tensor([1.5, 4.0]), "bn.running_var": torch.tensor([2.0]), "n": torch.tensor(4)}
+    other = {"w": torch.tensor([0.5, 0.0]), "bn.running_var": torch.tensor([4.0]), "n": torch.tensor(5)}
+    same = ties([one, one], base=base, density=1)
+    assert all(torch.equal(same[key], one[key]) for key in one)
+    opposite = ties([one, other], base=base, density=1)
+    assert torch.equal(opposite["w"], base["w"]) and opposite["bn.running_var"].item() == 3
+    assert ties([one, other], base=base, buffers="first")["bn.running_var"].item() == 2
+
+
+def test_ties_says_what_does_not_fit() -> None:
+    state = {"w": torch.ones(2)}
+    with pytest.raises(ValueError, match="density must be above 0"):
+        ties([state], base=state, density=0)
+    with pytest.raises(ValueError, match="the base does not fit"):
+        ties([state], base={"w": torch.ones(3)})
+    with pytest.raises(ValueError, match="nothing to average"):
+        ties([], base=state)
+    with pytest.raises(ValueError, match="state dict 1 does not fit"):
+        median([state, {"v": torch.ones(2)}])

@@ -20,6 +20,8 @@ from experiments.stage import (
     Stage,
     TrainSpec,
     ancestors,
+    as_it_stands,
+    chosen_start,
     trial_stage,
 )
 from fusiondistill import save_checkpoint
@@ -127,10 +129,42 @@ def test_a_search_depends_on_its_settings_and_is_told_apart() -> None:
     assert search.spec.train.select == "validation" and distilled.spec.select == "last"
     winner = named(content, "fusiondistill-searched")
     assert winner.spec == distilled.spec and winner.inputs["search"] is search and winner.digest != distilled.digest
-    trial = trial_stage(search, search.spec.train.recipe)
+    trial = trial_stage(search, {})
     assert trial.kind == "train" and trial.inputs == search.inputs and trial.digest != distilled.digest
     everything = plan()
     assert all(digests(plan(SEARCH))[key] == digest for key, digest in digests(everything).items())
+
+
+def test_a_search_over_fusion_holds_every_way_of_fusing_and_a_trial_the_one_that_it_starts_from() -> None:
+    space = "search.space={loss.kd: {uniform: [0, 1]}, fusion.method: {choice: [median, ties]}}"
+    content = plan(SEARCH, space)
+    search, winner = named(content, "search"), named(content, "fusiondistill-searched")
+    starts = {role for role in search.inputs if role.startswith("start")}
+    assert starts == {"start", "start-average-mixed", "start-median-mixed", "start-ties-mixed"} <= set(winner.inputs)
+    plain, ties = named(content, "fused"), named(content, "fused-ties-mixed")
+    assert search.inputs["start"] is search.inputs["start-average-mixed"] is plain
+    assert isinstance(ties.spec, FuseSpec) and isinstance(plain.spec, FuseSpec) and ties.inputs == plain.inputs
+    assert ties.spec == plain.spec.model_copy(update={"method": "ties"})
+    assert as_it_stands(search) == {"loss.kd": 0.0, "fusion.method": "average"}
+    trial = trial_stage(search, {"loss.kd": 0.3, "fusion.method": "ties"})
+    assert trial.inputs["start"] is ties and set(trial.inputs) == {"start", *(f"teacher-{d}" for d in FOUR)}
+    narrow = named(plan(SEARCH), "search")
+    same = {"loss.kd": 0.3, "fusion.method": "average"}
+    assert trial_stage(search, same).digest == trial_stage(narrow, {"loss.kd": 0.3}).digest  # whatever the space
+    both = named(plan(SEARCH, space[:-1] + ", fusion.recalibrate: {grid: [none, mixed]}}"), "search")
+    starts = {role for role in both.inputs if role.startswith("start-")}
+    assert starts == {"start-average-mixed", *(f"start-{m}-{r}" for m in ("median", "ties") for r in ("none", "mixed"))}
+    assert chosen_start(both.inputs, {"fusion.method": "ties", "fusion.recalibrate": "none"}).name == "fused-ties-none"
+    assert digests(plan())[("fusiondistill", 0)] == digests(content)[("fusiondistill", 0)]
+
+
+def test_repeats_of_a_candidate_differ_in_what_they_draw_only() -> None:
+    search = named(plan(SEARCH, "search.seeds=3"), "search")
+    trials = [trial_stage(search, {"loss.kd": 0.3}, repeat) for repeat in range(3)]
+    seeds = [trial.spec.data_seed for trial in trials if isinstance(trial.spec, TrainSpec)]
+    assert len(set(seeds)) == 3 and seeds[0] == 0 and len({trial.seed for trial in trials}) == 1
+    assert trials[0].digest == trial_stage(named(plan(SEARCH), "search"), {"loss.kd": 0.3}).digest
+    assert len({str(trial.spec.model_copy(update={"data_seed": 0})) for trial in trials}) == 1
 
 
 def test_methods_share_what_they_rest_on_and_only_that_is_planned() -> None:

@@ -1,0 +1,80 @@
+"""A search whose driver is killed in the middle goes on where it was: nothing that ended runs again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from running import command, environment, fusiondistill, stages
+
+from experiments.journal import Candidate, Journal
+from experiments.runner import prepare
+from experiments.stage import Stage
+from experiments.store import Store
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+experiment: faults
+data: {name: digits, train_images: 600, test_images: 20}
+model: {name: cifar_resnet8}
+methods: [fusiondistill]
+degradations: [blur, noise]
+base: {epochs: 1, batch_size: 32}
+expert: {epochs: 1, batch_size: 32}
+fusiondistill: {epochs: 6, batch_size: 16, loss: {kd: 0.5}}
+search:
+  trials: 8
+  space: {loss.kd: {loguniform: [0.1, 1.0]}, optimizer.lr: {loguniform: [1.0e-5, 1.0e-2]}}
+"""
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, store, cache = tmp_path / "config.yaml", tmp_path / "store", tmp_path / "cache"
+    config.write_text(CONFIG)
+    settings = ("--set", f"search.searcher={searcher}", "--store", str(store))
+    line = command("search", str(config), *settings)
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+        limit = time.monotonic() + 200
+        while len(stages(store, "trial")) < 2:
+            assert time.monotonic() < limit and process.poll() is None, "waited in vain"
+            time.sleep(0.05)
+        process.kill()
+    time.sleep(3)  # its workers notice
+    monkeypatch.setenv("FUSIONDISTILL_CACHE", str(cache))
+    (search,) = (s for s in prepare(str(config), [settings[1]], str(store)).plan.stages if s.kind == "search")
+    before = _noted(search, store)
+    ended = {n: c for n, c in before.items() if c.ended}
+    finished = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
+    under_way = [c for c in before.values() if not c.ended and (store / c.directories[0] / "progress.json").exists()]
+    assert len(finished) >= 2 and ended and under_way and len(before) < 8
+    if searcher == "random":
+        assert len(under_way) + sum((store / c.directories[0]) in finished for c in before.values()) >= 3  # two at once
+
+    again = fusiondistill("search", str(config), *settings, cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert finished == {path: (path / "manifest.json").stat().st_mtime_ns for path in finished}
+    trials = pq.read_table(next((store / search.directory).glob("trials.*.parquet"))).to_pylist()
+    assert [t["trial"] for t in trials] == list(range(8)) and len({t["optimizer.lr"] for t in trials}) == 8
+    for number, one in before.items():
+        row = trials[number]
+        assert {name: row[name] for name in one.values} == one.values
+        if one.ended:
+            epochs, best = max(one.rows), max(r["validation"] for r in one.rows.values())
+            told = (row["epochs"], row["validation"], row["started"], row["finished"], row["stopped"])
+            assert told == (epochs, best, one.started, one.finished, one.outcome == "stopped")
+    for row in trials:
+        assert row["error"] is None and row["validation"] is not None
+        assert row["stopped"] != ((store / row["directory"]).exists()), row  # what was stopped leaves nothing
+    assert again.stdout.count(" %  ") == 8  # the ranking
+    outcome = json.loads((store / search.directory / "manifest.json").read_text())["outcome"]
+    assert outcome["trials"] == 8 and set(outcome["importance"]) == {"loss.kd", "optimizer.lr"}
+
+
+def _noted(search: Stage, store: Path) -> dict[int, Candidate]:
+    return {one.number: one for one in Journal(search, Store(store)).candidates}
