@@ -138,9 +138,7 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb
 
     prepared = prepare(config, overrides, store)
     if prepared.config.sweep and verb == "run":
-        raise ValueError(
-            f"{config} has a sweep of {len(prepared.points)} experiments: start it with fusiondistill sweep"
-        )
+        raise ValueError(f"{config} is a sweep of {len(prepared.points)} experiments: use fusiondistill sweep")
     searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
     if verb == "search" and not searches:
         why = "its methods do not need it" if prepared.config.search else "give it a search.space"
@@ -151,6 +149,8 @@ def _execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
     """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
+    if not searches:
+        return
     from experiments.search_space import candidate_count
 
     count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
@@ -420,8 +420,12 @@ def degrade_verb(
     click.echo(f"written: {out}")
 
 
-@_verb("bench", "fusiondistill bench degradations --json degradations.json")
-@click.argument("what", type=click.Choice(["degradations", "schedule"]))
+@_verb(
+    "bench",
+    "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
+    "fusiondistill bench schedule --speed 32=15000 --speed 64=4000",
+)
+@click.argument("what", type=click.Choice(["degradations", "evaluation", "schedule"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
 @click.option(
@@ -437,12 +441,13 @@ def bench_verb(
 ) -> None:
     """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
 
-    schedule: simulate all published tables (configs/paper_sweep.yaml) on 1 to 256 devices of an assumed speed, in the
-    driver's order and in others.
+    degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
+    beside others.
     """
     from experiments import runner
 
     if what == "schedule":
         runner.bench_schedule(speeds, json_file, click.echo)
-        return
-    runner.bench_degradations(device, degradations, json_file, click.echo)
+    else:
+        runner.bench(what, device, degradations, json_file, click.echo)

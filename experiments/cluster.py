@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
 
-__all__ = ["Share", "connected", "nodes_of", "nodes_without", "share_of", "slots"]
+__all__ = ["Node", "Share", "autoscaled", "connected", "nodes_of", "probe", "share_of", "slots", "slots_on"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,15 @@ class Share:
     def resources(self) -> dict[str, float]:
         """As Ray counts them."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+@dataclass(frozen=True)
+class Node:
+    """A live node: its id, its address, and what Ray counts on it."""
+
+    id: str
+    address: str
+    resources: Mapping[str, float]
 
 
 @contextlib.contextmanager
@@ -60,7 +69,7 @@ def connected() -> Iterator[Any]:
         ray.shutdown()
 
 
-def share_of(resources: Resources, nodes: list[Mapping[str, float]]) -> Share:
+def share_of(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Share:
     """What a worker reserves on these nodes: with ``gpus_per_worker`` unset, a GPU if there is one anywhere."""
     gpus = resources.gpus_per_worker
     if gpus is None:
@@ -68,47 +77,59 @@ def share_of(resources: Resources, nodes: list[Mapping[str, float]]) -> Share:
     return Share(resources.cpus_per_worker, gpus)
 
 
-def slots(share: Share, nodes: list[Mapping[str, float]], most: int | None = None) -> int:
-    """How many workers fit at once; each lies on one node.
+def slots_on(share: Share, node: Mapping[str, float]) -> int:
+    """How many workers fit on a node at once."""
+    by_cpu = int(node.get("CPU", 0) / share.cpus + 1e-9)
+    if not share.gpus:
+        return by_cpu
+    # Fractions of a GPU are packed into whole ones: three workers of 0.4 need two GPUs.
+    whole = int(node.get("GPU", 0))
+    by_gpu = whole * int(1 / share.gpus + 1e-9) if share.gpus <= 1 else int(whole / share.gpus)
+    return min(by_cpu, by_gpu)
+
+
+def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many workers fit on these nodes at once; each lies on one node.
 
     Raises:
         ValueError: no node can ever hold one; says what the nodes have.
     """
-    count = 0
-    for node in nodes:
-        by_cpu = int(node.get("CPU", 0) / share.cpus + 1e-9)
-        # Fractions of a GPU are packed into whole ones: three workers of 0.4 need two GPUs.
-        by_gpu = by_cpu
-        if share.gpus:
-            whole = int(node.get("GPU", 0))
-            by_gpu = whole * int(1 / share.gpus + 1e-9) if share.gpus <= 1 else int(whole / share.gpus)
-        count += min(by_cpu, by_gpu)
+    count = sum(slots_on(share, node) for node in nodes)
     if count == 0:
         have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
         raise ValueError(
             f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {have}); "
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
-    return min(count, most) if most else count
+    return count
 
 
-def nodes_of(ray: Any) -> list[Mapping[str, float]]:
-    """The resources of the live nodes."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def nodes_of(ray: Any) -> list[Node]:
+    """The live nodes."""
+    return [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
-def nodes_without(ray: Any, path: str) -> list[str]:
-    """The addresses of the live nodes that do not see a file."""
+def autoscaled(ray: Any) -> Mapping[str, float] | None:
+    """What an autoscaler may bring the whole cluster to, by resource; None without one.
+
+    Ray has no public name for this: where the private one is missing, there is no autoscaler for us.
+    """
+    from ray._private import state
+
+    try:
+        most = state.state.get_max_resources_from_cluster_config()
+    except AttributeError:
+        return None
+    return {name: float(amount) for name, amount in most.items()} if most else None
+
+
+def probe(ray: Any, node: Node, path: str | None) -> Any:
+    """Ask a node whether it sees a file (None: whether it answers); returns the reference of the answer."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    answers = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            probe = ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there)
-            answers[node["NodeID"]] = (node["NodeManagerAddress"], probe.remote(path))
-    return [address for address, answer in answers.values() if not ray.get(answer)]
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(path)
 
 
-def _sees(path: str) -> bool:
-    return Path(path).exists()
+def _sees(path: str | None) -> bool:
+    return path is None or Path(path).exists()

@@ -16,10 +16,10 @@ from functools import partial
 from typing import Any
 
 from experiments import search
-from experiments.cluster import Share, nodes_of, share_of, slots
 from experiments.materials import Context
 from experiments.plan import Plan
 from experiments.queue import Event, StageQueue
+from experiments.room import Room
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
 from experiments.stages import note_error
 from experiments.store import Store
@@ -31,6 +31,8 @@ __all__ = ["Driver", "Outcome"]
 TICK = 0.2
 FIT_FAILURES = 3
 """A fit that fails so often without any stage getting on ends the run."""
+PATIENCE = 20.0
+"""Seconds after which what was on a lost node is given up, should Ray still wait for it."""
 
 
 @dataclass
@@ -46,15 +48,25 @@ class Outcome:
     """Ray Train fits that the run cost."""
 
 
+def _needs_a_fit(stage: Stage) -> bool:
+    """Whether a stage is data-parallel itself."""
+    return isinstance(stage.spec, TrainSpec) and stage.spec.world_size > 1
+
+
 class _Hand:
     """Something that holds slots: a worker group, a plain worker, a search, a data-parallel fit."""
 
-    def __init__(self, name: str, slots: int, run: Callable[[], Any]) -> None:
-        self.name, self.slots = name, slots
+    def __init__(self, name: str, slots: int, run: Callable[[], Any], node: str | None = None) -> None:
+        self.name, self.slots, self.node = name, slots, node
         self.error: BaseException | None = None
-        self.started = time.monotonic()
+        self.left: float | None = None
         self.thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
         self.thread.start()
+
+    def overdue(self) -> bool:
+        """Whether it had time enough to notice that its node is gone."""
+        self.left = self.left or time.monotonic()
+        return time.monotonic() - self.left > PATIENCE
 
     def _guarded(self, run: Callable[[], Any]) -> None:
         try:
@@ -69,10 +81,11 @@ class Driver:
     Args:
         ray: the connected module.
         stored: digests that need no work.
-        on_event: told about every stage that starts, gets on, ends.
+        display: is told about every stage that starts, gets on, ends, and about nodes that come and go.
+        room: where workers fit.
 
     Raises:
-        ValueError: no node can hold a worker.
+        ValueError: a data-parallel run needs more workers than fit.
     """
 
     def __init__(
@@ -82,16 +95,17 @@ class Driver:
         store: Store,
         context: Context,
         stored: set[str],
-        on_event: Callable[[Stage, Event], None],
+        display: Any,
+        room: Room,
     ) -> None:
-        self.ray, self.plan, self.store, self.context, self.on_event = ray, plan, store, context, on_event
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.ray, self.plan, self.store, self.context, self.display = ray, plan, store, context, display
         self.resources: Resources = plan.config.resources
-        nodes = nodes_of(ray)
-        self.share: Share = share_of(self.resources, nodes)
-        self.slots = slots(self.share, nodes, self.resources.workers)
-        if self.resources.workers_per_run > self.slots:
+        self.room, self.share = room, room.share
+        if self.resources.workers_per_run > room.slots:
             raise ValueError(
-                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {self.slots} workers fit"
+                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {room.slots} workers fit"
             )
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.priority = priorities(plan.stages)
@@ -100,11 +114,14 @@ class Driver:
         self.searches: list[Stage] = []
         self.parallel: list[Stage] = []
         self.hands: list[_Hand] = []
+        self.threads: list[threading.Thread] = []
         self.outcome = Outcome()
         self.bad_fits = 0
         self.started_hands = 0
         self.seen_workers: set[str] = set()
-        self.queue = ray.remote(StageQueue).options(num_cpus=0).remote()
+        # On this node: another one may leave, and what the queue knows with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
 
     def run(self, check: Callable[[], None]) -> Outcome:
@@ -115,6 +132,8 @@ class Driver:
         with self.scratch:
             while "workers" not in self.outcome.failed:
                 check()
+                for text in self.room.refresh():
+                    self.display.say(text)
                 self._collect()  # before the news, so that what a dead worker leaves behind is part of them
                 news, to_train, others, idle = self.ray.get(self.queue.poll.remote())
                 for event in news:
@@ -127,6 +146,11 @@ class Driver:
                 time.sleep(TICK)
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]
         return self.outcome
+
+    def leave(self) -> None:
+        """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
+        for thread in (*self.threads, *(hand.thread for hand in self.hands)):
+            thread.join(timeout=2)
 
     def _failed(self, digest: str) -> bool:
         return self._label(self.by_digest[digest]) in self.outcome.failed
@@ -144,7 +168,11 @@ class Driver:
             self.bad_fits = 0
         elif event.kind == "failed":
             self.outcome.failed[self._label(stage)] = event.facts["error"]
-        self.on_event(stage, event)
+        elif event.kind == "lost" and _needs_a_fit(stage):
+            self.parallel.append(stage)  # what workers pull the queue hands out again itself
+        elif event.kind == "lost" and stage.kind == "search":
+            self.searches.append(stage)
+        self.display.note(stage, event)
 
     def _ready(self) -> list[Stage]:
         return [
@@ -162,7 +190,7 @@ class Driver:
             self.handed_out.add(stage.digest)
             if stage.kind == "search":
                 self.searches.append(stage)
-            elif isinstance(stage.spec, TrainSpec) and stage.spec.world_size > 1:
+            elif _needs_a_fit(stage):
                 self.parallel.append(stage)
             else:
                 offered.append((self.priority[stage.digest], stage))
@@ -170,15 +198,16 @@ class Driver:
             self.ray.get(self.queue.offer.remote(offered))
         return [stage for _, stage in offered]
 
-    def _free(self) -> int:
-        return self.slots - sum(hand.slots for hand in self.hands)
-
     def _collect(self) -> None:
         """Give back the slots of whatever ended, and make sure that nothing it was at is forgotten."""
-        for hand in [h for h in self.hands if not h.thread.is_alive()]:
+        for hand in list(self.hands):
+            left = hand.node is not None and hand.node not in self.room.nodes
+            if hand.thread.is_alive() and not (left and hand.overdue()):
+                continue
             self.hands.remove(hand)
+            self.threads += [hand.thread] if hand.thread.is_alive() else []
             lost = self.ray.get(self.queue.lose.remote(hand.name))
-            if hand.error is None or lost:
+            if hand.error is None or lost or left or not hand.name.startswith(("group", "task")):
                 continue  # a stage that kills its worker is counted by the queue
             self.bad_fits += 1
             if self.bad_fits >= FIT_FAILURES:
@@ -187,16 +216,18 @@ class Driver:
     def _start_hands(self, to_train: int, others: int, idle: int) -> None:
         self._start_parallel()
         starting = sum(h.slots for h in self.hands if h.name.startswith(("group", "task")) and not self._seen(h))
-        wanted = min(to_train + others - idle - starting, self._free())
-        if wanted > 0 and to_train:
-            for start in range(0, wanted, self.resources.group_size):
-                self._start_group(min(self.resources.group_size, wanted - start))
-        elif wanted > 0:
-            for _ in range(wanted):
-                self._start_task()
-        while wanted <= 0 and self.searches and self._free() > 0:
-            share = -(-self._free() // len(self.searches))
-            self._start_search(self.searches.pop(0), share)
+        free = self.room.free(self.hands)
+        wanted = min(to_train + others - idle - starting, free.total)
+        places: list[tuple[str | None, int]] = [*free.on.items(), (None, free.elsewhere)]
+        for node, room in places:
+            size = min(room, wanted)
+            wanted -= max(0, size)
+            for start in range(0, size, self.resources.group_size) if to_train else ():
+                self._start_group(min(self.resources.group_size, size - start), node)
+            for _ in range(0 if to_train else size):
+                self._start_task(node)
+        while wanted <= 0 and self.searches and (left := self.room.free(self.hands).total) > 0:
+            self._start_search(self.searches.pop(0), -(-left // (len(self.searches) + 1)))
 
     def _seen(self, hand: _Hand) -> bool:
         return any(w.startswith(hand.name) for w in self.seen_workers)
@@ -205,26 +236,29 @@ class Driver:
         self.started_hands += 1
         return f"{kind}{self.started_hands}/"
 
-    def _start_group(self, size: int) -> None:
+    def _start_group(self, size: int, node: str | None) -> None:
         name = self._name("group")
         config = {"queue": self.queue, "group": name, "context": self.context}
         self.outcome.fits += 1
-        self.hands.append(_Hand(name, size, lambda: self._fit(name, size, group_loop, config, "gloo")))
+        self.hands.append(_Hand(name, size, lambda: self._fit(name, size, group_loop, config, "gloo", node), node))
 
-    def _start_task(self) -> None:
+    def _start_task(self, node: str | None) -> None:
         name = self._name("task")
-        self.hands.append(_Hand(name, 1, lambda: self._task(name)))
+        self.hands.append(_Hand(name, 1, lambda: self._task(name, node), node))
 
-    def _task(self, name: str) -> None:
+    def _task(self, name: str, node: str | None) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(node, soft=False) if node else "DEFAULT"
         remote = self.ray.remote(task_loop).options(
-            num_cpus=self.share.cpus, num_gpus=self.share.gpus or None, max_retries=0
+            num_cpus=self.share.cpus, num_gpus=self.share.gpus or None, max_retries=0, scheduling_strategy=there
         )
         self.ray.get(remote.remote(self.queue, f"{name}0", self.context))
 
     def _start_parallel(self) -> None:
         for stage in list(self.parallel):
             size = self.resources.workers_per_run
-            if self._free() < size:
+            if self.room.free(self.hands).total < size:
                 return
             self.parallel.remove(stage)
             self.outcome.fits += 1
@@ -234,7 +268,16 @@ class Driver:
             backend = "nccl" if self.share.gpus >= 1 else "gloo"
             self.hands.append(_Hand(name, size, partial(self._fit, name, size, run_loop, config, backend)))
 
-    def _fit(self, name: str, size: int, loop: Callable[..., Any], config: dict[str, Any], backend: str) -> None:
+    def _fit(
+        self,
+        name: str,
+        size: int,
+        loop: Callable[..., Any],
+        config: dict[str, Any],
+        backend: str,
+        node: str | None = None,
+    ) -> None:
+        """A Ray Train fit, on one node if given. It is not retried by Ray: the next one may need another size."""
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -243,12 +286,15 @@ class Driver:
             train_loop_config=config,
             torch_config=TorchConfig(backend=backend),
             scaling_config=ScalingConfig(
-                num_workers=size, use_gpu=self.share.gpus > 0, resources_per_worker=self.share.resources
+                num_workers=size,
+                use_gpu=self.share.gpus > 0,
+                resources_per_worker=self.share.resources,
+                label_selector={"ray.io/node-id": node} if node else None,
             ),
             run_config=RunConfig(
                 name=name.replace("/", "_"),
                 storage_path=self.scratch.name,
-                failure_config=FailureConfig(max_failures=FIT_FAILURES, controller_failure_limit=FIT_FAILURES),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=FIT_FAILURES),
             ),
         ).fit()
 

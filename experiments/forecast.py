@@ -62,7 +62,8 @@ def parse_cluster(text: str, resources: Resources) -> Cluster:
         raise ValueError(f"--simulate {text}: give gpus=N or cpus=N for each of at least one node, or workers=N")
     node = {"CPU": float(given.get("cpus", 1_000_000)), "GPU": float(given.get("gpus", 0))}
     nodes: list[Mapping[str, float]] = [node] * count
-    fit = slots(share_of(resources, nodes), nodes, resources.workers)
+    fit = slots(share_of(resources, nodes), nodes)
+    fit = min(fit, resources.workers or fit)
     have = " and ".join(f"{given[name]} {name[:-1].upper()}s" for name in ("gpus", "cpus") if name in given)
     return Cluster(f"{_count(count, 'node')} with {have}, {_count(fit, 'worker')}", fit)
 

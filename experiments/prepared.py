@@ -136,12 +136,12 @@ class _Outside:
         return {"test_images": images, "plugins": self.digests, "corruptions": found}
 
     def _corruptions(self, folder: str, classes: int) -> dict[str, str]:
-        from fusiondistill.data import corruptions
+        from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
 
         if folder not in self.corruptions:
-            corruptions.check_corruptions(folder, classes)
-            names = corruptions.corruption_names(folder)
-            self.corruptions[folder] = {f"{CORRUPTED}{n}": corruptions.corruption_digest(folder, n) for n in names}
+            check_corruptions(folder, classes)
+            names = corruption_names(folder)
+            self.corruptions[folder] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
         return self.corruptions[folder]
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:

@@ -58,7 +58,7 @@ class StageQueue:
         self.last_news = time.monotonic()
 
     def assign(self, worker: str, priority: float, stage: Stage) -> None:
-        """Note a stage that gets workers of its own. No pulling worker can do it, so it is not requeued when lost."""
+        """Note a stage that gets workers of its own. Whoever assigned it does so again when it is lost."""
         self.assigned.add(stage.digest)
         self._start(worker, priority, stage)
 
@@ -127,9 +127,10 @@ class StageQueue:
         del self.running[worker]
         if error is None:
             self._tell("done", digest, worker)
-        elif retry and digest not in self.assigned and self.attempts[digest] < self.attempts_allowed:
+        elif retry and self.attempts[digest] < self.attempts_allowed:
             self._tell("lost", digest, worker, error=error)
-            self.offer([entry])
+            if digest not in self.assigned:
+                self.offer([entry])
         else:
             self._tell("failed", digest, worker, error=error)
 

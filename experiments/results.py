@@ -1,30 +1,26 @@
-"""Views of a store: the results table, curves, trials and facts, rebuilt from committed stages alone."""
+"""Views of a store: the results table, the paired tests and the report, rebuilt from committed stages alone."""
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.comparisons import comparisons_table
 from experiments.plan import Plan
+from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import Store, parquet_bytes
 from fusiondistill.checkpoints import CheckpointError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["note_plan", "plans", "results_table", "write_report", "write_results"]
+__all__ = ["note_plan", "planned_table", "plans", "results_table", "table_lines", "write_report", "write_results"]
 
-PROTOCOLS = {
-    "standard": "standard: epochs are chosen on a validation split of the training images, salt is 255, BatchNorm is "
-    "recomputed after merging, the test split is looked at once",
-    "paper": "paper: as the original did it, leaks included: the kept epoch is the one that scores best on the test "
-    "split, salt is painted as 1 (near black), the merged network keeps the first expert's BatchNorm statistics, "
-    "and a seed changes the initial weights only",
-}
+RESULTS = "results.parquet"
+COMPARISONS = "comparisons.parquet"
 
 
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
@@ -55,183 +51,114 @@ def plans(store: Store) -> list[dict[str, Any]]:
     return contents
 
 
-def _parquet(data: bytes) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(data))
+_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage")
+_FRACTIONS = ("nll", "ece")
+_COLUMNS = (
+    "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
+    "nll", "ece", "stage",
+)  # fmt: skip
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete")
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """One row per (method, seed, degradation, level) that is stored: counts, never percentages."""
-    import pyarrow as pa
+    """One row per (method, seed, degradation, level) that is stored: counts, never percentages.
 
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA}
-    read: dict[str, list[dict[str, int]] | None] = {}
+    nll (mean negative log-likelihood in nats) and ece (expected calibration error, a fraction) are null where a stage
+    has none.
+    """
+    rows: list[dict[str, Any]] = []
+    read: dict[str, list[dict[str, Any]]] = {}
+    for names, piece in _pieces(plans):
+        directory = piece["directory"]
+        if directory not in read:
+            read[directory] = _counts(store, directory)
+        rows += [{**names, **counted, "stage": directory} for counted in read[directory]]
+    return _table(_COLUMNS, rows)
+
+
+def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
+    """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
+
+    first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing.
+    """
+    stored = set(results["stage"].to_pylist())
+    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+    spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
+    for names, piece in _pieces(plans):
+        first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
+        cell = cells.setdefault(tuple(names.values()), {**names, "first": first, "last": last, "complete": True})
+        cell["complete"] = cell["complete"] and piece["directory"] in stored
+    return _table(_PLANNED, list(cells.values()))
+
+
+def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """Every piece of every plan, with the columns that say what it is of."""
     for plan in plans:
         config = plan["config"]
-        for row in plan["rows"]:
-            directory = row["directory"]
-            if directory not in read:
-                read[directory] = _counts(store, directory)
-            for counted in read[directory] or []:
-                values = {
-                    "experiment": plan["experiment"],
-                    "method": row["method"],
-                    "model": config["model"]["name"],
-                    "seed": row["seed"],
-                    "dataset": config["data"]["name"],
-                    "protocol": config["protocol"],
-                    "degradation": row["degradation"],
-                    **counted,
-                    "stage": directory,
-                }
-                for name, value in values.items():
-                    columns[name].append(value)
-    types = {name: pa.int64() if kind == "int" else pa.string() for name, kind in _SCHEMA.items()}
-    return pa.table({name: pa.array(columns[name], types[name]) for name in _SCHEMA})
+        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": config["data"]["name"]}
+        for piece in plan["rows"]:
+            own = {name: piece[name] for name in ("method", "seed", "degradation")}
+            yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
 
 
-_SCHEMA = {
-    "experiment": "str",
-    "method": "str",
-    "model": "str",
-    "seed": "int",
-    "dataset": "str",
-    "protocol": "str",
-    "degradation": "str",
-    "level": "int",
-    "right": "int",
-    "seen": "int",
-    "stage": "str",
-}
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    def kind(name: str) -> pa.DataType:
+        if name in _TEXT:
+            return pa.string()
+        return pa.float64() if name in _FRACTIONS else pa.bool_() if name == "complete" else pa.int64()
+
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind(name)) for name in columns})
 
 
-def _counts(store: Store, directory: str) -> list[dict[str, int]] | None:
+def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
     if store.manifest_of(directory) is None:
-        return None
-    rows: list[dict[str, int]] = _parquet(store.read_from(directory, "counts.parquet")).to_pylist()
+        return []
+    rows: list[dict[str, Any]] = read_parquet(store.read_from(directory, "counts.parquet")).to_pylist()
     return rows
 
 
 def write_results(store: Store) -> pa.Table:
-    """Rebuild ``results.parquet`` from all plans of the store; returns the table."""
-    table = results_table(store, plans(store))
-    store.write(parquet_bytes(table), "results.parquet")
+    """Rebuild ``results.parquet`` and ``comparisons.parquet`` from all plans of the store; returns the results."""
+    known = plans(store)
+    table = results_table(store, known)
+    store.write(parquet_bytes(table), RESULTS)
+    store.write(parquet_bytes(comparisons_table(store, known, _comparisons(store))), COMPARISONS)
     return table
 
 
-def expected(plans: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The methods and degradations that the plans are to give, stored or not."""
-    rows = [row for plan in plans for row in plan["rows"]]
-    return tuple(dict.fromkeys(r["method"] for r in rows)), tuple(dict.fromkeys(r["degradation"] for r in rows))
+def _comparisons(store: Store) -> pa.Table | None:
+    """The paired tests as they were last computed, or None; a damaged file is computed again."""
+    import pyarrow as pa
+
+    data = store.read_raw(COMPARISONS)
+    try:
+        return read_parquet(data) if data is not None else None
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def _of_tables(store: Store, results: pa.Table) -> dict[str, Any]:
+    """What the report's tables need beside the counts."""
+    return {"planned": planned_table(plans(store), results), "comparisons": _comparisons(store)}
 
 
 def table_lines(store: Store, results: pa.Table) -> list[str]:
-    """The table for a terminal; what is not stored yet is shown as missing."""
+    """The tables for a terminal; what is not stored yet is shown as missing."""
     from fusiondistill import report
 
-    methods, degradations = expected(plans(store))
-    return report.table_lines(results, methods=methods, degradations=degradations)
-
-
-def _stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Curves, trials and fusion facts of all stored stages, in the report's form."""
-    curves: list[dict[str, Any]] = []
-    trials: list[dict[str, Any]] = []
-    fusion: list[dict[str, Any]] = []
-    seen = set()
-    for stage in (s for plan in plans for s in plan["stages"]):
-        directory = stage["directory"]
-        manifest = store.manifest_of(directory) if directory not in seen else None
-        seen.add(directory)
-        if manifest is None:
-            continue
-        if stage["kind"] == "train":
-            curves += _curves(store, stage)
-        elif stage["kind"] == "search":
-            trials += _trials(store, stage)
-        elif stage["kind"] == "fuse":
-            outcome = manifest["outcome"]
-            fusion += [
-                {
-                    "stage": stage["name"],
-                    "seed": stage["seed"],
-                    "expert": d,
-                    "distance": v,
-                    "barrier": outcome["barrier"],
-                }
-                for d, v in outcome["distance"].items()
-            ]
-    return {"curves": curves, "trials": trials, "fusion": fusion}
-
-
-_CURVES = ("loss", "train_accuracy")
-
-
-def _curves(store: Store, stage: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = _parquet(store.read_from(stage["directory"], "metrics.parquet")).to_pylist()
-    common = {"stage": stage["name"], "seed": stage["seed"]}
-    curves = []
-    for row in rows:
-        values = {name: row[name] for name in _CURVES}
-        if row.get("validation") is not None:
-            values["validation_accuracy"] = row["validation"]
-        curves += [{**common, "epoch": int(row["epoch"]), "name": n, "value": float(v)} for n, v in values.items()]
-    return curves
-
-
-def _trials(store: Store, stage: Mapping[str, Any]) -> list[dict[str, Any]]:
-    manifest = store.manifest_of(stage["directory"])
-    assert manifest is not None
-    rows = _parquet(store.read_from(stage["directory"], "trials.parquet")).to_pylist()
-    keep = ("epochs", "validation", "stopped", *manifest["spec"]["space"])
-    return [{"trial": str(row["trial"]), "seed": stage["seed"], **{name: row[name] for name in keep}} for row in rows]
-
-
-def _facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What it takes to run it again, and on what it ran."""
-    import yaml
-
-    facts: dict[str, str] = {}
-    manifests = [m for plan in plans for s in plan["stages"] if (m := store.manifest_of(s["directory"]))]
-    for plan in plans:
-        prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
-        config = plan["config"]
-        facts[f"{prefix}command"] = plan.get("command", "")
-        facts[f"{prefix}protocol"] = PROTOCOLS[config["protocol"]]
-        facts[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
-        if "machine" in plan:
-            facts[f"{prefix}machine"] = plan["machine"]
-        facts[f"{prefix}config"] = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
-    searches = [m for m in manifests if m["kind"] == "search"]
-    if searches:
-        minutes = sum(m["training_seconds"] for m in searches) / 60
-        count = sum(m["outcome"]["trials"] for m in searches)
-        facts["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
-    if manifests:
-        versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
-        training = sum(m.get("training_seconds", 0.0) for m in manifests)
-        facts["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
-        facts["hardware"] = ", ".join(sorted({f"{m['device']} on {m['host']}" for m in manifests if "device" in m}))
-        facts["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(manifests)} stages"
-    return {name: text for name, text in facts.items() if text}
+    return report.table_lines(results, **_of_tables(store, results))
 
 
 def write_report(store: Store, results: pa.Table) -> str:
     """Rebuild ``report/`` in the store; returns the path of its page."""
-    import pyarrow as pa
-
     from fusiondistill import report
 
     known = plans(store)
-    tables: dict[str, Any] = {
-        name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(store, known).items()
-    }
-    methods, degradations = expected(known)
+    tables: dict[str, Any] = {**_of_tables(store, results), **stage_tables(store, known)}
     with tempfile.TemporaryDirectory() as folder:
-        files = report.write(
-            folder, results, **tables, facts=_facts(store, known), methods=methods, degradations=degradations
-        )
+        files = report.write(folder, results, **tables, facts=facts(store, known))
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
     return store.path("report", Path(files[0]).name)
@@ -241,7 +168,7 @@ def ranking(store: Store, directory: str) -> list[str]:
     """The trials of a search, best first, as lines for a terminal."""
     manifest = store.manifest_of(directory)
     assert manifest is not None
-    rows = _parquet(store.read_from(directory, "trials.parquet")).to_pylist()
+    rows = read_parquet(store.read_from(directory, "trials.parquet")).to_pylist()
     names = list(manifest["spec"]["space"])
     lines = ["  ".join(["trial", f"{'validation':>10}", "epochs", *(f"{name:>18}" for name in names)])]
     for row in sorted(rows, key=lambda row: (row["validation"] is None, -(row["validation"] or 0), row["trial"])):

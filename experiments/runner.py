@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.prepared import Prepared
 
-__all__ = ["bench_degradations", "bench_schedule", "note_plan", "run"]
+__all__ = ["bench", "bench_schedule", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str) -> None:
@@ -39,19 +39,22 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected, nodes_without
+    from experiments.cluster import connected
     from experiments.interruption import Interruption
+    from experiments.room import Room
 
-    with Interruption() as interruption, connected() as ray:
-        interruption.install()
-        note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
-        blind = [] if "://" in note else nodes_without(ray, note)
-        if blind:
-            raise ValueError(
-                f"nodes {', '.join(blind)} do not see the store {prepared.context.store}: "
-                "give a --store on a file system that all nodes share"
-            )
-        return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
+    driver = None
+    with Interruption() as interruption:
+        try:
+            with connected() as ray:
+                interruption.install()
+                note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
+                room = Room(ray, prepared.config.resources, None if "://" in note else note)
+                driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                return driver.run(interruption.check)
+        finally:
+            if driver:
+                driver.leave()
 
 
 def _compile_kernels(prepared: Prepared) -> None:
@@ -86,15 +89,18 @@ def _versions() -> str:
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
-def bench_degradations(
-    device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
+def bench(
+    what: str, device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
 ) -> None:
-    """Run the benchmark of the degradations; a line per row as it comes."""
+    """Run the benchmark of the degradations or of the evaluation; a line per row as it comes."""
     import json
 
-    from fusiondistill.bench import bench_degradations as measure
+    from fusiondistill.bench import bench_degradations
+    from fusiondistill.bench_evaluation import bench_evaluation
 
-    say(f"{'images/s':38} {'ours':>12} {'imagedegrade':>12} {'ratio':>7}  limit")
+    measure: Callable[..., list[dict[str, Any]]] = {"evaluation": bench_evaluation}.get(what, bench_degradations)
+
+    say(f"{'images/s':38} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
     rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
@@ -113,5 +119,5 @@ def bench_schedule(speeds: Sequence[str], json_file: str | None, say: Callable[[
 
 def _bench_line(row: dict[str, Any]) -> str:
     reference = f"{row['reference']:12,.0f}" if row["reference"] else f"{'-':>12}"
-    ratio = f"{row['ratio']:6.1f}x" if row["ratio"] else f"{'-':>7}"
+    ratio = f"{row['ratio']:7.2f}x" if row["ratio"] else f"{'-':>8}"
     return f"{row['name']:38} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"

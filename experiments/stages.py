@@ -6,7 +6,9 @@ A stage reads its inputs from the store and commits its result there; whatever i
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,6 +20,9 @@ from experiments.stage import CheckpointSpec, EvaluateSpec, FuseSpec, Stage, Tra
 from experiments.store import ERROR, Store, parquet_bytes
 from experiments.training_stage import Report, run_train
 from fusiondistill import checkpoints, evaluation, fusion
+from fusiondistill.data import DataError
+from fusiondistill.data.corruptions import corruption_digest, load_corruption
+from fusiondistill.inference import for_inference
 from fusiondistill.models import Ensemble
 
 __all__ = ["execute", "note_error"]
@@ -96,46 +101,85 @@ def _loss(network: nn.Module, batches: Any) -> float:
 
 
 def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: torch.device) -> None:
-    import pyarrow as pa
-
     store = Store(context.store)
     began = time.time()
-    images = load_data(spec.data, context.root(spec.data), "test")
-    models = [_classifier(context.store, needed, device) for needed in stage.inputs.values()]
+    models = [_classifier(context.store, needed, device, spec.precision) for needed in stage.inputs.values()]
     model = models[0] if len(models) == 1 else Ensemble(models)
-    predictions = evaluation.predict(
-        model,
-        images,
-        spec.degradation,
-        spec.levels,
-        seed=spec.noise_seed,
-        batch_size=context.evaluation_batch,
-        protocol=spec.protocol,
-    ).cpu()
-    right = (predictions == images.labels).sum(1).tolist()
-    seen = [len(images)] * len(right)
-    counts = pa.table({"level": list(spec.levels), "right": right, "seen": seen})
-    said = pa.table({"level": list(spec.levels), "predictions": pa.array(predictions.tolist(), pa.list_(pa.int16()))})
-    files = {"counts.parquet": parquet_bytes(counts), "predictions.parquet": parquet_bytes(said)}
+    judged, labels = _judged(model, spec, context)
+    right = judged.right(labels)
+    files = _evaluation_files(judged, labels, spec.levels)
     facts = run_facts(began, context, device)
-    facts["outcome"] = {"accuracy": sum(right) / max(1, sum(seen)), "images": len(images)}
+    facts["outcome"] = {"accuracy": int(right.sum()) / max(1, right.numel()), "images": len(labels)}
     store.commit(stage, files, facts, checkpoints.new_attempt())
 
 
+def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor]:
+    """What a model says of the test images at every level, and their labels."""
+    images = load_data(spec.data, context.root(spec.data), "test")
+    if spec.corruption is None:
+        judged = evaluation.judge(
+            model,
+            images,
+            spec.degradation,
+            spec.levels,
+            seed=spec.noise_seed,
+            batch_size=context.evaluation_batch,
+            protocol=spec.protocol,
+        )
+        return judged, images.labels
+    name = spec.degradation.removeprefix("c-")
+    folder = context.corruption_folder(spec.corruption)
+    if corruption_digest(folder, name) != spec.corruption:
+        raise DataError(
+            f"the corruption set on {socket.gethostname()} ({folder}) is not the one that this run was "
+            f"planned with: copy the same {name}.npy and labels.npy to every node"
+        )
+    sets = [load_corruption(folder, name, severity, len(images.classes)) for severity in spec.levels]
+    labels = sets[0][1]
+    pixels = [one for one, _ in sets]
+    return evaluation.judge_images(model, pixels, labels, batch_size=context.evaluation_batch), labels
+
+
+def _evaluation_files(judged: evaluation.Judged, labels: torch.Tensor, levels: Sequence[int]) -> dict[str, bytes]:
+    """The tables of an evaluation: a row per level with counts and means, the predictions, and a row per image."""
+    import numpy as np
+    import pyarrow as pa
+
+    right = judged.right(labels)
+    count, n = len(levels), len(labels)
+    level = pa.array(levels, pa.int64())
+    counts = {
+        "level": level,
+        "right": pa.array(right.sum(1).numpy(), pa.int64()),
+        "seen": pa.array([n] * count, pa.int64()),
+        "nll": pa.array(judged.mean_nll(), pa.float64()),
+        "ece": pa.array(judged.calibration_error(labels), pa.float64()),
+    }
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * n)
+    said = pa.array(judged.predictions.to(torch.int16).flatten().numpy())
+    predictions = {"level": level, "predictions": pa.ListArray.from_arrays(offsets, said)}
+    images = {
+        "label": pa.array(labels.to(torch.int16).numpy()),
+        "right": pa.array(right.sum(0).to(torch.int16).numpy()),
+    }
+    tables = {"counts.parquet": counts, "predictions.parquet": predictions, "images.parquet": images}
+    return {name: parquet_bytes(pa.table(columns)) for name, columns in tables.items()}
+
+
 @lru_cache(maxsize=12)
-def _cached_classifier(store: str, directory: str, digest: str, device: str) -> nn.Module:
+def _cached_classifier(store: str, directory: str, digest: str, device: str, precision: str) -> nn.Module:
     place = Store(store)
     manifest = place.manifest_of(directory)
     if manifest is None or manifest["digest"] != digest:
         raise checkpoints.CheckpointError(f"{directory} is not stored in {store}")
     data = place.read_from(directory, checkpoints.MODEL)
     state, card = checkpoints.parse_weights(data, f"{directory}/{checkpoints.MODEL}")
-    return checkpoints.from_card(state, card, directory).to(device)
+    return for_inference(checkpoints.from_card(state, card, directory), precision=precision).to(device)
 
 
-def _classifier(store: str, stage: Stage, device: torch.device) -> nn.Module:
+def _classifier(store: str, stage: Stage, device: torch.device, precision: str) -> nn.Module:
     """A stored model ready to judge images; kept by the worker, since its degradations come one after another."""
-    return _cached_classifier(store, stage.directory, stage.digest, str(device))
+    return _cached_classifier(store, stage.directory, stage.digest, str(device), precision)
 
 
 def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:

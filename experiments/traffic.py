@@ -48,7 +48,7 @@ def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = 
     - a search is so many trainings; ASHA stops them after about half of their epochs, so half of them keep their W;
     - a fusion reads W for the base and for each expert, and writes W;
     - an evaluation reads W for each of its models (an upper bound: a worker keeps the models that it used last) and
-      writes 2 bytes an image and level (an upper bound: they are compressed);
+      writes 2 bytes an image and level, and 4 an image (an upper bound: they are compressed);
     - an import writes W.
 
     Args:
@@ -72,7 +72,8 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
         part = STOPPED if spec.scheduler == "asha" else 1.0
         return trials * read, part * trials * results, part * trials * progress
     if isinstance(spec, EvaluateSpec):
-        return inputs * size, 2.0 * (spec.data.test_images or TEST_IMAGES) * len(spec.levels), 0.0
+        images = spec.data.test_images or TEST_IMAGES
+        return inputs * size, 2.0 * images * (len(spec.levels) + 2), 0.0
     return inputs * size, size, 0.0
 
 

@@ -48,22 +48,27 @@ def bench_degradations(
         ValueError: unknown degradation, or a device that is not there.
     """
     names = list(DEGRADATIONS) if degradations is None else [find(name).name for name in degradations]
-    try:
-        where = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    where = device_of(device)
     if threads is None:
         threads = sorted({1, torch.get_num_threads()}) if where.type == "cpu" else [1]
     rows = []
     for size in sizes:
-        images = _pictures(batch, size)
+        images = pictures(batch, size)
         for count in threads:
-            with _torch_threads(count):
+            with torch_threads(count):
                 for name in names:
                     rows.append(_row(name, images, where, count, seconds))
                     if progress:
                         progress(rows[-1])
     return rows
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name; ValueError if it is not there."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def _row(name: str, images: torch.Tensor, device: torch.device, threads: int, seconds: float) -> dict[str, Any]:
@@ -83,7 +88,7 @@ def _row(name: str, images: torch.Tensor, device: torch.device, threads: int, se
     }
 
 
-def _pictures(batch: int, size: int) -> torch.Tensor:
+def pictures(batch: int, size: int) -> torch.Tensor:
     """Smooth coloured blobs with some grain, uint8 [B,3,size,size]: no data set is needed to measure."""
     generator = torch.Generator().manual_seed(_SEED)
     blobs = torch.rand((batch, 3, 6, 6), generator=generator) * 255
@@ -92,7 +97,8 @@ def _pictures(batch: int, size: int) -> torch.Tensor:
 
 
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,8 +1,9 @@
-"""Counts of right answers for every level of a degradation, and the predictions themselves."""
+"""Counts of right answers for every level of a degradation, the predictions themselves, and how sure they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,12 @@ from torch import nn
 from fusiondistill.batches import normalise, random_levels
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import degrade
+from fusiondistill.inference import piece_of
+from fusiondistill.models import Ensemble
 from fusiondistill.randomness import key
+from fusiondistill.statistics import expected_calibration_error
 
-__all__ = ["Counts", "evaluate", "mixed_batches", "predict", "validate"]
+__all__ = ["Counts", "Judged", "evaluate", "judge", "judge_images", "mixed_batches", "predict", "validate"]
 
 
 class Counts(NamedTuple):
@@ -21,6 +25,46 @@ class Counts(NamedTuple):
 
     right: torch.Tensor
     seen: torch.Tensor
+
+
+class Judged(NamedTuple):
+    """What a model says of N images at each of L levels, on the CPU; from these follow counts and means.
+
+    ``nll`` is the negative log-likelihood of the true class in nats, ``confidence`` the largest softmax probability, a
+    fraction; both float32, and None for an :class:`Ensemble`, whose output is a vote.
+    """
+
+    predictions: torch.Tensor
+    """int64 [L,N]."""
+    nll: torch.Tensor | None
+    confidence: torch.Tensor | None
+
+    def right(self, labels: torch.Tensor) -> torch.Tensor:
+        """Which images are right at each level: bool [L,N], for labels int64 [N]."""
+        return self.predictions == labels.cpu()
+
+    def mean_nll(self) -> list[float | None]:
+        """The mean negative log-likelihood of each level in nats; None where there is none, or it is not finite."""
+        if self.nll is None:
+            return [None] * len(self.predictions)
+        return [_finite(float(row.double().mean())) for row in self.nll]
+
+    def calibration_error(self, labels: torch.Tensor) -> list[float | None]:
+        """The expected calibration error of each level, a fraction (15 bins, Guo et al. 2017); None as above."""
+        if self.confidence is None:
+            return [None] * len(self.predictions)
+        pairs = zip(self.confidence, self.right(labels), strict=True)
+        return [
+            expected_calibration_error(sure.numpy(), right.numpy()) if sure.isfinite().all() else None
+            for sure, right in pairs
+        ]
+
+
+_Views = Iterator[tuple[torch.Tensor, Iterator[torch.Tensor]]]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def evaluate(
@@ -44,7 +88,7 @@ def evaluate(
         degradation: a registered name.
         levels: integer levels of that degradation.
         seed: of the noise.
-        batch_size: images of a forward pass.
+        batch_size: images of a forward pass, rounded up to what a model :func:`for_inference` works with at once.
         protocol: ``standard`` or ``paper``.
 
     Returns:
@@ -59,7 +103,6 @@ def evaluate(
     return Counts(right.cpu(), torch.full_like(right, len(image_set)).cpu())
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     image_set: ImageSet,
@@ -71,21 +114,106 @@ def predict(
     protocol: str = "standard",
 ) -> torch.Tensor:
     """The predicted class of every image at every level, int64 [L,N]. Arguments as :func:`evaluate`."""
+    size = _whole_pieces(model, batch_size, image_set.gather([0])[0])
+    views = _views(_device(model), image_set, degradation, levels, seed, size, protocol)
+    return _judged(model, views, scores=False).predictions
+
+
+def judge(
+    model: nn.Module,
+    image_set: ImageSet,
+    degradation: str,
+    levels: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int,
+    protocol: str = "standard",
+) -> Judged:
+    """Predictions, log-likelihoods and confidences at every level of a degradation. Arguments as :func:`evaluate`.
+
+    Of the degraded images one batch is held at a time; what is kept is 16 bytes per image and level.
+
+    Example:
+        >>> judged = judge(model, load_images("digits", "test"), "jpeg", [1, 50], seed=1, batch_size=500)
+        >>> judged.mean_nll()
+    """
+    size = _whole_pieces(model, batch_size, image_set.gather([0])[0])
+    views = _views(_device(model), image_set, degradation, levels, seed, size, protocol)
+    return _judged(model, views, scores=not isinstance(model, Ensemble))
+
+
+def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch.Tensor, *, batch_size: int) -> Judged:
+    """:func:`judge` for images that are degraded already, such as a published corruption set.
+
+    Args:
+        model: as in :func:`evaluate`.
+        levels: uint8 [N,3,H,W] for each level, the same images in the same order; views of a file are read batch by
+            batch.
+        labels: int64 [N].
+        batch_size: images of a forward pass.
+
+    Raises:
+        ValueError: another number of images than labels at some level.
+    """
+    if any(len(images) != len(labels) for images in levels):
+        raise ValueError(f"{len(labels)} labels for levels of {[len(images) for images in levels]} images")
+    size, device = _whole_pieces(model, batch_size, levels[0]), _device(model)
+
+    def views() -> _Views:
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
+            yield labels[part].to(device), (images[part].to(device) for images in levels)
+
+    return _judged(model, views(), scores=not isinstance(model, Ensemble))
+
+
+def _views(
+    device: torch.device,
+    image_set: ImageSet,
+    degradation: str,
+    levels: Sequence[int],
+    seed: int,
+    batch_size: int,
+    protocol: str,
+) -> _Views:
+    """For each batch the labels and, one after another, its images at each level, all on the device."""
+    for start in range(0, len(image_set), batch_size):
+        rows = torch.arange(start, min(start + batch_size, len(image_set)))
+        images, labels = (tensor.to(device) for tensor in image_set.gather(rows))
+        indices = rows.to(device)
+        yield (
+            labels,
+            (degrade(images, degradation, level, seed=seed, indices=indices, protocol=protocol) for level in levels),
+        )
+
+
+@torch.no_grad()
+def _judged(model: nn.Module, views: _Views, *, scores: bool) -> Judged:
+    model.eval()
+    batches = []
+    for labels, levels in views:
+        rows = []
+        for images in levels:
+            logits = _forward(model, images)
+            rows.append((logits.argmax(1), *(_scores(logits, labels) if scores else ())))
+        batches.append([torch.stack(column) for column in zip(*rows, strict=True)])
+    predictions, *rest = (torch.cat(parts, 1).cpu() for parts in zip(*batches, strict=True))
+    return Judged(predictions, *rest) if scores else Judged(predictions, None, None)
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(negative log-likelihood in nats, largest probability), float32 [B] each, worked out in float64."""
+    logarithms = logits.double().log_softmax(1)
+    nll = -logarithms.gather(1, labels[:, None]).squeeze(1)
+    return nll.float(), logarithms.amax(1).exp().float()
+
+
+def _whole_pieces(model: nn.Module, batch_size: int, images: torch.Tensor) -> int:
+    """The batch size rounded up to whole pieces of a model that works in pieces: only the last one needs padding."""
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; at least 2 images are needed for a forward pass")
-    device = _device(model)
-    model.eval()
-    columns = []
-    for start in range(0, len(image_set), batch_size):
-        indices = torch.arange(start, min(start + batch_size, len(image_set)))
-        images, _ = image_set.gather(indices)
-        images, indices = images.to(device), indices.to(device)
-        rows = []
-        for level in levels:
-            seen = degrade(images, degradation, level, seed=seed, indices=indices, protocol=protocol)
-            rows.append(_forward(model, seen).argmax(1))
-        columns.append(torch.stack(rows))
-    return torch.cat(columns, dim=1)
+    piece = piece_of(model, *images.shape[2:])
+    return -(-batch_size // piece) * piece
 
 
 def _device(model: nn.Module) -> torch.device:

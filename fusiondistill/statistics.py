@@ -19,10 +19,14 @@ __all__ = [
     "Interval",
     "accuracy",
     "average",
+    "bootstrap_intervals",
+    "expected_calibration_error",
     "holm",
+    "interpolated_mean",
     "mean_interval",
     "paired_bootstrap_interval",
     "paired_permutation_test",
+    "sign_flip_tests",
 ]
 
 _CHUNK = 4_000_000  # resampled values held at once: 32 MB of float64
@@ -75,6 +79,59 @@ def average(values: Iterable[float | None]) -> float | None:
             return None
         present.append(value)
     return math.fsum(present) / len(present) if present else None
+
+
+def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: int) -> float:
+    """The mean over all integer levels first..last of what was measured at some of them, in the unit of the values.
+
+    Between two measured levels the value is interpolated linearly; outside the measured range it is the nearest
+    measured one: nothing is extrapolated.
+
+    Args:
+        levels: int [n], rising: where it was measured, all within first..last.
+        values: float [n].
+
+    Raises:
+        ValueError: no levels, levels that do not rise or lie outside first..last, or another number of values.
+
+    >>> interpolated_mean([0, 2], [1.0, 0.0], 0, 3)  # 1, 0.5, 0, 0
+    0.375
+    """
+    at, measured = np.asarray(levels, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    if at.shape != measured.shape or at.ndim != 1 or not at.size:
+        raise ValueError(f"one value for each measured level, not shapes {at.shape} and {measured.shape}")
+    if (np.diff(at) <= 0).any() or at[0] < first or at[-1] > last:
+        raise ValueError(f"measured levels must rise and lie within {first}..{last}, not {at.tolist()}")
+    return float(np.interp(np.arange(first, last + 1), at, measured).mean())
+
+
+def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, *, bins: int = 15) -> float:
+    """How far confidence is from accuracy: ECE = sum over bins of |bin| / N * |accuracy - mean confidence|.
+
+    The bins have equal width, ((m - 1) / bins, m / bins]; 0 belongs to the first one (Guo et al., 2017, section 2).
+
+    Args:
+        confidence: float [N], the probability given to the predicted class, 0..1.
+        right: bool [N], whether it was the true class.
+        bins: at least 1.
+
+    Returns:
+        A fraction, 0..1.
+
+    Raises:
+        ValueError: no images, other lengths, a confidence outside 0..1, or no bin.
+
+    >>> round(expected_calibration_error([0.9, 0.9, 0.6], [True, True, False], bins=2), 4)
+    0.1333
+    """
+    sure, correct = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    if sure.shape != correct.shape or sure.ndim != 1 or not sure.size or bins < 1:
+        raise ValueError(f"one confidence and one answer per image, in bins: {sure.shape}, {correct.shape}, {bins}")
+    if not ((sure >= 0) & (sure <= 1)).all():
+        raise ValueError("a confidence lies between 0 and 1")
+    which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(which, correct, bins) - np.bincount(which, sure, bins)
+    return float(np.abs(gaps).sum() / sure.size)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -158,6 +215,56 @@ def paired_bootstrap_interval(
     return float(low), float(high)
 
 
+def sign_flip_tests(differences: ArrayLike, *, seed: int, resamples: int = 10_000) -> list[float]:
+    """:func:`paired_permutation_test` for many pairs of methods on the same images at once: a p-value per pair.
+
+    All pairs see the same sign draws (a function of the seed and N), so the work is one matrix product; the p-values
+    depend on each other, which :func:`holm` allows. Where no difference is zero, each is the single test's to the bit.
+
+    Args:
+        differences: float [pairs, N], mean correctness of one method minus that of the other, on each image.
+
+    Raises:
+        ValueError: not a matrix, no images, values that are not finite, or fewer than one resample.
+    """
+    rows = _difference_rows(differences, resamples)
+    totals = rows.sum(axis=1)
+    thresholds = np.abs(totals) - 1e-9 * np.abs(rows).sum(axis=1)
+    images = rows.shape[1]
+    words = -(-images // 64)
+    bits = np.random.Philox(key=_key("sign flip", seed))
+    reached = np.zeros(len(rows), dtype=np.int64)
+    for draws in _chunks(resamples, words * 64):
+        drawn = bits.random_raw(draws * words).astype("<u8").reshape(draws, words)
+        flips = np.unpackbits(drawn.view(np.uint8), axis=1, count=images).astype(np.float64)
+        reached += (np.abs(totals - 2 * (flips @ rows.T)) >= thresholds).sum(axis=0)
+    return [(1 + int(count)) / (1 + resamples) for count in reached]
+
+
+def bootstrap_intervals(
+    differences: ArrayLike, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
+) -> list[tuple[float, float]]:
+    """:func:`paired_bootstrap_interval` for many pairs of methods on the same images at once: (low, high) per pair.
+
+    All pairs see the same draws of images (a function of the seed and N), those of the single function; a draw is
+    held as how often each image came, so that the means are one matrix product. Arguments and errors are those of
+    :func:`sign_flip_tests`, and ``confidence`` lies between 0 and 1.
+    """
+    rows = _difference_rows(differences, resamples)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    images = rows.shape[1]
+    generator = np.random.Generator(np.random.Philox(key=_key("bootstrap", seed)))
+    means = []
+    for draws in _chunks(resamples, images):
+        drawn = generator.integers(images, size=(draws, images))
+        drawn += np.arange(draws)[:, None] * images
+        times = np.bincount(drawn.ravel(), minlength=draws * images).reshape(draws, images)
+        means.append(times.astype(np.float64) @ rows.T / images)
+    ends = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return [(float(low), float(high)) for low, high in ends.T]
+
+
 def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """Holm's correction for several tests: adjusted p-values, in the order given.
 
@@ -189,6 +296,17 @@ def _differences(a: ArrayLike, b: ArrayLike, resamples: int) -> NDArray[np.float
     if resamples < 1:
         raise ValueError(f"at least one resample, not {resamples}")
     return first - second
+
+
+def _difference_rows(differences: ArrayLike, resamples: int) -> NDArray[np.float64]:
+    rows = np.asarray(differences, dtype=np.float64)
+    if rows.ndim != 2 or not rows.shape[1]:
+        raise ValueError(f"a row of differences for each pair, one for each image, not shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ValueError("an image's correctness must be a finite number")
+    if resamples < 1:
+        raise ValueError(f"at least one resample, not {resamples}")
+    return rows
 
 
 def _key(purpose: str, seed: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,3 +69,21 @@ def weights(store: Path) -> dict[str, bytes]:
         if not path.parent.name.startswith("trial-"):
             found[path.parent.name] = path.read_bytes()
     return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Return as soon as the condition holds; fail after so many seconds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
+
+
+def workers_of(driver: int, name: str) -> list[int]:
+    """Process ids below a driver's process whose command line has this in it: its own workers, nobody else's."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
+    family = {driver}
+    for _ in range(6):  # deeper than Ray's own processes go
+        family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
+    return [int(pid) for pid, _, what in rows if int(pid) in family and name in what]

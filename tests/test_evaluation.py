@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import Images
 from torch import nn
 
-from fusiondistill import build_model
+from fusiondistill import build_model, load_images
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
-from fusiondistill.evaluation import evaluate, mixed_batches, predict, validate
-from fusiondistill.models import ImageClassifier
+from fusiondistill.evaluation import evaluate, judge, judge_images, mixed_batches, predict, validate
+from fusiondistill.inference import for_inference
+from fusiondistill.models import Ensemble, ImageClassifier
 from fusiondistill.randomness import key
 
 FOUR = ("jpeg", "blur", "noise", "saltpepper")
@@ -89,6 +93,89 @@ def test_a_model_left_in_training_mode_is_judged_in_eval_mode(tiny: Images) -> N
     expected = predict(model, images, "blur", [3], seed=0, batch_size=7)
     assert torch.equal(predict(model.train(), images, "blur", [3], seed=0, batch_size=7), expected)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before, strict=True))
+
+
+def by_hand(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean negative log-likelihood and calibration error of one level: formulas in plain numpy, bins in a loop."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    error = 0.0
+    for m in range(1, 16):
+        inside = (sure > (m - 1) / 15) & (sure <= m / 15)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+    return float(-np.log(likelihood).mean()), float(error)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_likelihoods_and_calibration_are_those_of_the_formulas(tiny: Images, fast: bool) -> None:
+    images = tiny(150, 16, 16, classes=10)
+    plain = resnet(images)
+    model = for_inference(plain) if fast else plain
+    judged = judge(model, images, "noise", LEVELS["noise"], seed=4, batch_size=40)
+    assert judged.nll is not None and judged.confidence is not None
+    assert [tensor.dtype for tensor in judged] == [torch.int64, torch.float32, torch.float32]
+    assert {tensor.shape for tensor in judged} == {(3, 150)}
+    assert torch.equal(judged.predictions, predict(model, images, "noise", LEVELS["noise"], seed=4, batch_size=40))
+    errors, means = judged.calibration_error(images.labels), judged.mean_nll()
+    for row, level in enumerate(LEVELS["noise"]):
+        with torch.no_grad():
+            logits = plain(degrade(images.images, "noise", level, seed=4)).double().numpy()
+        nll, error = by_hand(logits, images.labels.numpy())
+        assert means[row] == pytest.approx(nll, rel=1e-5)
+        assert errors[row] == pytest.approx(error, abs=1e-5)
+    assert len(set(errors)) == len(set(means)) == 3
+
+
+def test_a_vote_has_no_likelihood_and_a_broken_network_no_finite_one(tiny: Images) -> None:
+    images = tiny(20)
+    judged = judge(Ensemble([resnet(images, seed) for seed in (0, 1)]), images, "blur", [0, 9], seed=0, batch_size=5)
+    assert judged.nll is None and judged.confidence is None and judged.predictions.shape == (2, 20)
+    assert judged.mean_nll() == judged.calibration_error(images.labels) == [None, None]
+    broken = resnet(images)
+    nn.init.constant_(broken.network.head.weight, torch.inf)  # type: ignore[arg-type, union-attr]
+    judged = judge(broken, images, "blur", [0], seed=0, batch_size=5)
+    assert judged.mean_nll() == judged.calibration_error(images.labels) == [None]
+
+
+def test_images_that_are_degraded_already_are_judged_alike(tiny: Images) -> None:
+    images = tiny(33)
+    model = for_inference(resnet(images))
+    degraded = [degrade(images.images, "jpeg", level, seed=0) for level in (5, 50)]
+    expected = judge(model, images, "jpeg", [5, 50], seed=0, batch_size=500)
+    for size in (2, 32, 500):
+        got = judge_images(model, degraded, images.labels, batch_size=size)
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True) if a is not None and b is not None)
+    with pytest.raises(ValueError, match=r"33 labels for levels of \[33, 32\] images"):
+        judge_images(model, [degraded[0], degraded[1][1:]], images.labels, batch_size=7)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18"])
+def test_answers_on_photographs_are_the_same_for_any_batch_size_and_number_of_threads(name: str) -> None:
+    root = Path(os.environ.get("FUSIONDISTILL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (root / "cifar-100-python").exists():
+        pytest.skip(f"no CIFAR-100 in {root}; set FUSIONDISTILL_TEST_DATA")
+    images = load_images("cifar100", "test", root / "cifar-100-python").take(139)
+    torch.manual_seed(0)
+    network = build_model(name, 100)
+    pixels = (images.images.float() - 120) / 70
+    with torch.no_grad():  # statistics and a head as after training, so that the answers differ
+        for part in pixels.split(47):
+            network(part)
+        head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        nn.init.normal_(head.weight)
+        head.bias -= network.eval()(pixels).mean(0)
+    model = for_inference(ImageClassifier(network, (120,) * 3, (70,) * 3, images.classes).eval())
+    found = []
+    for threads, sizes in ((1, (2, 7, 100, 128, 500)), (2, (7, 500))):
+        torch.set_num_threads(threads)
+        found += [judge(model, images, "noise", [0, 30], seed=1, batch_size=size) for size in sizes]
+    assert len(found[0].predictions.unique()) > 20
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))  # type: ignore[arg-type]
+        assert other.mean_nll() == found[0].mean_nll()
 
 
 @pytest.mark.parametrize("batch_size", [2, 5, 500])

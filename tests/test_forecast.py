@@ -147,7 +147,7 @@ def test_bytes_by_hand_and_against_what_is_really_written(tmp_path: Path) -> Non
     assert of("fused") == (500, 100, 0)
     assert of("fusiondistill") == (500, 100, 100 * 400)
     assert of("search") == (4 * 500, 4 * 100, 4 * 5 * 400)
-    assert of("evaluate-ensemble-blur") == (400, 2 * 10_000 * 51, 0)
+    assert of("evaluate-ensemble-blur") == (400, 2 * 10_000 * 53, 0)
 
     optimizers = {
         "sgd": torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),

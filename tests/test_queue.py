@@ -137,8 +137,12 @@ def test_a_stage_with_workers_of_its_own_is_never_left_to_a_pulling_one() -> Non
     q.assign("run1/base", 3.0, BASE)
     assert told(q.poll()[0]) == [("started", "base", "run1/base")]
     q.lose("run1/base")
-    assert told(q.poll()[0]) == [("failed", "base", "run1/base")]
-    assert q.take("g/0", True) == "wait"
+    assert told(q.poll()[0]) == [("lost", "base", "run1/base")]  # whoever assigned it does so again
+    assert q.take("g/0", True) == "wait" and q.poll()[1] == 0
+    for i in (2, 3):
+        q.assign(f"run{i}/base", 3.0, BASE)
+        q.lose(f"run{i}/base")
+    assert [kind for kind, _, _ in told(q.poll()[0])] == ["started", "lost", "started", "failed"]
 
 
 def test_getting_further_than_before_gives_all_attempts_back() -> None:

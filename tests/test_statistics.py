@@ -13,10 +13,14 @@ from fusiondistill import statistics
 from fusiondistill.statistics import (
     accuracy,
     average,
+    bootstrap_intervals,
+    expected_calibration_error,
     holm,
+    interpolated_mean,
     mean_interval,
     paired_bootstrap_interval,
     paired_permutation_test,
+    sign_flip_tests,
 )
 
 Array = NDArray[np.float64]
@@ -184,3 +188,81 @@ def test_holm_decides_as_the_step_down_procedure_does() -> None:
 def test_holm_refuses_what_is_no_probability(p: list[float]) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm(p)
+
+
+def test_interpolated_mean_by_hand() -> None:
+    # Levels 0..6: 10 (nearest), 10, 12, 14, 16, 6, 6 (nearest).
+    assert interpolated_mean([1, 4, 5], [10.0, 16.0, 6.0], 0, 6) == pytest.approx((10 + 10 + 12 + 14 + 16 + 6 + 6) / 7)
+    assert interpolated_mean([3], [0.5], 1, 101) == 0.5
+    values = np.random.default_rng(0).random(26)
+    assert interpolated_mean(np.arange(26), values, 0, 25) == values.mean(), "all measured: the plain mean"
+
+
+@pytest.mark.parametrize(("levels", "values"), [([], []), ([1, 0], [1, 1]), ([0, 9], [1, 1]), ([0, 1], [1])])
+def test_interpolated_mean_refuses_what_is_no_measurement(levels: list[int], values: list[float]) -> None:
+    with pytest.raises(ValueError, match="measured"):
+        interpolated_mean(levels, values, 0, 5)
+
+
+def test_many_pairs_at_once_give_what_single_pairs_give() -> None:
+    rng = np.random.default_rng(4)
+    methods = [rng.binomial(12, rng.uniform(0.3, 0.7), 150) / 12 + rng.uniform(0, 1e-6, 150) for _ in range(4)]
+    pairs = list(itertools.combinations(methods, 2))
+    rows = [a - b for a, b in pairs]
+    assert sign_flip_tests(rows, seed=3, resamples=500) == [
+        paired_permutation_test(a, b, seed=3, resamples=500) for a, b in pairs
+    ]
+    single = [paired_bootstrap_interval(a, b, seed=3, resamples=500) for a, b in pairs]
+    assert np.array(bootstrap_intervals(rows, seed=3, resamples=500)) == pytest.approx(np.array(single), abs=1e-12)
+
+
+def test_many_pairs_with_ties_and_zeros_agree_with_enumerating_all_signs() -> None:
+    rng = np.random.default_rng(9)
+    rows = [np.subtract(*correctness(rng, 11, better, steps=3)) for better in (0.0, 0.1, 0.3)]
+    rows.append(np.zeros(11))
+    found = sign_flip_tests(rows, seed=0, resamples=40_000)
+    for d, ours in zip(rows, found, strict=True):
+        sums = [abs(np.dot(signs, d)) for signs in itertools.product((-1, 1), repeat=11)]
+        exact = np.mean([total >= abs(d.sum()) - 1e-9 for total in sums])
+        assert ours == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 40_000) + 2 / 40_000)
+    assert found[-1] == 1.0
+    assert bootstrap_intervals(rows, seed=0, resamples=100)[-1] == (0.0, 0.0)
+
+
+def test_many_pairs_are_independent_of_the_chunks_and_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(2).normal(0.02, 0.2, (3, 130))
+    flips, intervals = sign_flip_tests(rows, seed=3, resamples=900), bootstrap_intervals(rows, seed=3, resamples=900)
+    assert sign_flip_tests(rows[1:2], seed=3, resamples=900) == flips[1:2]
+    monkeypatch.setattr(statistics, "_CHUNK", 1000)
+    assert sign_flip_tests(rows, seed=3, resamples=900) == flips
+    again = np.array(bootstrap_intervals(rows, seed=3, resamples=900))
+    assert again == pytest.approx(np.array(intervals), abs=1e-12)
+
+
+@pytest.mark.parametrize("test", [sign_flip_tests, bootstrap_intervals])
+def test_many_pairs_refuse_what_is_no_matrix(test: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        test([0.5, 1.0], seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        test([[0.5, float("nan")]], seed=0)
+    with pytest.raises(ValueError, match="resample"):
+        test([[0.5]], seed=0, resamples=0)
+
+
+def test_calibration_error_against_a_loop_over_bins_and_worked_examples() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.1, 1, 2000)
+    sure[:30] = np.arange(1, 31) / 30  # on the edges of bins
+    right = rng.uniform(size=2000) < sure**2
+    expected = 0.0
+    for m in range(1, 16):
+        inside = (sure > (m - 1) / 15) & (sure <= m / 15)
+        expected += inside.sum() / 2000 * abs(right[inside].mean() - sure[inside].mean())
+    assert expected_calibration_error(sure, right) == pytest.approx(expected, abs=1e-3)
+    assert expected_calibration_error([1.0, 1.0], [True, True]) == 0
+    assert expected_calibration_error([1.0, 1.0], [False, False]) == 1
+    assert expected_calibration_error([0.0], [False]) == 0
+    assert expected_calibration_error([0.3, 0.5], [False, True], bins=1) == pytest.approx(0.1)
+    for wrong in (([], []), ([0.5], [True, False]), ([1.5], [True]), ([np.nan], [True])):
+        with pytest.raises(ValueError, match="confidence"):
+            expected_calibration_error(*wrong)

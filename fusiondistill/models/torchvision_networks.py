@@ -75,6 +75,21 @@ def build(name: str, classes: int, feature_layer: str | None) -> FeatureNetwork:
     return cast(FeatureNetwork, network)
 
 
+def without_features(network: nn.Module) -> nn.Module:
+    """Turn a network of :func:`build` back into torchvision's own, logits alone, in place; others stay as they are.
+
+    What is left is plain enough for ``torch.fx``: no hook, and torchvision's own class.
+    """
+    if isinstance(network, _WithFeatures):
+        tap = network.__dict__.pop("tap")
+        for module in network.modules():
+            for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, _Tap)]:
+                del module._forward_hooks[key]
+        tap.output = None
+        network.__class__ = type(network).__bases__[1]
+    return network
+
+
 class _Tap:
     """A forward hook that keeps a layer's last output until it is taken; copied along with its network."""
 

@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusiondistill.report.groups import Cell, Comparison, Group, Row
 from fusiondistill.report.published import published
-from fusiondistill.report.summary import Cell, Group, Row, summarise
+from fusiondistill.report.summary import summarise
 from fusiondistill.report.text import markdown, table_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Cell", "Group", "Row", "published", "summarise", "table_lines", "write"]
+    from fusiondistill.report.figures import Picture, Pictures
+    from fusiondistill.report.markup import Markup
+
+__all__ = ["Cell", "Comparison", "Group", "Row", "published", "summarise", "table_lines", "write"]
+
+_DRAWN = 12  # groups of which figures are drawn
 
 
 def write(
     directory: str | os.PathLike[str],
     results: pa.Table,
     *,
+    planned: pa.Table | None = None,
+    comparisons: pa.Table | None = None,
     curves: pa.Table | None = None,
     trials: pa.Table | None = None,
+    importance: pa.Table | None = None,
     fusion: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
@@ -37,13 +46,17 @@ def write(
 
     Args:
         directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename.
-        results: counts, as :func:`summarise` takes them.
+        results: counts, as :func:`summarise` takes them, like ``planned`` and ``comparisons``.
         curves: rows (stage: str, seed: int64, epoch: int64, name: str, value: float64), a row per metric and epoch.
             Metrics with "accuracy" in their name are fractions and drawn as percent; others are drawn as they are.
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
-            fraction), stopped: bool. Every other column that is a number is a searched dimension.
+            fraction), stopped: bool, and perhaps seeds: int64 (how many each trial was judged on). Every other column
+            is a searched dimension; those that are numbers are drawn.
+        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches.
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
+            ``curves``, ``trials``, ``importance`` and ``fusion`` may have a column experiment: str; a table of several
+            experiments gives a section for each.
         methods: expected rows, and ``degradations`` expected columns, where nothing is evaluated yet.
 
     Returns:
@@ -54,21 +67,23 @@ def write(
         OSError: the directory cannot be written.
     """
     from fusiondistill.report import page
+    from fusiondistill.report import sections as page_sections
     from fusiondistill.report.figures import Pictures
 
-    groups = summarise(results, methods=methods, degradations=degradations)
+    groups = summarise(
+        results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
+    )  # fmt: skip
     draw = Pictures()
-    of_groups = [draw.of_group(g, f"{i + 1}-" if len(groups) > 1 else "") for i, g in enumerate(groups)]
-    sections = [page.group_section(g, i + 1, of_groups[i], len(groups) > 1) for i, g in enumerate(groups)]
-    pictures = [picture for drawn in of_groups for picture in drawn]
-    if curves is not None and curves.num_rows:
-        pictures += (drawn := draw.of_curves(curves))
-        sections.append(page.curves_section(drawn))
-    if trials is not None and trials.num_rows:
-        pictures += (drawn := draw.of_trials(trials))
-        sections.append(page.trials_section(trials, drawn))
-    if fusion is not None and fusion.num_rows:
-        sections.append(page.fusion_section(fusion))
+    sections, pictures = _group_sections(groups, draw)
+    for name, part in _by_experiment(curves):
+        pictures += (drawn := draw.of_curves(part))
+        sections.append(page_sections.curves_section(drawn, name))
+    importances = dict(_by_experiment(importance))
+    for name, part in _by_experiment(trials):
+        pictures += (drawn := draw.of_trials(part))
+        sections.append(page_sections.trials_section(part, drawn, importances.get(name), name))
+    for name, part in _by_experiment(fusion):
+        sections.append(page_sections.fusion_section(part, name))
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)
@@ -80,6 +95,34 @@ def write(
     _replace(paths[1], markdown(groups).encode())
     _replace(paths[0], page.page(groups, sections, end).encode())
     return paths
+
+
+def _group_sections(groups: Sequence[Group], draw: Pictures) -> tuple[list[Markup], list[Picture]]:
+    """A section for each group; the more groups there are, the fewer figures."""
+    from fusiondistill.report import page
+
+    several = len(groups) > 1
+    sections: list[Markup] = []
+    pictures: list[Picture] = []
+    for i, group in enumerate(groups):
+        shown = [] if len(groups) > _DRAWN else [group] if several else [group, *group.others]
+        drawn = {one.kind: draw.of_group(one, f"{i + 1}-" if several else "") for one in shown}
+        pictures += [picture for of_kind in drawn.values() for picture in of_kind]
+        sections.append(page.group_section(group, i + 1, drawn, several))
+    return sections, pictures
+
+
+def _by_experiment(table: pa.Table | None) -> Iterator[tuple[str, pa.Table]]:
+    """The table's experiments with their rows; one table of one experiment goes by the name of ""."""
+    if table is None or not table.num_rows:
+        return
+    names = table["experiment"].to_pylist() if "experiment" in table.column_names else [""]
+    unique = list(dict.fromkeys(names))
+    if len(unique) == 1:
+        yield "", table
+        return
+    for name in unique:
+        yield name, table.filter([of == name for of in names])
 
 
 def _replace(path: Path, data: bytes) -> Path:

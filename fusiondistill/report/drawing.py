@@ -33,7 +33,10 @@ _LABELS = 1.95  # inches kept for the labels at the right
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: x and y [n], the lowest and highest of the seeds where there are several, and its label."""
+    """One line of a chart: x and y [n], the lowest and highest of the seeds where there are several, and its label.
+
+    ``dots`` marks each x: what lies between them was not measured.
+    """
 
     label: str
     style: LineStyle
@@ -41,6 +44,7 @@ class Series:
     y: NDArray[np.float64]
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
+    dots: bool = False
 
 
 def settings() -> AbstractContextManager[None]:
@@ -89,9 +93,10 @@ def line_chart(
         colour = COLOURS[one.style.colour]
         if one.low is not None and one.high is not None:
             axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.14, linewidth=0)
-        marker = "o" if len(one.x) == 1 else None
+        marker = "o" if one.dots or len(one.x) == 1 else None
+        size = 2.2 if len(one.x) > 1 else 3
         axes.plot(
-            one.x, one.y, color=colour, linestyle=one.style.dashes, linewidth=one.style.width, marker=marker, ms=3
+            one.x, one.y, color=colour, linestyle=one.style.dashes, linewidth=one.style.width, marker=marker, ms=size
         )
     axes.set_xlabel(x_label)
     axes.set_title(y_label, loc="left")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusiondistill.report import drawing
+from fusiondistill.report.groups import TRAINED, Group
 from fusiondistill.report.style import line_styles
-from fusiondistill.report.summary import Group
 from fusiondistill.report.words import (
     FALLING,
     MISSING,
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Pictures", "dimensions"]
+__all__ = ["Picture", "Pictures", "dimensions", "text_dimensions"]
+
+_BOOK_KEEPING = ("trial", "epochs", "seeds", "validation", "stopped", "seed", "experiment")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Pictures:
     def of_group(self, group: Group, prefix: str = "") -> list[Picture]:
         """Accuracy against level for each degradation, and the experts' heat map where experts were cross-evaluated."""
         with drawing.settings():
-            return [*self._levels(group, prefix), *self._heat(group, prefix)]
+            return [*self._levels(group, prefix), *(self._heat(group, prefix) if group.kind == TRAINED else ())]
 
     def of_curves(self, curves: pa.Table) -> list[Picture]:
         """One figure per metric: its value after each epoch, a line for each stage."""
@@ -86,12 +88,16 @@ class Pictures:
             drawn = {row.method: np.array([*row.curves[name].values()])[:, ::step] for row in rows if row.curves[name]}
             if not drawn:
                 continue
-            lines = [_line(method_title(m), styles[m], levels, values) for m, values in drawn.items()]
+            dots = group.interpolated(name)
+            lines = [
+                replace(_line(method_title(m), styles[m], levels, values), dots=dots) for m, values in drawn.items()
+            ]
             ends = "; ".join(f"{line.label}: {line.y[0]:.1f} to {line.y[-1]:.1f}" for line in lines)
             yield self._picture(
                 f"{prefix}accuracy-{name}",
                 degradation_title(name),
-                f"{_seeds(len(v) for v in drawn.values())} {group.images[name]:,} test images per level.",
+                f"{_seeds(len(v) for v in drawn.values())} {group.images[name]:,} test images per level."
+                + (" Dots are measured levels." if dots else ""),
                 f"Accuracy in percent against {level_axis(name)}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
                 drawing.line_chart(lines, level_axis(name), "accuracy, %", limits),
             )
@@ -160,9 +166,16 @@ def dimensions(trials: pa.Table) -> list[str]:
     """The searched numbers among the columns of a trials table: whatever is not book-keeping and is a number."""
     import pyarrow.types as kinds
 
-    own = {"trial", "epochs", "validation", "stopped", "seed"}
     numeric = [f.name for f in trials.schema if kinds.is_floating(f.type) or kinds.is_integer(f.type)]
-    return [name for name in numeric if name not in own]
+    return [name for name in numeric if name not in _BOOK_KEEPING]
+
+
+def text_dimensions(trials: pa.Table) -> list[str]:
+    """The searched choices that are no numbers, as the method of fusion."""
+    import pyarrow.types as kinds
+
+    shown = (kinds.is_string, kinds.is_large_string, kinds.is_boolean)
+    return [f.name for f in trials.schema if f.name not in _BOOK_KEEPING and any(is_(f.type) for is_ in shown)]
 
 
 def _line(label: str, style: drawing.LineStyle, x: NDArray[np.float64], values: NDArray[np.float64]) -> drawing.Series:

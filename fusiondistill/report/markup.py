@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 from fusiondistill.report.words import printable
 
-__all__ = ["Markup", "element", "joined"]
+__all__ = ["Markup", "element", "folded", "heading", "joined", "plain_table", "scroll"]
+
+_FEW = 12  # rows of a table that is shown without being asked for
 
 
 class Markup(str):
@@ -32,3 +35,26 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
 def joined(*children: object) -> Markup:
     """The children one after the other, text escaped."""
     return Markup("".join(c if isinstance(c, Markup) else html.escape(printable(c, lines=True)) for c in children))
+
+
+def plain_table(titles: Sequence[object], body: Sequence[Sequence[object]], label: str, *, texts: int = 1) -> Markup:
+    """A table whose first ``texts`` columns are text; a long one is folded away."""
+    rows = [element("tr", *(element("td", value) for value in line)) for line in body]
+    head = element("thead", element("tr", *(heading(title) for title in titles)))
+    table = scroll(element("table", head, element("tbody", *rows), class_=f"text-{texts}"), label)
+    return table if len(rows) <= _FEW else folded(f"All {len(rows)} rows", table)
+
+
+def folded(title: str, content: Markup) -> Markup:
+    """Content that opens when its title is clicked."""
+    return element("details", element("summary", title), content)
+
+
+def heading(title: object) -> Markup:
+    """The heading of a column. A line may break after a plus, as in "Salt+pepper", and nowhere else in a word."""
+    return element("th", Markup(joined(title).replace("+", "+<wbr>")), scope="col")
+
+
+def scroll(table: Markup, label: str) -> Markup:
+    """A table in a box of its own that scrolls sideways where it is too wide."""
+    return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)

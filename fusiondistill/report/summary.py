@@ -3,184 +3,257 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from fusiondistill.report.published import AVERAGE, MODEL, published
-from fusiondistill.report.words import EXPERT, in_order, method_title, printable
-from fusiondistill.statistics import Interval, accuracy, average, mean_interval
+from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
+from fusiondistill.report.words import CLEAN, in_order, method_title, printable
+from fusiondistill.statistics import accuracy, average, interpolated_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Cell", "Group", "Row", "headline", "summarise"]
+__all__ = ["headline", "summarise"]
 
-_KEYS = ("experiment", "dataset", "model", "protocol", "method", "seed", "degradation", "level")
+_GROUP = ("experiment", "dataset", "model", "protocol")
+_CELL = ("method", "seed", "degradation")
+_Key = tuple[str, ...]
 
 
 class _Count(NamedTuple):
+    """What is known of one level: counts, mean negative log-likelihood in nats, calibration error as a fraction."""
+
     right: int
     seen: int
+    nll: float | None
+    ece: float | None
+
+    def with_shard(self, right: int, seen: int) -> _Count:
+        """Counts of shards add up; their calibration errors do not, and an unweighted nll would be wrong."""
+        return _Count(self.right + right, self.seen + seen, None, None)
 
 
 # method -> degradation -> seed -> level -> count
 _Counts = dict[str, dict[str, dict[int, dict[int, _Count]]]]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A method's accuracies in percent, by seed; empty where nothing is evaluated completely."""
+@dataclass
+class _Known:
+    """What is known of a group: its counts, and what its table is to have, measured or not."""
 
-    by_seed: Mapping[int, float]
-
-    @property
-    def interval(self) -> Interval | None:
-        """Mean over seeds with its 95 % interval, in percent; None for a missing cell."""
-        return mean_interval(list(self.by_seed.values())) if self.by_seed else None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method: a cell for each degradation, and the average over all of them.
-
-    ``average`` has the seeds for which no degradation is missing. ``curves[degradation][seed]`` holds the accuracy in
-    percent at each of the group's levels.
-    """
-
-    method: str
-    cells: Mapping[str, Cell]
-    average: Cell
-    curves: Mapping[str, Mapping[int, Sequence[float]]]
-
-    def cell(self, column: str) -> Cell:
-        """The cell of a degradation, or of the column of averages (``published.AVERAGE``)."""
-        return self.average if column == AVERAGE else self.cells[column]
-
-    @property
-    def is_expert(self) -> bool:
-        """Whether this is a single expert rather than a row of the published table."""
-        return self.method.startswith(EXPERT)
+    counts: _Counts = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    methods: list[str] = field(default_factory=list)
+    unfinished: set[tuple[str, int, str]] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Group:
-    """One table: what shares an experiment, a data set, a network and a protocol.
-
-    ``levels`` and ``images`` say for each degradation which levels were evaluated and on how many test images each.
-    """
-
-    experiment: str
-    dataset: str
-    model: str
-    protocol: str
-    degradations: tuple[str, ...]
-    levels: Mapping[str, tuple[int, ...]]
-    images: Mapping[str, int]
-    seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The table's columns: the degradations, then the average."""
-        return (*self.degradations, AVERAGE)
-
-    @property
-    def comparable(self) -> bool:
-        """Whether a difference from the published figures means something: their network, their protocol."""
-        return self.model == MODEL and self.protocol == "paper"
-
-    def row(self, method: str) -> Row | None:
-        """The row of a method, or None."""
-        return next((row for row in self.rows if row.method == method), None)
-
-    def published(self, method: str, column: str) -> float | None:
-        """The published figure in percent for a cell of this table, or None."""
-        return published(self.dataset, method, column)
-
-
-def summarise(results: pa.Table, *, methods: Sequence[str] = (), degradations: Sequence[str] = ()) -> list[Group]:
+def summarise(
+    results: pa.Table,
+    *,
+    planned: pa.Table | None = None,
+    comparisons: pa.Table | None = None,
+    methods: Sequence[str] = (),
+    degradations: Sequence[str] = (),
+) -> list[Group]:
     """The numbers of the report from the counts: one group per (experiment, dataset, model, protocol), as they come.
 
     A degradation's accuracy is the mean over its levels of right / seen; a row's average is the mean over the group's
-    degradations; both per seed, then the mean over seeds with a Student-t interval. Rows of one (method, seed,
-    degradation, level) are shards: their counts are added. A cell counts as missing for a seed until it has every
-    level that any row of the group has for that degradation, on as many images.
+    degradations of one kind; both per seed, then the mean over seeds with a Student-t interval. Rows of one (method,
+    seed, degradation, level) are shards: their counts are added. A cell counts as missing for a seed until it has every
+    level that any row of the group has for that degradation, on as many images, and nothing planned is unfinished.
+    Where ``planned`` says that a degradation has more integer levels than were measured, the others are interpolated
+    linearly between their measured neighbours (beyond the measured ones: the nearest).
 
     Args:
         results: a row per (experiment, method, model, seed, dataset, protocol, degradation, level) with the counts
-            ``right`` and ``seen``; further columns are ignored. ``seen`` null or 0 means not evaluated.
+            ``right`` and ``seen``; further columns are ignored but for three that may be absent or null: ``kind``
+            ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats) and ``ece`` (float64,
+            a fraction). ``seen`` null or 0 means not evaluated.
+        planned: a row per (experiment, method, model, seed, dataset, protocol, degradation) that there is to be, with
+            ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
+            whether all that is to be measured is in ``results``).
+        comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
         methods: methods that get a row even where nothing of them is evaluated yet.
         degradations: degradations that belong to the average even where nothing of them is evaluated yet.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: a column is missing, or counts that cannot be.
     """
-    missing = [name for name in (*_KEYS, "right", "seen") if name not in results.column_names]
+    groups: dict[_Key, _Known] = {}
+    if planned is not None:
+        _read_planned(planned, groups)
+    _read_results(results, groups)
+    if not any(known.counts for known in groups.values()):
+        return []
+    for known in groups.values():
+        known.methods += methods
+        for name in degradations:
+            known.kinds.setdefault(name, TRAINED)
+    tested = None if comparisons is None else _comparisons(comparisons)
+    return [_group(key, known, None if tested is None else tested.get(key, ())) for key, known in groups.items()]
+
+
+def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
+    columns = [planned[name].to_pylist() for name in (*_GROUP, *_CELL, "kind", "first", "last", "complete")]
+    for *group, method, seed, degradation, kind, first, last, complete in zip(*columns, strict=True):
+        known = groups.setdefault(tuple(group), _Known())
+        known.methods.append(method)
+        known.kinds.setdefault(degradation, kind or TRAINED)
+        if first is not None and last is not None:
+            known.spans[degradation] = (first, last)
+        if not complete:
+            known.unfinished.add((method, seed, degradation))
+
+
+def _read_results(results: pa.Table, groups: dict[_Key, _Known]) -> None:
+    needed = (*_GROUP, *_CELL, "level", "right", "seen")
+    missing = [name for name in needed if name not in results.column_names]
     if missing:
         present = ", ".join(results.column_names)
         raise ValueError(f"the results have no column {', '.join(missing)}; they have {present}")
-    groups: dict[tuple[str, ...], _Counts] = {}
-    columns = [results[name].to_pylist() for name in (*_KEYS, "right", "seen")]
-    for *group, method, seed, degradation, level, right, seen in zip(*columns, strict=True):
+    optional = [
+        results[name].to_pylist() if name in results.column_names else [None] * results.num_rows
+        for name in ("kind", "nll", "ece")
+    ]
+    columns = [results[name].to_pylist() for name in needed]
+    for *group, method, seed, degradation, level, right, seen, kind, nll, ece in zip(*columns, *optional, strict=True):
         if right is None or not seen:
             continue
-        cell = groups.setdefault(tuple(group), {}).setdefault(method, {}).setdefault(degradation, {})
-        before = cell.setdefault(seed, {}).get(level, _Count(0, 0))
-        cell[seed][level] = _Count(before.right + right, before.seen + seen)
-    return [_group(key, counts, methods, degradations) for key, counts in groups.items()]
+        known = groups.setdefault(tuple(group), _Known())
+        known.kinds.setdefault(degradation, kind or TRAINED)
+        by_level = known.counts.setdefault(method, {}).setdefault(degradation, {}).setdefault(seed, {})
+        before = by_level.get(level)
+        by_level[level] = before.with_shard(right, seen) if before else _Count(right, seen, nll, ece)
 
 
-def _group(key: tuple[str, ...], counts: _Counts, methods: Iterable[str], degradations: Iterable[str]) -> Group:
-    columns = in_order([*degradations, *(name for by_degradation in counts.values() for name in by_degradation)])
+def _comparisons(table: pa.Table) -> dict[_Key, tuple[Comparison, ...]]:
+    names = [item.name for item in fields(Comparison)]
+    found: dict[_Key, tuple[Comparison, ...]] = {}
+    for row in table.to_pylist():
+        key = tuple(row[name] for name in _GROUP)
+        found[key] = (*found.get(key, ()), Comparison(**{name: row[name] for name in names}))
+    return found
+
+
+def _group(key: _Key, known: _Known, comparisons: tuple[Comparison, ...] | None) -> Group:
+    main, *others = [
+        _one_kind(key, known, kind) for kind in dict.fromkeys((TRAINED, *sorted(set(known.kinds.values()))))
+    ]
+    return replace(main, others=tuple(others), comparisons=comparisons)
+
+
+def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
+    columns = in_order(name for name, its_kind in known.kinds.items() if its_kind == kind)
     levels: dict[str, tuple[int, ...]] = {}
     images: dict[str, int] = {}
     for name in columns:
         by_level = [
             item
-            for by_degradation in counts.values()
+            for by_degradation in known.counts.values()
             for seed_counts in by_degradation.get(name, {}).values()
             for item in seed_counts.items()
         ]
         levels[name] = tuple(sorted({level for level, _ in by_level}))
         images[name] = max((count.seen for _, count in by_level), default=0)
+    spans = {}
+    for name in columns:
+        if name in known.spans and levels[name]:
+            first, last = known.spans[name]
+            spans[name] = (min(first, levels[name][0]), max(last, levels[name][-1]))
     experiment, dataset, model, protocol = key
-    return Group(
+    group = Group(
         experiment=experiment,
         dataset=dataset,
         model=model,
         protocol=protocol,
+        kind=kind,
         degradations=tuple(columns),
         levels=levels,
+        spans=spans,
         images=images,
-        seeds=tuple(sorted({s for d in counts.values() for by_seed in d.values() for s in by_seed})),
-        rows=tuple(_row(m, counts.get(m, {}), columns, levels, images) for m in in_order([*methods, *counts])),
+        seeds=tuple(sorted({s for of in known.counts.values() for d in columns for s in of.get(d, {})})),
+        rows=(),
     )
+    methods = [m for m in in_order([*known.methods, *known.counts]) if kind == TRAINED or _has(known, m, columns)]
+    return replace(group, rows=tuple(_row(group, m, known.counts.get(m, {}), known.unfinished) for m in methods))
+
+
+def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
+    """Whether a method has, or is to have, any figure in a table of its own kind."""
+    planned = any(m == method and d in columns for m, _, d in known.unfinished)
+    return planned or any(name in known.counts.get(method, {}) for name in columns)
 
 
 def _row(
+    group: Group,
     method: str,
     counts: Mapping[str, Mapping[int, Mapping[int, _Count]]],
-    columns: Sequence[str],
-    levels: Mapping[str, Sequence[int]],
-    images: Mapping[str, int],
+    unfinished: set[tuple[str, int, str]],
 ) -> Row:
-    cells: dict[str, Cell] = {}
-    curves: dict[str, dict[int, list[float]]] = {}
-    for name in columns:
-        complete = {
-            seed: [by_level[level] for level in levels[name]]
+    complete: dict[str, dict[int, list[_Count]]] = {}
+    for name in group.degradations:
+        complete[name] = {
+            seed: [by_level[level] for level in group.levels[name]]
             for seed, by_level in sorted(counts.get(name, {}).items())
-            if len(by_level) == len(levels[name]) and all(c.seen == images[name] for c in by_level.values())
+            if len(by_level) == len(group.levels[name])
+            and all(c.seen == group.images[name] for c in by_level.values())
+            and (method, seed, name) not in unfinished
         }
-        cells[name] = Cell(
-            {s: 100 * accuracy([c.right for c in by], [c.seen for c in by]) for s, by in complete.items()}
-        )
-        curves[name] = {s: [100 * c.right / c.seen for c in by] for s, by in complete.items()}
-    averages = {
-        seed: average([cells[name].by_seed.get(seed) for name in columns])
-        for seed in sorted({seed for cell in cells.values() for seed in cell.by_seed})
+    curves = {name: {s: _percents(c) for s, c in by_seed.items()} for name, by_seed in complete.items()}
+    cells = {
+        name: Cell({s: _over_levels(group, name, values) for s, values in by_seed.items()})
+        for name, by_seed in curves.items()
     }
-    return Row(method, cells, Cell({s: value for s, value in averages.items() if value is not None}), curves)
+    return Row(
+        method=method,
+        cells=cells,
+        average=_averaged(cells.values()),
+        curves=curves,
+        nll=_averaged(_known_cells(group, complete, "nll", 1.0)),
+        ece=_averaged(_known_cells(group, complete, "ece", 100.0)),
+        clean=_averaged(
+            Cell({s: values[group.levels[name].index(CLEAN[name])] for s, values in curves[name].items()})
+            for name in group.degradations
+            if CLEAN.get(name) in group.levels[name]
+        ),
+    )
+
+
+def _percents(counts: Sequence[_Count]) -> list[float]:
+    accuracy([c.right for c in counts], [c.seen for c in counts])  # refuses counts that cannot be
+    return [100 * (c.right / c.seen) for c in counts]
+
+
+def _over_levels(group: Group, name: str, values: Sequence[float]) -> float:
+    """The mean over all levels of a degradation of values at the measured ones."""
+    levels = group.levels[name]
+    if not group.interpolated(name):
+        return sum(values) / len(values)
+    return interpolated_mean(levels, values, *group.spans[name])
+
+
+def _known_cells(
+    group: Group, complete: Mapping[str, Mapping[int, Sequence[_Count]]], figure: str, unit: float
+) -> list[Cell]:
+    """A cell per degradation of a figure that a level may lack; one level without it makes the cell missing."""
+    cells = []
+    for name, by_seed in complete.items():
+        found: dict[int, float] = {}
+        for seed, counts in by_seed.items():
+            values = [value for c in counts if (value := getattr(c, figure)) is not None]
+            if len(values) == len(counts):
+                found[seed] = unit * _over_levels(group, name, values)
+        cells.append(Cell(found))
+    return cells
+
+
+def _averaged(cells: Iterable[Cell]) -> Cell:
+    """The mean over cells, for the seeds that all of them have."""
+    columns = list(cells)
+    seeds = sorted({seed for cell in columns for seed in cell.by_seed})
+    means = {seed: average([cell.by_seed.get(seed) for cell in columns]) for seed in seeds}
+    return Cell({seed: mean for seed, mean in means.items() if mean is not None})
 
 
 def headline(group: Group) -> str | None:

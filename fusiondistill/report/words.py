@@ -7,18 +7,22 @@ from collections.abc import Iterable, Sequence
 from fusiondistill.report.published import MODEL, NETWORK, has_published
 
 __all__ = [
+    "CLEAN",
     "EXPERT",
     "FALLING",
     "MISSING",
     "TOLD",
     "degradation_title",
     "in_order",
+    "kind_lines",
+    "kind_title",
     "level_axis",
     "method_line",
     "method_title",
     "printable",
     "protocol_lines",
     "published_note",
+    "short_title",
 ]
 
 MISSING = "\N{EN DASH}"
@@ -65,7 +69,24 @@ _DEGRADATIONS = {
 }
 
 FALLING = ("jpeg",)  # their higher levels are milder, so their axis falls: harder is to the right everywhere
+CLEAN = {"jpeg": 101, "blur": 0, "noise": 0, "saltpepper": 0}  # the levels that leave an image as it is
 TOLD = ("oracle", "modelsoups-told")  # rows that know which degradation they face
+
+_PUBLISHED_SET = "c-"  # opens the names of a published corruption set's corruptions
+
+# kind -> (title, what it is)
+_KINDS = {
+    "trained": ("Degradations trained for", "The degradations that experts were trained for."),
+    "unseen": (
+        "Unseen degradations",
+        "Degradations that no row was trained on. They have an average of their own and no part in the one above.",
+    ),
+    "corruption": (
+        "Published corruption set",
+        "Images of a published corruption set as they are, levels are its severities; no row was trained on them "
+        "unless its name says so. They have an average of their own and no part in the one above.",
+    ),
+}
 
 _PROTOCOLS = {
     "paper": (
@@ -133,13 +154,34 @@ def method_line(method: str) -> str:
 
 
 def degradation_title(degradation: str) -> str:
-    """What a degradation is called: "noise" -> "Noise"."""
-    return _DEGRADATIONS[degradation][0] if degradation in _DEGRADATIONS else printable(degradation)
+    """What a degradation is called: "noise" -> "Noise", "c-motion_blur" -> "Motion blur (published set)"."""
+    title = short_title(degradation)
+    return f"{title} (published set)" if degradation.startswith(_PUBLISHED_SET) else title
+
+
+def short_title(degradation: str) -> str:
+    """The same without saying that it is of a published set, for where that is said anyway."""
+    if degradation in _DEGRADATIONS:
+        return _DEGRADATIONS[degradation][0]
+    name = degradation.removeprefix(_PUBLISHED_SET)
+    return name.replace("_", " ").capitalize() if name.isidentifier() and name.islower() else printable(name)
 
 
 def level_axis(degradation: str) -> str:
     """The label of the axis of a degradation's levels, with its unit."""
+    if degradation.startswith(_PUBLISHED_SET):
+        return "severity, as published"
     return _DEGRADATIONS[degradation][1] if degradation in _DEGRADATIONS else f"level of {printable(degradation)}"
+
+
+def kind_title(kind: str) -> str:
+    """What a kind of degradation is called as a heading."""
+    return _KINDS[kind][0] if kind in _KINDS else f"Degradations: {printable(kind)}"
+
+
+def kind_lines(kind: str) -> str:
+    """What a kind of degradation is, in a sentence or two."""
+    return _KINDS[kind][1] if kind in _KINDS else "A kind of degradation with an average of its own."
 
 
 def protocol_lines(protocol: str) -> Sequence[str]:

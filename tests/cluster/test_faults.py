@@ -7,12 +7,10 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import command, counts, environment, fusiondistill, stages, weights
+from running import command, counts, environment, fusiondistill, stages, wait_for, weights, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +38,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, P
     return config, store, cache
 
 
-def _wait(condition: Callable[[], object], seconds: float = 120) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.05)
-
-
 def _epochs_stored(store: Path, stage: str) -> int:
     for path in store.glob(f"{stage}-*/progress.json"):
         epoch: int = json.loads(path.read_text())["epoch"]
@@ -54,24 +45,14 @@ def _epochs_stored(store: Path, stage: str) -> int:
     return 0
 
 
-def _train_workers(driver: int) -> list[int]:
-    """Process ids of the Ray Train workers below a driver's process."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
-    family = {driver}
-    for _ in range(6):  # deeper than Ray's own processes go
-        family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
-    return [int(pid) for pid, _, what in rows if int(pid) in family and "RayTrainWorker" in what]
-
-
 def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = undisturbed
     store = tmp_path / "store"
     line = command("run", str(config), "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
-        _wait(lambda: _epochs_stored(store, "base") >= 2)
+        wait_for(lambda: _epochs_stored(store, "base") >= 2)
         assert not stages(store, "base")  # at least one epoch is stored and one is to go
-        workers = _train_workers(process.pid)
+        workers = workers_of(process.pid, "RayTrainWorker")
         assert workers
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
@@ -89,7 +70,7 @@ def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -
     store = tmp_path / "store"
     line = command("run", str(config), "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
-        _wait(lambda: _epochs_stored(store, "base") >= 2)
+        wait_for(lambda: _epochs_stored(store, "base") >= 2)
         assert not stages(store, "base")
         process.kill()
     again = fusiondistill("run", str(config), "--store", str(store), cache=cache)
@@ -97,49 +78,6 @@ def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -
     assert "found stored, going on from there" in again.stdout
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
-
-
-@pytest.fixture
-def cluster() -> Iterator[str]:
-    """A head without CPUs and two nodes of one CPU each, on this machine; its address."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        for _ in range(2):
-            started.add_node(num_cpus=1)
-        yield started.address
-    finally:
-        ray.shutdown()
-        started.shutdown()
-
-
-def test_a_cluster_that_is_already_there(undisturbed: tuple[Path, Path, Path], tmp_path: Path, cluster: str) -> None:
-    config, reference, cache = undisturbed
-    store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store), "--set", "seeds=[0, 1]", "--set", "methods=[base]")
-    done = subprocess.run(
-        line, env={**environment(cache), "RAY_ADDRESS": cluster}, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (same,) = weights(store).keys() & weights(reference).keys()  # seed 0
-    assert weights(store)[same] == weights(reference)[same]
-    made = [json.loads((path / "manifest.json").read_text()) for path in stages(store, "base")]
-    assert (
-        len({re.search("on node ([0-9a-f]+)", stage["worker"])[1] for stage in made}) == 2
-    )  # side by side, one a node
-
-
-def test_nodes_that_do_not_see_the_store_are_found(tmp_path: Path, cluster: str) -> None:
-    import ray
-
-    from experiments.cluster import nodes_without
-
-    (tmp_path / "seen").write_text("")
-    ray.init(address=cluster, log_to_driver=False)
-    assert nodes_without(ray, str(tmp_path / "seen")) == []
-    assert len(nodes_without(ray, str(tmp_path / "unseen"))) == 3
 
 
 def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -175,7 +113,7 @@ def test_a_driver_refuses_a_store_in_use(undisturbed: tuple[Path, Path, Path], t
     store = tmp_path / "store"
     line = command("run", str(config), "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
-        _wait(lambda: (store / ".lock").exists() and (store / ".lock").read_text())
+        wait_for(lambda: (store / ".lock").exists() and (store / ".lock").read_text())
         second = fusiondistill("run", str(config), "--store", str(store), cache=cache)
         process.send_signal(signal.SIGTERM)
     assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr

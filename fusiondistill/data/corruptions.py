@@ -1,0 +1,148 @@
+"""Published corruption sets in the layout of CIFAR-10-C and CIFAR-100-C (Hendrycks and Dietterich, 2019).
+
+A folder with `<corruption>.npy`, uint8 [5 * N, 32, 32, 3], for each corruption: the same N images at severity 1, then
+at severity 2, up to 5; and `labels.npy`, the N labels five times over (or once).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusiondistill.data.errors import DataError, unknown
+from fusiondistill.data.files import cache_folder, write_atomically
+
+__all__ = ["SEVERITIES", "check_corruptions", "corruption_digest", "corruption_names", "load_corruption"]
+
+SEVERITIES = range(1, 6)
+_LABELS = "labels"
+_LAYOUT = "uint8 [5 * N, height, width, 3]: the same N images at severities 1 to 5"
+
+
+def corruption_names(folder: str | Path) -> tuple[str, ...]:
+    """The corruptions of a folder, in alphabetical order: its `.npy` files but the labels.
+
+    Raises:
+        DataError: no such folder, or no corruption in it.
+    """
+    try:
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix == ".npy" and path.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read as a folder ({error.strerror or error}).") from error
+    names = tuple(path.stem for path in files if path.stem != _LABELS)
+    if not names:
+        raise DataError(f"{folder}: holds no corruption. Expected <corruption>.npy, {_LAYOUT}, and labels.npy.")
+    return names
+
+
+def corruption_digest(folder: str | Path, name: str) -> str:
+    """sha256 over the content of a corruption's file and of the labels, 64 hex digits: the same wherever they lie.
+
+    Remembered in the cache folder by path, size and time, so files that nobody touched are read once.
+
+    Raises:
+        DataError: no such corruption, or a file that cannot be read.
+    """
+    paths = [_path(folder, name), _path(folder, _LABELS)]
+    try:
+        status = [path.stat() for path in paths]
+        touched = [[os.path.abspath(path), s.st_size, s.st_mtime_ns] for path, s in zip(paths, status, strict=True)]  # noqa: PTH100
+        known_by = hashlib.sha256(json.dumps(["corruption", touched]).encode()).hexdigest()
+        memo = cache_folder() / "fingerprints" / f"{known_by}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            remembered = json.loads(memo.read_text())["fingerprint"]
+            if isinstance(remembered, str) and len(remembered) == 64:
+                return remembered
+        digest = hashlib.sha256(b"fusiondistill corruption\n")
+        for path in paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: cannot be read ({error.strerror or error}).") from error
+    with contextlib.suppress(DataError):  # a read-only cache costs time, not more
+        write_atomically(memo, json.dumps({"fingerprint": digest.hexdigest(), "source": name}).encode())
+    return digest.hexdigest()
+
+
+def load_corruption(folder: str | Path, name: str, severity: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One severity of a corruption; the pixels are read from the file as they are used.
+
+    Args:
+        folder: where the set lies.
+        name: one of :func:`corruption_names`.
+        severity: 1 to 5.
+        classes: how many there are; labels run from 0 to `classes` - 1.
+
+    Returns:
+        uint8 [N,3,H,W], a view of the memory-mapped file (a write into it stays in this process), and int64 [N].
+
+    Raises:
+        DataError: no such corruption or severity, or what :func:`check_corruptions` says about its file.
+    """
+    if severity not in SEVERITIES:
+        raise DataError(f"{folder}: severities are 1 to 5, not {severity}.")
+    pixels = _pixels(_path(folder, name))
+    n = len(pixels) // 5
+    labels = _labels(Path(folder), n, classes)
+    part = torch.from_numpy(pixels[(severity - 1) * n : severity * n])
+    return part.permute(0, 3, 1, 2), labels
+
+
+def check_corruptions(folder: str | Path, classes: int) -> None:
+    """Look whether every file of a corruption set is what it should be: headers, sizes, and all labels; no pixels.
+
+    Raises:
+        DataError: a missing folder or file, no corruption, a file that is no plain array or is cut short, another
+            type or shape, numbers of images that differ, labels that are not those of the images or not `classes`.
+    """
+    for name in corruption_names(folder):
+        _labels(Path(folder), len(_pixels(_path(folder, name))) // 5, classes)
+
+
+def _path(folder: str | Path, name: str) -> Path:
+    if name != _LABELS and name not in (known := corruption_names(folder)):
+        raise unknown("corruption", name, known)
+    return Path(folder) / f"{name}.npy"
+
+
+def _array(path: Path) -> np.ndarray:
+    """A .npy file, mapped into memory such that writes stay in this process; never unpickled."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is missing.") from error
+    except Exception as error:  # numpy raises nearly everything on damaged headers
+        raise DataError(f"{path}: is no plain .npy file, or is cut short ({error}). Fetch it again.") from error
+    expected = array.offset + array.nbytes
+    if (size := path.stat().st_size) != expected:
+        raise DataError(f"{path}: has {size:,} bytes, its header announces {expected:,}. Fetch it again.")
+    return array
+
+
+def _pixels(path: Path) -> np.ndarray:
+    array = _array(path)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or len(array) % 5 or not array.size:
+        raise DataError(f"{path}: holds {array.dtype} {list(array.shape)}, expected {_LAYOUT}.")
+    return array
+
+
+def _labels(folder: Path, n: int, classes: int) -> torch.Tensor:
+    """The labels of the n images, int64 [n]."""
+    path = folder / f"{_LABELS}.npy"
+    array = _array(path)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) not in (n, 5 * n):
+        expected = f"integers [{5 * n}] (or [{n}]), one per image"
+        raise DataError(f"{path}: holds {array.dtype} {list(array.shape)}, expected {expected}.")
+    rounds = np.asarray(array).reshape(-1, n)
+    if (different := (rounds != rounds[0]).any(1)).any():
+        raise DataError(f"{path}: severity {int(different.argmax()) + 1} has other labels than severity 1.")
+    if (wrong := (rounds[0] < 0) | (rounds[0] >= classes)).any():
+        row = int(wrong.argmax())
+        raise DataError(f"{path}: row {row} is {rounds[0][row]}, expected 0 to {classes - 1}, as there are {classes}.")
+    return torch.from_numpy(rounds[0].astype(np.int64))

@@ -1,0 +1,121 @@
+"""What the paired tests say, in careful words: other test images are one thing, other training seeds another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusiondistill.report.grid import Entry, Grid
+from fusiondistill.report.groups import LEVEL, Comparison, Group
+from fusiondistill.report.words import MISSING, method_title
+
+__all__ = ["BEST", "best_note", "comparison_grid", "short_lines"]
+
+BEST = "\N{BLACK STAR}"
+OURS = ("fusiondistill", "fusiondistill-searched")
+
+UNTESTED = (
+    "Not tested in pairs: for no two rows is it on record which images they got right for a common seed and all "
+    "degradations (an unfinished run, or a store of an older version)."
+)
+
+_EXPLAINED = (
+    "Established for another draw of test images, in points (95 % over images), p corrected for all pairs. Other "
+    'training seeds are another question: "seeds ±" is half the 95 % interval over seeds, "open" where it holds 0.'
+)
+
+
+def comparison_grid(group: Group) -> Grid | None:
+    """All pairs, established differences first, the largest on top; None where no tests were asked for."""
+    if group.comparisons is None:
+        return None
+    pairs = [c if c.difference >= 0 else c.seen_from(c.b) for c in group.comparisons]
+    pairs.sort(key=lambda c: (not c.established, -c.difference, c.a, c.b))
+    heading = (
+        "better in the mean", "than", "points", "95 % over images", "p", "p (Holm)", "established", "over seeds", "n",
+    )  # fmt: skip
+    return Grid("Which differences are established", heading, tuple(map(_line, pairs)), _note(pairs), texts=2)
+
+
+def _line(pair: Comparison) -> tuple[Entry, ...]:
+    seeds = MISSING if pair.seed_half is None else f"{pair.difference:+.2f} ±{pair.seed_half:.2f}"
+    cells = (
+        method_title(pair.a), method_title(pair.b), f"{pair.difference:+.2f}", f"{pair.low:+.2f} to {pair.high:+.2f}",
+        _p(pair.p), _p(pair.p_holm), "yes" if pair.established else "", seeds, str(pair.seeds),
+    )  # fmt: skip
+    return tuple((cell, "") for cell in cells)
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _note(pairs: Sequence[Comparison]) -> str:
+    if not pairs:
+        return UNTESTED
+    images = sorted({pair.images for pair in pairs})
+    return (
+        f"Each pair on the same {' or '.join(f'{n:,}' for n in images)} test images. The unit is the image: its "
+        "correctness averaged over the measured levels, over the seeds that both rows have (n) and over the "
+        "degradations of the main table. p: sign-flip permutation test; 95 % over images: percentile bootstrap; p "
+        f"(Holm): corrected for all {len(pairs)} pairs. Established (p (Holm) < {LEVEL}) means that another draw of "
+        "test images would hardly take the difference between these networks away. It does not say that other training "
+        "seeds would show it: that is what the interval over seeds is for (mean difference ± half the 95 % interval, "
+        f"Student t; {MISSING} for one seed)."
+    )
+
+
+def short_lines(group: Group) -> list[str]:
+    """For a terminal: what is established between our rows and every other one, a sentence each."""
+    if group.comparisons is None:
+        return []
+    if not group.comparisons:
+        return [UNTESTED]
+    established: list[str] = []
+    open_pairs: list[str] = []
+    done: set[frozenset[str]] = set()
+    for ours in (name for name in OURS if group.row(name)):
+        alike = []
+        for row in group.rows:
+            pair = group.comparison(ours, row.method)
+            if pair is None or frozenset((ours, row.method)) in done:
+                continue
+            done.add(frozenset((ours, row.method)))
+            if pair.established:
+                established.append(_sentence(pair))
+            else:
+                alike.append(method_title(row.method))
+        if alike:
+            open_pairs.append(f"{method_title(ours)} from {_listed(alike)}")
+    if not done:
+        return []
+    lines = [_EXPLAINED, *established]
+    if not established:
+        lines = ["No difference of our rows from another row is established for other test images."]
+    if open_pairs:
+        lines.append(f"Cannot be told apart on these images: {'; '.join(open_pairs)}.")
+    return lines
+
+
+def _sentence(pair: Comparison) -> str:
+    side = "above" if pair.difference > 0 else "below"
+    low, high = (pair.low, pair.high) if pair.difference > 0 else (-pair.high, -pair.low)
+    seeds = "one seed" if pair.seed_half is None else f"seeds ±{pair.seed_half:.2f}"
+    unsure = ": open" if pair.seed_half is not None and pair.seed_half >= abs(pair.difference) else ""
+    return (
+        f"  {method_title(pair.a)} {side} {method_title(pair.b)} by {abs(pair.difference):.2f} "
+        f"({low:.2f} to {high:.2f}), p {_p(pair.p_holm)}, {seeds}{unsure}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def best_note(group: Group) -> str | None:
+    """What the mark in the main table means, or None where no row is marked."""
+    if not group.best:
+        return None
+    return (
+        f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
+        "by the paired tests over images (of these networks; for other training seeds see the intervals over seeds)."
+    )

@@ -1,0 +1,157 @@
+"""What the report's tables are made of: plain values, without a word of prose or markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fusiondistill.report.published import AVERAGE, MODEL, published
+from fusiondistill.report.words import EXPERT, TOLD
+from fusiondistill.statistics import Interval, mean_interval
+
+__all__ = ["LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
+
+TRAINED = "trained"  # the kind of degradation that experts were trained for: the columns of the main table
+LEVEL = 0.05  # a corrected p-value below it calls a difference established
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method's accuracies in percent (or another figure in its own unit), by seed; empty where one is missing."""
+
+    by_seed: Mapping[int, float]
+
+    @property
+    def interval(self) -> Interval | None:
+        """Mean over seeds with its 95 % interval, in the unit of the values; None for a missing cell."""
+        return mean_interval(list(self.by_seed.values())) if self.by_seed else None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method: a cell for each degradation, and the average over all of them.
+
+    ``average`` has the seeds for which no degradation is missing. ``curves[degradation][seed]`` holds the accuracy in
+    percent at each of the group's measured levels. ``nll`` (nats) and ``ece`` (percent) are means over levels and
+    degradations like ``average``; ``clean`` is the accuracy in percent at levels that leave an image as it is.
+    """
+
+    method: str
+    cells: Mapping[str, Cell]
+    average: Cell
+    curves: Mapping[str, Mapping[int, Sequence[float]]]
+    nll: Cell
+    ece: Cell
+    clean: Cell
+
+    def cell(self, column: str) -> Cell:
+        """The cell of a degradation, or of the column of averages (``published.AVERAGE``)."""
+        return self.average if column == AVERAGE else self.cells[column]
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether this is a single expert rather than a row of the published table."""
+        return self.method.startswith(EXPERT)
+
+    @property
+    def competes(self) -> bool:
+        """Whether the row can be the best of its table: neither a single expert nor told the degradation."""
+        return not self.is_expert and self.method not in TOLD
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same test images, over the seeds that both have.
+
+    ``difference`` is mean accuracy of a minus that of b in percentage points, ``low`` and ``high`` its 95 % bootstrap
+    interval over images, ``p`` the sign-flip test's p-value over images and ``p_holm`` the same corrected for all pairs
+    of the group; ``seed_half`` half the 95 % interval of the difference over seeds (None for one seed).
+    """
+
+    a: str
+    b: str
+    images: int
+    seeds: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    seed_half: float | None
+
+    @property
+    def established(self) -> bool:
+        """Whether another draw of test images would hardly have taken the difference away."""
+        return self.p_holm < LEVEL
+
+    def seen_from(self, method: str) -> Comparison:
+        """The same comparison with ``method``, one of the two, as a."""
+        if method == self.a:
+            return self
+        return replace(self, a=self.b, b=self.a, difference=-self.difference, low=-self.high, high=-self.low)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One table: what shares an experiment, a data set, a network, a protocol and a kind of degradation.
+
+    ``levels`` and ``images`` say for each degradation which levels were measured and on how many test images each;
+    ``spans`` (first, last) which integer levels there are, where that is known. ``others`` are the tables of the other
+    kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all.
+    """
+
+    experiment: str
+    dataset: str
+    model: str
+    protocol: str
+    kind: str
+    degradations: tuple[str, ...]
+    levels: Mapping[str, tuple[int, ...]]
+    spans: Mapping[str, tuple[int, int]]
+    images: Mapping[str, int]
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    others: tuple[Group, ...] = ()
+    comparisons: tuple[Comparison, ...] | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The table's columns: the degradations, then the average."""
+        return (*self.degradations, AVERAGE)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether a difference from the published figures means something: their network, their protocol."""
+        return self.model == MODEL and self.protocol == "paper"
+
+    def row(self, method: str) -> Row | None:
+        """The row of a method, or None."""
+        return next((row for row in self.rows if row.method == method), None)
+
+    def published(self, method: str, column: str) -> float | None:
+        """The published figure in percent for a cell of this table, or None."""
+        return published(self.dataset, method, column)
+
+    def interpolated(self, column: str) -> bool:
+        """Whether levels without a measurement stand behind a column."""
+        if column == AVERAGE:
+            return any(self.interpolated(name) for name in self.degradations)
+        first, last = self.spans.get(column, (0, -1))
+        return bool(self.levels[column]) and len(self.levels[column]) < last - first + 1
+
+    def comparison(self, a: str, b: str) -> Comparison | None:
+        """The paired test of two methods as seen from a, or None if there is none."""
+        for found in self.comparisons or ():
+            if {found.a, found.b} == {a, b}:
+                return found.seen_from(a)
+        return None
+
+    @property
+    def best(self) -> str | None:
+        """The method whose average is better than that of every other competing row, by the paired tests; or None."""
+        names = [row.method for row in self.rows if row.competes]
+        for name in names:
+            found = [self.comparison(name, other) for other in names if other != name]
+            if found and all(c is not None and c.established and c.difference > 0 for c in found):
+                return name
+        return None

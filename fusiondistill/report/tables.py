@@ -1,0 +1,201 @@
+"""The tables of accuracies as grids of text: the answer, its spread over seeds, the overview of several groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from fusiondistill.report.comparing import BEST, best_note
+from fusiondistill.report.grid import Entry, Grid
+from fusiondistill.report.groups import TRAINED, Cell, Group, Row
+from fusiondistill.report.published import AVERAGE, NETWORK
+from fusiondistill.report.words import MISSING, in_order, kind_lines, method_title, printable, short_title
+from fusiondistill.statistics import Interval
+
+__all__ = [
+    "NOTHING",
+    "answer_grid",
+    "answer_row",
+    "caption",
+    "cell_text",
+    "column_title",
+    "group_title",
+    "overview_grid",
+    "published_row",
+    "seeds_grid",
+]
+
+NOTHING = "Nothing is evaluated yet."
+_NAMES = (("", "experiment"), ("data ", "dataset"), ("network ", "model"), ("protocol ", "protocol"))
+
+
+def group_title(group: Group) -> str:
+    """What a table is about, in one line."""
+    return " · ".join(before + printable(getattr(group, name)) for before, name in _NAMES)
+
+
+def column_title(group: Group, column: str) -> str:
+    """The heading of a column: a degradation's title, or the average; an asterisk marks interpolated levels."""
+    title = "Avg" if column == AVERAGE else short_title(column)
+    return f"{title}*" if group.interpolated(column) else title
+
+
+def answer_grid(group: Group) -> Grid:
+    """A group's table, the paper's figures below ours where it has some."""
+    rows: list[tuple[Entry, ...]] = []
+    for row in group.rows:
+        rows.append(((method_title(row.method), ""), *answer_row(group, row)))
+        if figures := published_row(group, row):
+            rows.append(((f"  published, {NETWORK}", ""), *figures))
+    heading = ("", *(column_title(group, column) for column in group.columns))
+    return Grid(group_title(group), heading, tuple(rows), caption(group))
+
+
+def answer_row(group: Group, row: Row) -> list[Entry]:
+    """A method's numbers, one entry per column of the group; the best average is marked."""
+    entries = [cell_text(row.cell(column), len(group.seeds)) for column in group.columns]
+    if row.method == group.best:
+        number, beside = entries[-1]
+        entries[-1] = number, f"{beside} {BEST}".strip()
+    return entries
+
+
+def published_row(group: Group, row: Row) -> list[Entry]:
+    """The paper's figures for a row, with ours minus theirs beside them where that means something; or nothing."""
+    figures = [group.published(row.method, column) for column in group.columns]
+    if all(figure is None for figure in figures):
+        return []
+    entries: list[Entry] = []
+    for column, figure in zip(group.columns, figures, strict=True):
+        if figure is None:
+            entries.append(("", ""))
+            continue
+        interval = row.cell(column).interval
+        gap = f"({interval.mean - figure:+.1f})" if interval and group.comparable else ""
+        entries.append((f"{figure:.1f}", gap))
+    return entries
+
+
+def cell_text(cell: Cell, seeds: int) -> Entry:
+    """A cell's mean and its spread, as ("83.1", "±0.4"); one seed of several gives ("83.1", "[1]"), none ("–", "")."""
+    interval = cell.interval
+    if interval is None:
+        return MISSING, ""
+    spread = [] if interval.half is None else [f"±{interval.half:.1f}"]
+    if interval.n < seeds:
+        spread.append(f"[{interval.n}]")
+    return f"{interval.mean:.1f}", " ".join(spread)
+
+
+def seeds_grid(group: Group) -> Grid | None:
+    """Mean, sample standard deviation and 95 % interval of every cell; None where no cell has two seeds."""
+    body = []
+    for row in group.rows:
+        entries = [_spread(row.cell(column).interval) for column in group.columns]
+        body.append(((method_title(row.method), ""), *entries))
+    if not any(interval.n > 1 for interval in _intervals(group)):
+        return None
+    heading = ("", *(column_title(group, column) for column in group.columns))
+    note = (
+        "Accuracy in %: mean, s the sample standard deviation over n seeds, low .. high the 95 % interval of the mean "
+        "(Student t, n - 1 degrees of freedom)."
+    )
+    return Grid("Spread over seeds", heading, tuple(body), note)
+
+
+def _spread(interval: Interval | None) -> Entry:
+    if interval is None:
+        return MISSING, ""
+    if interval.half is None or interval.deviation is None:
+        return f"{interval.mean:.2f}", "(n 1)"
+    low, high = interval.mean - interval.half, interval.mean + interval.half
+    return f"{interval.mean:.2f}", f"s {interval.deviation:.2f} (n {interval.n}), {low:.2f} .. {high:.2f}"
+
+
+def overview_grid(groups: Sequence[Group]) -> Grid | None:
+    """A row per group, a column per method, the averages in the cells; None for fewer than two groups."""
+    if len(groups) < 2:
+        return None
+    telling = [(b, name) for b, name in _NAMES if len({getattr(group, name) for group in groups}) > 1]
+    methods = [m for m in in_order(row.method for g in groups for row in g.rows) if not m.startswith("expert-")]
+    body = []
+    for group in groups:
+        title = " · ".join(before + printable(getattr(group, name)) for before, name in telling)
+        entries: list[Entry] = []
+        for method in methods:
+            row = group.row(method)
+            entries.append(answer_row(group, row)[-1] if row else ("", ""))
+        body.append(((title, ""), *entries))
+    note = (
+        "Avg of each table below: mean accuracy in % over levels and degradations, ± half the 95 % interval over "
+        f"seeds. {MISSING} means not evaluated, an empty cell that the method is not part of that experiment."
+    )
+    starred = [group for group in groups if group.best]
+    note += f" {best_note(starred[0])}" if starred else ""
+    note += (
+        " Some averages hold interpolated levels: see there." if any(g.interpolated(AVERAGE) for g in groups) else ""
+    )
+    return Grid("Overview", ("", *map(method_title, methods)), tuple(body), note)
+
+
+def caption(group: Group) -> str:
+    """Unit, spread, seeds, images and levels of a table's numbers."""
+    opening = "" if group.kind == TRAINED else f"{kind_lines(group.kind)} "
+    if not group.seeds:
+        return opening + NOTHING
+    text = f"{opening}Accuracy in %, the mean over the levels of a degradation. "
+    if len(group.seeds) == 1:
+        text += f"One seed ({group.seeds[0]}), so no interval. "
+    else:
+        text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t). "
+        if any(0 < cell.n < len(group.seeds) for cell in _intervals(group)):
+            text += "[n] marks a cell with fewer seeds. "
+    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group)) if note)
+    return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
+
+
+def _interpolation(group: Group) -> str | None:
+    """Which levels were measured, for the columns with an asterisk."""
+    ways: dict[str, list[str]] = {}
+    for name in group.degradations:
+        if group.interpolated(name):
+            ways.setdefault(_measured(group.levels[name]), []).append(short_title(name))
+    if not ways:
+        return None
+    said = "; ".join(f"{', '.join(names)}: {way} measured, the rest interpolated" for way, names in ways.items())
+    return f"* {said} (linearly between measured neighbours)."
+
+
+def _measured(levels: Sequence[int]) -> str:
+    steps = [b - a for a, b in pairwise(levels)]
+    if not steps:
+        return "one level"
+    if len(set(steps[:-1])) > 1 or steps[-1] > steps[0] or steps[0] == 1:
+        return f"{len(levels)} levels"
+    step = steps[0]
+    ending = "th" if step % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(step % 10, "th")
+    return f"every {step}{ending} level" + (" and the last" if steps[-1] < step else "")
+
+
+def _intervals(group: Group) -> list[Interval]:
+    cells = [row.cell(column) for row in group.rows for column in group.columns]
+    return [interval for cell in cells if (interval := cell.interval)]
+
+
+def _per_column(group: Group) -> str:
+    """Test images and levels, said once where all degradations have as many images."""
+    evaluated = [name for name in group.degradations if group.levels[name]]
+    levels = ", ".join(f"{short_title(name)} {_count(group, name)}" for name in evaluated)
+    counts = {group.images[name] for name in evaluated}
+    if len(counts) == 1:
+        return f"{counts.pop():,}; levels: {levels}"
+    each = ", ".join(f"{short_title(name)} {group.images[name]:,}" for name in evaluated)
+    return f"{each}; levels: {levels}"
+
+
+def _count(group: Group, name: str) -> str:
+    count = str(len(group.levels[name]))
+    if not group.interpolated(name):
+        return count
+    first, last = group.spans[name]
+    return f"{count} of {last - first + 1}"

@@ -1,0 +1,83 @@
+"""Evaluation with any number of workers, any batch size, killed workers and a killed driver: the same counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from running import command, counts, environment, fusiondistill, stages, wait_for, workers_of
+
+pytestmark = pytest.mark.slow
+
+Counts = dict[tuple[str, int, str, int], tuple[int, int]]
+LINE = ("--data", "digits", "--images", "240", "--every", "3", "--set", "evaluation.piece=720")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Counts]:
+    """(checkpoint, cache, its counts by one undisturbed worker with the default batch size)."""
+    folder = tmp_path_factory.mktemp("measured")
+    cache, store = folder / "cache", folder / "store"
+    config = folder / "one.yaml"
+    config.write_text(
+        "experiment: one\nmethods: [base]\ndegradations: [blur]\ndata: {name: digits, train_images: 400, "
+        "test_images: 20}\nmodel: {name: cifar_resnet14}\nbase: {epochs: 2, batch_size: 32}\nevaluation: {every: 50}\n"
+    )
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (base,) = stages(store, "base")
+    one = folder / "reference"
+    settings = ("--set", "resources.workers=1", "--store", str(one))
+    done = fusiondistill("evaluate", str(base), *LINE, *settings, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return base, cache, counts(one)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(2, 7), (3, 128)])
+def test_workers_and_batches_change_no_count(
+    measured: tuple[Path, Path, Counts], tmp_path: Path, workers: int, batch: int
+) -> None:
+    base, cache, expected = measured
+    share = ("--set", f"resources.workers={workers}", "--set", f"resources.cpus_per_worker={1 if workers < 3 else 0.5}")
+    threads = ("--set", "resources.threads=1", "--batch-size", str(batch), "--store", str(tmp_path))
+    done = fusiondistill("evaluate", str(base), *LINE, *share, *threads, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counts(tmp_path) == expected and len(expected) > 70
+
+
+def test_a_lost_worker_costs_its_piece_and_not_the_job(measured: tuple[Path, Path, Counts], tmp_path: Path) -> None:
+    base, cache, expected = measured
+    line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 3)
+        before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
+        killed = workers_of(process.pid, "task_loop")[:1]
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "was lost (attempt 1)" in output
+    assert counts(tmp_path) == expected
+    after = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
+    assert len(before) < len(after) and before.items() <= after.items()
+
+
+def test_a_driver_killed_half_way_does_only_the_rest(measured: tuple[Path, Path, Counts], tmp_path: Path) -> None:
+    base, cache, expected = measured
+    line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 4)
+        process.kill()
+    before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
+    done = fusiondistill("evaluate", str(base), *LINE, "--store", str(tmp_path), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert counts(tmp_path) == expected
+    after = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
+    untouched = {path: time for path, time in before.items() if after[path] == time}
+    assert 4 <= len(untouched) < len(after)
+    # At most what was being written when the driver died is written once more.
+    assert len(before) - len(untouched) <= 2

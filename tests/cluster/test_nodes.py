@@ -1,0 +1,134 @@
+"""Several real Ray nodes on this machine: work spreads, late nodes are used, lost ones are survived."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import command, counts, environment, fusiondistill, stages, wait_for, weights
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+experiment: nodes
+seeds: [0]
+data: {name: digits, train_images: 400, test_images: 50}
+model: {name: cifar_resnet8}
+methods: [base, oracle]
+degradations: [jpeg, blur, noise, saltpepper]
+base: {epochs: 2, batch_size: 32}
+expert: {epochs: 24, batch_size: 16}
+evaluation: {every: 25, expert_matrix: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(config, store, cache) of a run on one machine that nothing happened to."""
+    folder = tmp_path_factory.mktemp("alone")
+    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
+    config.write_text(CONFIG)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config, store, cache
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head without CPUs; nodes are added by the test."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+
+
+def places(store: Path, prefix: str) -> list[str]:
+    """The nodes that did the stages whose names open so."""
+    made = [json.loads((path / "manifest.json").read_text()) for path in stages(store, prefix)]
+    found = [re.search("on node ([0-9a-f]+)", stage["worker"]) for stage in made]
+    return [match[1] for match in found if match]
+
+
+def started(
+    alone: tuple[Path, Path, Path], cluster: Any, store: Path, *settings: str
+) -> tuple[subprocess.Popen[str], Callable[[], str]]:
+    """A run on the cluster, and how to wait for its end; what it printed comes back."""
+    config, _, cache = alone
+    line = command("run", str(config), "--store", str(store), *settings)
+    environ = {**environment(cache), "RAY_ADDRESS": cluster.address}
+    process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def end() -> str:
+        try:
+            output, _ = process.communicate(timeout=280)
+        finally:
+            process.kill()
+        assert process.returncode == 0, output
+        return output
+
+    return process, end
+
+
+def test_work_spreads_over_the_nodes_of_a_cluster(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
+    nodes = {cluster.add_node(num_cpus=1).node_id[:8] for _ in range(2)}
+    _, end = started(alone, cluster, tmp_path)
+    end()
+    assert set(places(tmp_path, "expert")) == nodes
+    assert counts(tmp_path) == counts(alone[1]) and weights(tmp_path) == weights(alone[1])
+
+
+def test_a_late_node_is_used_and_a_lost_one_is_survived(
+    alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any
+) -> None:
+    first = cluster.add_node(num_cpus=1)
+    _, end = started(alone, cluster, tmp_path)
+    wait_for(lambda: list(tmp_path.glob("expert-*/progress.json")))
+    late = cluster.add_node(num_cpus=1)
+    # The late node has an expert of its own under way, with an epoch stored, while the first is at another one.
+    wait_for(lambda: len(list(tmp_path.glob("expert-*/progress.json"))) == 2)
+    cluster.remove_node(first, allow_graceful=False)
+    output = end()
+    assert f"node {late.node_id[:8]}" in output and "has joined with 1 slots" in output
+    assert f"node {first.node_id[:8]} is gone" in output and "was lost (attempt 1)" in output
+    assert late.node_id[:8] in places(tmp_path, "expert")
+    assert places(tmp_path, "evaluate")[-1:] == [late.node_id[:8]]
+    assert counts(tmp_path) == counts(alone[1]) and weights(tmp_path) == weights(alone[1])
+
+
+def test_declared_accelerators_draw_the_work(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
+    """Ray takes a node's word for its GPUs. Where torch finds none, the work is done on the CPU of that node."""
+    cluster.add_node(num_cpus=2)
+    equipped = cluster.add_node(num_cpus=1, num_gpus=1)
+    _, end = started(alone, cluster, tmp_path)
+    end()
+    made = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
+    assert set(places(tmp_path, "")) <= {equipped.node_id[:8]} and {stage["device"] for stage in made} == {"CPU"}
+    assert weights(tmp_path) == weights(alone[1])
+
+
+def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any) -> None:
+    """One file system cannot be two, so what is missing here is missing everywhere; who is asked is the point."""
+    import ray
+
+    from experiments.room import Room
+    from fusiondistill.config import Resources
+
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    (tmp_path / "seen").write_text("")
+    room = Room(ray, Resources(), str(tmp_path / "seen"))
+    assert room.slots == 1 and len(room.nodes) == 1
+    with pytest.raises(ValueError, match="do not see the store"):
+        Room(ray, Resources(), str(tmp_path / "unseen"))
+    with pytest.raises(ValueError, match="a worker needs 9 CPU and 0 GPU, which no node has"):
+        Room(ray, Resources(cpus_per_worker=9), str(tmp_path / "seen"))

@@ -1,0 +1,124 @@
+"""Tables for the report's tests, and a strict reader of its page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
+FEW = {"jpeg": (1, 50, 101), "blur": (0, 25), "noise": (0, 25, 50), "saltpepper": (0, 25)}
+METHODS = [
+    "fusing", "expert-blur", "expert-jpeg", "expert-noise", "expert-saltpepper", "fusiondistill-searched", "base",
+    "ensemble", "modelsoups", "scratch", "vanilla", "fusiondistill", "modelsoups-told", "oracle",
+]  # fmt: skip
+COLUMNS = ["experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "level", "right", "seen"]
+T = TypeVar("T")
+Written = tuple[Path, list[Path]]
+HOSTILE = "<script>alert('x')</script> & \"$a$b$\" | `c` \x1b[31m\n\ud800../../étoile"
+
+
+def rows_of(
+    methods: Sequence[str] = METHODS,
+    seeds: Sequence[int] = (0, 1, 2),
+    levels: Mapping[str, Sequence[int]] = FEW,
+    images: int = 40,
+    **names: str,
+) -> list[dict[str, Any]]:
+    """Random counts, one row each; the accuracy falls with the level so that lines look like lines."""
+    given = {"experiment": "demo", "model": "cifar_resnet8", "dataset": "digits", "protocol": "standard", **names}
+    rng = np.random.default_rng(0)
+    return [
+        {**given, "method": m, "seed": s, "degradation": d, "level": level, "seen": images,
+         "right": int(rng.binomial(images, 0.9 - 0.5 * i / len(of)))}
+        for m in methods for s in seeds for d, of in levels.items() for i, level in enumerate(of)
+    ]  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.table({name: [row[name] for row in rows] for name in COLUMNS})
+
+
+def curves_of(
+    stages: Sequence[str] = ("base", "expert-jpeg", "fusiondistill"), seeds: Sequence[int] = (0, 1)
+) -> pa.Table:
+    rows = [
+        (stage, seed, epoch, name, (0.9 if name == "accuracy" else 2.0) / epoch)
+        for stage in stages for seed in seeds for epoch in range(1, 5) for name in ("loss", "accuracy")
+    ]  # fmt: skip
+    rows.append((stages[0], seeds[0], 5, "loss", math.nan))
+    return pa.table(dict(zip(("stage", "seed", "epoch", "name", "value"), zip(*rows, strict=True), strict=True)))
+
+
+def trials_of(name: str = "t", count: int = 4) -> pa.Table:
+    return pa.table(
+        {
+            "trial": [f"{name}{i}" for i in range(count)],
+            "ce": [10.0 ** -(i % 4) for i in range(count)],
+            "feature": [0.5 * i for i in range(count)],
+            "kd": [1.0, None, *([2.0] * (count - 2))],
+            "temperature": [1.0 + i for i in range(count)],
+            "epochs": [2] * count,
+            "validation": [0.512, 0.9, 0.734, *([0.5] * (count - 3))],
+            "stopped": [False, True, *([False] * (count - 2))],
+            "seed": [0] * count,
+        }
+    )
+
+
+def fusion_of(name: str = "expert-jpeg") -> pa.Table:
+    columns = {"stage": ["fuse"] * 2, "seed": [0, 1], "expert": [name] * 2}
+    return pa.table({**columns, "distance": [0.1, 0.3], "barrier": [None, 0.25]})
+
+
+def known(value: T | None) -> T:
+    """The value, which must be there."""
+    assert value is not None
+    return value
+
+
+class Page(HTMLParser):
+    """A strict reader: every element closed in order; collects what a test asks about."""
+
+    VOID = frozenset({"meta", "br", "wbr", "link", "img", "hr", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.rows: list[list[str]] = []
+        self.text: dict[str, str] = {}
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        inner = self.open[-1] if self.open else ""
+        self.text[inner] = self.text.get(inner, "") + data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += f" {data}" if self.rows[-1][-1] else data

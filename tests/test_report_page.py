@@ -1,0 +1,211 @@
+"""The report's files: its page against a parser and a browser, its pictures against Pillow."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_tables import (
+    HOSTILE,
+    LEVELS,
+    METHODS,
+    Page,
+    Written,
+    curves_of,
+    fusion_of,
+    known,
+    rows_of,
+    table,
+    trials_of,
+)
+
+from fusiondistill import report
+from fusiondistill.report.markup import element
+from fusiondistill.report.words import MISSING
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    directory = tmp_path_factory.mktemp("report")
+    paths = report.write(
+        directory, table(rows_of()), curves=curves_of(), trials=trials_of(), fusion=fusion_of(),
+        facts={"command": "fusiondistill run demo.yaml", "config": "name: demo\nseeds: [0, 1]"},
+    )  # fmt: skip
+    return directory, paths
+
+
+def test_files_are_there_and_pictures_are_not_blank(written: Written) -> None:
+    directory, paths = written
+    assert paths[0] == directory / "index.html" and paths[1] == directory / "table.md"
+    assert sorted(p for p in directory.rglob("*") if p.is_file()) == sorted(paths), "litter or a file not returned"
+    names = {p.stem for p in paths if p.suffix == ".png"}
+    assert names == {*(f"accuracy-{d}" for d in LEVELS), "experts", "search", "training-loss", "training-accuracy"}
+    for path in paths:
+        if path.suffix == ".png":
+            picture = Image.open(path).convert("P")
+            assert min(picture.size) > 250 and len(set(picture.tobytes())) > 10
+            assert 0.005 < (np.asarray(picture.convert("L")) < 200).mean() < 0.7, path.name
+        if path.suffix == ".svg":
+            assert ET.fromstring(path.read_bytes()).tag.endswith("svg")
+
+
+def test_page_is_well_formed_self_contained_and_complete(written: Written) -> None:
+    _, paths = written
+    text = paths[0].read_text()
+    page = Page(text)
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    links = [
+        known(v)
+        for tag, name, v in page.attributes
+        if name in ("src", "href", "xlink:href", "data", "action", "srcset")
+    ]
+    ids = [v for tag, name, v in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)), "ids twice"
+    assert links and all(link.startswith("#") and link[1:] in ids for link in links)
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(ids)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("svg") == len([p for p in paths if p.suffix == ".svg"])
+    assert not re.search(r"(stroke|fill): #(1b1f24|0072b2|fffffe)", text), "a colour that cannot follow light and dark"
+    for heading in ("Training", "Search", "Fusion", "What the rows are", "Protocol", "How it was run"):
+        assert heading in page.text["h2"]
+    assert "name: demo\nseeds: [0, 1]" in page.text["pre"]
+    assert "n = 3 seeds" in page.text["p"] and "40 test images per level" in page.text["figcaption"]
+    (group,) = report.summarise(table(rows_of()))
+    for row in group.rows:
+        cells = next(r for r in page.rows if r[0].startswith(report.text.method_title(row.method)) and len(r) == 6)
+        for column, cell in zip(group.columns, cells[1:], strict=True):
+            interval = known(row.cell(column).interval)
+            assert cell == f"{interval.mean:.1f} ±{interval.half:.1f}"
+
+
+def test_markdown_has_the_same_numbers(written: Written) -> None:
+    _, paths = written
+    text = paths[1].read_text()
+    (group,) = report.summarise(table(rows_of()))
+    interval = known(known(group.row("fusiondistill")).average.interval)
+    line = next(line for line in text.splitlines() if line.startswith("| FusionDistill |"))
+    assert line.split(" | ")[-1] == f"{interval.mean:.1f} ±{interval.half:.1f} |"
+    answer = text.split("###")[0]
+    counts = {line.count("|") for line in answer.splitlines() if line.startswith("|")}
+    assert counts == {7}
+
+
+def test_search_and_fusion_tables(written: Written) -> None:
+    page = Page(written[1][0].read_text())
+    trials = [row for row in page.rows if row[0].startswith("t") and len(row) == 9]
+    assert [row[0] for row in trials] == ["trial", "t2", "t0", "t3", "t1"], "finished first, the best on top"
+    assert trials[1][-2] == "73.4" and trials[-1][4] == MISSING and trials[-1][-1] == "yes"
+    (fused,) = [row for row in page.rows if row[0] == "fuse"]
+    assert fused[:4] == ["fuse", "expert-jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
+
+
+def test_protocols_are_explained_with_their_leaks(tmp_path: Path) -> None:
+    protocols = ("paper", "standard", "mine")
+    results = table([row for name in protocols for row in rows_of(["base", "fusing"], protocol=name)])
+    page = Page(report.write(tmp_path, results)[0].read_text())
+    said = page.text["li"]
+    for words in ("best on the test split", "as the value 1", "BatchNorm statistics", "validation split is held out"):
+        assert words in said, words
+    assert "knows nothing about" in said
+    assert page.attributes.count(("table", "class", "answer")) == 3
+    assert len(set((tmp_path / "figures").glob("*accuracy-jpeg.svg"))) == 3
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    rows = rows_of([HOSTILE, f"expert-{HOSTILE}", "base"], experiment=HOSTILE, dataset=HOSTILE, model=HOSTILE,
+                   protocol=HOSTILE, levels={HOSTILE: (0, 1), "blur": (0, 1)})  # fmt: skip
+    # Arrow itself holds no lone surrogate.
+    results = table([{k: v.replace("\ud800", "") if isinstance(v, str) else v for k, v in row.items()} for row in rows])
+    named = HOSTILE.replace("\ud800", "")
+    given = {
+        "curves": curves_of((named, "base")),
+        "trials": trials_of(named).rename_columns(["trial", named, *trials_of().column_names[2:]]),
+        "fusion": fusion_of(named),
+    }
+    paths = report.write(tmp_path / "r", results, **given, facts={HOSTILE: HOSTILE}, methods=[HOSTILE])
+    text = paths[0].read_text()
+    page = Page(text)
+    assert "script" not in page.tags and "<script" not in text and "\x1b" not in text
+    assert named.split(" \x1b")[0] in page.text["dd"] + page.text["pre"]
+    assert all(path.parent in (tmp_path / "r", tmp_path / "r" / "figures") for path in paths)
+    assert "<script" not in paths[1].read_text() and "\x1b" not in paths[1].read_text()
+    for path in paths:
+        if path.suffix == ".svg":
+            assert "script" not in {e.tag.rpartition("}")[2] for e in ET.fromstring(path.read_bytes()).iter()}
+    lines = report.table_lines(results)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_elements_escape_text_and_attributes_but_not_markup() -> None:
+    inner = element("b", "1 < 2", class_=None)
+    assert inner == "<b>1 &lt; 2</b>"
+    assert element("a", inner, "&", href='"x>\0', aria_label="y") == (
+        '<a href="&quot;x&gt;\N{REPLACEMENT CHARACTER}" aria-label="y"><b>1 &lt; 2</b>&amp;</a>'
+    )
+
+
+def test_many_trials_fold_away(tmp_path: Path) -> None:
+    page = Page(report.write(tmp_path, table([]), trials=trials_of(count=30))[0].read_text())
+    assert "All 30 rows" in page.text["summary"]
+
+
+def test_same_tables_same_bytes(written: Written, tmp_path: Path) -> None:
+    directory, paths = written
+    again = report.write(
+        tmp_path, table(rows_of()), curves=curves_of(), trials=trials_of(), fusion=fusion_of(),
+        facts={"command": "fusiondistill run demo.yaml", "config": "name: demo\nseeds: [0, 1]"},
+    )  # fmt: skip
+    for old, new in zip(paths, again, strict=True):
+        assert old.relative_to(directory) == new.relative_to(tmp_path)
+        assert old.read_bytes() == new.read_bytes(), new.name
+
+
+def test_a_failed_write_leaves_the_old_report_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = table(rows_of(["base"], levels={"blur": (0, 1)}))
+    before = {path: path.read_bytes() for path in report.write(tmp_path, results)}
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        report.write(tmp_path, table(rows_of(["base", "fusing"], levels={"blur": (0, 1)})))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys; from fusiondistill import report, statistics; "
+        "print(*sorted({'ray', 'pydantic', 'matplotlib', 'experiments', 'scipy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == []
+
+
+def test_quickstart_takes_less_than_six_seconds(tmp_path: Path) -> None:
+    results = table(rows_of(METHODS, levels=LEVELS, images=360))
+    start = time.process_time()
+    report.write(tmp_path, results, curves=curves_of(), trials=trials_of(), fusion=fusion_of())
+    assert time.process_time() - start < 6
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Debian's chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_in_a_browser(written: Written, tmp_path: Path, width: int) -> None:
+    # A window has a smallest width, a frame has none. The page has no script; this copy gets one that reports.
+    measure = "<script>parent.postMessage([document.documentElement.scrollWidth, innerWidth].join(' '), '*')</script>"
+    copy, frame = tmp_path / "copy.html", tmp_path / "frame.html"
+    copy.write_text(written[1][0].read_text().replace("</body>", f"{measure}</body>"))
+    listen = "<script>onmessage = event => { document.title = event.data }</script>"
+    frame.write_text(f'{listen}<iframe src="copy.html" style="width: {width}px; border: 0"></iframe>')
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"]
+    command = ["chromium", *flags, "--dump-dom", frame.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r"<title>(\d+) (\d+)</title>", shown)
+    assert found and found.groups() == (str(width), str(width))

@@ -1,0 +1,241 @@
+"""The views of a store, from stages committed by the test: results, paired tests, the report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import comparisons, results
+from experiments.plan import build
+from experiments.stage import EvaluateSpec, SearchSpec, Stage
+from experiments.store import Store, parquet_bytes
+from fusiondistill.checkpoints import CheckpointError, new_attempt
+from fusiondistill.config_file import parse
+from fusiondistill.report.words import MISSING
+from fusiondistill.statistics import holm, paired_permutation_test
+
+FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
+PLAN = build(
+    parse("experiment: x\nevaluation: {every: 50}\nsearch: {trials: 2, space: {loss.ce: {uniform: [0.1, 1.0]}}}\n"),
+    "f",
+    FOUR.__getitem__,
+)
+TEMPLATE = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, EvaluateSpec))
+LABELS = np.arange(60) % 10
+
+
+class Shelf:
+    """A store that a test fills piece by piece, and the plan that goes with it."""
+
+    def __init__(self, path: Path, experiment: str = "x", levels: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.store = Store(path)
+        config = json.loads(json.dumps(PLAN.describe()["config"]))
+        self.plan: dict[str, Any] = {"experiment": experiment, "config": config, "stages": [], "rows": []}
+        if levels:
+            self.plan["levels"] = levels
+        self.experiment = experiment
+
+    def piece(
+        self, method: str, seed: int, degradation: str, right: Any, levels: Sequence[int], *, kind: str | None = None,
+        store: bool = True, images: bool = True, labels: Any = LABELS, **more: Sequence[float | None],
+    ) -> str:  # fmt: skip
+        """One evaluate stage; right: bool [levels, images]."""
+        spec = TEMPLATE.model_copy(update={"method": method, "degradation": degradation, "levels": tuple(levels)})
+        stage = Stage(f"evaluate-{method}-{degradation}", seed, spec)
+        row = {"method": method, "seed": seed, "degradation": degradation, "directory": stage.directory}
+        self.plan["rows"].append({**row, "kind": kind} if kind else row)
+        if store:
+            right = np.asarray(right)
+            counts = {"level": list(levels), "right": right.sum(1), "seen": [right.shape[1]] * len(levels), **more}
+            files = {"counts.parquet": parquet_bytes(pa.table(counts))}
+            if images:
+                columns = {"label": labels.astype(np.int16), "right": right.sum(0).astype(np.int16)}
+                files["images.parquet"] = parquet_bytes(pa.table(columns))
+            self.store.commit(stage, files, {}, new_attempt())
+        return stage.directory
+
+    def write(self) -> pa.Table:
+        self.store.write(json.dumps(self.plan).encode(), "plans", f"{self.experiment}.json")
+        return results.write_results(self.store)
+
+    def pairs(self) -> dict[tuple[str, str], dict[str, Any]]:
+        rows = pq.read_table(self.store.path("comparisons.parquet")).to_pylist()
+        return {(row["a"], row["b"]): row for row in rows}
+
+
+def drawn(levels: int, rate: float, seed: int) -> Any:
+    return np.random.default_rng(seed).random((levels, len(LABELS))) < rate
+
+
+def test_pieces_of_a_degradation_make_one_cell_and_missing_ones_leave_it_missing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path, levels={"blur": [0, 4], "c-fog": [1, 2]})
+    first, second = drawn(2, 0.8, 0), drawn(1, 0.3, 1)
+    shelf.piece("base", 0, "blur", first, (0, 2), nll=[0.5, 1.0], ece=[0.1, 0.2])
+    shelf.piece("base", 0, "blur", second, (4,), nll=[2.0], ece=[0.3])
+    shelf.piece("fusing", 0, "blur", first, (0, 2))
+    shelf.piece("fusing", 0, "blur", second, (4,), store=False)
+    shelf.piece("base", 0, "c-fog", first, (1, 2), kind="corruption", nll=[None, None], ece=[None, None])
+    table = shelf.write()
+    assert table.column_names == [
+        "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
+        "nll", "ece", "stage",
+    ]  # fmt: skip
+    assert pq.read_table(tmp_path / "results.parquet").equals(table)
+    assert table["level"].to_pylist() == [0, 2, 4, 0, 2, 1, 2], "a missing piece is missing rows"
+    assert table["kind"].to_pylist() == ["trained"] * 5 + ["corruption"] * 2
+    assert table["nll"].to_pylist() == [0.5, 1.0, 2.0, None, None, None, None]
+    assert table["right"].to_pylist()[:3] == [*first.sum(1), *second.sum(1)]
+    plan = results.planned_table([shelf.plan], table).to_pylist()
+    assert [(row["method"], row["degradation"], row["first"], row["last"], row["complete"]) for row in plan] == [
+        ("base", "blur", 0, 4, True), ("fusing", "blur", 0, 4, False), ("base", "c-fog", 1, 2, True),
+    ]  # fmt: skip
+    a, b, c = (100 * part.mean() for part in (first[0], first[1], second[0]))
+    lines = results.table_lines(shelf.store, table)
+    mean = (a + (a + b) / 2 + b + (b + c) / 2 + c) / 5
+    assert [line.split()[:2] for line in lines if line.startswith(("Base", "Fusing"))][:2] == [
+        ["Base", f"{mean:.1f}"], ["Fusing", MISSING],
+    ]  # fmt: skip
+    assert any("every 2nd level measured, the rest interpolated" in line for line in lines)
+
+
+def test_pairs_are_tested_on_images_averaged_over_levels_seeds_and_degradations(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    expected: dict[str, list[Any]] = {}
+    for i, (method, rate) in enumerate((("base", 0.3), ("oracle", 0.9), ("fusing", 0.2), ("expert-blur", 0.9))):
+        for seed in (0, 1):
+            blur, noise = drawn(3, rate, 10 * i + seed), drawn(2, rate, 100 + 10 * i + seed)
+            shelf.piece(method, seed, "blur", blur[:2], (0, 10))
+            shelf.piece(method, seed, "blur", blur[2:], (20,))
+            shelf.piece(method, seed, "noise", noise, (0, 25))
+            shelf.piece(method, seed, "haze", drawn(1, 0.5, i), (3,), kind="unseen")
+            expected.setdefault(method, []).append((blur.mean(0) + noise.mean(0)) / 2)
+    shelf.write()
+    pairs = shelf.pairs()
+    assert set(pairs) == set(itertools.combinations(("base", "oracle", "fusing"), 2)), "no single experts"
+    p_values = []
+    for (a, b), row in pairs.items():
+        by_seed = [100 * (x - y) for x, y in zip(expected[a], expected[b], strict=True)]
+        difference = np.mean(by_seed, axis=0)
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert row["low"] < row["difference"] < row["high"]
+        spread = 1.96 * difference.std() / np.sqrt(len(LABELS))
+        assert (row["low"], row["high"]) == pytest.approx(
+            (difference.mean() - spread, difference.mean() + spread), abs=0.1 * spread
+        )
+        means = [d.mean() for d in by_seed]
+        assert row["seed_half"] == pytest.approx(12.706204736 * np.std(means, ddof=1) / np.sqrt(2))
+        assert (row["images"], row["seeds"]) == (60, 2)
+        single = paired_permutation_test(difference, np.zeros(60), seed=5)
+        assert row["p"] == pytest.approx(single, abs=0.02)
+        p_values.append(row["p"])
+    assert [row["p_holm"] for row in pairs.values()] == holm(p_values)
+    assert pairs["base", "oracle"]["p_holm"] < 0.001 < 0.05 < pairs["base", "fusing"]["p_holm"]
+
+
+def test_only_seeds_that_both_methods_have_in_full_are_compared(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    right = {(m, s): drawn(2, 0.5, 10 * i + s) for i, m in enumerate("abcd") for s in range(3)}
+    for method, seeds in (("a", (0, 1)), ("b", (1, 2)), ("c", (0,)), ("d", (2,))):
+        for seed in seeds:
+            shelf.piece(method, seed, "blur", right[method, seed], (0, 10))
+            lost = (method, seed) == ("b", 2)
+            shelf.piece(method, seed, "noise", right[method, seed], (0, 10), store=not lost)
+    shelf.write()
+    pairs = shelf.pairs()
+    assert {key: row["seeds"] for key, row in pairs.items()} == {("a", "b"): 1, ("a", "c"): 1}
+    assert all(row["seed_half"] is None for row in pairs.values())
+    assert pairs["a", "b"]["difference"] == pytest.approx(100 * (right["a", 1].mean() - right["b", 1].mean()))
+    assert pairs["a", "c"]["difference"] == pytest.approx(100 * (right["a", 0].mean() - right["c", 0].mean()))
+
+
+def test_fewer_levels_and_older_stores_are_left_out_and_the_report_says_so(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+    shelf.piece("fusing", 0, "blur", drawn(1, 0.5, 1), (0,))
+    shelf.piece("vanilla", 0, "blur", drawn(2, 0.5, 2), (0, 10), images=False)
+    table = shelf.write()
+    assert shelf.pairs() == {}
+    assert "Not tested in pairs" in " ".join(results.table_lines(shelf.store, table))
+
+
+def test_methods_on_other_images_are_refused(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+    shelf.piece("fusing", 0, "blur", drawn(2, 0.5, 1), (0, 10), labels=LABELS[::-1])
+    with pytest.raises(CheckpointError, match="other test images"):
+        shelf.write()
+
+
+def test_what_has_not_changed_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelves = [Shelf(tmp_path, name) for name in ("one", "two")]
+    for i, shelf in enumerate(shelves):
+        for j, method in enumerate(("base", "fusing")):
+            shelf.piece(method, i, "blur", drawn(2, 0.5, 10 * i + j), (0, 10))
+        shelf.write()
+    before = pq.read_table(tmp_path / "comparisons.parquet")
+    assert before["experiment"].to_pylist() == ["one", "two"]
+    read: list[str] = []
+    original = Store.read_from
+
+    def noting(self: Store, directory: str, name: str) -> bytes:
+        read.append(name)
+        return original(self, directory, name)
+
+    monkeypatch.setattr(Store, "read_from", noting)
+    shelves[0].write()
+    assert "images.parquet" not in read and pq.read_table(tmp_path / "comparisons.parquet").equals(before)
+    shelves[1].piece("vanilla", 1, "blur", drawn(2, 0.5, 7), (0, 10))
+    shelves[1].write()
+    assert read.count("images.parquet") == 3, "those of the changed experiment"
+    assert pq.read_table(tmp_path / "comparisons.parquet").num_rows == 4
+    (tmp_path / "comparisons.parquet").write_bytes(b"damaged")
+    shelves[1].write()
+    assert pq.read_table(tmp_path / "comparisons.parquet").num_rows == 4
+
+
+def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    template = next(stage for stage in PLAN.stages if isinstance(stage.spec, SearchSpec))
+    table = shelf.write()
+    for seed, importance in ((0, {"loss.ce": 0.7, "fusion.method": 0.3}), (1, None)):
+        search = Stage("search", seed, template.spec)
+        shelf.plan["stages"].append({"name": "search", "kind": "search", "seed": seed, "directory": search.directory})
+        trials = {"trial": ["0", "1"], "loss.ce": [0.1, 0.5], "epochs": [2, 2], "validation": [0.5, 0.75]}
+        if importance:
+            trials |= {"stopped": [False, True], "seeds": [3, 3], "fusion.method": ["average", "ties"]}
+        else:
+            trials |= {"stopped": [False, False]}
+        outcome = {"trials": 2, "stopped": 1, **({"importance": importance} if importance else {})}
+        facts = {"outcome": outcome, "training_seconds": 60.0}
+        shelf.store.commit(search, {"trials.parquet": parquet_bytes(pa.table(trials))}, facts, new_attempt())
+    table = shelf.write()
+    page = Path(results.write_report(shelf.store, table)).read_text()
+    assert "<td>average</td>" in page and "fusion.method" in page and "seeds per trial" in page
+    assert "What mattered" in page and page.index("<td>0.700</td>") < page.index("<td>0.300</td>")
+    assert any("75.00 %" in line for line in results.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
+
+
+@pytest.mark.slow
+def test_many_images_take_less_than_a_minute(tmp_path: Path) -> None:
+    import time
+
+    shelf = Shelf(tmp_path)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 10_000)
+    for i, seed, piece in itertools.product(range(9), range(5), range(26)):
+        degradation = ("jpeg", "blur", "noise", "saltpepper")[piece % 4]
+        right = rng.random((9, 10_000)) < 0.5 + 0.002 * i
+        shelf.piece(f"m{i}", seed, degradation, right, range(9 * piece, 9 * piece + 9), labels=labels)
+    start = time.process_time()
+    shelf.write()
+    seconds = time.process_time() - start
+    assert seconds < 60, f"{seconds:.0f} s"
+    assert len(shelf.pairs()) == 36 and comparisons.RESAMPLES == 10_000
