@@ -249,25 +249,48 @@ def _report_failures(outcome: Any) -> None:
     sys.exit(FAILED)
 
 
-@_verb("plan", "fusiondistill plan cifar10 --set seeds=[0,1,2]")
+@_verb(
+    "plan",
+    "fusiondistill plan cifar10 --set seeds=[0,1,2]\n"
+    "fusiondistill plan quickstart --simulate workers=2 --simulate nodes=30,gpus=8 --times train=600 --times evaluate=9"
+    " --times fuse=9 --times search=600",
+)
 @click.argument("config")
 @_store
 @_set
-def plan_verb(config: str, store: str | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--simulate",
+    multiple=True,
+    metavar="CLUSTER",
+    help="Also say how long the rest takes on workers=N, or on nodes=N,gpus=N or nodes=N,cpus=N (of each node); "
+    "may be repeated.",
+)
+@click.option(
+    "--times",
+    multiple=True,
+    metavar="FILE|NAME=SECONDS",
+    help="Assumed seconds of a stage by its name or kind, or a YAML file of them; for --simulate, may be repeated.",
+)
+def plan_verb(
+    config: str, store: str | None, overrides: tuple[str, ...], simulate: tuple[str, ...], times: tuple[str, ...]
+) -> None:
     """Print the graph of stages, what is stored, and what the rest will cost.
 
     Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
     """
     from experiments.estimates import cost_lines, measured
+    from experiments.forecast import forecast
     from experiments.prepared import prepare
 
     prepared = prepare(config, overrides, store).looked_up()
+    simulated = forecast(prepared, simulate, times)
     click.echo(_headline(prepared))
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"
         needs = ", ".join(dict.fromkeys(needed.directory for needed in stage.inputs.values()))
         click.echo(f"  {state}  {stage.kind:8}  {stage.directory}" + (f"  <- {needs}" if needs else ""))
-    for line in cost_lines(prepared.missing, measured(prepared.store), prepared.config.resources):
+    costs = cost_lines(prepared.missing, measured(prepared.store), prepared.config.resources)
+    for line in (*costs, *simulated):
         click.echo(line)
 
 
@@ -397,16 +420,34 @@ def degrade_verb(
     click.echo(f"written: {out}")
 
 
-@_verb("bench", "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation")
-@click.argument("what", type=click.Choice(["degradations", "evaluation"]))
+@_verb(
+    "bench",
+    "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
+    "fusiondistill bench schedule --speed 32=15000 --speed 64=4000",
+)
+@click.argument("what", type=click.Choice(["degradations", "evaluation", "schedule"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@click.option(
+    "--speed",
+    "speeds",
+    multiple=True,
+    metavar="SIDE=IMAGES",
+    help="schedule only: training images a second of a device at 32 or 64 pixels. Default, a guess: 32=15000, 64=4000.",
+)
 @click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
-def bench_verb(what: str, device: str, degradations: tuple[str, ...], json_file: str | None) -> None:
+def bench_verb(
+    what: str, device: str, degradations: tuple[str, ...], speeds: tuple[str, ...], json_file: str | None
+) -> None:
     """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
 
     degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
+    beside others.
     """
     from experiments import runner
 
-    runner.bench(what, device, degradations, json_file, click.echo)
+    if what == "schedule":
+        runner.bench_schedule(speeds, json_file, click.echo)
+    else:
+        runner.bench(what, device, degradations, json_file, click.echo)

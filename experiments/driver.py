@@ -21,13 +21,13 @@ from experiments.plan import Plan
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
 from experiments.search_space import candidate_count
-from experiments.stage import SearchSpec, Stage, TrainSpec
+from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
 from experiments.stages import note_error
 from experiments.store import Store
 from experiments.workers import describe, group_loop, run_loop, task_loop
 from fusiondistill.config import Resources
 
-__all__ = ["Driver", "Outcome", "priorities"]
+__all__ = ["Driver", "Outcome"]
 
 TICK = 0.2
 FIT_FAILURES = 3
@@ -47,17 +47,6 @@ class Outcome:
     """Stages whose inputs failed."""
     fits: int = 0
     """Ray Train fits that the run cost."""
-
-
-def priorities(stages: tuple[Stage, ...]) -> dict[str, float]:
-    """Longest path first: a stage's work plus the longest work that waits for it, by digest."""
-    longest: dict[str, float] = {}
-    for stage in reversed(stages):
-        own = longest.setdefault(stage.digest, 0.0) + stage.work
-        longest[stage.digest] = own
-        for needed in stage.inputs.values():
-            longest[needed.digest] = max(longest.get(needed.digest, 0.0), own)
-    return longest
 
 
 def _needs_a_fit(stage: Stage) -> bool:

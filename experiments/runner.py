@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.prepared import Prepared
 
-__all__ = ["bench", "note_plan", "run"]
+__all__ = ["bench", "bench_schedule", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str) -> None:
@@ -102,6 +102,17 @@ def bench(
 
     say(f"{'images/s':38} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
     rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
+    if json_file:
+        Path(json_file).write_text(json.dumps(rows, indent=1))
+
+
+def bench_schedule(speeds: Sequence[str], json_file: str | None, say: Callable[[str], None]) -> None:
+    """Simulate the paper sweep; a line per number of devices."""
+    import json
+
+    from experiments import paper_schedule
+
+    rows = paper_schedule.bench_schedule(say, paper_schedule.parse_speeds(speeds))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
 

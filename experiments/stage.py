@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "ancestors",
     "as_it_stands",
     "chosen_start",
+    "priorities",
     "start_role",
     "trial_stage",
     "with_found",
@@ -257,3 +258,18 @@ def ancestors(stage: Stage) -> Iterator[Stage]:
             yield one
 
     yield from walk(stage)
+
+
+def priorities(stages: Sequence[Stage]) -> dict[str, float]:
+    """Longest path first: a stage's work plus the longest work that waits for it, by digest.
+
+    Args:
+        stages: inputs before what uses them.
+    """
+    longest: dict[str, float] = {}
+    for stage in reversed(stages):
+        own = longest.setdefault(stage.digest, 0.0) + stage.work
+        longest[stage.digest] = own
+        for needed in stage.inputs.values():
+            longest[needed.digest] = max(longest.get(needed.digest, 0.0), own)
+    return longest

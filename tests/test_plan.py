@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.driver import priorities
 from experiments.plan import Plan, build, build_evaluation, union
 from experiments.stage import (
     CheckpointSpec,
@@ -22,6 +21,7 @@ from experiments.stage import (
     ancestors,
     as_it_stands,
     chosen_start,
+    priorities,
     trial_stage,
 )
 from fusiondistill import save_checkpoint
