@@ -51,7 +51,7 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
     spec = stage.spec
     assert isinstance(spec, SearchSpec)
     began = time.time()
-    scheduler = _asha(tune, spec) if spec.scheduler == "asha" else None
+    scheduler = _asha(tune, spec) if spec.scheduler == "asha" and spec.train.recipe.epochs > 1 else None
     trials = _Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
         tuner = tune.Tuner(
@@ -86,8 +86,9 @@ _TUNE = {
 def _asha(tune: Any, spec: SearchSpec) -> Any:
     epochs = spec.train.recipe.epochs
     return tune.schedulers.ASHAScheduler(
-        time_attr="epoch", metric="validation", mode="max", max_t=epochs, grace_period=max(1, epochs // 4),
-        reduction_factor=3, stop_last_trials=False,  # a trial that reaches the end also gets to commit its result
+        time_attr="epoch", metric="validation", mode="max", grace_period=max(1, epochs // 4), reduction_factor=3,
+        # Nobody is stopped at the last epoch: who reaches it also gets to commit its result.
+        max_t=epochs - 1, stop_last_trials=False,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -16,17 +17,17 @@ from experiments.runner import prepare
 from experiments.stage import Stage
 from experiments.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CONFIG = """
 experiment: faults
-data: {name: digits, train_images: 600, test_images: 20}
+data: {name: digits, train_images: 400, test_images: 20}
 model: {name: cifar_resnet8}
 methods: [fusiondistill]
 degradations: [blur, noise]
 base: {epochs: 1, batch_size: 32}
 expert: {epochs: 1, batch_size: 32}
-fusiondistill: {epochs: 6, batch_size: 16, loss: {kd: 0.5}}
+fusiondistill: {epochs: 12, batch_size: 16, loss: {kd: 0.5}}
 search:
   trials: 8
   space: {loss.kd: {loguniform: [0.1, 1.0]}, optimizer.lr: {loguniform: [1.0e-5, 1.0e-2]}}
@@ -41,7 +42,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
     line = command("search", str(config), *settings)
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
         limit = time.monotonic() + 200
-        while len(stages(store, "trial")) < 2:
+        while not (stages(store, "trial") and any(1 <= epoch <= 4 for epoch in _epochs_of_open_trials(store))):
             assert time.monotonic() < limit and process.poll() is None, "waited in vain"
             time.sleep(0.05)
         process.kill()
@@ -52,9 +53,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
     ended = {n: c for n, c in before.items() if c.ended}
     finished = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
     under_way = [c for c in before.values() if not c.ended and (store / c.directories[0] / "progress.json").exists()]
-    assert len(finished) >= 2 and ended and under_way and len(before) < 8
-    if searcher == "random":
-        assert len(under_way) + sum((store / c.directories[0]) in finished for c in before.values()) >= 3  # two at once
+    assert finished and ended and under_way and len(before) < 8
 
     again = fusiondistill("search", str(config), *settings, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -68,12 +67,22 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
             epochs, best = max(one.rows), max(r["validation"] for r in one.rows.values())
             told = (row["epochs"], row["validation"], row["started"], row["finished"], row["stopped"])
             assert told == (epochs, best, one.started, one.finished, one.outcome == "stopped")
+    running = [(t["started"], t["finished"]) for t in trials]
+    assert any(a < c < b for n, (a, b) in enumerate(running) for m, (c, _) in enumerate(running) if n != m)  # 2 at once
     for row in trials:
         assert row["error"] is None and row["validation"] is not None
         assert row["stopped"] != ((store / row["directory"]).exists()), row  # what was stopped leaves nothing
     assert again.stdout.count(" %  ") == 8  # the ranking
     outcome = json.loads((store / search.directory / "manifest.json").read_text())["outcome"]
     assert outcome["trials"] == 8 and set(outcome["importance"]) == {"loss.kd", "optimizer.lr"}
+
+
+def _epochs_of_open_trials(store: Path) -> list[int]:
+    found = []
+    for path in store.glob("trial-*/progress.json"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(json.loads(path.read_text())["epoch"])
+    return found
 
 
 def _noted(search: Stage, store: Path) -> dict[int, Candidate]:
