@@ -222,19 +222,18 @@ def _print_end(prepared: Any) -> None:
     click.echo("")
     for line in results.table_lines(prepared.store, table):
         click.echo(line)
-    for line in results.search_costs(prepared.store, prepared.plan):
-        click.echo(line)
+    for plan in prepared.points:
+        for line in results.search_end(prepared.store, plan, ranked=False):
+            click.echo(line)
     click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
 
 
 def _print_rankings(prepared: Any) -> None:
     from experiments import results
 
-    for stage in prepared.plan.stages:
-        if stage.kind == "search" and prepared.store.manifest(stage):
-            click.echo(f"\nsearch, seed {stage.seed}: validation accuracy of the best epoch, best first")
-            for line in results.ranking(prepared.store, stage.directory):
-                click.echo(line)
+    for plan in prepared.points:
+        for line in results.search_end(prepared.store, plan, ranked=True):
+            click.echo(line)
 
 
 def _report_failures(outcome: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparisons import comparisons_table
 from experiments.plan import Plan
+from experiments.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import Store, parquet_bytes
 from fusiondistill.checkpoints import CheckpointError
@@ -180,18 +181,41 @@ def ranking(store: Store, directory: str) -> list[str]:
     return lines
 
 
-def search_costs(store: Store, plan: Plan) -> list[str]:
-    """What each search took, beside the rows that it found weights for."""
-    lines = []
+def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
+    """What came of each search of a plan: its cost, what mattered, the best as a config file; with all trials if asked.
+
+    The config files are written here: like the report, they are views of what is stored.
+    """
+    lines: list[str] = []
     for stage in plan.stages:
-        if stage.kind == "search" and (manifest := store.manifest(stage)):
-            outcome = manifest["outcome"]
-            minutes = manifest["training_seconds"] / 60
-            lines.append(
-                f"search, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
-                f"{minutes:.1f} worker-minutes of training"
-            )
+        if stage.kind != "search" or not (manifest := store.manifest(stage)):
+            continue
+        if ranked:
+            title = f"{plan.config.experiment}, search of seed {stage.seed}"
+            lines += ["", f"{title}: validation accuracy of the best epoch, best first"]
+            lines += ranking(store, stage.directory)
+        outcome = manifest["outcome"]
+        minutes = manifest["training_seconds"] / 60
+        lines.append(
+            f"search, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
+            f"{minutes:.1f} worker-minutes of training; {_importance(outcome)}"
+        )
+        name = f"{plan.config.experiment}-seed{stage.seed}.yaml"
+        store.write(best_config(plan.config, outcome["values"]).encode(), "search", name)
+        lines.append(f"  its best as a config: {store.path('search', name)}")
     return lines
+
+
+def _importance(outcome: Mapping[str, Any]) -> str:
+    """How much each dimension mattered, if the trials can tell."""
+    shares = outcome.get("importance")
+    if not shares:
+        return "too few trials (or too much alike) to say what mattered"
+    text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
+    fit = outcome.get("importance_r2")
+    return f"what mattered: {text}" + (
+        f" (of a forest with an R² of {fit:.2f} out of its bag)" if fit is not None else ""
+    )
 
 
 def status_lines(store: Store) -> list[str]:
