@@ -100,7 +100,7 @@ def bench(
 
     measure: Callable[..., list[dict[str, Any]]] = {"evaluation": bench_evaluation}.get(what, bench_degradations)
 
-    say(f"{'images/s':38} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
+    say(f"{'images/s':42} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
     rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
@@ -120,4 +120,4 @@ def bench_schedule(speeds: Sequence[str], json_file: str | None, say: Callable[[
 def _bench_line(row: dict[str, Any]) -> str:
     reference = f"{row['reference']:12,.0f}" if row["reference"] else f"{'-':>12}"
     ratio = f"{row['ratio']:7.2f}x" if row["ratio"] else f"{'-':>8}"
-    return f"{row['name']:38} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"
+    return f"{row['name']:42} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"

@@ -35,10 +35,10 @@ class InferenceClassifier(ImageClassifier):
         self.precision = precision
 
     def piece(self, height: int, width: int) -> int | None:
-        """Images of a forward pass on a CPU, a power of 2 from 8 to 128; None elsewhere: as many as there are."""
+        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None elsewhere: as many as there are."""
         if self.mean.device.type != "cpu":
             return None
-        most = max(8, min(128, _PIECE_PIXELS // (height * width)))
+        most = max(8, min(64, _PIECE_PIXELS // (height * width)))
         return 1 << (most.bit_length() - 1)
 
     def forward(self, images: torch.Tensor, features: bool = False) -> torch.Tensor:
@@ -72,7 +72,8 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
 
     Args:
         model: an :class:`ImageClassifier`, or an :class:`Ensemble` of them; not changed.
-        precision: ``fp32``; ``bf16`` or ``fp16``: the forward pass runs under ``torch.autocast``.
+        precision: ``fp32``; ``bf16`` or ``fp16``: the forward pass runs under ``torch.autocast``, which changes a few
+            answers in a thousand (``fp16`` on a CPU is slower than ``fp32`` by far).
 
     Returns:
         An :class:`InferenceClassifier`, or an Ensemble of them: uint8 [B,3,H,W] -> float32 [B,C], with ``classes``.
