@@ -13,7 +13,7 @@ import pytest
 from running import command, environment, fusiondistill, stages
 
 from experiments.journal import Candidate, Journal
-from experiments.runner import prepare
+from experiments.prepared import prepare
 from experiments.stage import Stage
 from experiments.store import Store
 
