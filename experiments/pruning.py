@@ -24,7 +24,7 @@ class Unneeded:
 def unneeded(store: Store) -> list[Unneeded]:
     """Stage directories that belong to none of the store's plans; whatever else lies there is not ours to judge.
 
-    A trial belongs to its search as long as that is part of a plan.
+    The trials of a planned search belong to it: those that it names once it is done, until then all that may be its.
 
     Raises:
         CheckpointError: the store has no plans, or one is damaged.
@@ -32,12 +32,13 @@ def unneeded(store: Store) -> list[Unneeded]:
     from pyarrow import fs
 
     needed = {stage["directory"] for plan in plans(store) for stage in plan["stages"]}
-    searches = [name for name in needed if name.startswith("search-")]
+    searches = [store.manifest_of(name) for name in needed if name.startswith("search-")]
+    named = {name for manifest in searches if manifest for name in manifest["outcome"]["directories"]}
     found = []
     for directory in store.directories():
-        if not _STAGE.fullmatch(directory) or directory in needed:
+        if not _STAGE.fullmatch(directory) or directory in needed | named:
             continue
-        if directory.startswith("trial-") and (searches and _may_belong(store, directory, needed)):
+        if directory.startswith("trial-") and None in searches and _may_belong(store, directory, needed):
             continue
         files = store.filesystem.get_file_info(fs.FileSelector(store.path(directory), recursive=True))
         found.append(Unneeded(directory, sum(info.size or 0 for info in files if info.is_file)))

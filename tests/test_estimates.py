@@ -12,7 +12,7 @@ from experiments.cli import main
 from experiments.estimates import Estimates, cost_lines, measured
 from experiments.plan import Plan, build
 from experiments.pruning import unneeded
-from experiments.stage import Stage
+from experiments.stage import Stage, trial_stage
 from experiments.store import Store
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config import Resources
@@ -98,15 +98,17 @@ def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
-    from experiments.stage import SearchSpec, trial_stage
-
     store = Store(tmp_path)
     content = plan(SEARCH)
-    store_all(store, content, {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "search": 1.0})
     search = named(content, "search")
-    assert isinstance(search.spec, SearchSpec)
-    trial = trial_stage(search, {"loss.kd": 0.5})
-    store.commit(trial, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
-    assert unneeded(store) == []
+    mine, other = (trial_stage(search, {"loss.kd": kd}) for kd in (0.5, 0.7))
+    for stage in (*content.stages, mine, other):
+        if stage is not search:
+            store.commit(stage, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
+    results.note_plan(store, content, {})
+    assert unneeded(store) == []  # the search is not done: both may be its
+    facts = {"seconds": 1.0, "training_seconds": 1.0, "outcome": {"directories": [mine.directory]}}
+    store.commit(search, {"a.txt": b"a"}, facts, new_attempt())
+    assert [one.directory for one in unneeded(store)] == [other.directory]
     results.note_plan(store, plan("base.epochs=3"), {})
     assert {"trial", "search", "base"} <= {one.directory.split("-")[0] for one in unneeded(store)}
