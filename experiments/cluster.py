@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
 
-__all__ = ["Share", "connected", "nodes_of", "nodes_without", "share_of", "slots"]
+__all__ = ["Share", "connected", "enough_nodes", "nodes_of", "nodes_without", "patience", "share_of", "slots"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -90,6 +91,57 @@ def slots(share: Share, nodes: list[Mapping[str, float]], most: int | None = Non
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
     return min(count, most) if most else count
+
+
+def patience() -> float:
+    """Seconds that a run waits for nodes it asks for (``FUSIONDISTILL_WAIT_FOR_NODES``); 0: the cluster does not grow.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    text = os.environ.get("FUSIONDISTILL_WAIT_FOR_NODES") or "0"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"FUSIONDISTILL_WAIT_FOR_NODES is {text!r}: give a number of seconds") from None
+
+
+@contextlib.contextmanager
+def enough_nodes(
+    ray: Any, resources: Resources, say: Callable[[str], Any], check: Callable[[], None]
+) -> Iterator[None]:
+    """Where the cluster grows (see :func:`patience`): ask for room for the workers of a run, wait for it, give it back.
+
+    Args:
+        say: told what is waited for.
+        check: called often; may raise to end the wait.
+    """
+    wanted = resources.workers or resources.workers_per_run
+    share = share_of(resources, nodes_of(ray))
+    if not patience() or _room(share, ray) >= wanted:
+        yield
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[share.resources] * wanted)
+    try:
+        say(f"asked the cluster for room for {wanted} workers of {share.cpus:g} CPU and {share.gpus:g} GPU")
+        limit = time.monotonic() + patience()
+        while (room := _room(share, ray)) < wanted and time.monotonic() < limit:
+            check()
+            time.sleep(1)
+        if room < wanted:
+            say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
+        yield
+    finally:
+        request_resources(bundles=[])  # the request would keep the nodes for ever
+
+
+def _room(share: Share, ray: Any) -> int:
+    try:
+        return slots(share, nodes_of(ray))
+    except ValueError:
+        return 0
 
 
 def nodes_of(ray: Any) -> list[Mapping[str, float]]:
