@@ -31,15 +31,15 @@ class _Command(click.Command):
                     formatter.write_text(line)
 
 
-def _verb(name: str, example: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command of :data:`main` with an example in its help and errors as exit codes."""
+def _verb(name: str, example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command of a group (:data:`main`) with an example in its help and errors as exit codes."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             return _guard(functools.partial(function, *args, **kwargs))
 
-        return main.command(name, cls=_Command, epilog=example)(guarded)
+        return (group or main).command(name, cls=_Command, epilog=example)(guarded)
 
     return decorate
 
@@ -450,3 +450,28 @@ def bench_verb(
         runner.bench_schedule(speeds, json_file, click.echo)
     else:
         runner.bench(what, device, degradations, json_file, click.echo)
+
+
+@main.group("cluster")
+def cluster_group() -> None:
+    """Look at the cluster that runs would use."""
+
+
+@_verb("check", "fusiondistill cluster check my.yaml --store /shared/runs/mine", group=cluster_group)
+@click.argument("config", required=False)
+@_store
+@_set
+def cluster_check_verb(config: str | None, store: str | None, overrides: tuple[str, ...]) -> None:
+    """Ask every node of the cluster what a run needs of it, and name what does not fit.
+
+    Versions, devices, store, bandwidth; with a CONFIG also its data set (fetched on each node, if it is downloaded by
+    name) and its resources. The cluster is RAY_ADDRESS's, or a local Ray. Exit code 1: something does not fit.
+    """
+    from experiments import runner
+
+    found = runner.check_cluster(config, overrides, store, click.echo)
+    for text in found:
+        click.echo(f"does not fit: {text}", err=True)
+    if found:
+        sys.exit(FAILED)
+    click.echo("fits")

@@ -5,14 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
 
-__all__ = ["Node", "Share", "autoscaled", "connected", "nodes_of", "probe", "share_of", "slots", "slots_on"]
+__all__ = [
+    "Node",
+    "Share",
+    "connected",
+    "enough_nodes",
+    "nodes_of",
+    "patience",
+    "probe",
+    "share_of",
+    "slots",
+    "slots_on",
+]
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -104,23 +116,60 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
     return count
 
 
+def patience() -> float:
+    """Seconds that a run waits for nodes it asks for (``FUSIONDISTILL_WAIT_FOR_NODES``); 0: the cluster does not grow.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    text = os.environ.get("FUSIONDISTILL_WAIT_FOR_NODES") or "0"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"FUSIONDISTILL_WAIT_FOR_NODES is {text!r}: give a number of seconds") from None
+
+
+@contextlib.contextmanager
+def enough_nodes(
+    ray: Any, resources: Resources, say: Callable[[str], Any], check: Callable[[], None]
+) -> Iterator[None]:
+    """Where the cluster grows (see :func:`patience`): ask for room for the workers of a run, wait for it, give it back.
+
+    Args:
+        say: told what is waited for.
+        check: called often; may raise to end the wait.
+    """
+    wanted = resources.workers or resources.workers_per_run
+    share = share_of(resources, [node.resources for node in nodes_of(ray)])
+    if not patience() or _room(share, ray) >= wanted:
+        yield
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[share.resources] * wanted)
+    try:
+        say(f"asked the cluster for room for {wanted} workers of {share.cpus:g} CPU and {share.gpus:g} GPU")
+        limit = time.monotonic() + patience()
+        while (room := _room(share, ray)) < wanted and time.monotonic() < limit:
+            check()
+            time.sleep(1)
+        if room < wanted:
+            say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
+        yield
+    finally:
+        request_resources(bundles=[])  # the request would keep the nodes for ever
+
+
+def _room(share: Share, ray: Any) -> int:
+    try:
+        return slots(share, [node.resources for node in nodes_of(ray)])
+    except ValueError:
+        return 0
+
+
 def nodes_of(ray: Any) -> list[Node]:
     """The live nodes."""
     return [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
-
-
-def autoscaled(ray: Any) -> Mapping[str, float] | None:
-    """What an autoscaler may bring the whole cluster to, by resource; None without one.
-
-    Ray has no public name for this: where the private one is missing, there is no autoscaler for us.
-    """
-    from ray._private import state
-
-    try:
-        most = state.state.get_max_resources_from_cluster_config()
-    except AttributeError:
-        return None
-    return {name: float(amount) for name, amount in most.items()} if most else None
 
 
 def probe(ray: Any, node: Node, path: str | None) -> Any:

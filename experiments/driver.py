@@ -32,6 +32,8 @@ __all__ = ["Driver", "Outcome"]
 TICK = 0.2
 FIT_FAILURES = 3
 """A fit that fails so often without any stage getting on ends the run."""
+WITHOUT_NODES = 600.0
+"""Seconds without any node that could hold a worker after which a run ends."""
 PATIENCE = 20.0
 """Seconds after which what was on a lost node is given up, should Ray still wait for it."""
 
@@ -116,6 +118,7 @@ class Driver:
         self.parallel: list[Stage] = []
         self.hands: list[_Hand] = []
         self.threads: list[threading.Thread] = []
+        self.last_room = time.monotonic()
         self.outcome = Outcome()
         self.bad_fits = 0
         self.started_hands = 0
@@ -144,9 +147,17 @@ class Driver:
                 self._start_hands(to_train, others, idle)
                 if not (self.hands or to_train or others or self.searches or self.parallel or news):
                     break
+                self._wait_for_nodes()
                 time.sleep(TICK)
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]
         return self.outcome
+
+    def _wait_for_nodes(self) -> None:
+        """Nodes that are all gone may come back, but not for ever."""
+        if self.room.slots:
+            self.last_room = time.monotonic()
+        elif time.monotonic() - self.last_room > WITHOUT_NODES:
+            self.outcome.failed["workers"] = f"no node for them has been there for {WITHOUT_NODES:.0f} s"
 
     def leave(self) -> None:
         """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
@@ -219,8 +230,7 @@ class Driver:
         starting = sum(h.slots for h in self.hands if h.name.startswith(("group", "task")) and not self._seen(h))
         free = self.room.free(self.hands)
         wanted = min(to_train + others - idle - starting, free.total)
-        places: list[tuple[str | None, int]] = [*free.on.items(), (None, free.elsewhere)]
-        for node, room in places:
+        for node, room in free.on.items():
             size = min(room, wanted)
             wanted -= max(0, size)
             for start in range(0, size, self.resources.group_size) if to_train else ():
@@ -237,20 +247,20 @@ class Driver:
         self.started_hands += 1
         return f"{kind}{self.started_hands}/"
 
-    def _start_group(self, size: int, node: str | None) -> None:
+    def _start_group(self, size: int, node: str) -> None:
         name = self._name("group")
         config = {"queue": self.queue, "group": name, "context": self.context}
         self.outcome.fits += 1
         self.hands.append(_Hand(name, size, lambda: self._fit(name, size, group_loop, config, "gloo", node), node))
 
-    def _start_task(self, node: str | None) -> None:
+    def _start_task(self, node: str) -> None:
         name = self._name("task")
         self.hands.append(_Hand(name, 1, lambda: self._task(name, node), node))
 
-    def _task(self, name: str, node: str | None) -> None:
+    def _task(self, name: str, node: str) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        there = NodeAffinitySchedulingStrategy(node, soft=False) if node else "DEFAULT"
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
         remote = self.ray.remote(task_loop).options(
             num_cpus=self.share.cpus, num_gpus=self.share.gpus or None, max_retries=0, scheduling_strategy=there
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from experiments.cluster import Node, Share, autoscaled, nodes_of, probe, share_of, slots, slots_on
+from experiments.cluster import Node, Share, nodes_of, probe, share_of, slots, slots_on
 from fusiondistill.config import Resources
 
 __all__ = ["Free", "Room"]
@@ -25,14 +25,10 @@ class Holder(Protocol):
 
 @dataclass(frozen=True)
 class Free:
-    """What may be started now: ``total`` slots, of which at most so many on each node (by id), the emptiest first.
-
-    ``elsewhere`` is how many of the total an autoscaler would have to make.
-    """
+    """What may be started now: ``total`` slots, of which at most so many on each node (by id), the emptiest first."""
 
     total: int
     on: dict[str, int]
-    elsewhere: int
 
 
 class Room:
@@ -50,14 +46,12 @@ class Room:
     def __init__(self, ray: Any, resources: Resources, landmark: str | None) -> None:
         self.ray, self.landmark, self.most = ray, landmark, resources.workers
         found = nodes_of(ray)
-        possible = autoscaled(ray)
-        shapes = [*(node.resources for node in found), *([possible] if possible else [])]
+        shapes = [node.resources for node in found]
         self.share: Share = share_of(resources, shapes)
         slots(self.share, shapes)  # raises where none fits
         self.nodes: dict[str, int] = {}
         self.probes: dict[str, tuple[Node, Any]] = {}
         self.refused: set[str] = set()
-        self.possible = slots_on(self.share, possible) if possible else 0
         self.looked = time.monotonic()
         self._look(found)
         blind = [node.address for node, answer in self.probes.values() if not ray.get(answer)]
@@ -70,8 +64,8 @@ class Room:
 
     @property
     def slots(self) -> int:
-        """How many workers fit at once, with all nodes that an autoscaler may make."""
-        count = max(sum(self.nodes.values()), self.possible)
+        """How many workers fit at once."""
+        count = sum(self.nodes.values())
         return min(count, self.most) if self.most else count
 
     def refresh(self) -> list[str]:
@@ -114,15 +108,11 @@ class Room:
 
     def free(self, holders: Iterable[Holder]) -> Free:
         """What is left beside those that hold slots."""
-        held, pinned, loose = 0, dict.fromkeys(self.nodes, 0), 0
+        held, pinned = 0, dict.fromkeys(self.nodes, 0)
         for holder in holders:
             held += holder.slots
             if holder.node in pinned:
                 pinned[holder.node] += holder.slots
-            elif holder.node is None:
-                loose += holder.slots
         on = {node: count - pinned[node] for node, count in self.nodes.items()}
-        there = max(0, sum(on.values()) - loose)
-        total = max(0, self.slots - held)
         ordered = sorted((node for node in on if on[node] > 0), key=lambda node: (-on[node], node))
-        return Free(total, {node: on[node] for node in ordered}, max(0, total - there))
+        return Free(max(0, self.slots - held), {node: on[node] for node in ordered})

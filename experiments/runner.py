@@ -39,7 +39,7 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected
+    from experiments.cluster import connected, enough_nodes
     from experiments.interruption import Interruption
     from experiments.room import Room
 
@@ -49,9 +49,11 @@ def run(prepared: Prepared, display: Any) -> Any:
             with connected() as ray:
                 interruption.install()
                 note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
-                room = Room(ray, prepared.config.resources, None if "://" in note else note)
-                driver = Driver(ray, plan, store, prepared.context, stored, display, room)
-                return driver.run(interruption.check)
+                resources = prepared.config.resources
+                with enough_nodes(ray, resources, display.say, interruption.check):
+                    room = Room(ray, resources, None if "://" in note else note)
+                    driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                    return driver.run(interruption.check)
         finally:
             if driver:
                 driver.leave()
@@ -87,6 +89,51 @@ def _versions() -> str:
 
     names = ("fusiondistill", "ray", "imagedegrade", "numpy")
     return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+
+
+def check_cluster(
+    config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
+) -> list[str]:
+    """Ask every node of the cluster, say what was found; returns what does not fit."""
+    import os
+
+    from experiments import cluster_check
+    from experiments.cluster import connected, patience
+
+    wanted = _wanted(config, overrides, store)
+    with connected() as ray:
+        address = os.environ.get("RAY_ADDRESS") or "a Ray started here for this check"
+        facts = cluster_check.gather(ray, wanted, address, growing=patience() > 0)
+        for line in cluster_check.lines(facts, wanted):
+            say(line)
+    return cluster_check.complaints(facts, wanted)
+
+
+def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> Any:
+    from experiments.cluster_check import DataSet, Wanted
+    from experiments.prepared import prepare
+    from fusiondistill.data import fingerprint
+
+    if config is None:
+        if overrides:
+            raise ValueError("--set lays values over a config: name one")
+        return Wanted(store=_absolute(store) if store else None)
+    prepared = prepare(config, overrides, store)
+    sets = {(p.config.data.name, p.config.data.root) for p in prepared.points}
+    folders = {p.config.evaluation.corruptions for p in prepared.points} - {None}
+    return Wanted(
+        store=prepared.context.store,
+        data=tuple(
+            DataSet(name, _absolute(root) if root else None, fingerprint(name, root=root))
+            for name, root in sorted(sets, key=str)
+        ),
+        folders=tuple(sorted(_absolute(folder) for folder in folders if folder)),
+        resources=prepared.config.resources,
+    )
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def bench(

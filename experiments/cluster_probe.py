@@ -1,0 +1,158 @@
+"""What one node is asked: facts only, no judgement.
+
+Travels to the node by value, so it runs where the project is missing. Whatever fails becomes a text under its name in
+``errors``; the probe itself never raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PACKAGES", "STORE_BYTES", "code_digest", "look", "versions"]
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "fusiondistill")
+STORE_BYTES = 32 * 2**20
+
+
+def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
+    """Look around on this machine.
+
+    Args:
+        asked: ``store`` (location or None), ``marker`` (name of a file that was written there), ``data`` (a list
+            of (label, name, root)), ``folders`` (that must be there).
+        payload: uint8 array out of the object store, or a reference to one.
+
+    Returns:
+        What was found, as plain values; ``errors`` holds what failed.
+    """
+    facts: dict[str, Any] = {"host": socket.gethostname(), "versions": versions(), "errors": {}}
+    errors = facts["errors"]
+    with _noted(errors, "code"):
+        facts["code"] = code_digest()
+    with _noted(errors, "token"):
+        facts["token"] = _token()
+    with _noted(errors, "torch"):
+        facts.update(_devices())
+    with _noted(errors, "shm"):
+        facts["shm_bytes"] = shutil.disk_usage("/dev/shm").total
+    with _noted(errors, "objects"):
+        facts["object_rate"] = _object_rate(payload)
+    with _noted(errors, "cache"):
+        facts.update(_cache())
+    if asked.get("store"):
+        with _noted(errors, "store"):
+            facts.update(_store(asked["store"], asked["marker"]))
+    facts["data"] = {}
+    for label, name, root in asked.get("data", ()):
+        with _noted(errors, f"data {label}"):
+            from fusiondistill.data import fingerprint
+
+            facts["data"][label] = fingerprint(name, root=root)
+    facts["missing_folders"] = [folder for folder in asked.get("folders", ()) if not Path(folder).is_dir()]
+    return facts
+
+
+@contextlib.contextmanager
+def _noted(errors: dict[str, str], name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a broken installation can raise anything
+        errors[name] = f"{type(error).__name__}: {error}"
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of those that are installed here; and of Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def code_digest() -> str:
+    """sha256 over the project's own Python files: two checkouts of one version can differ."""
+    import hashlib
+
+    import experiments
+    import fusiondistill
+
+    digest = hashlib.sha256()
+    for package in (fusiondistill, experiments):
+        assert package.__file__
+        root = Path(package.__file__).parent
+        for path in sorted(root.rglob("*.py")):
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _token() -> bool:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return is_token_auth_enabled()
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"gpus": names, "cuda_built": torch.version.cuda}
+
+
+def _object_rate(payload: Any) -> float | None:
+    """Bytes a second at which an object of the store got here and was read."""
+    if payload is None:
+        return None
+    import ray
+
+    began = time.perf_counter()
+    array = ray.get(payload[0]) if isinstance(payload, list) else payload
+    int(array[::4096].sum())  # touches every page
+    return float(array.nbytes / (time.perf_counter() - began))
+
+
+def _cache() -> dict[str, Any]:
+    from fusiondistill.data.files import cache_folder, write_atomically
+
+    folder = cache_folder()
+    probe = folder / f"check-{os.getpid()}"
+    write_atomically(probe, b"")
+    probe.unlink()
+    return {"cache": str(folder), "cache_free": shutil.disk_usage(folder).free}
+
+
+def _store(location: str, marker: str) -> dict[str, Any]:
+    from fusiondistill.checkpoints import open_location, write_file
+
+    filesystem, root = open_location(location)
+    from pyarrow import fs
+
+    if filesystem.get_file_info(f"{root}/{marker}").type != fs.FileType.File:
+        return {"store_seen": False}
+    content, path = os.urandom(STORE_BYTES), f"{root}/{marker}.{socket.gethostname()}.{os.getpid()}"
+    try:
+        began = time.perf_counter()
+        write_file(filesystem, path, content)
+        written = time.perf_counter()
+        with filesystem.open_input_stream(path) as stream:
+            same = stream.read() == content
+        read = time.perf_counter()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.delete_file(path)
+    if not same:
+        raise OSError(f"{path}: came back other than it was written")
+    return {
+        "store_seen": True,
+        "store_write": STORE_BYTES / (written - began),
+        "store_read": STORE_BYTES / (read - written),
+    }
