@@ -7,8 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
-from experiments.plan import Plan
 from experiments.queue import Event
+from experiments.rows import Plan
 from experiments.stage import Stage
 
 __all__ = ["Display"]

@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 from experiments import search
+from experiments.hands import FIT_FAILURES, Hand, fit, pull
 from experiments.materials import Context
-from experiments.plan import Plan
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
+from experiments.rows import Plan
 from experiments.search_space import candidate_count
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
 from experiments.stages import note_error
@@ -30,12 +31,8 @@ from fusiondistill.config import Resources
 __all__ = ["Driver", "Outcome"]
 
 TICK = 0.2
-FIT_FAILURES = 3
-"""A fit that fails so often without any stage getting on ends the run."""
 WITHOUT_NODES = 600.0
 """Seconds without any node that could hold a worker after which a run ends."""
-PATIENCE = 20.0
-"""Seconds after which what was on a lost node is given up, should Ray still wait for it."""
 
 
 @dataclass
@@ -54,28 +51,6 @@ class Outcome:
 def _needs_a_fit(stage: Stage) -> bool:
     """Whether a stage is data-parallel itself."""
     return isinstance(stage.spec, TrainSpec) and stage.spec.world_size > 1
-
-
-class _Hand:
-    """Something that holds slots: a worker group, a plain worker, a search, a data-parallel fit."""
-
-    def __init__(self, name: str, slots: int, run: Callable[[], Any], node: str | None = None) -> None:
-        self.name, self.slots, self.node = name, slots, node
-        self.error: BaseException | None = None
-        self.left: float | None = None
-        self.thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
-        self.thread.start()
-
-    def overdue(self) -> bool:
-        """Whether it had time enough to notice that its node is gone."""
-        self.left = self.left or time.monotonic()
-        return time.monotonic() - self.left > PATIENCE
-
-    def _guarded(self, run: Callable[[], Any]) -> None:
-        try:
-            run()
-        except BaseException as error:
-            self.error = error
 
 
 class Driver:
@@ -116,7 +91,7 @@ class Driver:
         self.handed_out: set[str] = set()
         self.searches: list[Stage] = []
         self.parallel: list[Stage] = []
-        self.hands: list[_Hand] = []
+        self.hands: list[Hand] = []
         self.threads: list[threading.Thread] = []
         self.last_room = time.monotonic()
         self.outcome = Outcome()
@@ -240,7 +215,7 @@ class Driver:
         while wanted <= 0 and self.searches and (left := self.room.free(self.hands).total) > 0:
             self._start_search(self.searches.pop(0), -(-left // (len(self.searches) + 1)))
 
-    def _seen(self, hand: _Hand) -> bool:
+    def _seen(self, hand: Hand) -> bool:
         return any(w.startswith(hand.name) for w in self.seen_workers)
 
     def _name(self, kind: str) -> str:
@@ -251,20 +226,12 @@ class Driver:
         name = self._name("group")
         config = {"queue": self.queue, "group": name, "context": self.context}
         self.outcome.fits += 1
-        self.hands.append(_Hand(name, size, lambda: self._fit(name, size, group_loop, config, "gloo", node), node))
+        self.hands.append(Hand(name, size, self._fit(name, size, group_loop, config, "gloo", node), node))
 
     def _start_task(self, node: str) -> None:
         name = self._name("task")
-        self.hands.append(_Hand(name, 1, lambda: self._task(name, node), node))
-
-    def _task(self, name: str, node: str) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        remote = self.ray.remote(task_loop).options(
-            num_cpus=self.share.cpus, num_gpus=self.share.gpus or None, max_retries=0, scheduling_strategy=there
-        )
-        self.ray.get(remote.remote(self.queue, f"{name}0", self.context))
+        arguments = (self.queue, f"{name}0", self.context)
+        self.hands.append(Hand(name, 1, partial(pull, task_loop, arguments, share=self.share, node=node), node))
 
     def _start_parallel(self) -> None:
         for stage in list(self.parallel):
@@ -277,7 +244,7 @@ class Driver:
             self.ray.get(self.queue.assign.remote(name, self.priority[stage.digest], stage))
             config = {"queue": self.queue, "worker": name, "context": self.context, "stage": stage}
             backend = "nccl" if self.share.gpus >= 1 else "gloo"
-            self.hands.append(_Hand(name, size, partial(self._fit, name, size, run_loop, config, backend)))
+            self.hands.append(Hand(name, size, self._fit(name, size, run_loop, config, backend)))
 
     def _fit(
         self,
@@ -287,27 +254,11 @@ class Driver:
         config: dict[str, Any],
         backend: str,
         node: str | None = None,
-    ) -> None:
-        """A Ray Train fit, on one node if given. It is not retried by Ray: the next one may need another size."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        TorchTrainer(
-            loop,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend=backend),
-            scaling_config=ScalingConfig(
-                num_workers=size,
-                use_gpu=self.share.gpus > 0,
-                resources_per_worker=self.share.resources,
-                label_selector={"ray.io/node-id": node} if node else None,
-            ),
-            run_config=RunConfig(
-                name=name.replace("/", "_"),
-                storage_path=self.scratch.name,
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=FIT_FAILURES),
-            ),
-        ).fit()
+    ) -> Callable[[], None]:
+        scratch = self.scratch.name
+        return partial(
+            fit, loop, config, name=name, size=size, share=self.share, scratch=scratch, backend=backend, node=node
+        )
 
     def _start_search(self, stage: Stage, most: int) -> None:
         assert isinstance(stage.spec, SearchSpec)
@@ -332,4 +283,4 @@ class Driver:
             else:
                 self.ray.get(call.finish.remote(worker, stage.digest, None, False))
 
-        self.hands.append(_Hand(f"search/{stage.directory}", at_once, run))
+        self.hands.append(Hand(f"search/{stage.directory}", at_once, run))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.forecast import clock, jobs_of, path_line, traffic_line
-from experiments.plan import build, union
+from experiments.plan import build
+from experiments.rows import union
 from experiments.simulation import ORDERS, Job, critical_path, simulate
 from experiments.stage import EvaluateSpec, Stage, TrainSpec
 from experiments.traffic import network_of, traffic

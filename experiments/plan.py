@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from experiments.rows import SEVERITIES, Kind, Plan, Row, cut, every
 from experiments.stage import (
     FUSION_KEYS,
     CheckpointSpec,
@@ -25,64 +25,10 @@ from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
 from fusiondistill.recipe import Role
 
-__all__ = ["CORRUPTED", "Plan", "Row", "build", "build_evaluation", "union"]
+__all__ = ["build", "build_evaluation"]
 
 PAPER_SEED = 123
 """The original seeds its loaders with this, whatever the run's seed is."""
-
-Kind = Literal["trained", "unseen", "corruption"]
-"""What experts were trained for, what nobody was, and published sets of corrupted images."""
-SEVERITIES = (1, 2, 3, 4, 5)
-CORRUPTED = "c-"
-"""Opens the name of a published corruption, which may be that of a registered degradation."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stretch of the results table: one method and seed on some levels of a degradation, counted by one stage."""
-
-    method: str
-    seed: int
-    degradation: str
-    stage: Stage
-    kind: Kind = "trained"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All stages of an experiment, inputs before what uses them, and the rows of its table."""
-
-    config: Config
-    stages: tuple[Stage, ...]
-    rows: tuple[Row, ...]
-    levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Degradation -> its first and last level, evaluated or not."""
-
-    def describe(self) -> dict[str, Any]:
-        """What a reader of the store needs to find the results: JSON-able."""
-        return {
-            "experiment": self.config.experiment,
-            "config": self.config.model_dump(mode="json"),
-            "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
-            "rows": [
-                {
-                    "method": r.method,
-                    "seed": r.seed,
-                    "degradation": r.degradation,
-                    "kind": r.kind,
-                    "directory": r.stage.directory,
-                }
-                for r in self.rows
-            ],
-            "levels": {name: list(ends) for name, ends in self.levels.items()},
-        }
-
-
-def union(config: Config, plans: Sequence[Plan]) -> Plan:
-    """The stages of several plans, each once; its rows are those of the plans."""
-    stages = {stage.digest: stage for plan in plans for stage in plan.stages}
-    rows = tuple(row for plan in plans for row in plan.rows)
-    return Plan(config, tuple(stages.values()), rows)
 
 
 def build(
@@ -339,8 +285,8 @@ class _Builder:
     def _rows(self, method: str, seed: int, inputs: dict[str, Stage], degradation: str, kind: Kind) -> Iterator[Row]:
         """One row for each piece of the levels."""
         evaluation = self.config.evaluation
-        levels = SEVERITIES if kind == "corruption" else _every(self.levels(degradation), evaluation.every)
-        for piece in _cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
+        levels = SEVERITIES if kind == "corruption" else every(self.levels(degradation), evaluation.every)
+        for piece in cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
                 method=method,
                 degradation=degradation,
@@ -355,21 +301,8 @@ class _Builder:
                 threads=self.config.threads,
                 corruption=self.corruptions.get(degradation) if kind == "corruption" else None,
             )
-            yield Row(
-                method, seed, degradation, self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs), kind
-            )
-
-
-def _every(levels: range, step: int) -> tuple[int, ...]:
-    """Every so many levels and the last, so that whatever is left out lies between two measured ones."""
-    return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
-
-
-def _cut(levels: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:
-    """Neighbouring levels in so many parts (at most one level each) whose sizes differ by one at most."""
-    parts = max(1, min(parts, len(levels)))
-    ends = [len(levels) * i // parts for i in range(parts + 1)]
-    return [levels[a:b] for a, b in itertools.pairwise(ends)]
+            stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)
+            yield Row(method, seed, degradation, stage, kind)
 
 
 def _checkpoint_path(given: str | dict[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import CORRUPTED, Plan, build, build_evaluation, union
+from experiments.plan import build, build_evaluation
+from experiments.rows import CORRUPTED, Plan, union
 from experiments.stage import Stage, ancestors
 from experiments.store import Store
 from fusiondistill import config_file

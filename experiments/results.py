@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparisons import comparisons_table
-from experiments.plan import Plan
+from experiments.rows import Plan
 from experiments.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import Store, parquet_bytes

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from experiments import results
 from experiments.cli import main
 from experiments.estimates import Estimates, cost_lines, measured
-from experiments.plan import Plan, build
+from experiments.plan import build
 from experiments.pruning import unneeded
+from experiments.rows import Plan
 from experiments.stage import Stage, trial_stage
 from experiments.store import Store
 from fusiondistill.checkpoints import CheckpointError, new_attempt

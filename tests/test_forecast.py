@@ -15,8 +15,9 @@ from experiments.cli import main
 from experiments.estimates import Estimates
 from experiments.forecast import Times, clock, forecast, forecast_lines, jobs_of, parse_cluster, read_times
 from experiments.paper_schedule import bench_schedule, paper_stages, parse_speeds, seconds_at
-from experiments.plan import Plan, build
+from experiments.plan import build
 from experiments.prepared import prepare
+from experiments.rows import Plan
 from experiments.simulation import critical_path, simulate
 from experiments.stage import EvaluateSpec, Stage, TrainSpec, priorities
 from experiments.traffic import network_of, traffic, weight_bytes

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.plan import Plan, build, build_evaluation, union
+from experiments.plan import build, build_evaluation
+from experiments.rows import Plan, union
 from experiments.stage import (
     CheckpointSpec,
     EvaluateSpec,

@@ -16,7 +16,8 @@ from running import fusiondistill, stages
 from experiments.importance import importance
 from experiments.journal import Candidate, Journal
 from experiments.materials import Context
-from experiments.plan import Plan, build
+from experiments.plan import build
+from experiments.rows import Plan
 from experiments.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
 from experiments.stage import SearchSpec, Stage, TrainSpec, ancestors, trial_stage, with_found
 from experiments.stages import execute

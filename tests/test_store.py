@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.plan import Plan, build
+from experiments.plan import build
+from experiments.rows import Plan
 from experiments.stage import Stage
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack

@@ -1,0 +1,87 @@
+"""What holds slots of the cluster while a run goes on: threads, each around a Ray Train fit, a Ray task or a search."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from experiments.cluster import Share
+
+__all__ = ["FIT_FAILURES", "Hand", "fit", "pull"]
+
+FIT_FAILURES = 3
+"""A fit that fails so often without any stage getting on ends the run."""
+PATIENCE = 20.0
+"""Seconds after which what was on a lost node is given up, should Ray still wait for it."""
+
+
+class Hand:
+    """Something that holds slots: a worker group, a plain worker, a search, a data-parallel fit."""
+
+    def __init__(self, name: str, slots: int, run: Callable[[], Any], node: str | None = None) -> None:
+        self.name, self.slots, self.node = name, slots, node
+        self.error: BaseException | None = None
+        self.left: float | None = None
+        self.thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
+        self.thread.start()
+
+    def overdue(self) -> bool:
+        """Whether it had time enough to notice that its node is gone."""
+        self.left = self.left or time.monotonic()
+        return time.monotonic() - self.left > PATIENCE
+
+    def _guarded(self, run: Callable[[], Any]) -> None:
+        try:
+            run()
+        except BaseException as error:
+            self.error = error
+
+
+def fit(
+    loop: Callable[..., Any],
+    config: dict[str, Any],
+    *,
+    name: str,
+    size: int,
+    share: Share,
+    scratch: str,
+    backend: str,
+    node: str | None = None,
+) -> None:
+    """A Ray Train fit of ``size`` workers, on one node if given; returns when all have left.
+
+    Ray does not try it again: the next one may need another size or place.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    TorchTrainer(
+        loop,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend=backend),
+        scaling_config=ScalingConfig(
+            num_workers=size,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=share.resources,
+            label_selector={"ray.io/node-id": node} if node else None,
+        ),
+        run_config=RunConfig(
+            name=name.replace("/", "_"),
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=FIT_FAILURES),
+        ),
+    ).fit()
+
+
+def pull(loop: Callable[..., Any], arguments: tuple[Any, ...], *, share: Share, node: str) -> None:
+    """A plain Ray task on a node; returns when it has ended."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    remote = ray.remote(loop).options(
+        num_cpus=share.cpus, num_gpus=share.gpus or None, max_retries=0, scheduling_strategy=there
+    )
+    ray.get(remote.remote(*arguments))
