@@ -188,11 +188,14 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
     began = time.time()
     state, card = checkpoints.load_checkpoint(spec.path)
     images = load_data(spec.data, context.root(spec.data), "train")
+    if (known := card.get("classes")) not in (None, list(images.classes)):
+        raise checkpoints.CheckpointError(
+            f"{spec.path} was trained for other classes ({len(known)}: {', '.join(map(str, known[:3]))}, ...) "
+            f"than {spec.data.name} has ({len(images.classes)}: {', '.join(images.classes[:3])}, ...)"
+        )
     network = new_network(spec.model, images)
     if difference := fusion.state_difference(network.state_dict(), state):
         raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
-    if card.get("classes") not in (None, list(images.classes)):
-        raise checkpoints.CheckpointError(f"{spec.path} was trained for other classes than {spec.data.name} has")
     ours = card_for(spec.model, images)
     for what in ("mean", "std"):
         if card and any(abs(a - b) > 0.5 for a, b in zip(card[what], ours[what], strict=True)):

@@ -78,9 +78,9 @@ def test_evaluate_names_what_is_wrong(tmp_path: Path) -> None:
     )
     save_checkpoint(tmp_path / "pets", build_model("cifar_resnet8", 2).state_dict(), card)
     for path, data, message in (
-        ("pets", "digits", "knows 2 classes that are not those of digits"),
+        ("pets", "digits", "was trained for other classes (2: cat, dog, ...) than digits has (10: 0, 1, 2, ...)"),
         ("nowhere", "digits", "no such checkpoint"),
         ("pets", "digitz", "did you mean 'digits'"),
     ):
-        done = fusiondistill("evaluate", str(tmp_path / path), "--data", data, cache=tmp_path)
+        done = fusiondistill("evaluate", str(tmp_path / path), "--data", data, cache=tmp_path, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
