@@ -13,7 +13,17 @@ from typing import Any
 
 from fusiondistill.config import Resources
 
-__all__ = ["Share", "connected", "enough_nodes", "nodes_of", "nodes_without", "patience", "share_of", "slots"]
+__all__ = [
+    "Share",
+    "connected",
+    "enough_nodes",
+    "nodes_of",
+    "nodes_without",
+    "patience",
+    "refuse_fleeting",
+    "share_of",
+    "slots",
+]
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,19 @@ def nodes_without(ray: Any, path: str) -> list[str]:
             probe = ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there)
             answers[node["NodeID"]] = (node["NodeManagerAddress"], probe.remote(path))
     return [address for address, answer in answers.values() if not ray.get(answer)]
+
+
+def refuse_fleeting(store: str) -> None:
+    """Refuse a store in the copy of the working directory that a submitted job runs in: Ray deletes it.
+
+    Raises:
+        ValueError: it lies there.
+    """
+    if "/runtime_resources/working_dir_files/" in store:
+        raise ValueError(
+            f"the store {store} lies in the job's copy of the working directory, which Ray deletes after the job: "
+            "give --store an absolute path on a file system that all nodes share, or a bucket"
+        )
 
 
 def _sees(path: str) -> bool:
