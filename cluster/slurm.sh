@@ -27,14 +27,15 @@ head=${HEAD_IP:-$(hostname -I | cut -d ' ' -f 1)} # this script runs on the firs
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_ADDRESS=$head:$((20000 + SLURM_JOB_ID % 10000))
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
-export RAY_gcs_rpc_server_reconnect_timeout_s=10 # nodes leave soon after the head
+export RAY_gcs_rpc_server_reconnect_timeout_s=20 # nodes leave soon after the head
 
-driver=$(mktemp) # its process id; this script runs on the same node
-# shellcheck disable=SC2016  # $$ and $@ are for the inner shell
-srun --kill-on-bad-exit=0 ray symmetric-run \
+notes=$(mktemp -d) # the driver's process id and exit code; this script runs on the same node
+# Only the first node's words are shown; the others' are in /tmp/ray-USER/session_latest/logs there.
+# shellcheck disable=SC2016  # $0, $@ and $! are for the inner shell
+srun --kill-on-bad-exit=0 --output=0 --error=0 ray symmetric-run \
   --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$USER" \
-  -- bash -c 'echo $$ >"$0"; exec fusiondistill "$@"' "$driver" "$@" &
+  --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$(id -un)" \
+  -- bash -c 'trap "" TERM; fusiondistill "$@" & echo $! >"$0/driver"; wait $!; echo $? >"$0/status"' "$notes" "$@" &
 step=$!
 
 # SIGTERM goes to the driver alone: Ray has to outlive it, so that it can stop in order.
@@ -42,18 +43,19 @@ caught=0
 # shellcheck disable=SC2317,SC2329  # called by the trap
 stop() {
   caught=1
-  kill -TERM "$(<"$driver")" 2>/dev/null || kill -TERM "$step" 2>/dev/null
+  if [[ -s $notes/driver ]]; then kill -TERM "$(<"$notes/driver")" 2>/dev/null; else kill -TERM "$step"; fi
 }
 trap stop TERM
 
-status=0
 while true; do
   wait "$step"
   status=$?
   ((caught)) || break
   caught=0 # the wait was cut short: go on with it
 done
-rm -f "$driver"
+trap - TERM
+[[ -s $notes/status ]] && status=$(<"$notes/status") # what comes after it, the end of Ray, does not count
+rm -r "$notes"
 
 # Not if somebody cancelled the job, nor if Slurm puts it back into the queue by itself.
 state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)

@@ -21,6 +21,7 @@ __all__ = [
     "nodes_of",
     "patience",
     "probe",
+    "refuse_fleeting",
     "share_of",
     "slots",
     "slots_on",
@@ -178,6 +179,19 @@ def probe(ray: Any, node: Node, path: str | None) -> Any:
 
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(path)
+
+
+def refuse_fleeting(store: str) -> None:
+    """Refuse a store in the copy of the working directory that a submitted job runs in: Ray deletes it.
+
+    Raises:
+        ValueError: it lies there.
+    """
+    if "/runtime_resources/working_dir_files/" in store:
+        raise ValueError(
+            f"the store {store} lies in the job's copy of the working directory, which Ray deletes after the job: "
+            "give --store an absolute path on a file system that all nodes share, or a bucket"
+        )
 
 
 def _sees(path: str | None) -> bool:

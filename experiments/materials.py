@@ -64,10 +64,17 @@ def load_plugins(plugins: tuple[tuple[str, str], ...]) -> None:
 
 @lru_cache(maxsize=4)
 def _load_split(name: str, split: str, root: str | None, expected: str) -> ImageSet:
-    found = fingerprint(name, root=root)
+    node = socket.gethostname()
+    try:
+        found = fingerprint(name, root=root)
+    except DataError as error:
+        raise DataError(
+            f"the data set {name!r} is not on the node {node}: {error} Every node needs it: give a data.root that all "
+            "nodes share, or copy the files to one place on each; `fusiondistill cluster check CONFIG` asks them all"
+        ) from error
     if found != expected:
         raise DataError(
-            f"the data set {name!r} on {socket.gethostname()} is not the one that this run was planned with "
+            f"the data set {name!r} on the node {node} is not the one that this run was planned with "
             f"(fingerprint {found[:12]}, planned {expected[:12]}): copy the same files to every node"
         )
     return load_images(name, split, root)

@@ -23,10 +23,12 @@ def note_plan(prepared: Prepared, command: str) -> None:
 
 def run(prepared: Prepared, display: Any) -> Any:
     """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
+    from experiments.cluster import connected, enough_nodes, refuse_fleeting
     from experiments.driver import Driver, Outcome
     from experiments.queue import Event
     from experiments.stages import execute
 
+    refuse_fleeting(prepared.context.store)
     store, plan = prepared.store, prepared.plan
     stored = set(prepared.stored)
     for stage in prepared.missing:
@@ -39,7 +41,6 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected, enough_nodes
     from experiments.interruption import Interruption
     from experiments.room import Room
 

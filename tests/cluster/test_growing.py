@@ -1,0 +1,67 @@
+"""A cluster that starts empty: Ray's own autoscaler, with nodes that are processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from heads import RAY, free_port, stop
+from running import command, environment
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+experiment: growing
+seeds: [0]
+data: {name: digits, train_images: 300, test_images: 50}
+model: {name: cifar_resnet8}
+methods: [base]
+degradations: [blur]
+base: {epochs: 1, batch_size: 32}
+evaluation: {every: 25}
+resources: {workers: 1}
+"""
+
+
+def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
+    fake = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node" / "example.yaml"
+    cluster = yaml.safe_load(fake.read_text())
+    cluster["available_node_types"] = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    }
+    (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="fd", ignore_cleanup_errors=True) as folder:
+        variables = {
+            **environment(tmp_path / "cache"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        }
+        try:
+            started = subprocess.run(
+                [
+                    *RAY, "start", "--head", f"--port={port}", "--num-cpus=0", f"--dashboard-port={free_port()}",
+                    f"--autoscaling-config={tmp_path}/cluster.yaml", f"--temp-dir={folder}",
+                    f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+                ],
+                env=variables, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            assert started.returncode == 0, started.stdout + started.stderr
+            line = command("run", str(tmp_path / "config.yaml"), "--store", str(tmp_path / "store"))
+            there = {**variables, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+            fixed = subprocess.run(line, env=there, capture_output=True, text=True, timeout=200)
+            assert fixed.returncode == 2 and "which no node has" in fixed.stderr, fixed.stdout + fixed.stderr
+            there["FUSIONDISTILL_WAIT_FOR_NODES"] = "180"
+            done = subprocess.run(line, env=there, capture_output=True, text=True, timeout=400)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "asked the cluster for room for 1 workers of 1 CPU" in done.stdout
+        finally:
+            stop(folder)

@@ -1,0 +1,35 @@
+"""Clusters of `ray start`, for tests: several beside each other, and beside whatever else runs on the machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+def stop(folder: str) -> None:
+    """End the processes of one cluster: those that were started with its folder. (`ray stop` would end all.)"""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for entry in Path("/proc").iterdir():
+            try:
+                if (
+                    entry.name.isdigit()
+                    and int(entry.name) != os.getpid()
+                    and folder in (entry / "cmdline").read_text()
+                ):
+                    os.kill(int(entry.name), number)
+            except (OSError, UnicodeDecodeError):
+                continue
+        time.sleep(3)
