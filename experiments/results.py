@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.plan import Plan
-from experiments.store import Store, parquet_bytes
-from fusiondistill.checkpoints import CheckpointError
+from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +41,7 @@ def plans(store: Store) -> list[dict[str, Any]]:
     """
     from pyarrow import fs
 
+    store = store.glance()
     found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
     names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
     names = [name for name in names if not name.startswith(".")]
@@ -115,7 +116,7 @@ def _counts(store: Store, directory: str) -> list[dict[str, int]] | None:
 
 def write_results(store: Store) -> pa.Table:
     """Rebuild ``results.parquet`` from all plans of the store; returns the table."""
-    table = results_table(store, plans(store))
+    table = results_table(store.glance(MANIFEST, "counts.*.parquet"), plans(store))
     store.write(parquet_bytes(table), "results.parquet")
     return table
 
@@ -224,17 +225,18 @@ def write_report(store: Store, results: pa.Table) -> str:
     from fusiondistill import report
 
     known = plans(store)
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
     tables: dict[str, Any] = {
-        name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(store, known).items()
+        name: pa.Table.from_pylist(rows) if rows else None for name, rows in _stage_tables(seen, known).items()
     }
     methods, degradations = expected(known)
     with tempfile.TemporaryDirectory() as folder:
         files = report.write(
-            folder, results, **tables, facts=_facts(store, known), methods=methods, degradations=degradations
+            folder, results, **tables, facts=_facts(seen, known), methods=methods, degradations=degradations
         )
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
-    return store.path("report", Path(files[0]).name)
+    return store.shown("report", Path(files[0]).name)
 
 
 def ranking(store: Store, directory: str) -> list[str]:
@@ -270,6 +272,7 @@ def search_costs(store: Store, plan: Plan) -> list[str]:
 def status_lines(store: Store) -> list[str]:
     """What of each experiment is stored, under way (with its epoch), failed or missing."""
     lines = []
+    store = store.glance(MANIFEST, PROGRESS, ERROR)
     for plan in plans(store):
         stages = plan["stages"]
         stored = {s["directory"] for s in stages if store.manifest_of(s["directory"])}
@@ -278,7 +281,7 @@ def status_lines(store: Store) -> list[str]:
             directory = stage["directory"]
             if directory in stored:
                 continue
-            epochs, error = store.epochs_stored(directory), store.read_raw(directory, "error.txt")
+            epochs, error = store.epochs_stored(directory), store.read_raw(directory, ERROR)
             if error:
                 state = f"failed: {error.decode(errors='replace').splitlines()[-1]}"
             elif epochs:
