@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.plan import Plan
 from experiments.prepared import Prepared
+from experiments.stage import TrainSpec
 
-__all__ = ["bench_degradations", "note_plan", "run"]
+__all__ = ["bench_degradations", "check_synchronised", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str) -> None:
@@ -39,11 +41,12 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
-    from experiments.cluster import connected, nodes_without
+    from experiments.cluster import connected, nodes_of, nodes_without, share_of
     from experiments.interruption import Interruption
 
     with Interruption() as interruption, connected() as ray:
         interruption.install()
+        check_synchronised(plan, share_of(plan.config.resources, nodes_of(ray)).gpus)
         note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
         blind = [] if "://" in note else nodes_without(ray, note)
         if blind:
@@ -52,6 +55,20 @@ def run(prepared: Prepared, display: Any) -> Any:
                 "give a --store on a file system that all nodes share"
             )
         return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
+
+
+def check_synchronised(plan: Plan, gpus: float) -> None:
+    """Refuse synchronised BatchNorm where a worker holds ``gpus`` of a GPU, and that is not a whole one.
+
+    Raises:
+        ValueError: says which setting to change.
+    """
+    asked = any(isinstance(stage.spec, TrainSpec) and stage.spec.sync_batchnorm for stage in plan.stages)
+    if asked and gpus < 1:
+        raise ValueError(
+            f"resources.sync_batchnorm needs a GPU for each worker, these hold {gpus:g}: leave it out, or set "
+            "resources.gpus_per_worker to 1 on a cluster that has GPUs"
+        )
 
 
 def _compile_kernels(prepared: Prepared) -> None:

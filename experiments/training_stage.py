@@ -78,6 +78,7 @@ def run_train(
         validation=validation,
         start=start,
         on_epoch=on_epoch,
+        sync_batchnorm=spec.sync_batchnorm,
     )
     if rank == 0:
         _commit_training(stage, spec, recipe, progress, images, store, context, began, attempt, device)
