@@ -55,11 +55,16 @@ def leased(read: Read, write: Write, beat: float = BEAT) -> Iterator[str | None]
         return
     over = threading.Event()
 
+    def sign(**more: Any) -> None:
+        with contextlib.suppress(OSError):
+            now = _parsed(read())
+            if now is None or now["holder"] == mine["holder"]:  # else it was taken for dead, and is another's
+                write(json.dumps({**mine, **more}).encode())
+
     def signs() -> None:
         while not over.wait(beat):
             mine["beat"] += 1
-            with contextlib.suppress(OSError):
-                write(json.dumps(mine).encode())
+            sign()
 
     thread = threading.Thread(target=signs, name="lease", daemon=True)
     thread.start()
@@ -68,8 +73,7 @@ def leased(read: Read, write: Write, beat: float = BEAT) -> Iterator[str | None]
     finally:
         over.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            write(json.dumps({**mine, "over": True}).encode())
+        sign(over=True)
 
 
 def _alive(read: Read, beat: float) -> str | None:

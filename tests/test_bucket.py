@@ -17,7 +17,7 @@ from pyarrow import fs
 from test_store import FOUR, fill, follows, progress
 
 from experiments.cli import main
-from experiments.lease import LEASE
+from experiments.lease import LEASE, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
 from experiments.results import note_plan, status_lines
@@ -197,6 +197,22 @@ def test_one_driver_holds_a_bucket(store: Store) -> None:
     assert b'"over": true' in (store.read_raw(LEASE) or b"")
 
 
+def test_a_lease_of_another_machine_ends_when_its_signs_do(store: Store) -> None:
+    """What a holder on another machine leaves when it dies; and one that was taken for dead does not take it back."""
+    dead = b'{"holder": "x", "who": "process 1 on elsewhere", "host": "elsewhere", "process": 1, "beat": 7}'
+    place = (lambda: store.read_raw(LEASE), lambda data: store.write(data, LEASE), 0.1)
+    store.write(dead, LEASE)
+    began = time.monotonic()
+    with leased(*place) as holder:
+        assert holder is None and time.monotonic() - began >= 0.25
+        with leased(*place) as second:
+            assert second is not None and f"process {os.getpid()}" in second
+        store.write(dead, LEASE)
+        time.sleep(0.5)
+        assert store.read_raw(LEASE) == dead
+    assert store.read_raw(LEASE) == dead
+
+
 def test_checkpoints_go_to_a_bucket_and_back(bucket: Bucket) -> None:
     import torch
 
@@ -222,6 +238,7 @@ def test_locations_are_given_in_many_ways(tmp_path: Path, monkeypatch) -> None:
         store.write(b"1", "a")
         assert (expected / "a").read_bytes() == b"1"
     assert Store(tmp_path.as_uri()).location == str(tmp_path)
+    assert open_location("gs://shelf/x/")[1] == "shelf/x"
     for given, message in (
         ("s3://key:secret@shelf/x", "set AWS_ACCESS_KEY_ID"),
         ("s3://shelf/x?regoin=here", "unknown setting 'regoin'; known: region"),
