@@ -57,7 +57,7 @@ def _guard(call: Callable[[], Any]) -> Any:
         if not _is_ours(error):
             raise
         _stop(str(error), WRONG_INPUT)
-    except ConnectionError as error:
+    except OSError as error:  # no cluster, no answer from a bucket, a full disk
         _stop(str(error), FAILED)
     except RuntimeError as error:
         from experiments.store import StoreBusy

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from experiments.stage import KINDS, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
 from experiments.store import Store
-from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.config import Resources
 
 __all__ = ["Estimates", "cost_lines", "measured", "size_of"]
@@ -75,7 +75,7 @@ def _network(stage: Stage) -> str:
 
 def measured(store: Store) -> Estimates:
     """Estimates from all that a store holds, whichever config it was made for."""
-    estimates = Estimates()
+    estimates, store = Estimates(), store.glance(MANIFEST)
     found: dict[str, Stage | None] = {}
     for directory in store.directories():
         stage = _stored_stage(store, directory, found)

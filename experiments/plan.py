@@ -189,6 +189,7 @@ class _Builder:
             data_seed=self._data_seed(seed),
             world_size=config.resources.workers_per_run,
             threads=config.threads,
+            sync_batchnorm=config.resources.sync_batchnorm and config.resources.workers_per_run > 1,
         )
         return self._stage(name, seed, spec, inputs)
 
@@ -233,7 +234,9 @@ class _Builder:
         recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
         spec = SearchSpec(
             # Trials are judged on the validation split, whatever epoch the table's rows keep.
-            train=train.model_copy(update={"recipe": recipe, "world_size": 1, "select": "validation"}),
+            train=train.model_copy(
+                update={"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
+            ),
             trials=search.trials,
             searcher=search.searcher,
             scheduler=search.scheduler,

@@ -95,7 +95,7 @@ def prepare_evaluation(
 
 def _row_name(path: str, taken: Mapping[str, Any]) -> str:
     """What a checkpoint is called in the table: the end of its path, with a number where that is not unique."""
-    place = Path(path)
+    place = Path(path.partition("?")[0] if "://" in path else path)
     stem = place.parent.name if place.name == "manifest.json" else place.name
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", stem)).strip("-.") or "checkpoint"
     return next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)

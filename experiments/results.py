@@ -12,8 +12,8 @@ from experiments.comparisons import comparisons_table
 from experiments.rows import Plan
 from experiments.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
-from experiments.store import Store, parquet_bytes
-from fusiondistill.checkpoints import CheckpointError
+from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +38,7 @@ def plans(store: Store) -> list[dict[str, Any]]:
     """
     from pyarrow import fs
 
+    store = store.glance()
     found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
     names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
     names = [name for name in names if not name.startswith(".")]
@@ -123,9 +124,10 @@ def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
 def write_results(store: Store) -> pa.Table:
     """Rebuild ``results.parquet`` and ``comparisons.parquet`` from all plans of the store; returns the results."""
     known = plans(store)
-    table = results_table(store, known)
+    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
+    table = results_table(seen, known)
     store.write(parquet_bytes(table), RESULTS)
-    store.write(parquet_bytes(comparisons_table(store, known, _comparisons(store))), COMPARISONS)
+    store.write(parquet_bytes(comparisons_table(seen, known, _comparisons(store))), COMPARISONS)
     return table
 
 
@@ -157,12 +159,13 @@ def write_report(store: Store, results: pa.Table) -> str:
     from fusiondistill import report
 
     known = plans(store)
-    tables: dict[str, Any] = {**_of_tables(store, results), **stage_tables(store, known)}
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
+    tables: dict[str, Any] = {**_of_tables(store, results), **stage_tables(seen, known)}
     with tempfile.TemporaryDirectory() as folder:
-        files = report.write(folder, results, **tables, facts=facts(store, known))
+        files = report.write(folder, results, **tables, facts=facts(seen, known))
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
-    return store.path("report", Path(files[0]).name)
+    return store.shown("report", Path(files[0]).name)
 
 
 def ranking(store: Store, directory: str) -> list[str]:
@@ -221,6 +224,7 @@ def _importance(outcome: Mapping[str, Any]) -> str:
 def status_lines(store: Store) -> list[str]:
     """What of each experiment is stored, under way (with its epoch), failed or missing."""
     lines = []
+    store = store.glance(MANIFEST, PROGRESS, ERROR)
     for plan in plans(store):
         stages = plan["stages"]
         stored = {s["directory"] for s in stages if store.manifest_of(s["directory"])}
@@ -229,7 +233,7 @@ def status_lines(store: Store) -> list[str]:
             directory = stage["directory"]
             if directory in stored:
                 continue
-            epochs, error = store.epochs_stored(directory), store.read_raw(directory, "error.txt")
+            epochs, error = store.epochs_stored(directory), store.read_raw(directory, ERROR)
             if error:
                 state = f"failed: {error.decode(errors='replace').splitlines()[-1]}"
             elif epochs:

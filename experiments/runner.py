@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.prepared import Prepared
+from experiments.rows import Plan
+from experiments.stage import TrainSpec
 
-__all__ = ["bench", "bench_schedule", "note_plan", "run"]
+__all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str) -> None:
@@ -53,11 +55,26 @@ def run(prepared: Prepared, display: Any) -> Any:
                 resources = prepared.config.resources
                 with enough_nodes(ray, resources, display.say, interruption.check):
                     room = Room(ray, resources, None if "://" in note else note)
+                    check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
                     return driver.run(interruption.check)
         finally:
             if driver:
                 driver.leave()
+
+
+def check_synchronised(plan: Plan, gpus: float) -> None:
+    """Refuse synchronised BatchNorm where a worker holds ``gpus`` of a GPU, and that is not a whole one.
+
+    Raises:
+        ValueError: says which setting to change.
+    """
+    asked = any(isinstance(stage.spec, TrainSpec) and stage.spec.sync_batchnorm for stage in plan.stages)
+    if asked and gpus < 1:
+        raise ValueError(
+            f"resources.sync_batchnorm needs a GPU for each worker, these hold {gpus:g}: leave it out, or set "
+            "resources.gpus_per_worker to 1 on a cluster that has GPUs"
+        )
 
 
 def _compile_kernels(prepared: Prepared) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from experiments.search_space import candidate_count
 from fusiondistill.config import Dimension, Frozen, ModelConfig
 from fusiondistill.recipe import Recipe, Role, with_keys
@@ -66,6 +68,15 @@ class TrainSpec(Frozen):
     data_seed: int
     world_size: int
     threads: int
+    sync_batchnorm: bool = False
+
+    @model_serializer(mode="wrap")
+    def _content(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``sync_batchnorm`` while it is off: it came later, and stages from before keep their digests."""
+        content: dict[str, Any] = standard(self)
+        if not self.sync_batchnorm:
+            content.pop("sync_batchnorm", None)
+        return content
 
 
 class FuseSpec(Frozen):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.lease import LEASE, leased
 from experiments.stage import Stage
-from fusiondistill import checkpoints
+from fusiondistill import checkpoints, locations
 from fusiondistill.checkpoints import CheckpointError
 
 __all__ = ["Store", "StoreBusy", "parquet_bytes"]
 
 PROGRESS = "progress.json"
 ERROR = "error.txt"
+DAMAGED = "damaged.txt"
+"""Left beside a file whose digest did not match, so that the next look at a bucket does not trust sizes."""
 YOUNG = 600
 """Seconds in which a writer has surely named the files that it wrote."""
 
@@ -38,11 +42,42 @@ def parquet_bytes(table: Any) -> bytes:
 
 
 class Store:
-    """Stage results under one location. Cheap to make; a worker makes its own from the location."""
+    """Stage results under one location. Cheap to make; a worker makes its own from the location.
+
+    On a disk or NFS whatever counts as stored was read and matches its digests. In a bucket, where a look at hundreds
+    of stages would download them all, it has the sizes that its manifest names, by one listing; digests are compared
+    when a file is used, and a stage that is found damaged so is made again by the next run.
+
+    Args:
+        location: as :func:`fusiondistill.locations.open_location` takes it.
+
+    Attributes:
+        location: the same, a path for ``file://`` URIs.
+        remote: whether it is a bucket, not a directory.
+    """
 
     def __init__(self, location: str | Path) -> None:
-        self.location = str(location)
-        self.filesystem, self.root = checkpoints.open_location(location)
+        self.filesystem: Any
+        self.filesystem, self.root = locations.open_location(location)
+        self.remote = not locations.is_local(self.filesystem)
+        self.location = str(location) if self.remote or "://" not in str(location) else self.root
+
+    def glance(self, *patterns: str) -> Store:
+        """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
+
+        Raises:
+            LocationError, ConnectionError: there is no such bucket, the credentials are refused, no answer.
+        """
+        seen = copy.copy(self)
+        if self.remote:
+            below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a glance: look anew
+            seen.filesystem = locations.ReadAhead(below, self.root, patterns, self.location)
+        return seen
+
+    def shown(self, *parts: str) -> str:
+        """A path in the store as a user would give it."""
+        kind = self.location.partition("://")[0]
+        return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
 
     def path(self, *parts: str) -> str:
         """A path inside the store's file system."""
@@ -59,23 +94,45 @@ class Store:
 
     def intact(self, stage: Stage) -> str | None:
         """None if the stage is stored and every file matches its digest, else what is wrong."""
+        return self._problem(stage, self._matches)
+
+    def _problem(self, stage: Stage, check: Callable[[str, dict[str, Any], str], object]) -> str | None:
         try:
             manifest = self.manifest(stage)
             if manifest is None or manifest.get("made_from") != self.made_from(stage):
                 return "not stored"
             for name in manifest["files"]:
-                checkpoints.read_file(self.filesystem, self.path(stage.directory), manifest, name)
+                check(stage.directory, manifest, name)
         except CheckpointError as error:
             return str(error)
         return None
 
+    def _matches(self, directory: str, manifest: dict[str, Any], name: str) -> bytes:
+        """A file whose digest is that of the manifest."""
+        try:
+            return checkpoints.read_file(self.filesystem, self.path(directory), manifest, name)
+        except CheckpointError as error:
+            if self.remote and name in manifest["files"]:
+                with contextlib.suppress(OSError):
+                    self.write(str(error).encode(), directory, DAMAGED)
+            raise
+
+    def _fits(self, directory: str, manifest: dict[str, Any], name: str) -> None:
+        """Check a file's size by the listing of a glance; its digest, too, where damage was found before."""
+        sizes = self.filesystem.sizes
+        entry, there = manifest["files"][name], self.path(directory)
+        if self.path(directory, DAMAGED) in sizes:
+            checkpoints.read_file(self.filesystem, there, manifest, name)
+        checkpoints.check_size(there, entry, sizes.get(f"{there}/{entry['file']}"))
+
     def made_from(self, stage: Stage) -> dict[str, str | None]:
         """Role -> the attempt that wrote the input as it is now; None for one that is not stored."""
         attempts: dict[str, str | None] = {}
-        for role, needed in stage.inputs.items():
-            manifest = self.manifest(needed)
-            attempts[role] = manifest["attempt"] if manifest else None
-        return attempts
+        for needed in stage.inputs.values():  # one stage may play several roles
+            if needed.digest not in attempts:
+                manifest = self.manifest(needed)
+                attempts[needed.digest] = manifest["attempt"] if manifest else None
+        return {role: attempts[needed.digest] for role, needed in stage.inputs.items()}
 
     def stored(self, stages: Iterable[Stage]) -> tuple[set[str], list[str]]:
         """Which stages are stored, and what was found damaged.
@@ -91,10 +148,12 @@ class Store:
         """
         done: set[str] = set()
         damage: list[str] = []
+        seen = self.glance(checkpoints.MANIFEST)
+        check = seen._fits if self.remote else seen._matches
         for stage in stages:
             if not all(needed.digest in done for needed in stage.inputs.values()):
                 continue
-            problem = self.intact(stage)
+            problem = seen._problem(stage, check)
             if problem is None:
                 done.add(stage.digest)
             elif problem != "not stored":
@@ -114,7 +173,7 @@ class Store:
         manifest = self.manifest_of(directory)
         if manifest is None:
             raise CheckpointError(f"{self.path(directory)} is not stored")
-        return checkpoints.read_file(self.filesystem, self.path(directory), manifest, name)
+        return self._matches(directory, manifest, name)
 
     def manifest_of(self, directory: str) -> dict[str, Any] | None:
         """The manifest of a stage directory, or None."""
@@ -152,7 +211,7 @@ class Store:
         with contextlib.suppress(OSError):
             for info in self.filesystem.get_file_info(fs.FileSelector(self.path(directory))):
                 name = info.base_name
-                done = name in (PROGRESS, ERROR) or name.startswith("last.")
+                done = name in (PROGRESS, ERROR, DAMAGED) or name.startswith("last.")
                 old = info.mtime is not None and info.mtime.timestamp() < time.time() - YOUNG
                 if info.is_file and name not in keep and not name.startswith(".") and (done or old):
                     self.filesystem.delete_file(info.path)
@@ -174,12 +233,26 @@ class Store:
             self.filesystem.delete_file(self.path(directory, checkpoints.MANIFEST))
         self.filesystem.delete_dir(self.path(directory))
 
-    def save_progress(self, stage: Stage, epoch: int, state: bytes, attempt: str) -> None:
-        """Store the last epoch of a training: the state, then the small file that points at it with its digest."""
-        name = f"last.{attempt}.{epoch}.pt"
-        before = self._progress_entry(stage.directory)
+    def save_progress(
+        self,
+        stage: Stage,
+        epoch: int,
+        state: bytes,
+        attempt: str,
+        made_from: Mapping[str, str | None] | None = None,
+        slot: int | None = None,
+    ) -> None:
+        """Store the last epoch of a training: the state, then the small file that points at it with its digest.
+
+        Args:
+            made_from: the inputs that the training read; default: as they are now.
+            slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
+                three requests); the caller never overwrites what the last call wrote.
+        """
+        name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
+        before = self._progress_entry(stage.directory) if slot is None else None
         checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
-        made_from = self.made_from(stage)
+        made_from = self.made_from(stage) if made_from is None else made_from
         entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state), "made_from": made_from}
         path = self.path(stage.directory, PROGRESS)
         checkpoints.write_file(self.filesystem, path, json.dumps(entry).encode())
@@ -210,11 +283,7 @@ class Store:
 
     def read_raw(self, *parts: str) -> bytes | None:
         """A file that no manifest names, or None."""
-        try:
-            with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            return None
+        return locations.read_whole(self.filesystem, self.path(*parts))
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file that no manifest names (plans, views, the report): whole or not at all."""
@@ -230,15 +299,17 @@ class Store:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the store for one driver (on a file system, by a lock that dies with its holder).
+        """Hold the store for one driver (on a disk by a lock that dies with its holder, in a bucket by a lease).
 
         Raises:
             StoreBusy: another driver holds it; says who.
         """
-        from pyarrow import fs
-
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
-            yield
+        if self.remote:
+            self.glance()  # is it there?
+            with leased(lambda: self.read_raw(LEASE), lambda data: self.write(data, LEASE)) as holder:
+                if holder is not None:
+                    raise StoreBusy(f"{self.location} is in use by {holder}")
+                yield
             return
         import fcntl
 

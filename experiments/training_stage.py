@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from experiments.materials import Context, card_for, image_size, load_into, new_network, run_facts, splits
+from experiments.progress import ProgressWriter
 from experiments.stage import Stage, TrainSpec, chosen_start, with_found
 from experiments.store import Store, parquet_bytes
 from fusiondistill import checkpoints, evaluation
@@ -64,7 +65,7 @@ def run_train(
     assert isinstance(spec, TrainSpec)
     store = Store(context.store)
     began, attempt = time.time(), checkpoints.new_attempt()
-    start = unpack(store.load_progress(stage))
+    start = unpack(_same_for_all(store.load_progress(stage) if rank == 0 else None, device, world_size))
     rows = list(start.rows) if start else []
     if until is not None and len(rows) >= until and until < spec.recipe.epochs:
         return rows[:until]
@@ -80,9 +81,12 @@ def run_train(
         for d in spec.degradations:
             teachers.append(load_into(new_network(spec.model, images), store, stage.inputs[f"teacher-{d}"]))
 
+    writer = ProgressWriter(store, stage, attempt)
+
     def on_epoch(progress: Progress) -> None:
-        store.save_progress(stage, progress.epoch, pack(progress), attempt)
         rows[:] = progress.rows
+        if progress.epoch == until or writer.due(progress.epoch, recipe.epochs):
+            writer.save(progress.epoch, pack(progress))
         report({"epochs": recipe.epochs, **progress.rows[-1]})
         if progress.epoch == until != recipe.epochs:
             raise _Enough
@@ -100,12 +104,22 @@ def run_train(
             validation=validation,
             start=start,
             on_epoch=on_epoch,
+            sync_batchnorm=spec.sync_batchnorm,
         )
     except _Enough:
         return rows
     if rank == 0:
         _commit_training(stage, spec, recipe, progress, images, store, context, began, attempt, device)
     return progress.rows
+
+
+def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> bytes | None:
+    """What rank 0 read, on every rank: a node may see an earlier state of the store than another."""
+    if world_size == 1:
+        return data
+    held = [data]
+    torch.distributed.broadcast_object_list(held, src=0, device=device)
+    return held[0]
 
 
 def _pipeline(

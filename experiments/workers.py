@@ -97,8 +97,8 @@ def describe(problem: Exception) -> str:
     """An error as a user should read it: our own in one line, a surprise with the end of its traceback."""
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
-    from fusiondistill.training import NonFiniteLoss
+    from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NonFiniteLoss):
+    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss):
         return str(problem)
     return "".join(traceback.format_exception(problem)[-4:]).strip()

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.locations import open_location, read_whole, write_file
+
 if TYPE_CHECKING:
     import torch
     from pyarrow.fs import FileSystem
@@ -24,6 +26,7 @@ __all__ = [
     "MANIFEST",
     "CheckpointError",
     "card_of",
+    "check_size",
     "checkpoint_digest",
     "commit",
     "digest",
@@ -46,17 +49,6 @@ class CheckpointError(ValueError):
     """A stored file is missing, damaged or does not fit; the message names it."""
 
 
-def open_location(location: str | Path) -> tuple[FileSystem, str]:
-    """The file system and the path in it of a directory, a file or a bucket URI such as ``s3://bucket/folder``."""
-    from pyarrow import fs
-
-    text = str(location)
-    if "://" in text:
-        filesystem, path = fs.FileSystem.from_uri(text)
-        return filesystem, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-
-
 def new_attempt() -> str:
     """A name for one try at writing: eight random hex digits."""
     return secrets.token_hex(4)
@@ -65,29 +57,6 @@ def new_attempt() -> str:
 def digest(data: bytes) -> str:
     """sha256 in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-def write_file(filesystem: FileSystem, path: str, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file and rename (a bucket's upload is atomic by itself)."""
-    from pyarrow import fs
-
-    if isinstance(filesystem, fs.LocalFileSystem):
-        import os
-
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    else:
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
 
 
 def commit(
@@ -118,14 +87,6 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _read(filesystem: FileSystem, path: str) -> bytes | None:
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def read_manifest(filesystem: FileSystem, directory: str) -> dict[str, Any] | None:
     """The manifest of a directory, its own digest checked; None if there is none.
 
@@ -133,7 +94,7 @@ def read_manifest(filesystem: FileSystem, directory: str) -> dict[str, Any] | No
         CheckpointError: it is cut short or changed.
     """
     path = f"{directory}/{MANIFEST}"
-    data = _read(filesystem, path)
+    data = read_whole(filesystem, path)
     if data is None:
         return None
     try:
@@ -156,12 +117,25 @@ def read_file(filesystem: FileSystem, directory: str, manifest: Mapping[str, Any
     if entry is None:
         raise CheckpointError(f"{directory}/{MANIFEST} names no {name}")
     path = f"{directory}/{entry['file']}"
-    data = _read(filesystem, path)
+    data = read_whole(filesystem, path)
     if data is None:
         raise CheckpointError(f"{path} is missing although the manifest names it")
     if len(data) != entry["bytes"] or digest(data) != entry["sha256"]:
         raise CheckpointError(f"{path} is damaged: {len(data)} bytes that do not match the manifest's digest")
     return data
+
+
+def check_size(directory: str, entry: Mapping[str, Any], size: int | None) -> None:
+    """Compare the size of a committed file with its entry in the manifest; None: there is no such file.
+
+    Raises:
+        CheckpointError: missing, or cut short.
+    """
+    path = f"{directory}/{entry['file']}"
+    if size is None:
+        raise CheckpointError(f"{path} is missing although the manifest names it")
+    if size != entry["bytes"]:
+        raise CheckpointError(f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}")
 
 
 def card_of(
@@ -228,7 +202,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     filesystem, place, manifest = _find(path)
     if manifest is not None:
         return parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
-    return parse_weights(_read_single(filesystem, place, path), str(path))
+    return parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
 
 
 def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
@@ -241,7 +215,7 @@ def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
 
 def _read_single(filesystem: FileSystem, place: str, path: str | Path) -> bytes:
     try:
-        data = _read(filesystem, place)
+        data = read_whole(filesystem, place)
     except OSError as error:
         raise CheckpointError(f"{path} holds no {MANIFEST} and is no checkpoint file") from error
     if data is None:

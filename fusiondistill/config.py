@@ -163,14 +163,22 @@ class EvaluationConfig(Frozen):
 
 
 class Resources(Frozen):
-    """What a worker holds while it works. Changes where things run, not what they give (except ``threads``)."""
+    """What a worker holds while it works.
+
+    Changes where things run, not what they give (except ``threads``, ``workers_per_run`` and ``sync_batchnorm``).
+    """
 
     cpus_per_worker: Positive = Field(1, description="CPUs that Ray reserves for a worker")
     gpus_per_worker: Weight | None = Field(
         None, description="GPUs, may be a fraction; default: 1 if the cluster has any, else 0"
     )
     workers: Count | None = Field(None, description="at most so many workers at once; default: what fits")
-    workers_per_run: Count = Field(1, description="data-parallel workers of one training run")
+    workers_per_run: Count = Field(
+        1, description="data-parallel workers of one training run; each normalises its own part of a batch"
+    )
+    sync_batchnorm: bool = Field(
+        False, description="BatchNorm over the whole batch of a run's data-parallel workers; needs GPUs"
+    )
     threads: Count | None = Field(None, description="torch threads of a worker; default: cpus_per_worker, rounded down")
     group_size: Count = Field(8, description="workers of one Ray Train group, which fail and restart together")
 

@@ -20,7 +20,7 @@ from fusiondistill.objectives import Objective, TeacherOutput
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 
-__all__ = ["NonFiniteLoss", "Progress", "batch_mean_accuracy", "train"]
+__all__ = ["NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
 
 Validation = Callable[[nn.Module], dict[str, float]]
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,6 +35,10 @@ class NonFiniteLoss(ArithmeticError):
             f"the loss (or a weight) is not finite at epoch {epoch}, step {step} of {steps}: lower the learning rate "
             "(optimizer.lr) or use precision: fp32; the last good epoch is kept"
         )
+
+
+class NeedsGPU(ValueError):
+    """A setting that torch has for GPUs only."""
 
 
 @dataclass
@@ -72,8 +76,12 @@ def train(
     validation: Validation | None = None,
     start: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
+    sync_batchnorm: bool = False,
 ) -> Progress:
     """Train ``model`` in place and return what the last epoch left.
+
+    Data-parallel workers each normalise their own part of a batch (BatchNorm), and average their gradients. The running
+    statistics that are kept, and validated with, are those of rank 0: of its parts of the batches alone.
 
     Args:
         model: takes normalised float32 [B,3,H,W]; ``model(x, features=True)`` gives (logits, feature map). On the
@@ -87,6 +95,7 @@ def train(
             mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
         on_epoch: called after every epoch, on rank 0; for storing and reporting. What it raises ends training.
+        sync_batchnorm: see :func:`synchronised`.
 
     Returns:
         The progress after the last epoch; ``best`` holds the chosen weights. Complete on rank 0.
@@ -94,7 +103,10 @@ def train(
     Raises:
         NonFiniteLoss: noticed on the device, read once an epoch; the progress of the epoch before stands.
         ValueError: teachers are missing.
+        NeedsGPU: ``sync_batchnorm`` on another device.
     """
+    if sync_batchnorm:
+        model = synchronised(model, pipeline.device)
     loop = _Loop(model, recipe, pipeline, teachers)
     progress = start or Progress()
     if start:
@@ -227,6 +239,20 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if setting.name == "radam":
         return torch.optim.RAdam(weights, lr=rate, weight_decay=decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+
+
+def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with each BatchNorm normalising over all workers' parts of a batch; the same tensors, changed in place.
+
+    Raises:
+        NeedsGPU: torch has it for CUDA alone.
+    """
+    if device.type != "cuda":
+        raise NeedsGPU(
+            f"resources.sync_batchnorm needs a GPU for each worker, these have a {device.type.upper()}: "
+            "leave it out, or set resources.gpus_per_worker to 1 on machines that have GPUs"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:

@@ -1,0 +1,212 @@
+"""Directories and buckets as one mechanism (:mod:`pyarrow.fs`): what to open, how to read and write whole files.
+
+A bucket has no rename and needs none: an upload is visible when it is complete. What it has is latency and a price per
+request, so a file is read by one request for its size and one for its content, and written by one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+__all__ = ["LocationError", "ReadAhead", "explained", "is_local", "open_location", "read_whole", "write_file"]
+
+ATTEMPTS = 4
+CONNECT, SILENCE = 5.0, 10.0
+"""Seconds until a server that does not take the connection, or says nothing, counts as unreachable (each attempt)."""
+AT_ONCE = 16
+"""Requests side by side: what latency costs a look at hundreds of stages is divided by this."""
+_SETTINGS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LocationError(ValueError):
+    """A place that does not exist, or that these credentials may not use; the message says what to do."""
+
+
+def open_location(location: str | Path) -> tuple[FileSystem, str]:
+    """The file system and the path in it.
+
+    Args:
+        location: a path (relative, with ``~``, on a local disk or NFS), ``file:///path``, or a URI that pyarrow knows:
+            ``s3://bucket/folder?endpoint_override=host:port&scheme=http&region=...`` (each setting may be left out),
+            ``gs://bucket/folder``, ``hdfs://host:port/folder``, ... Credentials come from where the service's own
+            tools take them (for S3 ``AWS_ACCESS_KEY_ID`` and its kin, ``~/.aws``, the machine's role).
+
+    Raises:
+        LocationError: no such kind of URI, an unknown setting, or credentials in the URI.
+    """
+    from pyarrow import ArrowException, fs
+
+    text = str(location)
+    if "://" not in text:
+        return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        if text.startswith("s3://"):
+            return _open_s3(text)
+        if text.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in text:
+            text += ("&" if "?" in text else "?") + f"retry_limit_seconds={ATTEMPTS * SILENCE:g}"  # else: 15 minutes
+        filesystem, path = fs.FileSystem.from_uri(text)
+    except ArrowException as error:
+        raise LocationError(f"{location} is no location: {error}") from error
+    except OSError as error:
+        raise explained(error, text) from error
+    return filesystem, path.rstrip("/") or "/"
+
+
+def _open_s3(uri: str) -> tuple[FileSystem, str]:
+    """Unlike :func:`pyarrow.fs.FileSystem.from_uri` with bounded retries, and small files uploaded in one request."""
+    from pyarrow import fs
+
+    parts = urlsplit(uri)
+    if "@" in parts.netloc:
+        raise LocationError(
+            "credentials do not belong in a URI, which is printed and stored: set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    settings = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(settings.keys() - set(_SETTINGS)):
+        raise LocationError(f"{uri} has an unknown setting {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+    if not parts.netloc:
+        raise LocationError(f"{uri} names no bucket: s3://BUCKET/FOLDER")
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    endpoint = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION")
+    if not ({"region", "endpoint_override"} & settings.keys() or any(os.environ.get(name) for name in endpoint)):
+        settings["region"] = fs.resolve_s3_region(parts.netloc)
+    filesystem = fs.S3FileSystem(
+        **settings,
+        retry_strategy=retries,
+        connect_timeout=CONNECT,
+        request_timeout=SILENCE,
+        allow_delayed_open=True,
+    )
+    return filesystem, f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+
+
+def is_local(filesystem: FileSystem) -> bool:
+    """Whether files have names that the operating system knows (a disk, NFS)."""
+    from pyarrow import fs
+
+    return isinstance(filesystem, fs.LocalFileSystem)
+
+
+_REFUSED = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+    "EXPIRED_TOKEN",
+    "INVALID_TOKEN",
+    "INVALID_CLIENT_TOKEN_ID",
+    "MISSING_AUTHENTICATION_TOKEN",
+    "UNRECOGNIZED_CLIENT",
+    "HTTP status 403",
+)
+
+
+def explained(error: OSError, location: str) -> Exception:
+    """What went wrong with a bucket, as an error for a user; others come back as they are.
+
+    Returns:
+        A :class:`LocationError` for what the user gave wrongly, a :class:`ConnectionError` for a server that does not
+        answer.
+    """
+    text = str(error)
+    if "NO_SUCH_BUCKET" in text or ("ucket" in text and "not found" in text):
+        return LocationError(f"{location}: there is no such bucket; make it, or give another")
+    if any(reason in text for reason in _REFUSED):
+        reason = text.partition("AWS Error ")[2] or text
+        return LocationError(
+            f"{location}: these credentials are refused ({reason}); check AWS_ACCESS_KEY_ID and its kin"
+        )
+    if "NETWORK_CONNECTION" in text:
+        reason = text.partition("operation: ")[2] or text
+        return ConnectionError(f"{location}: the server does not answer ({reason}); check the address and the network")
+    return error
+
+
+def read_whole(filesystem: Any, path: str) -> bytes | None:
+    """The content of a file, None if there is none."""
+    if isinstance(filesystem, ReadAhead):
+        return filesystem.read(path)
+    try:
+        with filesystem.open_input_file(path) as stream:  # an input stream would ask for every 256 KiB anew
+            return bytes(stream.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_file(filesystem: FileSystem, path: str, data: bytes) -> None:
+    """Write a whole file or nothing: temporary file and rename; a bucket's upload is atomic by itself."""
+    if not is_local(filesystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Results in order, :data:`AT_ONCE` at a time."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, items))
+
+
+class ReadAhead:
+    """A bucket as it was at one look: one listing, and the small files that are wanted, read side by side.
+
+    Reading what is not there costs no request any more. Everything but reading goes to the file system itself.
+
+    Args:
+        root: what is listed, with everything below.
+        patterns: file names that are read ahead, like ``counts.*.parquet``.
+        location: how a user calls it, for messages.
+
+    Raises:
+        LocationError, ConnectionError: see :func:`explained`.
+    """
+
+    def __init__(self, filesystem: FileSystem, root: str, patterns: Sequence[str], location: str) -> None:
+        from pyarrow import fs
+
+        self.filesystem = filesystem
+        try:
+            found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        except FileNotFoundError:
+            found = []  # nothing was written yet
+        except OSError as error:
+            raise explained(error, location) from error
+        self.sizes: dict[str, int] = {info.path: info.size for info in found if info.is_file}
+        names = {path: path.rpartition("/")[2] for path in self.sizes}
+        wanted = [path for path, name in names.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+        contents = side_by_side(lambda path: read_whole(filesystem, path), wanted)
+        self.contents = dict(zip(wanted, contents, strict=True))
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file, None if there was none."""
+        if path in self.contents:
+            return self.contents[path]
+        return read_whole(self.filesystem, path) if path in self.sizes else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)
