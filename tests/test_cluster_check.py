@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 from running import TINY, fusiondistill
 
+from experiments.cluster import patience, refuse_fleeting
 from experiments.cluster_check import DataSet, Facts, NodeFacts, Wanted, complaints, lines
 from experiments.cluster_probe import code_digest, look, versions
+from experiments.materials import load_data
+from experiments.stage import DataSpec
 from fusiondistill.config import Resources
+from fusiondistill.data import DataError
 
 HERE = {"versions": {"python": "3.11.7", "torch": "2.15.0", "fusiondistill": "0.1.0"}, "code": "aa"}
 WANTED = Wanted(
@@ -145,6 +150,34 @@ def test_the_verb_on_a_local_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("fits\n") and "data: digits" in done.stdout
     assert not store.parent.exists()  # asking leaves nothing behind
+
+
+def test_a_node_without_the_data_says_which_it_is(tmp_path: Path) -> None:
+    data = DataSpec(
+        name="folder",
+        fingerprint="f",
+        train_images=None,
+        test_images=None,
+        held_out=0,
+        holdout_seed=0,
+        mean=None,
+        std=None,
+    )
+    with pytest.raises(DataError, match=f"not on the node {socket.gethostname()}: .*gone.*cluster check"):
+        load_data(data, str(tmp_path / "gone"), "train")
+
+
+def test_a_store_in_the_copy_that_a_job_runs_in_is_refused() -> None:
+    refuse_fleeting("/shared/runs/mine")
+    with pytest.raises(ValueError, match="absolute path"):
+        refuse_fleeting("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/mine")
+
+
+def test_how_long_to_wait_for_nodes_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patience() == 0
+    monkeypatch.setenv("FUSIONDISTILL_WAIT_FOR_NODES", "soon")
+    with pytest.raises(ValueError, match="FUSIONDISTILL_WAIT_FOR_NODES is 'soon'"):
+        patience()
 
 
 def test_the_verb_refuses_wrong_input(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-import ray
-import yaml
 from heads import RAY, free_port, stop
 from running import command, environment
 
@@ -29,11 +29,30 @@ resources: {workers: 1}
 
 
 def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
-    fake = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node" / "example.yaml"
-    cluster = yaml.safe_load(fake.read_text())
-    cluster["available_node_types"] = {
-        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    nothing = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+    nothing += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude")
+    cluster: dict[str, Any] = {
+        **{name: [] for name in nothing},
+        "cluster_name": "growing",
+        "max_workers": 1,
+        "idle_timeout_minutes": 1,
+        "upscaling_speed": 1.0,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "rsync_filter": [],
+        "file_mounts_sync_continuously": False,
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+        },
     }
     (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
     (tmp_path / "config.yaml").write_text(CONFIG)
@@ -42,6 +61,8 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
         variables = {
             **environment(tmp_path / "cache"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "RAY_FAKE_CLUSTER": "1",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         }
