@@ -54,7 +54,7 @@ class Display:
     def note(self, stage: Stage, event: Event) -> None:
         """Take in news about a stage."""
         self.began = self.began or time.monotonic()
-        name = _name(stage, self.plan)
+        name = self.plan.labels[stage.digest]
         if event.kind == "started":
             self.running[event.digest] = (stage, {})
             if not self.live and stage.kind in ("train", "search"):
@@ -128,18 +128,14 @@ class Display:
             epoch = f"{int(facts['epoch'])}/{int(facts['epochs'])}" if facts.get("epochs") else ""
             accuracy = f"{100 * facts['validation']:.1f} %" if "validation" in facts else ""
             loss = f"{facts['loss']:.3f}" if "loss" in facts else ""
-            table.add_row(Text(_name(stage, self.plan)), epoch, accuracy, loss)
+            table.add_row(Text(self.plan.labels[stage.digest]), epoch, accuracy, loss)
         if waiting:
-            names = ", ".join(dict.fromkeys(_name(s, self.plan) for s in waiting if s.kind != "evaluate"))
+            names = ", ".join(dict.fromkeys(self.plan.labels[s.digest] for s in waiting if s.kind != "evaluate"))
             count = sum(s.kind == "evaluate" for s in waiting)
             rest = f"{count} evaluations" if count else ""
             table.add_section()
             table.add_row(Text("waiting: " + "; ".join(t for t in (names, rest) if t), style="dim"), "", "", "")
         return table
-
-
-def _name(stage: Stage, plan: Plan) -> str:
-    return f"{stage.name}[{stage.seed}]" if len(plan.config.seeds) > 1 else stage.name
 
 
 def _progress(facts: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ class Outcome:
 
     done: list[Stage] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Name and seed of a stage -> its error."""
+    """Directory of a stage (or ``workers``) -> its error."""
     blocked: list[Stage] = field(default_factory=list)
     """Stages whose inputs failed."""
     fits: int = 0
@@ -140,11 +140,7 @@ class Driver:
             thread.join(timeout=2)
 
     def _failed(self, digest: str) -> bool:
-        return self._label(self.by_digest[digest]) in self.outcome.failed
-
-    @staticmethod
-    def _label(stage: Stage) -> str:
-        return f"{stage.name} (seed {stage.seed})"
+        return self.by_digest[digest].directory in self.outcome.failed
 
     def _take_note(self, event: Event) -> None:
         stage = self.by_digest[event.digest]
@@ -154,7 +150,7 @@ class Driver:
             self.outcome.done.append(stage)
             self.bad_fits = 0
         elif event.kind == "failed":
-            self.outcome.failed[self._label(stage)] = event.facts["error"]
+            self.outcome.failed[stage.directory] = event.facts["error"]
         elif event.kind == "lost" and _needs_a_fit(stage):
             self.parallel.append(stage)  # what workers pull the queue hands out again itself
         elif event.kind == "lost" and stage.kind == "search":

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from experiments.search_space import candidate_count
 from experiments.stage import KINDS, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
 from experiments.store import Store
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
@@ -81,8 +82,8 @@ def measured(store: Store) -> Estimates:
         stage = _stored_stage(store, directory, found)
         manifest = store.manifest_of(directory) if stage else None
         if stage and manifest and stage.kind != "import":
-            # A search keeps several workers busy; what it cost is what its trials took.
-            estimates.learn(stage, manifest["training_seconds" if stage.kind == "search" else "seconds"])
+            # A search keeps several workers busy, and a training may have been resumed: what counts is the training.
+            estimates.learn(stage, manifest.get("training_seconds", manifest["seconds"]))
     return estimates
 
 
@@ -105,6 +106,7 @@ _SPECS: dict[str, Any] = {kind: spec for spec, kind in KINDS.items()}
 
 def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
     """What stages will take, for a person: device-hours in all, and what of it is unknown."""
+    missing = list(missing)
     by_kind: dict[str, list[float | None]] = {}
     for stage in missing:
         by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
@@ -112,7 +114,9 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
     if not count:
         return ["nothing to do"]
     known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
-    kinds = ", ".join(f"{len(times)} {kind}" for kind, times in by_kind.items())
+    trials = sum(candidate_count(s.spec) * s.spec.seeds for s in missing if isinstance(s.spec, SearchSpec))
+    more = {"search": f" ({trials:,} trainings at most)"}
+    kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
     lines = [f"{count} stages to do: {kinds}"]
     if not known:
         return [*lines, "cost unknown: nothing like them was measured in this store yet"]

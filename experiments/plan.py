@@ -62,20 +62,19 @@ def build_evaluation(
     config: Config,
     fingerprint: str,
     levels: Callable[[str], range],
-    models: Mapping[str, tuple[str, ModelConfig, Mapping[str, Any]]],
+    models: Mapping[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]],
     **outside: Any,
 ) -> Plan:
     """The plan of an evaluation of checkpoints: no training; each is a row of its own.
 
     Args:
         config: says what is evaluated on what; its methods play no part.
-        models: name of the row -> (path of the checkpoint, its network, its card).
+        models: (row, seed) -> (path of the checkpoint, its network, its card).
         outside: as for :func:`build`.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
-    for name, (path, model, card) in models.items():
-        stage = builder.existing(name, config.seeds[0], path, model, card)
-        builder.evaluate(name, config.seeds[0], {"model": stage})
+    for (name, seed), (path, model, card) in models.items():
+        builder.evaluate(name, seed, {"model": builder.existing(name, seed, path, model, card)})
     return builder.plan()
 
 

@@ -6,15 +6,15 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from experiments.plan import build, build_evaluation
 from experiments.rows import CORRUPTED, Plan, union
 from experiments.stage import Stage, ancestors
 from experiments.store import Store
 from fusiondistill import config_file
-from fusiondistill.config import Config, ModelConfig
+from fusiondistill.config import METHODS, Config, ModelConfig
 
 __all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation", "read_plugins"]
 
@@ -57,7 +57,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) 
     """
     config, points = config_file.load_points(name, overrides)
     outside = _Outside(config.plugins)
-    plans = tuple(build(point, *outside.of(point), **outside.facts(point)) for point in points)
+    shared: dict[str, Stage] = {}
+    plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
     return outside.prepared(config, plans, store)
 
 
@@ -74,12 +75,41 @@ def prepare_evaluation(
     Raises:
         as :func:`prepare`.
     """
-    from fusiondistill.checkpoints import CheckpointError, load_checkpoint
-
-    text = f"experiment: evaluate-{data}\n" if re.fullmatch(r"\w+", data) else "experiment: evaluate\n"
-    config = config_file.parse(text, source="evaluate", overrides=[f"data.name={data}", *overrides])
-    models: dict[str, tuple[str, ModelConfig, Mapping[str, Any]]] = {}
+    name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
+    found = _Found()
     for path in checkpoints:
+        found.add(path)
+    settings = hashlib.sha256(repr((sorted(checkpoints), sorted(overrides))).encode()).hexdigest()[:6]
+    points = []
+    for model, models in found.by_network.items():
+        # Different networks are different tables.
+        label = f"{name}-{settings}" + (f".{model.name}" if len(found.by_network) > 1 else "")
+        given = [f"data.name={data}", *overrides, f"model.name={model.name}"]
+        points.append((config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given), models))
+    config = points[0][0].model_copy(update={"experiment": name})
+    outside = _Outside(config.plugins)
+    shared: dict[str, Stage] = {}
+    plans = tuple(
+        build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
+        for point, models in points
+    )
+    return outside.prepared(config, plans, store)
+
+
+class _Found:
+    """Checkpoints to evaluate, by network: (row, seed) -> (path, network, card)."""
+
+    def __init__(self) -> None:
+        self.by_network: dict[ModelConfig, dict[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]]] = {}
+
+    def add(self, path: str) -> None:
+        """Look at a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or does not say which network it belongs to.
+        """
+        from fusiondistill.checkpoints import CheckpointError, load_checkpoint
+
         _, card = load_checkpoint(path)
         if not card:
             raise CheckpointError(
@@ -87,18 +117,39 @@ def prepare_evaluation(
                 "base: {checkpoint: FILE}, whose config names the network"
             )
         model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"))
-        models[_row_name(path, models)] = (path, model, card)
-    outside = _Outside(config.plugins)
-    plan = build_evaluation(config, *outside.of(config), models, **outside.facts(config))
-    return outside.prepared(config, (plan,), store)
+        models = self.by_network.setdefault(model, {})
+        name, seed = _row(path)
+        unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
+        models[unique, seed] = (path, model, card)
 
 
-def _row_name(path: str, taken: Mapping[str, Any]) -> str:
-    """What a checkpoint is called in the table: the end of its path, with a number where that is not unique."""
-    place = Path(path.partition("?")[0] if "://" in path else path)
-    stem = place.parent.name if place.name == "manifest.json" else place.name
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", stem)).strip("-.") or "checkpoint"
-    return next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+_STAGES = {"fused": "modelsoups", **{name: name for name in (*METHODS, "fusiondistill-searched")}}
+"""Stage -> the row of the table that it is."""
+
+
+def _row(path: str) -> tuple[str, int]:
+    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method."""
+    from fusiondistill.checkpoints import open_location, read_manifest
+
+    filesystem, place = open_location(path)
+    manifest = None
+    if not place.endswith((".safetensors", ".pt", ".pth")):
+        manifest = read_manifest(filesystem, place.removesuffix("/manifest.json")) or {}
+        stage = str(manifest.get("name", ""))
+        if stage in _STAGES or stage.startswith("expert-"):
+            return _STAGES.get(stage, stage), int(manifest.get("seed", 0))
+    end = PurePosixPath(place.removesuffix("/manifest.json")).name
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", end)).strip("-.") or "checkpoint"
+    return (f"file-{name}" if name in _STAGES or name.startswith("expert-") else name), 0
+
+
+class _Data(NamedTuple):
+    """What plans need to know of a data set."""
+
+    fingerprint: str
+    images: int
+    classes: int
+    size: tuple[int, int]
 
 
 class _Outside:
@@ -107,8 +158,8 @@ class _Outside:
     def __init__(self, plugins: Sequence[str]) -> None:
         self.plugins = read_plugins(plugins)
         self.digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in self.plugins)
-        self.data: dict[tuple[str, str | None], tuple[str, int, int]] = {}
-        self.corruptions: dict[str, dict[str, str]] = {}
+        self.data: dict[tuple[str, str | None], _Data] = {}
+        self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
 
     def of(self, config: Config) -> tuple[str, Any]:
         """Fingerprint of the data, and the levels of each degradation."""
@@ -118,32 +169,33 @@ class _Outside:
         if unknown:
             known = ", ".join(DEGRADATIONS)
             raise ValueError(f"no degradation {unknown[0]!r}, not in the plugins either; known: {known}")
-        return self._data(config)[0], lambda name: DEGRADATIONS[name].levels
+        return self._data(config).fingerprint, lambda name: DEGRADATIONS[name].levels
 
-    def _data(self, config: Config) -> tuple[str, int, int]:
+    def _data(self, config: Config) -> _Data:
+        from experiments.materials import image_size
         from fusiondistill.data import fingerprint, load_images
 
         key = (config.data.name, config.data.root)
         if key not in self.data:
             test = load_images(config.data.name, "test", root=config.data.root)
-            self.data[key] = (fingerprint(config.data.name, root=config.data.root), len(test), len(test.classes))
+            found = fingerprint(config.data.name, root=config.data.root)
+            self.data[key] = _Data(found, len(test), len(test.classes), image_size(test))
         return self.data[key]
 
     def facts(self, config: Config) -> dict[str, Any]:
         """The rest of what :func:`experiments.plan.build` takes."""
-        _, images, classes = self._data(config)
-        folder = config.evaluation.corruptions
-        found = self._corruptions(folder, classes) if folder else {}
-        return {"test_images": images, "plugins": self.digests, "corruptions": found}
+        data, folder = self._data(config), config.evaluation.corruptions
+        found = self._corruptions(folder, data) if folder else {}
+        return {"test_images": data.images, "plugins": self.digests, "corruptions": found}
 
-    def _corruptions(self, folder: str, classes: int) -> dict[str, str]:
+    def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
 
-        if folder not in self.corruptions:
-            check_corruptions(folder, classes)
+        if (folder, data) not in self.corruptions:
+            check_corruptions(folder, data.classes, data.size)
             names = corruption_names(folder)
-            self.corruptions[folder] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
-        return self.corruptions[folder]
+            self.corruptions[folder, data] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
+        return self.corruptions[folder, data]
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
         """Everything together, beside the store."""
@@ -151,8 +203,8 @@ class _Outside:
 
         place = Store(store or f"runs/{config.experiment}")
         where = place.location if "://" in place.location else _absolute(place.location)
-        roots = tuple((found[0], _absolute(root)) for (_, root), found in self.data.items() if root)
-        sets = tuple((d, _absolute(folder)) for folder, found in self.corruptions.items() for d in found.values())
+        roots = tuple((found.fingerprint, _absolute(root)) for (_, root), found in self.data.items() if root)
+        sets = tuple((d, _absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(where, roots, sets, config.evaluation.batch_size, self.plugins)
         return Prepared(config, union(config, plans), plans, place, context)
 

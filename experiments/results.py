@@ -30,6 +30,17 @@ def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
     store.write(json.dumps(content, indent=1).encode(), "plans", f"{plan.config.experiment}.json")
 
 
+def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
+    """Forget the points of an earlier form of a sweep; their stages stay until somebody prunes the store."""
+    from pyarrow import fs
+
+    if not store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True)):
+        return
+    for plan in plans(store):
+        if plan.get("sweep") == sweep and plan["experiment"] not in kept:
+            store.filesystem.delete_file(store.path("plans", f"{plan['experiment']}.json"))
+
+
 def plans(store: Store) -> list[dict[str, Any]]:
     """The plans that were run into a store.
 

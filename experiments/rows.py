@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from experiments.stage import Stage
@@ -39,6 +41,18 @@ class Plan:
     rows: tuple[Row, ...]
     levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Degradation -> its first and last level, evaluated or not."""
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Digest -> what a person calls the stage: its name, its seed and a part of its digest where that is needed."""
+        seeds = {stage.seed for stage in self.stages}
+        alike = Counter((stage.name, stage.seed) for stage in self.stages)
+        return {
+            stage.digest: stage.name
+            + (f"[{stage.seed}]" if len(seeds) > 1 else "")
+            + (f" ({stage.digest[:6]})" if alike[stage.name, stage.seed] > 1 and stage.kind != "evaluate" else "")
+            for stage in self.stages
+        }
 
     def describe(self) -> dict[str, Any]:
         """What a reader of the store needs to find the results: JSON-able."""

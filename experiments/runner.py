@@ -18,9 +18,14 @@ def note_plan(prepared: Prepared, command: str) -> None:
     """Leave the whole plan in the store, with how and where it was started."""
     from experiments import results
 
-    extra = {"command": command, "machine": _machine(), "versions": _versions()}
-    for plan in prepared.points:
-        results.note_plan(prepared.store, plan, extra)
+    extra: dict[str, Any] = {"command": command, "machine": _machine(), "versions": _versions()}
+    if prepared.config.sweep:
+        extra["sweep"] = prepared.config.experiment
+    results.retire_points(
+        prepared.store, prepared.config.experiment, [plan.config.experiment for plan in prepared.points]
+    )
+    for order, plan in enumerate(prepared.points):
+        results.note_plan(prepared.store, plan, {**extra, "order": order})
 
 
 def run(prepared: Prepared, display: Any) -> Any:

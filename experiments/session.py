@@ -42,7 +42,8 @@ def _ask_about_size(searches: list[Any], yes: bool) -> None:
     count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
     if count <= MANY_TRIALS or yes:
         return
-    text = f"the search has {count:,} trainings"
+    grids = [name for name, dimension in searches[0].spec.space.items() if dimension.grid is not None]
+    text = f"the search has {count:,} trainings" + (f" (grids: {', '.join(grids)})" if grids else "")
     if not sys.stdin.isatty():
         raise ValueError(f"{text}: if that is meant, say --yes")
     if not click.confirm(f"{text}. Start?"):
@@ -110,13 +111,18 @@ def _print_rankings(prepared: Any) -> None:
             click.echo(line)
 
 
+def _some(stages: list[Any]) -> str:
+    """The directories of stages, a few of many."""
+    names = ", ".join(stage.directory for stage in stages[:12])
+    return names if len(stages) <= 12 else f"{names} and {len(stages) - 12} more"
+
+
 def _report_failures(outcome: Any) -> None:
     if not (outcome.failed or outcome.blocked):
         return
     for name, error in outcome.failed.items():
         click.echo(f"\nfailed: {name}\n  {error}", err=True)
     if outcome.blocked:
-        names = ", ".join(f"{stage.name} (seed {stage.seed})" for stage in outcome.blocked)
-        click.echo(f"\nnot done, since they need what failed: {names}", err=True)
+        click.echo(f"\nnot done, since they need what failed: {_some(outcome.blocked)}", err=True)
     click.echo("\nMend the cause and start the same command again: what is stored stays.", err=True)
     sys.exit(FAILED)

@@ -145,7 +145,9 @@ class EvaluationConfig(Frozen):
     """What is measured on the test split."""
 
     every: Count = Field(1, description="evaluate every k-th level and the last; the rest is interpolated")
-    batch_size: Annotated[int, Field(ge=2)] = Field(500, description="images of a forward pass; changes no count")
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        500, description="images of a forward pass; on a CPU it changes no count"
+    )
     seed: int = Field(123, description="of the degradations' noise")
     expert_matrix: bool = Field(True, description="evaluate every expert on every degradation, not on its own only")
     precision: Literal["fp32", "bf16", "fp16"] = Field(

@@ -333,7 +333,7 @@ def test_checkpoints_are_evaluated_without_any_training(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a", {"w": torch.ones(2)}, {})
     config = parse("experiment: x\ndegradations: [blur]\n")
     card = {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]}
-    models = {"mine": (str(tmp_path / "a"), ModelConfig(name="cifar_resnet8"), card)}
+    models = {("mine", 0): (str(tmp_path / "a"), ModelConfig(name="cifar_resnet8"), card)}
     content = build_evaluation(config, "f" * 64, LEVELS.__getitem__, models, test_images=400)
     assert [s.kind for s in content.stages] == ["import", "evaluate"]
     assert [(r.method, r.degradation) for r in content.rows] == [("mine", "blur")]

@@ -94,15 +94,28 @@ def load_corruption(folder: str | Path, name: str, severity: int, classes: int) 
     return part.permute(0, 3, 1, 2), labels
 
 
-def check_corruptions(folder: str | Path, classes: int) -> None:
+def check_corruptions(folder: str | Path, classes: int, size: tuple[int, int] | None = None) -> None:
     """Look whether every file of a corruption set is what it should be: headers, sizes, and all labels; no pixels.
+
+    Args:
+        folder: where the set lies.
+        classes: of the data set that it belongs to; the highest must occur, or it is another data set's.
+        size: (height, width) of that data set's images; None: any.
 
     Raises:
         DataError: a missing folder or file, no corruption, a file that is no plain array or is cut short, another
             type or shape, numbers of images that differ, labels that are not those of the images or not `classes`.
     """
     for name in corruption_names(folder):
-        _labels(Path(folder), len(_pixels(_path(folder, name))) // 5, classes)
+        pixels = _pixels(_path(folder, name))
+        labels = _labels(Path(folder), len(pixels) // 5, classes)
+        if (found := int(labels.max()) + 1) != classes:
+            raise DataError(f"{folder}: its labels are those of {found} classes, the data set has {classes}.")
+        if size and pixels.shape[1:3] != size:
+            shown = " x ".join(map(str, pixels.shape[1:3]))
+            raise DataError(
+                f"{_path(folder, name)}: images of {shown} pixels, the data set's are {size[0]} x {size[1]}."
+            )
 
 
 def _path(folder: str | Path, name: str) -> Path:
