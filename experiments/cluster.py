@@ -72,8 +72,10 @@ def connected() -> Iterator[Any]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+    except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
+        if address == "local":
+            hint = "is the machine very busy, or out of memory or room in its temporary folder?"
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
