@@ -95,6 +95,8 @@ class Driver:
         stored: set[str],
         on_event: Callable[[Stage, Event], None],
     ) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self.ray, self.plan, self.store, self.context, self.on_event = ray, plan, store, context, on_event
         self.resources: Resources = plan.config.resources
         nodes = nodes_of(ray)
@@ -115,7 +117,9 @@ class Driver:
         self.bad_fits = 0
         self.started_hands = 0
         self.seen_workers: set[str] = set()
-        self.queue = ray.remote(StageQueue).options(num_cpus=0).remote()
+        # Beside the driver: on a node of its own choice it would be lost with that node, and the run with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
 
     def run(self, check: Callable[[], None]) -> Outcome:

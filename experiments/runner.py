@@ -52,8 +52,13 @@ def run(prepared: Prepared, display: Any) -> Any:
                 f"nodes {', '.join(blind)} do not see the store {prepared.context.store}: "
                 "give a --store on a file system that all nodes share"
             )
-        with enough_nodes(ray, plan.config.resources, display.say, interruption.check):
-            return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
+        try:
+            with enough_nodes(ray, plan.config.resources, display.say, interruption.check):
+                return Driver(ray, plan, store, prepared.context, stored, display.note).run(interruption.check)
+        except Exception as error:
+            if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _compile_kernels(prepared: Prepared) -> None:
