@@ -63,6 +63,10 @@ def run(prepared: Prepared, display: Any) -> Any:
                     check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
                     return driver.run(interruption.check)
+        except Exception as error:
+            if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
+                raise KeyboardInterrupt from error
+            raise
         finally:
             if driver:
                 driver.leave()

@@ -29,6 +29,7 @@ resources: {workers: 1}
 
 
 def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
+    port = free_port()
     nothing = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
     nothing += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude")
     cluster: dict[str, Any] = {
@@ -44,6 +45,7 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
         "file_mounts_sync_continuously": False,
         "provider": {
             "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{port}",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -56,7 +58,6 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
     }
     (tmp_path / "cluster.yaml").write_text(json.dumps(cluster))
     (tmp_path / "config.yaml").write_text(CONFIG)
-    port = free_port()
     with tempfile.TemporaryDirectory(prefix="fd", ignore_cleanup_errors=True) as folder:
         variables = {
             **environment(tmp_path / "cache"),
@@ -69,7 +70,8 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
         try:
             started = subprocess.run(
                 [
-                    *RAY, "start", "--head", f"--port={port}", "--num-cpus=0", f"--dashboard-port={free_port()}",
+                    *RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0",
+                    f"--dashboard-port={free_port()}",
                     f"--autoscaling-config={tmp_path}/cluster.yaml", f"--temp-dir={folder}",
                     f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
                 ],

@@ -117,6 +117,7 @@ def test_a_run_over_two_nodes_that_is_interrupted_and_preempted(site: Inside, tm
     _wait(
         lambda: _said(log, "9 to do") + _said(log, "8 to do") + _said(log, "7 to do") >= 3, 300
     )  # preempted, back again
+    assert not _said(log, "Traceback")
     _wait(lambda: _said(log, "stages done") and job not in site("squeue", "-h", "-o", "%i"), 300)
     assert _said(log, "Oracle") and _said(log, "report: ")
     undisturbed = tmp_path / "undisturbed"
