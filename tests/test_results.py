@@ -15,8 +15,10 @@ import pytest
 
 from experiments import comparisons, results
 from experiments.plan import build
+from experiments.rows import every
 from experiments.stage import EvaluateSpec, SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
+from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import MISSING
@@ -59,6 +61,9 @@ class Shelf:
             if images:
                 columns = {"label": labels.astype(np.int16), "right": right.sum(0).astype(np.int16)}
                 files["images.parquet"] = parquet_bytes(pa.table(columns))
+                said = pa.array(list(np.where(right, labels, labels + 1).astype(np.int16)), pa.list_(pa.int16()))
+                said = pa.table({"level": pa.array(levels, pa.int64()), "predictions": said})
+                files["predictions.parquet"] = parquet_bytes(said)
             self.store.commit(stage, files, {}, new_attempt())
         return stage.directory
 
@@ -138,6 +143,33 @@ def test_pairs_are_tested_on_images_averaged_over_levels_seeds_and_degradations(
         p_values.append(row["p"])
     assert [row["p_holm"] for row in pairs.values()] == holm(p_values)
     assert pairs["base", "oracle"]["p_holm"] < 0.001 < 0.05 < pairs["base", "fusing"]["p_holm"]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("step", [1, 5])
+def test_the_paired_difference_is_that_of_the_tables_averages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...], step: int
+) -> None:
+    monkeypatch.setattr(comparisons, "RESAMPLES", 200)
+    spans = {"blur": range(23), "noise": range(3, 12)}
+    shelf = Shelf(tmp_path, levels={name: [of[0], of[-1]] for name, of in spans.items()})
+    for i, (method, seed) in enumerate(itertools.product(("base", "fusing", "vanilla"), seeds)):
+        for name, of in spans.items():
+            levels = every(of, step)
+            falling = np.linspace(1.0, 0.2 + 0.1 * (i % 3), len(levels))[:, None]
+            right = np.random.default_rng([i, len(of)]).random((len(levels), len(LABELS))) < falling
+            half = len(levels) // 2
+            shelf.piece(method, seed, name, right[:half], levels[:half])
+            shelf.piece(method, seed, name, right[half:], levels[half:])
+    table = shelf.write()
+    (group,) = report.summarise(table, planned=results.planned_table([shelf.plan], table))
+    averages = {row.method: row.average.interval for row in group.rows}
+    assert group.interpolated("blur") == group.interpolated("noise") == (step == 5)
+    assert len(shelf.pairs()) == 3
+    for (a, b), row in shelf.pairs().items():
+        ours, theirs = averages[a], averages[b]
+        assert ours and theirs and row["seeds"] == ours.n == len(seeds)
+        assert row["difference"] == pytest.approx(ours.mean - theirs.mean, abs=1e-9)
 
 
 def test_only_seeds_that_both_methods_have_in_full_are_compared(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _note(pairs: Sequence[Comparison]) -> str:
     images = sorted({pair.images for pair in pairs})
     return (
         f"Each pair on the same {' or '.join(f'{n:,}' for n in images)} test images. The unit is the image: its "
-        "correctness averaged over the measured levels, over the seeds that both rows have (n) and over the "
+        "correctness averaged over the levels as in the table, over the seeds that both rows have (n) and over the "
         "degradations of the main table. p: sign-flip permutation test; 95 % over images: percentile bootstrap; p "
         f"(Holm): corrected for all {len(pairs)} pairs. Established (p (Holm) < {LEVEL}) means that another draw of "
         "test images would hardly take the difference between these networks away. It does not say that other training "
