@@ -255,6 +255,37 @@ def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> Non
     assert any("75.00 %" in line for line in results.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
 
 
+def test_points_of_a_sweep_keep_their_order_and_other_plans_stand_by_name(tmp_path: Path) -> None:
+    shelves = [Shelf(tmp_path, name) for name in ("s-10", "s-2", "a", "z", "s-1")]
+    for shelf, order in zip(shelves, (2, 1, None, None, 0), strict=True):
+        shelf.plan |= {} if order is None else {"sweep": "s", "order": order}
+        shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+        table = shelf.write()
+    assert [plan["experiment"] for plan in results.plans(shelves[0].store)] == ["a", "s-1", "s-2", "s-10", "z"]
+    lines = results.table_lines(shelves[0].store, table)
+    names = [line.split()[0] for line in lines[: next(i for i, line in enumerate(lines) if " · " in line)] if line]
+    assert [name for name in names if name in ("a", "s-1", "s-2", "s-10", "z")] == ["a", "s-1", "s-2", "s-10", "z"]
+
+
+def test_a_terminal_shows_the_experiments_of_the_call_and_of_many_the_overview(tmp_path: Path) -> None:
+    names = [f"e{i}" for i in range(6)]
+    for name in names:
+        shelf = Shelf(tmp_path, name)
+        shelf.plan["config"]["evaluation"]["precision"] = "bf16"
+        shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+        table = shelf.write()
+    lines = results.table_lines(shelf.store, table, ["e2"])
+    assert lines[0].startswith("e2 · ") and lines[0].endswith(" · evaluated in bf16")
+    assert not any(line.startswith(("Overview", "e1", "e3")) for line in lines)
+    few = results.table_lines(shelf.store, table, names[:4])
+    assert few[0] == "Overview" and sum(" · data " in line for line in few) == 4
+    many = results.table_lines(shelf.store, table, names[:5])
+    assert many[0] == "Overview" and not any(" · data " in line for line in many)
+    assert [line.split()[0] for line in many if line.startswith("e")] == names[:5]
+    assert many[-1] == f"tables: {shelf.store.shown('report', 'table.md')}"
+    assert sum(" · data " in line for line in results.table_lines(shelf.store, table)) == 6
+
+
 @pytest.mark.slow
 def test_many_images_take_less_than_a_minute(tmp_path: Path) -> None:
     import time
