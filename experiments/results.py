@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
 
 
 def plans(store: Store) -> list[dict[str, Any]]:
-    """The plans that were run into a store.
+    """The plans that were run into a store: by experiment, the points of a sweep as it numbers them.
 
     Raises:
         CheckpointError: there is none, or one is damaged.
@@ -61,16 +61,23 @@ def plans(store: Store) -> list[dict[str, Any]]:
             contents.append(json.loads(store.read_raw("plans", name) or b""))
         except ValueError as error:
             raise CheckpointError(f"{store.path('plans', name)} is damaged: {error}; run the config again") from error
-    return contents
+    in_order = sorted(zip(names, contents, strict=True), key=lambda named: _place(*named))
+    return [content for _, content in in_order]
 
 
-_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage")
+def _place(name: str, plan: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Where a plan stands among the others: with the points of its sweep, if it is one."""
+    sweep = plan.get("sweep") or ""
+    return (f"{sweep}.json", plan["order"], name) if "order" in plan else (name, 0, name)
+
+
+_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision")
 _FRACTIONS = ("nll", "ece")
 _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete")
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision")
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -92,14 +99,17 @@ def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
 def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
     """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
 
-    first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing.
+    first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
+    precision: of the numbers of the evaluation.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
+    precisions = {plan["experiment"]: plan["config"]["evaluation"].get("precision") for plan in plans}
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
-        cell = cells.setdefault(tuple(names.values()), {**names, "first": first, "last": last, "complete": True})
+        more = {"first": first, "last": last, "complete": True, "precision": precisions[names["experiment"]]}
+        cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
     return _table(_PLANNED, list(cells.values()))
 
@@ -158,11 +168,33 @@ def _of_tables(store: Store, results: pa.Table) -> dict[str, Any]:
     return {"planned": planned_table(plans(store), results), "comparisons": _comparisons(store)}
 
 
-def table_lines(store: Store, results: pa.Table) -> list[str]:
-    """The tables for a terminal; what is not stored yet is shown as missing."""
+_SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
+
+
+def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
+    """The tables for a terminal; what is not stored yet is shown as missing.
+
+    Args:
+        experiments: show only these; of more than four the overview alone.
+    """
     from fusiondistill import report
 
-    return report.table_lines(results, **_of_tables(store, results))
+    tables: dict[str, Any] = _of_tables(store, results)
+    if experiments is None:
+        return report.table_lines(results, **tables)
+    results, tables = _only(results, experiments), {name: _only(of, experiments) for name, of in tables.items()}
+    if len(set(experiments)) <= _SHOWN:
+        return report.table_lines(results, **tables)
+    return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]
+
+
+def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | None:
+    """The rows of these experiments."""
+    import pyarrow as pa
+
+    if table is None:
+        return None
+    return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
 
 
 def write_report(store: Store, results: pa.Table) -> str:

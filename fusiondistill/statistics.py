@@ -23,6 +23,7 @@ __all__ = [
     "expected_calibration_error",
     "holm",
     "interpolated_mean",
+    "level_weights",
     "mean_interval",
     "paired_bootstrap_interval",
     "paired_permutation_test",
@@ -97,12 +98,26 @@ def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: in
     >>> interpolated_mean([0, 2], [1.0, 0.0], 0, 3)  # 1, 0.5, 0, 0
     0.375
     """
-    at, measured = np.asarray(levels, dtype=np.int64), np.asarray(values, dtype=np.float64)
-    if at.shape != measured.shape or at.ndim != 1 or not at.size:
-        raise ValueError(f"one value for each measured level, not shapes {at.shape} and {measured.shape}")
-    if (np.diff(at) <= 0).any() or at[0] < first or at[-1] > last:
+    weights, measured = level_weights(levels, first, last), np.asarray(values, dtype=np.float64)
+    if weights.shape != measured.shape:
+        raise ValueError(f"one value for each measured level, not shapes {weights.shape} and {measured.shape}")
+    return float(weights @ measured)
+
+
+def level_weights(levels: ArrayLike, first: int, last: int) -> NDArray[np.float64]:
+    """The share of each measured level in :func:`interpolated_mean`: float64 [n], they add up to 1.
+
+    Raises:
+        ValueError: no levels, or levels that do not rise or lie outside first..last.
+
+    >>> level_weights([0, 2], 0, 3).tolist()
+    [0.375, 0.625]
+    """
+    at = np.asarray(levels, dtype=np.int64)
+    if at.ndim != 1 or not at.size or (np.diff(at) <= 0).any() or at[0] < first or at[-1] > last:
         raise ValueError(f"measured levels must rise and lie within {first}..{last}, not {at.tolist()}")
-    return float(np.interp(np.arange(first, last + 1), at, measured).mean())
+    every = np.arange(first, last + 1)
+    return np.array([np.interp(every, at, alone).mean() for alone in np.eye(at.size)])
 
 
 def expected_calibration_error(confidence: ArrayLike, right: ArrayLike, *, bins: int = 15) -> float:

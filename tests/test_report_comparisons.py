@@ -107,6 +107,30 @@ def test_nothing_is_claimed_where_nothing_was_tested(tmp_path: Path) -> None:
     assert grouped(other).comparisons == ()
 
 
+def test_a_single_row_is_not_said_to_lack_tests(tmp_path: Path) -> None:
+    none: Any = comparisons(PAIRS).slice(0, 0)
+    for methods in (["base"], ["base", "expert-blur"]):
+        results = table(rows_of(methods))
+        assert "Not tested in pairs" not in " ".join(report.table_lines(results, comparisons=none))
+        report.write(tmp_path, results, comparisons=none)
+        assert "Not tested in pairs" not in "".join(file.read_text() for file in tmp_path.glob("*.*"))
+
+
+def test_no_number_is_a_negative_zero(tmp_path: Path) -> None:
+    pairs = [{**PAIRS[5], "difference": -0.001, "low": -0.004, "high": 2.67}, {**PAIRS[2], "high": 0.001}]
+    results = table(rows_of(ROWS))
+    lines = report.table_lines(results, comparisons=comparisons(pairs))
+    report.write(tmp_path, results, comparisons=comparisons(pairs))
+    text = " ".join([*lines, *(file.read_text() for file in tmp_path.glob("*.*"))])
+    assert "+0.00" in text and "-0.00" not in text
+
+
+def test_the_correction_is_said_to_be_that_of_one_table() -> None:
+    group = grouped(PAIRS)
+    assert "corrected for all pairs of this table" in short_lines(group)[0]
+    assert "corrected for all 6 pairs of this table" in known(comparison_grid(group)).note
+
+
 @pytest.mark.parametrize(
     ("changes", "best"),
     [

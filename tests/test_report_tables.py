@@ -116,6 +116,18 @@ def test_rows_and_columns_of_a_plan_belong_to_their_own_experiment() -> None:
     ]
 
 
+def test_another_precision_than_fp32_is_in_the_title() -> None:
+    results = as_table(counted("base", "blur", {0: 8}) + counted("base", "blur", {0: 8}, experiment="low"))
+    plans = [planned(("base", 0, "blur"), precision="fp32"), planned(("base", 0, "blur"), precision="bf16")]
+    usual, low = (report.table_lines(results.slice(0, 1), planned=plan)[0] for plan in plans)
+    assert "fp32" not in usual and low == f"{usual} · evaluated in bf16"
+    plans[1] = planned(("base", 0, "blur"), precision="bf16", experiment="low")
+    lines = report.table_lines(results, planned=pa.concat_tables(plans))
+    assert [line.split("  ")[0] for line in lines if line.startswith(("demo · ev", "low · ev"))] == [
+        "demo · evaluated in fp32", "low · evaluated in bf16",
+    ]  # fmt: skip
+
+
 def test_the_order_of_the_rows_changes_nothing() -> None:
     rows = rows_of() + rows_of(levels={"haze": (0, 3)})
     for row in rows:

@@ -15,8 +15,10 @@ import pytest
 
 from experiments import comparisons, results
 from experiments.plan import build
+from experiments.rows import every
 from experiments.stage import EvaluateSpec, SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
+from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import MISSING
@@ -59,6 +61,9 @@ class Shelf:
             if images:
                 columns = {"label": labels.astype(np.int16), "right": right.sum(0).astype(np.int16)}
                 files["images.parquet"] = parquet_bytes(pa.table(columns))
+                said = pa.array(list(np.where(right, labels, labels + 1).astype(np.int16)), pa.list_(pa.int16()))
+                said = pa.table({"level": pa.array(levels, pa.int64()), "predictions": said})
+                files["predictions.parquet"] = parquet_bytes(said)
             self.store.commit(stage, files, {}, new_attempt())
         return stage.directory
 
@@ -138,6 +143,33 @@ def test_pairs_are_tested_on_images_averaged_over_levels_seeds_and_degradations(
         p_values.append(row["p"])
     assert [row["p_holm"] for row in pairs.values()] == holm(p_values)
     assert pairs["base", "oracle"]["p_holm"] < 0.001 < 0.05 < pairs["base", "fusing"]["p_holm"]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize("step", [1, 5])
+def test_the_paired_difference_is_that_of_the_tables_averages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: tuple[int, ...], step: int
+) -> None:
+    monkeypatch.setattr(comparisons, "RESAMPLES", 200)
+    spans = {"blur": range(23), "noise": range(3, 12)}
+    shelf = Shelf(tmp_path, levels={name: [of[0], of[-1]] for name, of in spans.items()})
+    for i, (method, seed) in enumerate(itertools.product(("base", "fusing", "vanilla"), seeds)):
+        for name, of in spans.items():
+            levels = every(of, step)
+            falling = np.linspace(1.0, 0.2 + 0.1 * (i % 3), len(levels))[:, None]
+            right = np.random.default_rng([i, len(of)]).random((len(levels), len(LABELS))) < falling
+            half = len(levels) // 2
+            shelf.piece(method, seed, name, right[:half], levels[:half])
+            shelf.piece(method, seed, name, right[half:], levels[half:])
+    table = shelf.write()
+    (group,) = report.summarise(table, planned=results.planned_table([shelf.plan], table))
+    averages = {row.method: row.average.interval for row in group.rows}
+    assert group.interpolated("blur") == group.interpolated("noise") == (step == 5)
+    assert len(shelf.pairs()) == 3
+    for (a, b), row in shelf.pairs().items():
+        ours, theirs = averages[a], averages[b]
+        assert ours and theirs and row["seeds"] == ours.n == len(seeds)
+        assert row["difference"] == pytest.approx(ours.mean - theirs.mean, abs=1e-9)
 
 
 def test_only_seeds_that_both_methods_have_in_full_are_compared(tmp_path: Path) -> None:
@@ -221,6 +253,37 @@ def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> Non
     assert "<td>average</td>" in page and "fusion.method" in page and "seeds per trial" in page
     assert "What mattered" in page and page.index("<td>0.700</td>") < page.index("<td>0.300</td>")
     assert any("75.00 %" in line for line in results.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
+
+
+def test_points_of_a_sweep_keep_their_order_and_other_plans_stand_by_name(tmp_path: Path) -> None:
+    shelves = [Shelf(tmp_path, name) for name in ("s-10", "s-2", "a", "z", "s-1")]
+    for shelf, order in zip(shelves, (2, 1, None, None, 0), strict=True):
+        shelf.plan |= {} if order is None else {"sweep": "s", "order": order}
+        shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+        table = shelf.write()
+    assert [plan["experiment"] for plan in results.plans(shelves[0].store)] == ["a", "s-1", "s-2", "s-10", "z"]
+    lines = results.table_lines(shelves[0].store, table)
+    names = [line.split()[0] for line in lines[: next(i for i, line in enumerate(lines) if " · " in line)] if line]
+    assert [name for name in names if name in ("a", "s-1", "s-2", "s-10", "z")] == ["a", "s-1", "s-2", "s-10", "z"]
+
+
+def test_a_terminal_shows_the_experiments_of_the_call_and_of_many_the_overview(tmp_path: Path) -> None:
+    names = [f"e{i}" for i in range(6)]
+    for name in names:
+        shelf = Shelf(tmp_path, name)
+        shelf.plan["config"]["evaluation"]["precision"] = "bf16"
+        shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+        table = shelf.write()
+    lines = results.table_lines(shelf.store, table, ["e2"])
+    assert lines[0].startswith("e2 · ") and lines[0].endswith(" · evaluated in bf16")
+    assert not any(line.startswith(("Overview", "e1", "e3")) for line in lines)
+    few = results.table_lines(shelf.store, table, names[:4])
+    assert few[0] == "Overview" and sum(" · data " in line for line in few) == 4
+    many = results.table_lines(shelf.store, table, names[:5])
+    assert many[0] == "Overview" and not any(" · data " in line for line in many)
+    assert [line.split()[0] for line in many if line.startswith("e")] == names[:5]
+    assert many[-1] == f"tables: {shelf.store.shown('report', 'table.md')}"
+    assert sum(" · data " in line for line in results.table_lines(shelf.store, table)) == 6
 
 
 @pytest.mark.slow

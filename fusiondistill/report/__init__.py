@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
 from fusiondistill.report.published import published
 from fusiondistill.report.summary import summarise
-from fusiondistill.report.text import markdown, table_lines
+from fusiondistill.report.text import markdown, overview_lines, table_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusiondistill.report.figures import Picture, Pictures
     from fusiondistill.report.markup import Markup
 
-__all__ = ["Cell", "Comparison", "Group", "Row", "published", "summarise", "table_lines", "write"]
+__all__ = ["Cell", "Comparison", "Group", "Row", "overview_lines", "published", "summarise", "table_lines", "write"]
 
 _DRAWN = 12  # groups of which figures are drawn
 

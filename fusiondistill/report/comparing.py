@@ -19,15 +19,17 @@ UNTESTED = (
 )
 
 _EXPLAINED = (
-    "Established for another draw of test images, in points (95 % over images), p corrected for all pairs. Other "
-    'training seeds are another question: "seeds ±" is half the 95 % interval over seeds, "open" where it holds 0.'
+    "Established for another draw of test images, in points (95 % over images), p corrected for all pairs of this "
+    'table. Other training seeds are another question: "seeds ±" is half the 95 % interval over seeds, "open" where it '
+    "holds 0."
 )
 
 
 def comparison_grid(group: Group) -> Grid | None:
-    """All pairs, established differences first, the largest on top; None where no tests were asked for."""
-    if group.comparisons is None:
+    """All pairs, established differences first, the largest on top; None where no tests were asked for, or possible."""
+    if not _testable(group):
         return None
+    assert group.comparisons is not None
     pairs = [c if c.difference >= 0 else c.seen_from(c.b) for c in group.comparisons]
     pairs.sort(key=lambda c: (not c.established, -c.difference, c.a, c.b))
     heading = (
@@ -36,10 +38,17 @@ def comparison_grid(group: Group) -> Grid | None:
     return Grid("Which differences are established", heading, tuple(map(_line, pairs)), _note(pairs), texts=2)
 
 
+def _testable(group: Group) -> bool:
+    """Whether tests were asked for and there are two rows for them."""
+    rows = [row for row in group.rows if not row.is_expert]
+    return group.comparisons is not None and len(rows) > 1
+
+
 def _line(pair: Comparison) -> tuple[Entry, ...]:
-    seeds = MISSING if pair.seed_half is None else f"{pair.difference:+.2f} ±{pair.seed_half:.2f}"
+    seeds = MISSING if pair.seed_half is None else f"{pair.difference:+z.2f} ±{pair.seed_half:.2f}"
+    images = f"{pair.low:+z.2f} to {pair.high:+z.2f}"
     cells = (
-        method_title(pair.a), method_title(pair.b), f"{pair.difference:+.2f}", f"{pair.low:+.2f} to {pair.high:+.2f}",
+        method_title(pair.a), method_title(pair.b), f"{pair.difference:+z.2f}", images,
         _p(pair.p), _p(pair.p_holm), "yes" if pair.established else "", seeds, str(pair.seeds),
     )  # fmt: skip
     return tuple((cell, "") for cell in cells)
@@ -55,18 +64,19 @@ def _note(pairs: Sequence[Comparison]) -> str:
     images = sorted({pair.images for pair in pairs})
     return (
         f"Each pair on the same {' or '.join(f'{n:,}' for n in images)} test images. The unit is the image: its "
-        "correctness averaged over the measured levels, over the seeds that both rows have (n) and over the "
+        "correctness averaged over the levels as in the table, over the seeds that both rows have (n) and over the "
         "degradations of the main table. p: sign-flip permutation test; 95 % over images: percentile bootstrap; p "
-        f"(Holm): corrected for all {len(pairs)} pairs. Established (p (Holm) < {LEVEL}) means that another draw of "
-        "test images would hardly take the difference between these networks away. It does not say that other training "
-        "seeds would show it: that is what the interval over seeds is for (mean difference ± half the 95 % interval, "
+        f"(Holm): corrected for all {len(pairs)} pairs of this table, each table for itself. Established (p (Holm) < "
+        f"{LEVEL}) means that another draw of test images would hardly take the difference between these networks "
+        "away. It does not say that other training seeds would show it: that is what the interval over seeds is for "
+        "(mean difference ± half the 95 % interval, "
         f"Student t; {MISSING} for one seed)."
     )
 
 
 def short_lines(group: Group) -> list[str]:
     """For a terminal: what is established between our rows and every other one, a sentence each."""
-    if group.comparisons is None:
+    if not _testable(group):
         return []
     if not group.comparisons:
         return [UNTESTED]
@@ -103,7 +113,7 @@ def _sentence(pair: Comparison) -> str:
     unsure = ": open" if pair.seed_half is not None and pair.seed_half >= abs(pair.difference) else ""
     return (
         f"  {method_title(pair.a)} {side} {method_title(pair.b)} by {abs(pair.difference):.2f} "
-        f"({low:.2f} to {high:.2f}), p {_p(pair.p_holm)}, {seeds}{unsure}"
+        f"({low:z.2f} to {high:z.2f}), p {_p(pair.p_holm)}, {seeds}{unsure}"
     )
 
 

@@ -9,9 +9,10 @@ from fusiondistill.report.published import AVERAGE, MODEL, published
 from fusiondistill.report.words import EXPERT, TOLD
 from fusiondistill.statistics import Interval, mean_interval
 
-__all__ = ["LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
+__all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
 
 TRAINED = "trained"  # the kind of degradation that experts were trained for: the columns of the main table
+FULL = "fp32"  # the precision of an evaluation of which nothing else is said
 LEVEL = 0.05  # a corrected p-value below it calls a difference established
 
 
@@ -97,7 +98,8 @@ class Group:
 
     ``levels`` and ``images`` say for each degradation which levels were measured and on how many test images each;
     ``spans`` (first, last) which integer levels there are, where that is known. ``others`` are the tables of the other
-    kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all.
+    kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all. ``precision``
+    is that of the numbers the networks were evaluated with.
     """
 
     experiment: str
@@ -113,6 +115,7 @@ class Group:
     rows: tuple[Row, ...]
     others: tuple[Group, ...] = ()
     comparisons: tuple[Comparison, ...] | None = None
+    precision: str = FULL
 
     @property
     def columns(self) -> tuple[str, ...]:

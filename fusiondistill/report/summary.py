@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
+from fusiondistill.report.groups import FULL, TRAINED, Cell, Comparison, Group, Row
 from fusiondistill.report.words import CLEAN, in_order, method_title, printable
 from fusiondistill.statistics import accuracy, average, interpolated_mean
 
@@ -46,6 +46,7 @@ class _Known:
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     methods: list[str] = field(default_factory=list)
     unfinished: set[tuple[str, int, str]] = field(default_factory=set)
+    precision: str = FULL
 
 
 def summarise(
@@ -72,7 +73,7 @@ def summarise(
             a fraction). ``seen`` null or 0 means not evaluated.
         planned: a row per (experiment, method, model, seed, dataset, protocol, degradation) that there is to be, with
             ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
-            whether all that is to be measured is in ``results``).
+            whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32").
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
         methods: methods that get a row even where nothing of them is evaluated yet.
         degradations: degradations that belong to the average even where nothing of them is evaluated yet.
@@ -96,8 +97,10 @@ def summarise(
 
 def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
     columns = [planned[name].to_pylist() for name in (*_GROUP, *_CELL, "kind", "first", "last", "complete")]
-    for *group, method, seed, degradation, kind, first, last, complete in zip(*columns, strict=True):
+    columns.append(_optional(planned, "precision"))
+    for *group, method, seed, degradation, kind, first, last, complete, precision in zip(*columns, strict=True):
         known = groups.setdefault(tuple(group), _Known())
+        known.precision = precision or FULL
         known.methods.append(method)
         known.kinds.setdefault(degradation, kind or TRAINED)
         if first is not None and last is not None:
@@ -112,10 +115,7 @@ def _read_results(results: pa.Table, groups: dict[_Key, _Known]) -> None:
     if missing:
         present = ", ".join(results.column_names)
         raise ValueError(f"the results have no column {', '.join(missing)}; they have {present}")
-    optional = [
-        results[name].to_pylist() if name in results.column_names else [None] * results.num_rows
-        for name in ("kind", "nll", "ece")
-    ]
+    optional = [_optional(results, name) for name in ("kind", "nll", "ece")]
     columns = [results[name].to_pylist() for name in needed]
     for *group, method, seed, degradation, level, right, seen, kind, nll, ece in zip(*columns, *optional, strict=True):
         if right is None or not seen:
@@ -125,6 +125,10 @@ def _read_results(results: pa.Table, groups: dict[_Key, _Known]) -> None:
         by_level = known.counts.setdefault(method, {}).setdefault(degradation, {}).setdefault(seed, {})
         before = by_level.get(level)
         by_level[level] = before.with_shard(right, seen) if before else _Count(right, seen, nll, ece)
+
+
+def _optional(table: pa.Table, name: str) -> list[Any]:
+    return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
 
 
 def _comparisons(table: pa.Table) -> dict[_Key, tuple[Comparison, ...]]:
@@ -174,6 +178,7 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         images=images,
         seeds=tuple(sorted({s for of in known.counts.values() for d in columns for s in of.get(d, {})})),
         rows=(),
+        precision=known.precision,
     )
     methods = [m for m in in_order([*known.methods, *known.counts]) if kind == TRAINED or _has(known, m, columns)]
     return replace(group, rows=tuple(_row(group, m, known.counts.get(m, {}), known.unfinished) for m in methods))

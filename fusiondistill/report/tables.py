@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from fusiondistill.report.comparing import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
-from fusiondistill.report.groups import TRAINED, Cell, Group, Row
+from fusiondistill.report.groups import FULL, TRAINED, Cell, Group, Row
 from fusiondistill.report.published import AVERAGE, NETWORK
 from fusiondistill.report.words import MISSING, in_order, kind_lines, method_title, printable, short_title
 from fusiondistill.statistics import Interval
@@ -27,11 +27,13 @@ __all__ = [
 
 NOTHING = "Nothing is evaluated yet."
 _NAMES = (("", "experiment"), ("data ", "dataset"), ("network ", "model"), ("protocol ", "protocol"))
+_PRECISION = ("evaluated in ", "precision")  # said where it is not the usual one
 
 
 def group_title(group: Group) -> str:
     """What a table is about, in one line."""
-    return " · ".join(before + printable(getattr(group, name)) for before, name in _NAMES)
+    names = _NAMES if group.precision == FULL else (*_NAMES, _PRECISION)
+    return " · ".join(before + printable(getattr(group, name)) for before, name in names)
 
 
 def column_title(group: Group, column: str) -> str:
@@ -71,7 +73,7 @@ def published_row(group: Group, row: Row) -> list[Entry]:
             entries.append(("", ""))
             continue
         interval = row.cell(column).interval
-        gap = f"({interval.mean - figure:+.1f})" if interval and group.comparable else ""
+        gap = f"({interval.mean - figure:+z.1f})" if interval and group.comparable else ""
         entries.append((f"{figure:.1f}", gap))
     return entries
 
@@ -109,14 +111,14 @@ def _spread(interval: Interval | None) -> Entry:
     if interval.half is None or interval.deviation is None:
         return f"{interval.mean:.2f}", "(n 1)"
     low, high = interval.mean - interval.half, interval.mean + interval.half
-    return f"{interval.mean:.2f}", f"s {interval.deviation:.2f} (n {interval.n}), {low:.2f} .. {high:.2f}"
+    return f"{interval.mean:.2f}", f"s {interval.deviation:.2f} (n {interval.n}), {low:z.2f} .. {high:z.2f}"
 
 
 def overview_grid(groups: Sequence[Group]) -> Grid | None:
     """A row per group, a column per method, the averages in the cells; None for fewer than two groups."""
     if len(groups) < 2:
         return None
-    telling = [(b, name) for b, name in _NAMES if len({getattr(group, name) for group in groups}) > 1]
+    telling = [(b, name) for b, name in (*_NAMES, _PRECISION) if len({getattr(group, name) for group in groups}) > 1]
     methods = [m for m in in_order(row.method for g in groups for row in g.rows) if not m.startswith("expert-")]
     body = []
     for group in groups:
@@ -127,7 +129,7 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
             entries.append(answer_row(group, row)[-1] if row else ("", ""))
         body.append(((title, ""), *entries))
     note = (
-        "Avg of each table below: mean accuracy in % over levels and degradations, ± half the 95 % interval over "
+        "Avg of each table: mean accuracy in % over levels and degradations, ± half the 95 % interval over "
         f"seeds. {MISSING} means not evaluated, an empty cell that the method is not part of that experiment."
     )
     starred = [group for group in groups if group.best]

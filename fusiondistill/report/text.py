@@ -16,7 +16,7 @@ from fusiondistill.report.words import kind_title, method_line, method_title, pr
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["markdown", "table_lines"]
+__all__ = ["markdown", "overview_lines", "table_lines"]
 
 
 def table_lines(
@@ -35,12 +35,22 @@ def table_lines(
     groups = summarise(
         results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
     )  # fmt: skip
-    lines: list[str] = []
-    if overview := overview_grid(groups):
-        lines += ["", overview.title, *wrapped(overview.note), "", *aligned(overview.heading, overview.rows)]
-    for group in groups:
-        lines += ["", *_group_lines(group)]
-    return [line.rstrip() for line in lines[1:]] or [NOTHING]
+    parts = [part for part in (_overview_lines(groups), *map(_group_lines, groups)) if part]
+    lines = [line.rstrip() for part in parts for line in ("", *part)]
+    return lines[1:] or [NOTHING]
+
+
+def overview_lines(
+    results: pa.Table, *, planned: pa.Table | None = None, comparisons: pa.Table | None = None
+) -> list[str]:
+    """The overview of several groups alone, for a terminal; the arguments are those of :func:`table_lines`."""
+    lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons))
+    return [line.rstrip() for line in lines] or [NOTHING]
+
+
+def _overview_lines(groups: Sequence[Group]) -> list[str]:
+    overview = overview_grid(groups)
+    return _grid_lines(overview) if overview else []
 
 
 def _group_lines(group: Group) -> list[str]:

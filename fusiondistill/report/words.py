@@ -56,7 +56,7 @@ _METHODS = {
     ),
     "fusiondistill-searched": (
         "FusionDistill (searched)",
-        "the same with loss weights and temperature from the search; what the search cost comes on top",
+        "the same with what the search found on the validation split; what the search cost comes on top",
     ),
 }
 
