@@ -95,7 +95,7 @@ def _print_end(prepared: Any) -> None:
 
     table = results.write_results(prepared.store)
     click.echo("")
-    for line in results.table_lines(prepared.store, table):
+    for line in results.table_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
         click.echo(line)
     for plan in prepared.points:
         for line in results.search_end(prepared.store, plan, ranked=False):
