@@ -11,6 +11,7 @@ from typing import Any
 from experiments.cluster import share_of, slots
 from experiments.estimates import Estimates, measured
 from experiments.prepared import Prepared
+from experiments.search_space import candidate_count
 from experiments.simulation import Job, Schedule, critical_path, simulate
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
 from experiments.traffic import Traffic, network_of, traffic, weight_bytes
@@ -148,7 +149,7 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
             needs=tuple(dict.fromkeys(needed.digest for needed in stage.inputs.values())),
             priority=order[stage.digest],
             workers=stage.spec.world_size if isinstance(stage.spec, TrainSpec) else 1,
-            trials=stage.spec.trials if isinstance(stage.spec, SearchSpec) else 1,
+            trials=candidate_count(stage.spec) if isinstance(stage.spec, SearchSpec) else 1,
         )
         for stage in stages
     ]

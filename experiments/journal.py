@@ -1,14 +1,14 @@
 """What a search has tried so far, kept in the store while it runs: a small file for each candidate.
 
 Whoever starts a search again finds them in their order: those that ended are judged by the rows noted here, those that
-were under way go on from their last stored epoch, and those that failed are tried once more.
+were under way go on from their last stored epoch, and those that failed are tried once more, unless their values are no
+recipe. A file that cannot be relied on is one candidate lost: its number goes to the next one that is noted.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from fusiondistill.checkpoints import digest
 
 __all__ = ["Candidate", "Journal"]
 
-Row = Mapping[str, float]
+NAME = "last.candidate-"
+"""Opens the name of a candidate's file: the store deletes ``last.*`` once the search is committed."""
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Candidate:
     number: int
     values: dict[str, Any]
     directories: list[str] = field(default_factory=list)
-    """Of its training stages, one for each repeat."""
+    """Of its training stages, one for each repeat; none if its values are no recipe together."""
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     """Epoch -> metrics, means over the repeats; accuracies are fractions."""
     outcome: str = "open"
@@ -41,6 +42,11 @@ class Candidate:
     def ended(self) -> bool:
         """Whether it needs no more work."""
         return self.outcome != "open"
+
+    @property
+    def invalid(self) -> bool:
+        """Whether its values are no recipe together, so that there is nothing to train."""
+        return self.outcome == "failed" and not self.directories
 
     @property
     def score(self) -> float | None:
@@ -60,15 +66,22 @@ class Journal:
     def __init__(self, search: Stage, store: Store) -> None:
         self.search, self.store = search, store
         self.address = {"search": search.digest, "made_from": store.made_from(search)}
-        self.candidates: list[Candidate] = []
-        while found := self._read(len(self.candidates)):
-            self.candidates.append(found)
+        self.known: dict[int, Candidate] = {}
+        for number in self._numbers():
+            if found := self._read(number):
+                self.known[number] = found
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All candidates, by their numbers."""
+        return [self.known[number] for number in sorted(self.known)]
 
     def begin(self, values: dict[str, Any]) -> Candidate:
         """Note a new candidate."""
         assert isinstance(self.search.spec, SearchSpec)
-        candidate = Candidate(len(self.candidates), values)
-        self.candidates.append(candidate)
+        count = len(self.known)
+        number = min(set(range(count)) - self.known.keys(), default=count)  # a lost one's, or the next
+        candidate = self.known[number] = Candidate(number, values)
         try:
             stages = [trial_stage(self.search, values, repeat) for repeat in range(self.search.spec.seeds)]
             candidate.directories = [stage.directory for stage in stages]
@@ -84,7 +97,16 @@ class Journal:
         self._write(candidate)
 
     def _name(self, number: int) -> str:
-        return f"last.candidate-{number:06}.json"  # the store deletes `last.*` once the search is committed
+        return f"{NAME}{number:06}.json"
+
+    def _numbers(self) -> list[int]:
+        """Of the candidates that an earlier run noted, in order."""
+        from pyarrow import fs
+
+        folder = fs.FileSelector(self.store.path(self.search.directory), allow_not_found=True)
+        names = [info.base_name for info in self.store.filesystem.get_file_info(folder)]
+        found = (name.removeprefix(NAME).removesuffix(".json") for name in names if name.startswith(NAME))
+        return sorted(int(number) for number in found if number.isdecimal())
 
     def _write(self, candidate: Candidate) -> None:
         body = json.dumps({**self.address, "candidate": asdict(candidate)})
@@ -92,7 +114,7 @@ class Journal:
         self.store.write(content.encode(), self.search.directory, self._name(candidate.number))
 
     def _read(self, number: int) -> Candidate | None:
-        """A candidate that an earlier run noted; None if there is none, or none that can be relied on."""
+        """A candidate that an earlier run noted; None if it cannot be relied on."""
         data = self.store.read_raw(self.search.directory, self._name(number))
         try:
             content = json.loads(data) if data is not None else {}
@@ -103,6 +125,6 @@ class Journal:
             return None
         candidate = Candidate(**body["candidate"])
         candidate.rows = {int(epoch): row for epoch, row in candidate.rows.items()}
-        if candidate.outcome == "failed":
+        if candidate.outcome == "failed" and not candidate.invalid:
             candidate.outcome, candidate.error = "open", None
         return candidate

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.rows import SEVERITIES, Kind, Plan, Row, cut, every
 from experiments.stage import (
     FUSION_KEYS,
+    PLAIN,
     CheckpointSpec,
     DataSpec,
     EvaluateSpec,
@@ -40,6 +41,7 @@ def build(
     plugins: tuple[str, ...] = (),
     corruptions: Mapping[str, str] | None = None,
     sha256_of: Callable[[str], str] = checkpoint_digest,
+    shared: dict[str, Stage] | None = None,
 ) -> Plan:
     """The plan of an experiment.
 
@@ -51,8 +53,10 @@ def build(
         plugins: digests of the plugin files.
         corruptions: name -> digest of the published corruption sets to evaluate on.
         sha256_of: digest of a checkpoint that stands for a stage: of its weights' file.
+        shared: digest -> stage, filled here; plans for one store that are given the same one hold the same stages, so
+            that what is the same has one name and one directory, whatever it is called in the other plans.
     """
-    builder = _Builder(config, fingerprint, levels, test_images, plugins, corruptions or {}, sha256_of)
+    builder = _Builder(config, fingerprint, levels, test_images, plugins, corruptions, sha256_of, shared)
     for seed in config.seeds:
         builder.add_seed(seed)
     return builder.plan()
@@ -90,11 +94,12 @@ class _Builder:
         plugins: tuple[str, ...] = (),
         corruptions: Mapping[str, str] | None = None,
         sha256_of: Callable[[str], str] = checkpoint_digest,
+        shared: dict[str, Stage] | None = None,
     ) -> None:
         self.config, self.fingerprint, self.levels, self.plugins = config, fingerprint, levels, plugins
         self.sha256_of, self.corruptions = sha256_of, corruptions or {}
         self.test_images = min(test_images, config.data.test_images or test_images)
-        self.stages: dict[str, Stage] = {}
+        self.stages = {} if shared is None else shared
         self.rows: list[Row] = []
 
     def plan(self) -> Plan:
@@ -144,7 +149,7 @@ class _Builder:
             self.evaluate("fusiondistill", seed, {"model": distilled})
             if config.search and isinstance(distilled.spec, TrainSpec):
                 inputs = {**inputs, **self._starts(fused, seed)}
-                search = self._search(distilled.spec, inputs, seed)
+                search = self._search(distilled, distilled.spec, inputs, seed)
                 searched = self._stage("fusiondistill-searched", seed, distilled.spec, {**inputs, "search": search})
                 self.evaluate("fusiondistill-searched", seed, {"model": searched})
 
@@ -227,7 +232,7 @@ class _Builder:
         inputs = {"base": base, **{f"expert-{d}": stage for d, stage in experts.items()}}
         return self._stage(f"fused-told-{told}" if told else "fused", seed, spec, inputs)
 
-    def _search(self, train: TrainSpec, inputs: dict[str, Stage], seed: int) -> Stage:
+    def _search(self, plain: Stage, train: TrainSpec, inputs: dict[str, Stage], seed: int) -> Stage:
         search = self.config.search
         assert search is not None
         recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
@@ -242,7 +247,8 @@ class _Builder:
             seeds=search.seeds,
             space=search.space,
         )
-        return self._stage("search", seed, spec, inputs)
+        # The first trial is the distillation itself where nothing tells them apart: it is trained once.
+        return self._stage("search", seed, spec, {**inputs, PLAIN: plain} if spec.train == train else inputs)
 
     def _starts(self, fused: Stage, seed: int) -> dict[str, Stage]:
         """Role -> fuse stage, for every way of fusing that a search may choose; none if it searches no fusion."""
@@ -258,8 +264,7 @@ class _Builder:
             [own, *itertools.product(*(chosen.get(key) or (one,) for key, one in named))]
         ):
             spec = plain.model_copy(update={"method": method, "recalibrate": recalibrate})
-            stage = self._stage(f"fused-{method}-{recalibrate}", seed, spec, fused.inputs)
-            starts[start_role(method, recalibrate)] = stage
+            starts[start_role(method, recalibrate)] = self._stage("fused", seed, spec, fused.inputs)
         return starts
 
     def _oracle(self, experts: dict[str, Stage], seed: int) -> None:

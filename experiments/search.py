@@ -147,7 +147,11 @@ class _Trials:
 
     def _propose(self) -> Candidate | None:
         values = self.searcher.ask()
-        return None if values is None else self.journal.begin(values)
+        candidate = None if values is None else self.journal.begin(values)
+        if candidate is not None and candidate.ended:  # its values are no recipe together
+            self.searcher.tell(candidate)
+            self.say()
+        return candidate
 
     def _tell_asha(self, candidate: Candidate) -> None:
         """Let ASHA compare new trials with one that does not run again."""
@@ -185,7 +189,7 @@ def _telling(tune: Any, trials: _Trials) -> Any:
     """What Tune tells about its trials."""
 
     def of(trial: Any) -> Candidate:
-        return trials.journal.candidates[trial.config["number"]]
+        return trials.journal.known[trial.config["number"]]
 
     class Telling(tune.Callback):
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from experiments.importance import importance
 from experiments.journal import Candidate
 from experiments.stage import FUSION_KEYS, SearchSpec, with_found
-from fusiondistill.config import Config
+from fusiondistill.config import METHODS, Config
 
 __all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_rows"]
 
@@ -93,22 +93,28 @@ def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[st
     }
 
 
-def best_config(config: Config, values: Mapping[str, Any]) -> str:
-    """The experiment with what its search found, and without the search, as the text of a config file.
+def best_config(config: Config, values: Mapping[str, Any], seed: int | None = None) -> str:
+    """One seed of the experiment with what its search found, and without the search, as the text of a config file.
 
-    Its ``fusiondistill`` row is the row ``fusiondistill-searched`` of the original. In the same store everything but
-    that row and its evaluation is there already.
+    Its ``fusiondistill`` row is the row ``fusiondistill-searched`` of the original. It has no other rows, since what
+    was found for the fusion is not theirs, but ``base``, which the corruption error is relative to. In the same store
+    everything but the distillation and its evaluation is there already.
 
     Args:
         config: the experiment that was searched.
         values: what ``best.json`` calls ``values``.
+        seed: of the search; default: the first.
     """
     import yaml
 
     found = {key.removeprefix("fusion."): value for key, value in values.items() if key in FUSION_KEYS}
+    seed = config.seeds[0] if seed is None else seed
+    end = f"-best-seed{seed}"
     best = config.model_copy(
         update={
-            "experiment": f"{config.experiment[:59]}-best",
+            "experiment": config.experiment[: 64 - len(end)] + end,
+            "seeds": (seed,),
+            "methods": tuple(method for method in METHODS if method in {"base", "fusiondistill"} & {*config.methods}),
             "fusiondistill": with_found(config.fusiondistill, values),
             "fusion": config.fusion.model_copy(update=found),
             "search": None,
@@ -117,8 +123,8 @@ def best_config(config: Config, values: Mapping[str, Any]) -> str:
     content = _without_nothing(best.model_dump(mode="json")) | {"search": None}
     listed = "".join(f"#   {name}: {json.dumps(value)}\n" for name, value in values.items())
     head = (
-        f"# {config.experiment}, with what its search found laid into fusiondistill and fusion:\n{listed}"
-        "# Run it with the --store of the search, and only what is new is trained.\n"
+        f"# {config.experiment}, seed {seed}, with what its search found laid into fusiondistill and fusion:\n{listed}"
+        "# Run it with the --store of the search: only the distillation itself and its evaluation are new.\n"
     )
     return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from fusiondistill.config import Dimension
 
-__all__ = ["Searched", "candidate_count", "candidates", "draw", "signature"]
+__all__ = ["Searched", "candidate_count", "candidates", "draw", "signature", "without_effect"]
 
 TRIES = 50
 """Draws for each wanted candidate, before a small space counts as exhausted."""
@@ -38,7 +38,8 @@ def candidate_count(search: Searched) -> int:
 
     The recipe as it stands is always one of them. Without a grid there are ``trials``, with grids ``trials`` draws of
     the other dimensions at each point, and each point once if there is no other dimension. What comes up twice is
-    trained once, so a space of few values, or a grid that holds the recipe as it stands, gives fewer.
+    trained once, so a space of few values, a grid that holds the recipe as it stands, or values that change nothing
+    beside the others (:func:`signature`) give fewer.
 
     Example:
         >>> space = {"loss.kd": Dimension(grid=(0, 0.1, 1)), "loss.ce": Dimension(uniform=(0, 1))}
@@ -62,8 +63,14 @@ def _size(dimension: Dimension) -> float:
 
 
 def candidates(search: Searched, first: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the candidates one by one, ``first`` (the recipe as it stands) and then the draws; no two are alike."""
-    yield dict(first)
+    """Yield the candidates one by one, the recipe as it stands and then the draws; no two are alike.
+
+    Args:
+        search: the space and how much of it is tried.
+        first: the recipe as it stands; keys outside the space tell what has an effect.
+        seed: of the draws.
+    """
+    yield {name: first[name] for name in search.space}
     seen = {signature(first)}
     grids = {name: d.grid for name, d in search.space.items() if d.grid is not None}
     others = {name: d for name, d in search.space.items() if d.grid is None}
@@ -75,7 +82,7 @@ def candidates(search: Searched, first: Mapping[str, Any], seed: int) -> Iterato
                 break
             drawn = {name: draw(d, f"{seed}/{point}/{number}/{name}") for name, d in others.items()}
             candidate = {name: {**fixed, **drawn}[name] for name in search.space}
-            if (text := signature(candidate)) not in seen:
+            if (text := signature({**first, **candidate})) not in seen:
                 seen.add(text)
                 found += 1
                 yield candidate
@@ -99,8 +106,27 @@ def draw(dimension: Dimension, address: str) -> Any:
 
 
 def signature(values: Mapping[str, Any]) -> str:
-    """Text by which two candidates are compared: 1 and 1.0 are the same, a tuple is a list."""
-    return json.dumps({name: _plain(value) for name, value in values.items()}, sort_keys=True)
+    """Text by which two candidates are compared: 1 and 1.0 are the same, a tuple is a list.
+
+    What changes nothing beside the other values (the temperature without distillation) is no part of it; which tells
+    more of a whole recipe than of the searched keys alone.
+    """
+    idle = without_effect(values)
+    return json.dumps({name: _plain(value) for name, value in values.items() if name not in idle}, sort_keys=True)
+
+
+def without_effect(values: Mapping[str, Any]) -> set[str]:
+    """Keys that change nothing, whatever they say, as far as the others tell."""
+    idle = set()
+    if values.get("loss.kd") == 0:
+        idle.add("loss.temperature")
+        if values.get("loss.feature") == 0:
+            idle.add("teacher_view")
+    if values.get("optimizer.name", "sgd") != "sgd":
+        idle.add("optimizer.momentum")
+    if values.get("schedule.name", "steps") != "steps":
+        idle |= {"schedule.milestones", "schedule.factor"}
+    return idle
 
 
 def _plain(value: Any) -> Any:

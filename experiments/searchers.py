@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from experiments import search_space
 from experiments.journal import Candidate
 from experiments.search_space import signature
-from experiments.stage import SearchSpec, Stage, as_it_stands
+from experiments.stage import SearchSpec, Stage, as_it_stands, whole_recipe
 from fusiondistill.config import Dimension
 
 __all__ = ["Drawn", "Optuna", "Searcher", "searcher_for"]
@@ -36,12 +36,14 @@ class Drawn:
 
     def __init__(self, search: Stage, past: list[Candidate]) -> None:
         assert isinstance(search.spec, SearchSpec)
-        self.seen = {signature(candidate.values) for candidate in past}
-        self.candidates = search_space.candidates(search.spec, as_it_stands(search), search.seed)
+        self.recipe = whole_recipe(search)
+        self.seen = {signature({**self.recipe, **candidate.values}) for candidate in past}
+        self.candidates = search_space.candidates(search.spec, self.recipe, search.seed)
 
     def ask(self) -> dict[str, Any] | None:
         """The next of the list."""
-        return next((values for values in self.candidates if signature(values) not in self.seen), None)
+        new = (values for values in self.candidates if signature({**self.recipe, **values}) not in self.seen)
+        return next(new, None)
 
     def tell(self, candidate: Candidate) -> None:
         """Nothing to learn: the list is fixed."""
@@ -60,6 +62,7 @@ class Optuna:
         assert isinstance(search.spec, SearchSpec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna, self.spec, self.first = optuna, search.spec, as_it_stands(search)
+        self.recipe = whole_recipe(search)
         self.count = len(past)
         # Another seed after a restart, or it would propose its first candidates again.
         seed = (search.seed * 1_000_003 + len(past)) % 2**32
@@ -69,7 +72,7 @@ class Optuna:
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
         self.space = {name: self._distribution(dimension) for name, dimension in search.spec.space.items()}
         self.open: dict[str, Any] = {}
-        self.scores: dict[str, float | None] = {signature(candidate.values): None for candidate in past}
+        self.scores: dict[str, float | None] = {self._signature(candidate.values): None for candidate in past}
         for candidate in past:
             if candidate.ended:
                 self.tell(candidate)
@@ -79,13 +82,13 @@ class Optuna:
         if self.count >= self.spec.trials:
             return None
         self.count += 1
-        if self.count == 1:
-            self.scores[signature(self.first)] = None
+        if (text := self._signature(self.first)) not in self.scores:
+            self.scores[text] = None
             return self.first
         for _ in range(search_space.TRIES):
             trial = self.study.ask(self.space)
             values = {name: self._value(name, trial.params[name]) for name in self.space}
-            text = signature(values)
+            text = self._signature(values)
             if text not in self.scores:
                 self.open[text], self.scores[text] = trial, None
                 return values
@@ -95,7 +98,7 @@ class Optuna:
 
     def tell(self, candidate: Candidate) -> None:
         """Learn a candidate's best accuracy, and whether it was stopped early."""
-        states, text = self.optuna.trial.TrialState, signature(candidate.values)
+        states, text = self.optuna.trial.TrialState, self._signature(candidate.values)
         score = self.scores[text] = candidate.score
         state = states.FAIL if score is None else states.PRUNED if candidate.outcome == "stopped" else states.COMPLETE
         value = score if state == states.COMPLETE else None
@@ -111,6 +114,9 @@ class Optuna:
                     state=state, value=value, params=params, distributions=self.space, intermediate_values=reports
                 )
             )
+
+    def _signature(self, values: Mapping[str, Any]) -> str:
+        return signature({**self.recipe, **values})
 
     def _distribution(self, dimension: Dimension) -> Any:
         kinds = self.optuna.distributions

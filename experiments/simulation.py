@@ -45,7 +45,7 @@ class Job:
         needs: keys of the jobs that must be done before.
         priority: the ready job with the highest goes first; of equals the one that was ready first.
         workers: how many data-parallel workers a training takes.
-        trials: how many a search has, taken to be equally long.
+        trials: how many candidates a search has, taken to be equally long (each with all its repeats).
     """
 
     key: str

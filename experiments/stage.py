@@ -21,6 +21,7 @@ from fusiondistill.recipe import Recipe, Role, with_keys
 
 __all__ = [
     "FUSION_KEYS",
+    "PLAIN",
     "CheckpointSpec",
     "DataSpec",
     "EvaluateSpec",
@@ -35,6 +36,7 @@ __all__ = [
     "priorities",
     "start_role",
     "trial_stage",
+    "whole_recipe",
     "with_found",
 ]
 
@@ -195,6 +197,10 @@ FUSION_KEYS = ("fusion.method", "fusion.recalibrate")
 """Dimensions of a search that are no keys of the recipe: they choose among fuse stages."""
 
 
+PLAIN = "plain"
+"""The role under which a search waits for the distillation with the recipe as it stands, where that is a trial, too."""
+
+
 def start_role(method: str, recalibrate: str) -> str:
     """The role under which a search and its winner hold one way of fusing among their inputs."""
     return f"start-{method}-{recalibrate}"
@@ -219,24 +225,29 @@ def with_found(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return with_keys(recipe, {key: value for key, value in values.items() if key not in FUSION_KEYS})
 
 
-def as_it_stands(search: Stage) -> dict[str, Any]:
-    """The values that the recipe (and the fusion) has without a search: the first candidate."""
+def whole_recipe(search: Stage) -> dict[str, Any]:
+    """Every key that could be searched -> the value that the recipe (or the fusion) has without a search."""
     assert isinstance(search.spec, SearchSpec)
-    content: dict[str, Any] = search.spec.train.recipe.model_dump(mode="json")
+    values: dict[str, Any] = {}
+    for name, value in search.spec.train.recipe.model_dump(mode="json").items():
+        values |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
     start = search.inputs["start"].spec
     if isinstance(start, FuseSpec):
-        content["fusion"] = {"method": start.method, "recalibrate": start.recalibrate}
-    values = {}
-    for name in search.spec.space:
-        place: Any = content
-        for part in name.split("."):
-            place = place[part]
-        values[name] = place
+        values |= dict(zip(FUSION_KEYS, (start.method, start.recalibrate), strict=True))
     return values
+
+
+def as_it_stands(search: Stage) -> dict[str, Any]:
+    """The values of the dimensions without a search: the first candidate."""
+    assert isinstance(search.spec, SearchSpec)
+    whole = whole_recipe(search)
+    return {name: whole[name] for name in search.spec.space}
 
 
 def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> Stage:
     """A search trial: the distillation stage itself with a candidate's values, a stage like any other.
+
+    Where it is the very distillation that the search has as its input ``plain``, it is that stage.
 
     Args:
         search: the search stage.
@@ -254,7 +265,9 @@ def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> St
         data_seed = int.from_bytes(hashlib.sha256(address).digest()[:4], "big")
     spec = train.model_copy(update={"recipe": with_found(train.recipe, values), "data_seed": data_seed})
     teachers = {role: stage for role, stage in search.inputs.items() if role.startswith("teacher-")}
-    return Stage("trial", search.seed, spec, {"start": chosen_start(search.inputs, values), **teachers}, search.plugins)
+    inputs = {"start": chosen_start(search.inputs, values), **teachers}
+    trial, plain = Stage("trial", search.seed, spec, inputs, search.plugins), search.inputs.get(PLAIN)
+    return plain if plain is not None and plain.digest == trial.digest else trial
 
 
 def ancestors(stage: Stage) -> Iterator[Stage]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from experiments.stage import CheckpointSpec, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
+from experiments.search_space import candidate_count
+from experiments.stage import PLAIN, CheckpointSpec, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
 from fusiondistill.config import ModelConfig
 from fusiondistill.recipe import Recipe
 
@@ -63,12 +64,13 @@ def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = 
 def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     """(read, results, progress) in bytes."""
     spec = stage.spec
-    inputs = sum(needed.kind != "search" for needed in stage.inputs.values())
+    # Of a search's ways to start each training reads one, and the plain distillation is no training's input.
+    inputs = sum(role not in ("search", PLAIN) and not role.startswith("start-") for role in stage.inputs)
     if isinstance(spec, TrainSpec):
         return _training(spec.recipe, inputs, size)
     if isinstance(spec, SearchSpec):
         read, results, progress = _training(spec.train.recipe, inputs, size)
-        trials = spec.trials * spec.seeds
+        trials = candidate_count(spec) * spec.seeds
         part = STOPPED if spec.scheduler == "asha" else 1.0
         return trials * read, part * trials * results, part * trials * progress
     if isinstance(spec, EvaluateSpec):

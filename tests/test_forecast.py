@@ -148,6 +148,13 @@ def test_bytes_by_hand_and_against_what_is_really_written(tmp_path: Path) -> Non
     assert of("fused") == (500, 100, 0)
     assert of("fusiondistill") == (500, 100, 100 * 400)
     assert of("search") == (4 * 500, 4 * 100, 4 * 5 * 400)
+    grid = "{trials: 2, seeds: 3, space: {fusion.method: {grid: [median, ties]}, loss.kd: {uniform: [0, 1]}}}"
+    content = plan(f"search={grid}", "search.scheduler=none")
+    assert of("search") == (5 * 3 * 500, 5 * 3 * 100, 5 * 3 * 100 * 400)
+    assert of("fusiondistill-searched") == (500, 100, 100 * 400)
+    seconds = {s.digest: 10.0 for s in content.stages}
+    (job,) = (job for job in jobs_of(content.stages, seconds) if job.kind == "search")
+    assert (job.trials, job.shortest) == (5, 2.0)
     assert of("evaluate-ensemble-blur") == (400, 2 * 10_000 * 53, 0)
 
     optimizers = {

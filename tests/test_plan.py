@@ -142,8 +142,8 @@ def test_a_search_over_fusion_holds_every_way_of_fusing_and_a_trial_the_one_that
     search, winner = named(content, "search"), named(content, "fusiondistill-searched")
     starts = {role for role in search.inputs if role.startswith("start")}
     assert starts == {"start", "start-average-mixed", "start-median-mixed", "start-ties-mixed"} <= set(winner.inputs)
-    plain, ties = named(content, "fused"), named(content, "fused-ties-mixed")
-    assert search.inputs["start"] is search.inputs["start-average-mixed"] is plain
+    plain, ties = search.inputs["start"], search.inputs["start-ties-mixed"]
+    assert search.inputs["start-average-mixed"] is plain and plain.name == ties.name == "fused"
     assert isinstance(ties.spec, FuseSpec) and isinstance(plain.spec, FuseSpec) and ties.inputs == plain.inputs
     assert ties.spec == plain.spec.model_copy(update={"method": "ties"})
     assert as_it_stands(search) == {"loss.kd": 0.0, "fusion.method": "average"}
@@ -155,7 +155,8 @@ def test_a_search_over_fusion_holds_every_way_of_fusing_and_a_trial_the_one_that
     both = named(plan(SEARCH, space[:-1] + ", fusion.recalibrate: {grid: [none, mixed]}}"), "search")
     starts = {role for role in both.inputs if role.startswith("start-")}
     assert starts == {"start-average-mixed", *(f"start-{m}-{r}" for m in ("median", "ties") for r in ("none", "mixed"))}
-    assert chosen_start(both.inputs, {"fusion.method": "ties", "fusion.recalibrate": "none"}).name == "fused-ties-none"
+    chosen = chosen_start(both.inputs, {"fusion.method": "ties", "fusion.recalibrate": "none"})
+    assert chosen is both.inputs["start-ties-none"]
     assert digests(plan())[("fusiondistill", 0)] == digests(content)[("fusiondistill", 0)]
 
 

@@ -14,7 +14,7 @@ import torch
 from running import fusiondistill, stages
 
 from experiments.importance import importance
-from experiments.journal import Candidate, Journal
+from experiments.journal import Candidate
 from experiments.materials import Context
 from experiments.plan import build
 from experiments.rows import Plan
@@ -129,9 +129,13 @@ def test_the_best_is_a_config_whose_distillation_is_the_searched_one() -> None:
     text = CONFIG.replace("loss.kd", "fusion.method: {choice: [ties]}, cutout: {choice: [null, 4]}, loss.kd")
     config = parse(text, overrides=["data.train_images=300", "seeds=[0, 1]", "base.cutout=2"])
     values = {"fusion.method": "ties", "cutout": 4, "loss.kd": 0.25, "schedule.milestones": [0.5]}
-    written = best_config(config, values)
+    written = best_config(config, values, 1)
     best = parse(written)
-    assert best.search is None and best.experiment == "x-best" and "#   loss.kd: 0.25" in written
+    assert best.search is None and best.experiment == "x-best-seed1" and "#   loss.kd: 0.25" in written
+    assert best.seeds == (1,) and best.methods == ("base", "fusiondistill")
+    few = config.model_copy(update={"methods": ("fusiondistill", "vanilla"), "experiment": 64 * "x"})
+    alone = parse(best_config(few, values, 12))
+    assert alone.methods == ("fusiondistill",) and alone.experiment == 52 * "x" + "-best-seed12"
     plans = [build(one, "f", lambda _: range(3)).stages for one in (config, best)]
     (searched,) = (s for s in plans[0] if (s.name, s.seed) == ("fusiondistill-searched", 1))
     (distilled,) = (s for s in plans[1] if (s.name, s.seed) == ("fusiondistill", 1))
@@ -218,30 +222,6 @@ def test_repeats_are_trained_side_by_side_and_their_means_told(prepared: tuple[S
         assert told[epoch]["epoch"] == epoch + 1
     assert stored_rows(search, values, store) == {int(row["epoch"]): row for row in told}
     assert stored_rows(search, {"loss.kd": 0.6}, store) is None
-
-
-def test_the_journal_gives_back_what_was_noted_and_tries_failures_again(prepared: tuple[Stage, Path]) -> None:
-    search, folder = prepared
-    store = Store(folder)
-    journal = Journal(search, store)
-    assert journal.candidates == []
-    for number in range(5):
-        one = journal.begin({"loss.kd": number / 10})
-        one.rows = {1: {"epoch": 1.0, "validation": 0.25, "seconds": 1.0}}
-        if number < 3:
-            journal.end(one, ("done", "stopped", "failed")[number], "broke" if number == 2 else None)
-    again = Journal(search, store).candidates
-    assert [c.outcome for c in again] == ["done", "stopped", "open", "open", "open"]
-    assert [c.values["loss.kd"] for c in again] == [0.0, 0.1, 0.2, 0.3, 0.4]
-    assert again[:2] == journal.candidates[:2] and again[2].error is None
-    bad = journal.begin({"loss.ce": 0, "loss.feature": 0, "loss.kd": 0})
-    assert bad.outcome == "failed" and "all weights are 0" in str(bad.error)
-    place = folder / search.directory / "last.candidate-000001.json"
-    place.write_text(place.read_text().replace("0.25", "0.95"))
-    assert [c.outcome for c in Journal(search, store).candidates] == ["done"]  # what is damaged is not believed
-    other = search_of(planned(TOY + "search: {seeds: 3, space: {loss.kd: {uniform: [0, 1]}}}\n"))
-    (folder / search.directory).rename(folder / other.directory)
-    assert Journal(other, store).candidates == []  # of another search
 
 
 def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from experiments.journal import Candidate
 from experiments.plan import build
 from experiments.search_space import candidate_count, candidates, draw, signature
 from experiments.searchers import Optuna, searcher_for
-from experiments.stage import Stage
+from experiments.stage import SearchSpec, Stage
 from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
 
@@ -156,3 +156,31 @@ def test_optuna_goes_on_with_what_it_had_learned_and_never_repeats_itself() -> N
 def test_the_same_address_gives_the_same_value_everywhere() -> None:
     found = [round(draw(Dimension(uniform=(0.0, 1.0)), f"{seed}/0/0/loss.kd"), 6) for seed in (0, 1)]
     assert found == [0.855732, 0.134244]
+
+
+def all_of(text: str) -> list[dict[str, Any]]:
+    """All that a searcher proposes when nothing is told to it."""
+    found = iter(searcher_for(stage(text), []).ask, None)
+    return [values for values in found if values is not None]
+
+
+def test_what_differs_in_nothing_that_has_an_effect_is_tried_once() -> None:
+    temperatures = "loss.temperature: {grid: [1, 2, 8]}"
+    assert all_of(f"{{space: {{{temperatures}}}}}") == [{"loss.temperature": 4.0}], "the recipe has no kd"
+    both = all_of(f"{{space: {{loss.kd: {{grid: [0, 1]}}, {temperatures}}}}}")
+    assert [tuple(one.values()) for one in both] == [(0.0, 4.0), (1, 1), (1, 2), (1, 8)]
+    views = all_of("{space: {loss.feature: {grid: [0, 1]}, teacher_view: {grid: [clean, degraded]}}}")
+    assert [tuple(one.values()) for one in views] == [(1.0, "clean"), (0, "clean"), (1, "degraded")]
+    momentum = all_of("{space: {optimizer.name: {grid: [sgd, adamw]}, optimizer.momentum: {grid: [0.5, 0.8]}}}")
+    assert [tuple(one.values()) for one in momentum] == [("radam", 0.9), ("sgd", 0.5), ("sgd", 0.8), ("adamw", 0.5)]
+    steps = "schedule.factor: {grid: [0.1, 0.5]}, schedule.milestones: {grid: [[0.5], [0.6]]}"
+    names = [
+        one["schedule.name"] for one in all_of(f"{{space: {{schedule.name: {{grid: [steps, cosine]}}, {steps}}}}}")
+    ]
+    assert Counter(names) == {"steps": 5, "cosine": 1}
+    few = "{trials: 20, searcher: %s, space: {loss.kd: {choice: [0, 1]}, loss.temperature: {choice: [1, 2, 4]}}}"
+    for searcher in ("random", "optuna"):
+        found = all_of(few % searcher)
+        assert found[0] == {"loss.kd": 0.0, "loss.temperature": 4.0} and len(found) == 4
+        searched = stage(few % searcher).spec
+        assert isinstance(searched, SearchSpec) and len(found) <= candidate_count(searched)

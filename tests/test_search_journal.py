@@ -1,0 +1,110 @@
+"""What a search leaves for a restart: candidates in their order, whatever became of them and of their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from experiments import search as searching
+from experiments.journal import Journal
+from experiments.plan import build
+from experiments.search_results import outcome
+from experiments.stage import Stage, ancestors, as_it_stands, trial_stage
+from experiments.store import Store, parquet_bytes
+from fusiondistill.checkpoints import new_attempt
+from fusiondistill.config_file import parse
+
+KD = "{loss.kd: {uniform: [0, 1]}}"
+NOTHING = {"loss.ce": 0, "loss.feature": 0, "loss.kd": 0}
+ROW = {"epoch": 1.0, "validation": 0.25, "seconds": 1.0}
+
+
+def search_of(settings: str, space: str = KD, *overrides: str) -> Stage:
+    text = f"experiment: x\nfusiondistill: {{epochs: 2}}\nsearch: {{{settings} space: {space}}}\n"
+    stages = build(parse(text, overrides=overrides), "f", lambda _: range(3)).stages
+    (found,) = (stage for stage in stages if stage.kind == "search")
+    return found
+
+
+def test_the_journal_gives_back_what_was_noted_and_tries_failures_again(tmp_path: Path) -> None:
+    search, store = search_of("seeds: 2,"), Store(tmp_path)
+    journal = Journal(search, store)
+    assert journal.candidates == []
+    for number in range(5):
+        one = journal.begin({"loss.kd": number / 10})
+        one.rows = {1: ROW}
+        if number < 3:
+            journal.end(one, ("done", "stopped", "failed")[number], "broke" if number == 2 else None)
+    again = Journal(search, store).candidates
+    assert [c.outcome for c in again] == ["done", "stopped", "open", "open", "open"]
+    assert [c.values["loss.kd"] for c in again] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert again[:2] == journal.candidates[:2] and again[2].error is None
+    other = search_of("seeds: 3,")
+    (tmp_path / search.directory).rename(tmp_path / other.directory)
+    assert Journal(other, store).candidates == []  # of another search
+
+
+def test_a_damaged_file_is_one_candidate_lost_whose_number_goes_to_the_next(tmp_path: Path) -> None:
+    search, store = search_of(""), Store(tmp_path)
+    journal = Journal(search, store)
+    for number in range(4):
+        one = journal.begin({"loss.kd": number / 10})
+        one.rows = {1: ROW}
+        journal.end(one, "stopped")
+    place = tmp_path / search.directory / "last.candidate-000001.json"
+    place.write_text(place.read_text().replace("0.25", "0.95"))
+    (tmp_path / search.directory / "last.candidate-000002.json").unlink()
+    again = Journal(search, store)
+    assert [c.number for c in again.candidates] == [0, 3]
+    assert [again.begin({"loss.kd": kd}).number for kd in (0.1, 0.2, 0.5)] == [1, 2, 4]
+    assert [c.values["loss.kd"] for c in Journal(search, store).candidates] == [0.0, 0.1, 0.2, 0.3, 0.5]
+
+
+def trials_of(search: Stage, store: Store) -> Any:
+    return searching._Trials(search, store, None, lambda facts: None)
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_values_that_are_no_recipe_are_listed_and_never_tried(tmp_path: Path, searcher: str) -> None:
+    space = "{loss.ce: {choice: [0]}, loss.feature: {choice: [0]}, loss.kd: {choice: [0]}}"
+    search, store = search_of(f"trials: 5, searcher: {searcher},", space), Store(tmp_path)
+    for _ in ("first start", "restart"):
+        trials = trials_of(search, store)
+        candidate = trials.next()
+        assert candidate.values == as_it_stands(search) and not candidate.ended
+        assert trials.next() is None
+        (invalid,) = (one for one in trials.journal.candidates if one.ended)
+        assert invalid.values == NOTHING and invalid.invalid and "all weights are 0" in str(invalid.error)
+
+
+def trained(stage: Stage, store: Store) -> None:
+    """Store a training with two epochs."""
+    rows = [{"epoch": float(epoch), "loss": 1.0, "validation": epoch / 4, "seconds": 1.0} for epoch in (1, 2)]
+    store.commit(stage, {"metrics.parquet": parquet_bytes(pa.Table.from_pylist(rows))}, {}, new_attempt())
+
+
+def test_the_first_candidate_is_judged_by_the_stored_distillation(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for repeats in (1, 2):
+        search = search_of(f"trials: 3, seeds: {repeats},")
+        plain = search.inputs["plain"]
+        for stage in ancestors(plain):
+            trained(stage, store)
+        if repeats == 2:
+            trained(trial_stage(search, as_it_stands(search), 1), store)
+        trials = trials_of(search, store)
+        assert trials.next().number == 1, "the first is stored"
+        first = trials.journal.candidates[0]
+        assert first.directories[0] == plain.directory and len(first.directories) == repeats
+        assert (first.outcome, first.score, sorted(first.rows)) == ("done", 0.5, [1, 2])
+        best = {"values": first.values, "validation": 0.5, "trial": 0}
+        assert plain.directory in outcome([first], best)["directories"]
+        restart = trials_of(search, store)
+        assert restart.journal.candidates[0].rows == first.rows and restart.next().number == 1
+        searching._store(search, SimpleNamespace(store=str(tmp_path)), restart.journal.candidates, 0.0)
+        assert store.intact(plain) is None and json.loads(store.read(search, "best.json"))["trial"] == 0
