@@ -247,7 +247,7 @@ def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
             f"{minutes:.1f} worker-minutes of training; {_importance(outcome)}"
         )
         name = f"{plan.config.experiment}-seed{stage.seed}.yaml"
-        store.write(best_config(plan.config, outcome["values"]).encode(), "search", name)
+        store.write(best_config(plan.config, outcome["values"], stage.seed).encode(), "search", name)
         lines.append(f"  its best as a config: {store.path('search', name)}")
     return lines
 
