@@ -81,8 +81,8 @@ def plan_verb(
 
     Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
     """
-    from experiments.estimates import cost_lines, measured
-    from experiments.forecast import forecast
+    from experiments.forecasting.estimates import cost_lines, measured
+    from experiments.forecasting.forecast import forecast
     from experiments.prepared import prepare
 
     prepared = prepare(config, overrides, store).looked_up()

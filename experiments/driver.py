@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from experiments import search
 from experiments.hands import FIT_FAILURES, Hand, fit, pull
 from experiments.materials import Context
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
 from experiments.rows import Plan
-from experiments.search_space import candidate_count
+from experiments.searching import search
+from experiments.searching.search_space import candidate_count
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
 from experiments.stages import note_error
 from experiments.store import Store

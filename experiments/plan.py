@@ -291,22 +291,23 @@ class _Builder:
 
     def _rows(self, method: str, seed: int, inputs: dict[str, Stage], degradation: str, kind: Kind) -> Iterator[Row]:
         """One row for each piece of the levels."""
-        evaluation = self.config.evaluation
-        levels = SEVERITIES if kind == "corruption" else every(self.levels(degradation), evaluation.every)
+        evaluation, given, cut_to = self.config.evaluation, kind == "corruption", self.config.data.test_images
+        levels = SEVERITIES if given else every(self.levels(degradation), evaluation.every)
         for piece in cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
                 method=method,
                 degradation=degradation,
                 levels=piece,
                 # The validation split plays no part in a test figure.
+                # A published set is whole, and its noise is in it.
                 data=self._data(seed).model_copy(
-                    update={"held_out": 0.0, "holdout_seed": 0, "test_images": self.config.data.test_images}
+                    update={"held_out": 0.0, "holdout_seed": 0, "test_images": None if given else cut_to}
                 ),
                 protocol=self.config.protocol,
-                noise_seed=evaluation.seed,
+                noise_seed=0 if given else evaluation.seed,
                 precision=evaluation.precision,
                 threads=self.config.threads,
-                corruption=self.corruptions.get(degradation) if kind == "corruption" else None,
+                corruption=self.corruptions[degradation] if given else None,
             )
             stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)
             yield Row(method, seed, degradation, stage, kind)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.comparisons import comparisons_table
 from experiments.rows import Plan
-from experiments.search_results import best_config
+from experiments.searching.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
 from fusiondistill.checkpoints import MANIFEST, CheckpointError

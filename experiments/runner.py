@@ -184,7 +184,7 @@ def bench_schedule(speeds: Sequence[str], json_file: str | None, say: Callable[[
     """Simulate the paper sweep; a line per number of devices."""
     import json
 
-    from experiments import paper_schedule
+    from experiments.forecasting import paper_schedule
 
     rows = paper_schedule.bench_schedule(say, paper_schedule.parse_speeds(speeds))
     if json_file:

@@ -37,7 +37,7 @@ def _ask_about_size(searches: list[Any], yes: bool) -> None:
     """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
     if not searches:
         return
-    from experiments.search_space import candidate_count
+    from experiments.searching.search_space import candidate_count
 
     count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
     if count <= MANY_TRIALS or yes:

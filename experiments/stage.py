@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from experiments.search_space import candidate_count
+from experiments.searching.search_space import candidate_count
 from fusiondistill.config import Dimension, Frozen, ModelConfig
 from fusiondistill.recipe import Recipe, Role, with_keys
 

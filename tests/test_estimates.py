@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from experiments import results
 from experiments.cli import main
-from experiments.estimates import Estimates, cost_lines, measured
+from experiments.forecasting.estimates import Estimates, cost_lines, measured
 from experiments.plan import build
 from experiments.pruning import unneeded
 from experiments.rows import Plan

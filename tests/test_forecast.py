@@ -12,15 +12,15 @@ from click.testing import CliRunner, Result
 from running import TINY
 
 from experiments.cli import main
-from experiments.estimates import Estimates
-from experiments.forecast import Times, clock, forecast, forecast_lines, jobs_of, parse_cluster, read_times
-from experiments.paper_schedule import bench_schedule, paper_stages, parse_speeds, seconds_at
+from experiments.forecasting.estimates import Estimates
+from experiments.forecasting.forecast import Times, clock, forecast, forecast_lines, jobs_of, parse_cluster, read_times
+from experiments.forecasting.paper_schedule import bench_schedule, paper_stages, parse_speeds, seconds_at
+from experiments.forecasting.simulation import critical_path, simulate
+from experiments.forecasting.traffic import network_of, traffic, weight_bytes
 from experiments.plan import build
 from experiments.prepared import prepare
 from experiments.rows import Plan
-from experiments.simulation import critical_path, simulate
 from experiments.stage import EvaluateSpec, Stage, TrainSpec, priorities
-from experiments.traffic import network_of, traffic, weight_bytes
 from experiments.training_stage import pack
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt

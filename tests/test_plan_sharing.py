@@ -9,7 +9,7 @@ import torch
 
 from experiments.plan import build
 from experiments.rows import Plan, union
-from experiments.search_results import best_config
+from experiments.searching.search_results import best_config
 from experiments.stage import FuseSpec, Stage, as_it_stands, trial_stage
 from fusiondistill import save_checkpoint
 from fusiondistill.config_file import parse, parse_points

@@ -13,17 +13,17 @@ import pytest
 import torch
 from running import fusiondistill, stages
 
-from experiments.importance import importance
-from experiments.journal import Candidate
 from experiments.materials import Context
 from experiments.plan import build
 from experiments.rows import Plan
-from experiments.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
+from experiments.searching.importance import importance
+from experiments.searching.journal import Candidate
+from experiments.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
+from experiments.searching.trial import stored_rows, train_candidate
 from experiments.stage import SearchSpec, Stage, TrainSpec, ancestors, trial_stage, with_found
 from experiments.stages import execute
 from experiments.store import Store
 from experiments.training_stage import run_train
-from experiments.trial import stored_rows, train_candidate
 from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from experiments import search as searching
-from experiments.journal import Journal
 from experiments.plan import build
-from experiments.search_results import outcome
+from experiments.searching.journal import Journal
+from experiments.searching.search_results import outcome
 from experiments.stage import Stage, ancestors, as_it_stands, trial_stage
 from experiments.store import Store, parquet_bytes
 from fusiondistill.checkpoints import new_attempt

@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from typing import Any
 
-from experiments.journal import Candidate
 from experiments.plan import build
-from experiments.search_space import candidate_count, candidates, draw, signature
-from experiments.searchers import Optuna, searcher_for
+from experiments.searching.journal import Candidate
+from experiments.searching.search_space import candidate_count, candidates, draw, signature
+from experiments.searching.searchers import Optuna, searcher_for
 from experiments.stage import SearchSpec, Stage
 from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
@@ -81,7 +81,7 @@ def test_a_grid_of_millions_is_counted_and_begun_at_once_without_ray_or_torch() 
     began = time.perf_counter()
     assert candidate_count(huge) == 1 + 1000 * 100**4
     assert time.perf_counter() - began < 0.1
-    code = "import experiments.search_space, sys; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
+    code = "import experiments.searching.search_space, sys; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.simulation import (
+from experiments.forecasting.simulation import (
     FIT_END,
     FIT_START,
     OFFER,

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from running import command, environment, fusiondistill, stages
 
-from experiments.journal import Candidate, Journal
 from experiments.prepared import prepare
+from experiments.searching.journal import Candidate, Journal
 from experiments.stage import Stage
 from experiments.store import Store
 

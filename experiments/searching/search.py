@@ -15,13 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.cluster import Share
-from experiments.journal import Candidate, Journal
-from experiments.search_results import choose, epoch_rows, outcome, summary, trial_rows
-from experiments.search_space import candidate_count
-from experiments.searchers import searcher_for
+from experiments.searching.journal import Candidate, Journal
+from experiments.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
+from experiments.searching.search_space import candidate_count
+from experiments.searching.searchers import searcher_for
+from experiments.searching.trial import metrics_of, stored_rows
 from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
-from experiments.trial import metrics_of, stored_rows
 from fusiondistill import checkpoints
 
 __all__ = ["run"]
@@ -219,7 +219,7 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
         from ray import tune
 
         from experiments.materials import load_plugins
-        from experiments.trial import train_candidate
+        from experiments.searching.trial import train_candidate
         from experiments.workers import describe, plain_device
 
         assert isinstance(stage.spec, SearchSpec)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from experiments.search_space import candidate_count
+from experiments.searching.search_space import candidate_count
 from experiments.stage import PLAIN, CheckpointSpec, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
 from fusiondistill.config import ModelConfig
 from fusiondistill.recipe import Recipe

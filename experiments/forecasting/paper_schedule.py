@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.forecast import clock, jobs_of, path_line, traffic_line
+from experiments.forecasting.forecast import clock, jobs_of, path_line, traffic_line
+from experiments.forecasting.simulation import ORDERS, Job, critical_path, simulate
+from experiments.forecasting.traffic import network_of, traffic
 from experiments.plan import build
 from experiments.rows import union
-from experiments.simulation import ORDERS, Job, critical_path, simulate
 from experiments.stage import EvaluateSpec, Stage, TrainSpec
-from experiments.traffic import network_of, traffic
 from fusiondistill import config_file
 
 __all__ = ["SPEEDS", "bench_schedule", "paper_stages", "parse_speeds", "seconds_at"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from experiments.search_space import candidate_count
+from experiments.searching.search_space import candidate_count
 from experiments.stage import KINDS, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
 from experiments.store import Store
 from fusiondistill.checkpoints import MANIFEST, CheckpointError

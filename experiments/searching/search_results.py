@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.importance import importance
-from experiments.journal import Candidate
+from experiments.searching.importance import importance
+from experiments.searching.journal import Candidate
 from experiments.stage import FUSION_KEYS, SearchSpec, with_found
 from fusiondistill.config import METHODS, Config
 

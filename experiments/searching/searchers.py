@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from experiments import search_space
-from experiments.journal import Candidate
-from experiments.search_space import signature
+from experiments.searching import search_space
+from experiments.searching.journal import Candidate
+from experiments.searching.search_space import signature
 from experiments.stage import SearchSpec, Stage, as_it_stands, whole_recipe
 from fusiondistill.config import Dimension
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster import share_of, slots
-from experiments.estimates import Estimates, measured
+from experiments.forecasting.estimates import Estimates, measured
+from experiments.forecasting.simulation import Job, Schedule, critical_path, simulate
+from experiments.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from experiments.prepared import Prepared
-from experiments.search_space import candidate_count
-from experiments.simulation import Job, Schedule, critical_path, simulate
+from experiments.searching.search_space import candidate_count
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
-from experiments.traffic import Traffic, network_of, traffic, weight_bytes
 from fusiondistill.checkpoints import MODEL
 from fusiondistill.config import Resources
 
