@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from experiments import search as searching
 from experiments.plan import build
+from experiments.searching import search as searching
 from experiments.searching.journal import Journal
 from experiments.searching.search_results import outcome
 from experiments.stage import Stage, ancestors, as_it_stands, trial_stage
