@@ -1,16 +1,16 @@
-"""Paired tests between the methods of an experiment, from what their evaluate stages say about each test image."""
+"""Paired tests between methods and between points of a sweep, from what evaluate stages say of each test image."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from experiments.correctness import correctness, evaluated
+from experiments.between import sweeps
+from experiments.correctness import Correctness, correctness, evaluated
 from experiments.store import Store
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 
@@ -26,6 +26,7 @@ _SCHEMA = {
     **dict.fromkeys(("experiment", "dataset", "model", "protocol", "a", "b"), "string"),
     **dict.fromkeys(("images", "seeds"), "int64"),
     **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "seed_half"), "float64"),
+    "points": "bool",
 }
 
 
@@ -34,10 +35,14 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     The unit is the test image: whether it was classified right, averaged over a degradation's levels (as the table
     does it: see :func:`~experiments.correctness.correctness`), over the seeds that both methods have in full and over
-    the degradations that experts were trained for. Columns: experiment,
-    dataset, model, protocol, a, b, images and seeds (how many), difference (mean accuracy of a minus that of b, in
-    percentage points), low and high (percentile bootstrap over images, 95 %), p (sign flips), p_holm (corrected for all
-    pairs of the experiment), seed_half (half the 95 % interval of the difference over seeds; null for one seed).
+    the degradations that experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and
+    seeds (how many), difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile
+    bootstrap over images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half
+    the 95 % interval of the difference over seeds; null for one seed), points (false).
+
+    Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
+    "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
+    :mod:`experiments.between`).
 
     Single experts are left out. So is a method and seed as long as one of its pieces is missing, or was stored by a
     version that kept no ``images.parquet``, or lacks levels that others have.
@@ -51,43 +56,48 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     import pyarrow as pa
 
     made_from = _made_from(before)
+    earlier = before.to_pylist() if before is not None else []
     rows: list[dict[str, Any]] = []
-    digests: dict[str, str] = {}
+    stamps: list[str] = []
+
+    def unchanged(own: Mapping[str, Any], digest: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
+        """Note what rows are made from, and take them from the earlier table if it made them from the same."""
+        stamps.append(json.dumps([own, digest, RESAMPLES, SEED], sort_keys=True))
+        if stamps[-1] not in made_from:
+            return False
+        mine = (row for row in earlier if own.items() <= row.items())
+        rows.extend(row for row in mine if pairs is None or (row["a"], row["b"]) in pairs)
+        return True
+
     for plan in plans:
-        known = evaluated(store, plan)
-        digest = f"{known.digest} {RESAMPLES} {SEED}"
-        digests[plan["experiment"]] = digest
-        if before is not None and made_from.get(plan["experiment"]) == digest:
-            rows += [row for row in before.to_pylist() if row["experiment"] == plan["experiment"]]
-            continue
-        config = plan["config"]
-        names = {
-            "experiment": plan["experiment"],
-            "dataset": config["data"]["name"],
-            "model": config["model"]["name"],
-            "protocol": config["protocol"],
-        }
-        rows += [{**names, **pair} for pair in _pairs(correctness(store, known))]
-    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64()}
+        config, known = plan["config"], evaluated(store, plan)
+        names = {"dataset": config["data"]["name"], "model": config["model"]["name"], "protocol": config["protocol"]}
+        own = {"experiment": plan["experiment"], **names, "points": False}
+        if not unchanged(own, known.digest):
+            right = correctness(store, known)
+            rows += [{**own, **pair} for pair in _tested(right, itertools.combinations(right, 2))]
+    for sweep in sweeps(store, plans):
+        own = {"experiment": sweep.name, **sweep.names, "points": True}
+        if sweep.pairs and not unchanged(own, sweep.digest, set(sweep.pairs)):
+            rows += [{**own, **pair} for pair in _tested(sweep.correctness(store), sweep.pairs)]
+    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     columns = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in _SCHEMA.items()}
-    return pa.table(columns).replace_schema_metadata({"made_from": json.dumps(digests)})
+    return pa.table(columns).replace_schema_metadata({"made_from": json.dumps(stamps)})
 
 
-def _made_from(before: pa.Table | None) -> dict[str, str]:
+def _made_from(before: pa.Table | None) -> set[str]:
     metadata = (before.schema.metadata or {}) if before is not None else {}
-    digests: dict[str, str] = json.loads(metadata.get(b"made_from", b"{}"))
-    return digests
+    return set(json.loads(metadata.get(b"made_from", b"[]")))
 
 
-def _pairs(correctness: Mapping[str, Mapping[int, NDArray[np.float64]]]) -> Iterator[dict[str, Any]]:
-    """The tests of all pairs of methods that share a seed."""
-    pairs = [
-        (a, b, sorted(correctness[a].keys() & correctness[b].keys())) for a, b in itertools.combinations(correctness, 2)
-    ]
+def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """The tests of those pairs that share a seed."""
+    known = [(a, b) for a, b in asked if a in right and b in right]
+    pairs = [(a, b, sorted(right[a].keys() & right[b].keys())) for a, b in known]
     pairs = [pair for pair in pairs if pair[2]]
     if not pairs:
         return
-    by_seed = [np.stack([correctness[a][s] - correctness[b][s] for s in seeds]) for a, b, seeds in pairs]
+    by_seed = [np.stack([right[a][s] - right[b][s] for s in seeds]) for a, b, seeds in pairs]
     differences = np.stack([100 * of_seeds.mean(axis=0) for of_seeds in by_seed])
     p_values = sign_flip_tests(differences, seed=SEED, resamples=RESAMPLES)
     intervals = bootstrap_intervals(differences, seed=SEED, resamples=RESAMPLES)

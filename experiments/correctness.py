@@ -17,7 +17,7 @@ from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 from fusiondistill.statistics import level_weights
 
-__all__ = ["IMAGES", "PREDICTIONS", "Evaluated", "correctness", "evaluated"]
+__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "correctness", "evaluated"]
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"

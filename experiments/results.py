@@ -182,7 +182,9 @@ def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | 
     tables: dict[str, Any] = _of_tables(store, results)
     if experiments is None:
         return report.table_lines(results, **tables)
-    results, tables = _only(results, experiments), {name: _only(of, experiments) for name, of in tables.items()}
+    sweeps = {plan["sweep"] for plan in plans(store) if plan.get("sweep") and plan["experiment"] in experiments}
+    results, tables["planned"] = _only(results, experiments), _only(tables["planned"], experiments)
+    tables["comparisons"] = _only(tables["comparisons"], {*experiments, *sweeps})
     if len(set(experiments)) <= _SHOWN:
         return report.table_lines(results, **tables)
     return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]

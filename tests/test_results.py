@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shelf import LABELS, PLAN, Shelf, drawn
 
 from experiments import comparisons, results
-from experiments.plan import build
 from experiments.rows import every
-from experiments.stage import EvaluateSpec, SearchSpec, Stage
+from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
 from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
-from fusiondistill.config_file import parse
 from fusiondistill.report.words import MISSING
 from fusiondistill.statistics import holm, paired_permutation_test
-
-FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
-PLAN = build(
-    parse("experiment: x\nevaluation: {every: 50}\nsearch: {trials: 2, space: {loss.ce: {uniform: [0.1, 1.0]}}}\n"),
-    "f",
-    FOUR.__getitem__,
-)
-TEMPLATE = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, EvaluateSpec))
-LABELS = np.arange(60) % 10
-
-
-class Shelf:
-    """A store that a test fills piece by piece, and the plan that goes with it."""
-
-    def __init__(self, path: Path, experiment: str = "x", levels: Mapping[str, Sequence[int]] | None = None) -> None:
-        self.store = Store(path)
-        config = json.loads(json.dumps(PLAN.describe()["config"]))
-        self.plan: dict[str, Any] = {"experiment": experiment, "config": config, "stages": [], "rows": []}
-        if levels:
-            self.plan["levels"] = levels
-        self.experiment = experiment
-
-    def piece(
-        self, method: str, seed: int, degradation: str, right: Any, levels: Sequence[int], *, kind: str | None = None,
-        store: bool = True, images: bool = True, labels: Any = LABELS, **more: Sequence[float | None],
-    ) -> str:  # fmt: skip
-        """One evaluate stage; right: bool [levels, images]."""
-        spec = TEMPLATE.model_copy(update={"method": method, "degradation": degradation, "levels": tuple(levels)})
-        stage = Stage(f"evaluate-{method}-{degradation}", seed, spec)
-        row = {"method": method, "seed": seed, "degradation": degradation, "directory": stage.directory}
-        self.plan["rows"].append({**row, "kind": kind} if kind else row)
-        if store:
-            right = np.asarray(right)
-            counts = {"level": list(levels), "right": right.sum(1), "seen": [right.shape[1]] * len(levels), **more}
-            files = {"counts.parquet": parquet_bytes(pa.table(counts))}
-            if images:
-                columns = {"label": labels.astype(np.int16), "right": right.sum(0).astype(np.int16)}
-                files["images.parquet"] = parquet_bytes(pa.table(columns))
-                said = pa.array(list(np.where(right, labels, labels + 1).astype(np.int16)), pa.list_(pa.int16()))
-                said = pa.table({"level": pa.array(levels, pa.int64()), "predictions": said})
-                files["predictions.parquet"] = parquet_bytes(said)
-            self.store.commit(stage, files, {}, new_attempt())
-        return stage.directory
-
-    def write(self) -> pa.Table:
-        self.store.write(json.dumps(self.plan).encode(), "plans", f"{self.experiment}.json")
-        return results.write_results(self.store)
-
-    def pairs(self) -> dict[tuple[str, str], dict[str, Any]]:
-        rows = pq.read_table(self.store.path("comparisons.parquet")).to_pylist()
-        return {(row["a"], row["b"]): row for row in rows}
-
-
-def drawn(levels: int, rate: float, seed: int) -> Any:
-    return np.random.default_rng(seed).random((levels, len(LABELS))) < rate
 
 
 def test_pieces_of_a_degradation_make_one_cell_and_missing_ones_leave_it_missing(tmp_path: Path) -> None:

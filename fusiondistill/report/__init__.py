@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusiondistill.report.between import between_grids
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
 from fusiondistill.report.published import published
 from fusiondistill.report.summary import summarise
@@ -75,6 +76,7 @@ def write(
     )  # fmt: skip
     draw = Pictures()
     sections, pictures = _group_sections(groups, draw)
+    sections = [*map(page.between_section, between_grids(comparisons)), *sections]
     for name, part in _by_experiment(curves):
         pictures += (drawn := draw.of_curves(part))
         sections.append(page_sections.curves_section(drawn, name))
@@ -92,7 +94,7 @@ def write(
     for picture in pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
-    _replace(paths[1], markdown(groups).encode())
+    _replace(paths[1], markdown(groups, comparisons).encode())
     _replace(paths[0], page.page(groups, sections, end).encode())
     return paths
 

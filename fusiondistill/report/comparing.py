@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import LEVEL, Comparison, Group
 from fusiondistill.report.words import MISSING, method_title
 
-__all__ = ["BEST", "best_note", "comparison_grid", "short_lines"]
+__all__ = [
+    "BEST",
+    "HEADING",
+    "best_note",
+    "comparison_grid",
+    "established_first",
+    "pair_line",
+    "sentence",
+    "short_lines",
+]
 
 BEST = "\N{BLACK STAR}"
 OURS = ("fusiondistill", "fusiondistill-searched")
@@ -25,17 +34,25 @@ _EXPLAINED = (
 )
 
 
+HEADING = (
+    "better in the mean", "than", "points", "95 % over images", "p", "p (Holm)", "established", "over seeds", "n",
+)  # fmt: skip
+
+
 def comparison_grid(group: Group) -> Grid | None:
     """All pairs, established differences first, the largest on top; None where no tests were asked for, or possible."""
     if not _testable(group):
         return None
     assert group.comparisons is not None
-    pairs = [c if c.difference >= 0 else c.seen_from(c.b) for c in group.comparisons]
-    pairs.sort(key=lambda c: (not c.established, -c.difference, c.a, c.b))
-    heading = (
-        "better in the mean", "than", "points", "95 % over images", "p", "p (Holm)", "established", "over seeds", "n",
-    )  # fmt: skip
-    return Grid("Which differences are established", heading, tuple(map(_line, pairs)), _note(pairs), texts=2)
+    pairs = established_first(group.comparisons)
+    rows = tuple(pair_line(pair, method_title(pair.a), method_title(pair.b)) for pair in pairs)
+    return Grid("Which differences are established", HEADING, rows, _note(pairs), texts=2)
+
+
+def established_first(pairs: Iterable[Comparison]) -> list[Comparison]:
+    """Each pair seen from the better one, the established ones first, the largest difference on top."""
+    turned = [c if c.difference >= 0 else c.seen_from(c.b) for c in pairs]
+    return sorted(turned, key=lambda c: (not c.established, -c.difference, c.a, c.b))
 
 
 def _testable(group: Group) -> bool:
@@ -44,11 +61,12 @@ def _testable(group: Group) -> bool:
     return group.comparisons is not None and len(rows) > 1
 
 
-def _line(pair: Comparison) -> tuple[Entry, ...]:
+def pair_line(pair: Comparison, a: str, b: str) -> tuple[Entry, ...]:
+    """A row of a table under :data:`HEADING`, its two sides called a and b."""
     seeds = MISSING if pair.seed_half is None else f"{pair.difference:+z.2f} ±{pair.seed_half:.2f}"
     images = f"{pair.low:+z.2f} to {pair.high:+z.2f}"
     cells = (
-        method_title(pair.a), method_title(pair.b), f"{pair.difference:+z.2f}", images,
+        a, b, f"{pair.difference:+z.2f}", images,
         _p(pair.p), _p(pair.p_holm), "yes" if pair.established else "", seeds, str(pair.seeds),
     )  # fmt: skip
     return tuple((cell, "") for cell in cells)
@@ -91,7 +109,7 @@ def short_lines(group: Group) -> list[str]:
                 continue
             done.add(frozenset((ours, row.method)))
             if pair.established:
-                established.append(_sentence(pair))
+                established.append(f"  {sentence(pair, method_title(pair.a), method_title(pair.b))}")
             else:
                 alike.append(method_title(row.method))
         if alike:
@@ -106,13 +124,14 @@ def short_lines(group: Group) -> list[str]:
     return lines
 
 
-def _sentence(pair: Comparison) -> str:
+def sentence(pair: Comparison, a: str, b: str) -> str:
+    """A pair, its two sides called a and b, in a line for a terminal."""
     side = "above" if pair.difference > 0 else "below"
     low, high = (pair.low, pair.high) if pair.difference > 0 else (-pair.high, -pair.low)
     seeds = "one seed" if pair.seed_half is None else f"seeds ±{pair.seed_half:.2f}"
     unsure = ": open" if pair.seed_half is not None and pair.seed_half >= abs(pair.difference) else ""
     return (
-        f"  {method_title(pair.a)} {side} {method_title(pair.b)} by {abs(pair.difference):.2f} "
+        f"{a} {side} {b} by {abs(pair.difference):.2f} "
         f"({low:z.2f} to {high:z.2f}), p {_p(pair.p_holm)}, {seeds}{unsure}"
     )
 

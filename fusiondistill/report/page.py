@@ -36,7 +36,7 @@ from fusiondistill.report.words import (
     published_note,
 )
 
-__all__ = ["facts_section", "group_section", "page"]
+__all__ = ["between_section", "facts_section", "group_section", "page"]
 
 _FEW = 20  # rows of a table that is shown without being asked for
 
@@ -83,6 +83,13 @@ def group_section(group: Group, number: int, pictures: Mapping[str, Sequence[Pic
             figures("", pictures.get(other.kind, ())),
         ]
     return element("section", *parts)
+
+
+def between_section(grid: Grid) -> Markup:
+    """The tests between the points of a sweep; many pairs open on demand."""
+    table = scroll(_rows(grid, []), grid.title)
+    shown = folded(f"All {len(grid.rows)} pairs", table) if len(grid.rows) > _FEW else table
+    return element("section", element("h2", grid.title), shown, element("p", grid.note, class_="note"))
 
 
 def facts_section(facts: Mapping[str, str]) -> Markup:

@@ -75,6 +75,7 @@ def summarise(
             ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
             whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32").
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
+            Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
         methods: methods that get a row even where nothing of them is evaluated yet.
         degradations: degradations that belong to the average even where nothing of them is evaluated yet.
 
@@ -135,6 +136,8 @@ def _comparisons(table: pa.Table) -> dict[_Key, tuple[Comparison, ...]]:
     names = [item.name for item in fields(Comparison)]
     found: dict[_Key, tuple[Comparison, ...]] = {}
     for row in table.to_pylist():
+        if row.get("points"):
+            continue
         key = tuple(row[name] for name in _GROUP)
         found[key] = (*found.get(key, ()), Comparison(**{name: row[name] for name in names}))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fusiondistill.report.between import between_grids, between_lines
 from fusiondistill.report.beyond import beyond_grid
 from fusiondistill.report.comparing import comparison_grid, short_lines
 from fusiondistill.report.grid import Grid, aligned, escaped, markdown_grid, wrapped
@@ -35,7 +36,8 @@ def table_lines(
     groups = summarise(
         results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
     )  # fmt: skip
-    parts = [part for part in (_overview_lines(groups), *map(_group_lines, groups)) if part]
+    above = (_overview_lines(groups), between_lines(comparisons))
+    parts = [part for part in (*above, *map(_group_lines, groups)) if part]
     lines = [line.rstrip() for part in parts for line in ("", *part)]
     return lines[1:] or [NOTHING]
 
@@ -43,9 +45,10 @@ def table_lines(
 def overview_lines(
     results: pa.Table, *, planned: pa.Table | None = None, comparisons: pa.Table | None = None
 ) -> list[str]:
-    """The overview of several groups alone, for a terminal; the arguments are those of :func:`table_lines`."""
-    lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons))
-    return [line.rstrip() for line in lines] or [NOTHING]
+    """What :func:`table_lines` says above the tables of several groups, without these; its arguments."""
+    lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons)) or [NOTHING]
+    between = between_lines(comparisons)
+    return [line.rstrip() for line in (*lines, *([""] if between else []), *between)]
 
 
 def _overview_lines(groups: Sequence[Group]) -> list[str]:
@@ -78,11 +81,12 @@ def _hanging(text: str) -> list[str]:
     return [indent + line for line in wrapped(text.strip())]
 
 
-def markdown(groups: Sequence[Group]) -> str:
-    """The tables as Markdown, with what each row is and what the protocol does."""
+def markdown(groups: Sequence[Group], comparisons: pa.Table | None = None) -> str:
+    """The tables as Markdown, with what each row is and what the protocol does; of the tests those between points."""
     parts = ["# Results"] if groups else ["# Results", NOTHING]
     if overview := overview_grid(groups):
         parts += ["## Overview", markdown_grid(overview)]
+    parts += _sections(*between_grids(comparisons), level="##")
     for group in groups:
         parts.append(f"## {escaped(group_title(group))}")
         if sentence := headline(group):
@@ -119,5 +123,5 @@ def _sections(*grids: Grid | None, level: str = "###") -> list[str]:
     parts = []
     for grid in grids:
         if grid:
-            parts += [f"{level} {grid.title}", markdown_grid(grid) if grid.rows else escaped(grid.note)]
+            parts += [f"{level} {escaped(grid.title)}", markdown_grid(grid) if grid.rows else escaped(grid.note)]
     return parts

@@ -1,0 +1,72 @@
+"""The same method at two points of a sweep, on the same test images: which differences are established."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from fusiondistill.report.comparing import HEADING, established_first, pair_line, sentence
+from fusiondistill.report.grid import Grid
+from fusiondistill.report.groups import LEVEL, Comparison
+from fusiondistill.report.words import method_title, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["between_grids", "between_lines"]
+
+_LINES = 12  # of a terminal, for all sweeps together
+
+
+def between_grids(comparisons: pa.Table | None) -> list[Grid]:
+    """A table for each sweep whose points were tested against each other."""
+    return [
+        Grid(_title(name), HEADING, tuple(pair_line(p, _side(p.a), _side(p.b)) for p in pairs), _note(pairs), texts=2)
+        for name, pairs in _sweeps(comparisons).items()
+    ]
+
+
+def between_lines(comparisons: pa.Table | None) -> list[str]:
+    """The first of these pairs for a terminal, the established ones before the others; twelve lines at most."""
+    lines: list[str] = []
+    sweeps = _sweeps(comparisons)
+    for name, pairs in list(sweeps.items())[: _LINES // 3]:
+        room = _LINES // min(len(sweeps), _LINES // 3) - 2
+        known = sum(pair.established for pair in pairs)
+        lines.append(f"{_title(name)}: {known} of {len(pairs)} differences established (p corrected for these pairs)")
+        shown = pairs[:room]
+        lines += [f"  {sentence(pair, _side(pair.a), _side(pair.b))}" for pair in shown]
+        lines += [f"  and {len(pairs) - len(shown)} more in table.md"] if len(pairs) > len(shown) else []
+    return lines
+
+
+def _sweeps(comparisons: pa.Table | None) -> dict[str, list[Comparison]]:
+    if comparisons is None or "points" not in comparisons.column_names:
+        return {}
+    names = [item.name for item in fields(Comparison)]
+    found: dict[str, list[Comparison]] = {}
+    for row in comparisons.to_pylist():
+        if row["points"]:
+            found.setdefault(row["experiment"], []).append(Comparison(**{name: row[name] for name in names}))
+    return {name: established_first(pairs) for name, pairs in found.items()}
+
+
+def _title(name: str) -> str:
+    return f"Between the points of {printable(name)}"
+
+
+def _side(name: str) -> str:
+    """ "<point> <method>" in the report's words."""
+    point, _, method = name.rpartition(" ")
+    return f"{method_title(method)} at {printable(point)}"
+
+
+def _note(pairs: list[Comparison]) -> str:
+    images = " or ".join(f"{n:,}" for n in sorted({pair.images for pair in pairs}))
+    return (
+        f"The same row at two points, on the same {images} test images under the same degradations and levels; points "
+        "that differ in these are not compared. Tests and intervals as for the rows of a table; p (Holm) is corrected "
+        f"for these {len(pairs)} pairs, established means p (Holm) < {LEVEL}. With many points, only the first rows of "
+        "FusionDistill, FusionDistill (searched), Fusing, ModelSoups and Vanilla are tested: over too many pairs "
+        "nothing could be established."
+    )

@@ -1,0 +1,89 @@
+"""Paired tests of one row between the points of a sweep, and what the report says of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from shelf import LABELS, Shelf, drawn
+
+from experiments import between, comparisons, results
+from fusiondistill import report
+from fusiondistill.report.between import between_lines
+from fusiondistill.statistics import holm
+
+METHODS = ("base", "fusing", "fusiondistill")
+
+
+def point(
+    path: Path, name: str, order: int, rate: float, *, methods: Any = METHODS, levels: Any = (0, 5, 7), **more: Any
+) -> Shelf:
+    shelf = Shelf(path, f"s.{name}", levels={"blur": [0, 7]})
+    shelf.plan |= {"sweep": "s", "order": order}
+    for i, method in enumerate(methods):
+        for seed in (0, 1):
+            right = drawn(len(levels), rate, 100 * order + 10 * i + seed)
+            shelf.plan["config"]["evaluation"]["every"] = 5
+            shelf.piece(method, seed, "blur", right, levels, **{"data": {"train_images": 100 + order}, **more})
+    return shelf
+
+
+def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparisons, "RESAMPLES", 1000)
+    shelves = [point(tmp_path, f"p{i}", i, rate) for i, rate in enumerate((0.9, 0.3, 0.85))]
+    shelves.append(point(tmp_path, "same", 2, 0.85))  # rests on the very stages of p2
+    shelves[-1].plan["rows"] = [row for row in shelves[-1].plan["rows"] if row["method"] == "fusing"]
+    other = {"fingerprint": "another"}
+    shelves.append(point(tmp_path, "q", 3, 0.9, data=other, labels=LABELS[::-1], methods=("fusing",)))
+    shelves.append(point(tmp_path, "r", 4, 0.9, levels=(0, 7), methods=("fusing",)))
+    for shelf in shelves:
+        table = shelf.write()
+    rows = [row for row in pq.read_table(tmp_path / "comparisons.parquet").to_pylist() if row["points"]]
+    alike = list(itertools.combinations(("p0", "p1", "p2"), 2))
+    expected = {("fusiondistill", *pair) for pair in alike} | {("fusing", *pair) for pair in alike}
+    expected |= {("fusing", "p0", "same"), ("fusing", "p1", "same")}
+    found = {(row["a"].split()[1], row["a"].split()[0], row["b"].split()[0]) for row in rows}
+    assert found == expected and len(rows) == 8, "not the base, other images, other levels, or the very same stages"
+    assert all(row["experiment"] == "s" and row["seeds"] == 2 for row in rows)
+    assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
+    plans = results.plans(shelves[0].store)
+    groups = {g.experiment: g for g in report.summarise(table, planned=results.planned_table(plans, table))}
+    for row in rows:
+        (a, method), (b, _) = row["a"].split(), row["b"].split()
+        means = [np.mean(list(groups[f"s.{name}"].row(method).average.by_seed.values())) for name in (a, b)]
+        assert row["difference"] == pytest.approx(means[0] - means[1], abs=1e-9)
+    before = pq.read_table(tmp_path / "comparisons.parquet")
+    monkeypatch.setattr(comparisons, "correctness", None)
+    monkeypatch.setattr(between, "correctness", None)
+    shelves[0].write()
+    assert pq.read_table(tmp_path / "comparisons.parquet").equals(before), "nothing is computed again"
+
+    lines = results.table_lines(shelves[0].store, table, ["s.p0", "s.p1"])
+    at = next(i for i, line in enumerate(lines) if line.startswith("Between the points of s: "))
+    assert lines[at + 1].startswith("  Fus") and " at p0 above " in lines[at + 1]
+    assert not any(line.startswith("Between") for line in results.table_lines(shelves[0].store, table, ["x"]))
+    page = Path(results.write_report(shelves[0].store, table))
+    for text in (page.read_text(), (page.parent / "table.md").read_text()):
+        assert text.count("Between the points of s") >= 1 and "FusionDistill at p0" in text
+
+
+def test_a_sweep_of_many_points_has_no_more_pairs_than_can_be_established(tmp_path: Path) -> None:
+    shelves = [point(tmp_path, f"p{i}", i, 0.5, methods=("fusiondistill", "fusing", "vanilla")) for i in range(20)]
+    (sweep,) = between.sweeps(shelves[0].store, [json.loads(json.dumps(shelf.plan)) for shelf in shelves])
+    assert len(sweep.pairs) == 2 * 190 and {pair[0].split()[1] for pair in sweep.pairs} == {"fusiondistill", "fusing"}
+
+
+def test_the_terminal_has_twelve_lines_for_the_points_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparisons, "RESAMPLES", 500)
+    for i in range(6):
+        point(tmp_path, f"p{i}", i, 0.95 if i == 5 else 0.5, methods=("fusing",)).write()
+    lines = between_lines(pq.read_table(tmp_path / "comparisons.parquet"))
+    assert len(lines) == 12 and lines[0].startswith("Between the points of s: 5 of 15 ")
+    assert all(" at p5 above " in line for line in lines[1:6]) and lines[-1] == "  and 5 more in table.md"
