@@ -19,13 +19,12 @@ def note_plan(prepared: Prepared, command: str) -> None:
     from experiments import results
 
     extra: dict[str, Any] = {"command": command, "machine": _machine(), "versions": _versions()}
-    if prepared.config.sweep:
-        extra["sweep"] = prepared.config.experiment
     results.retire_points(
         prepared.store, prepared.config.experiment, [plan.config.experiment for plan in prepared.points]
     )
     for order, plan in enumerate(prepared.points):
-        results.note_plan(prepared.store, plan, {**extra, "order": order})
+        place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
+        results.note_plan(prepared.store, plan, {**extra, **place})
 
 
 def run(prepared: Prepared, display: Any) -> Any:
