@@ -161,7 +161,7 @@ def test_progress_takes_a_tenth_of_the_time_at_most(tmp_path: Path, plan: Plan, 
                 writer.save(epoch, b"state")
                 spent += time.monotonic() - start
                 kept.append(epoch)
-        assert kept[0] == 1 and 2 <= len(kept) < 10 and kept[-1] < epochs
+        assert kept[0] == 1 and len(kept) < 10 and kept[-1] < epochs
         assert spent < 0.2 * (time.monotonic() - began) + 0.5  # the first one is on top
     local = ProgressWriter(Store(tmp_path / "local"), base, "a")
     for epoch in range(1, 4):
@@ -200,15 +200,15 @@ def test_one_driver_holds_a_bucket(store: Store) -> None:
 def test_a_lease_of_another_machine_ends_when_its_signs_do(store: Store) -> None:
     """What a holder on another machine leaves when it dies; and one that was taken for dead does not take it back."""
     dead = b'{"holder": "x", "who": "process 1 on elsewhere", "host": "elsewhere", "process": 1, "beat": 7}'
-    place = (lambda: store.read_raw(LEASE), lambda data: store.write(data, LEASE), 0.1)
+    place = (lambda: store.read_raw(LEASE), lambda data: store.write(data, LEASE), 0.6)
     store.write(dead, LEASE)
     began = time.monotonic()
     with leased(*place) as holder:
-        assert holder is None and time.monotonic() - began >= 0.25
+        assert holder is None and time.monotonic() - began >= 1.5
         with leased(*place) as second:
             assert second is not None and f"process {os.getpid()}" in second
         store.write(dead, LEASE)
-        time.sleep(0.5)
+        time.sleep(2)
         assert store.read_raw(LEASE) == dead
     assert store.read_raw(LEASE) == dead
 

@@ -82,7 +82,8 @@ def test_checkpoints_are_evaluated_over_the_workers(swept: tuple[Path, Path, Pat
     done = fusiondistill(*line, "--store", str(tmp_path / "e"), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     found = counts(tmp_path / "e")
-    assert {method for method, _, _, _ in found} == {base.name}
+    seed = json.loads((base / "manifest.json").read_text())["seed"]
+    assert {(method, of) for method, of, _, _ in found} == {("base", seed)}  # the row that the stage is
     assert {d for _, _, d, _ in found} == {"jpeg", "blur", "noise", "saltpepper", "haze"}
     again = fusiondistill(*line, "--store", str(tmp_path / "e"), cache=cache)
     assert again.returncode == 0 and "nothing to do" in again.stdout
