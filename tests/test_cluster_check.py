@@ -143,6 +143,7 @@ def test_the_probe_notes_what_fails(tmp_path: Path) -> None:
     assert "gone" in found["errors"]["data f"]
 
 
+@pytest.mark.slow
 def test_the_verb_on_a_local_ray(tmp_path: Path) -> None:
     config, store = tmp_path / "tiny.yaml", tmp_path / "runs" / "tiny"
     config.write_text(TINY)

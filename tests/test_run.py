@@ -141,6 +141,7 @@ def test_a_diverging_stage_fails_alone(finished: tuple[Path, Path, Path], tmp_pa
     assert "vanilla, seed 0: failed" in status.stdout
 
 
+@pytest.mark.slow
 def test_interrupted_it_keeps_what_is_stored_and_goes_on(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = finished
     store = tmp_path / "store"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from running import counts, fusiondistill, stages
 
+pytestmark = pytest.mark.slow
+
 SWEEP = """
 experiment: few
 seeds: [0, 1, 2]
