@@ -86,13 +86,14 @@ def plan_verb(
     from experiments.prepared import prepare
 
     prepared = prepare(config, overrides, store).looked_up()
-    simulated = forecast(prepared, simulate, times)
+    estimates = measured(prepared.store)
+    simulated = forecast(prepared, simulate, times, estimates)
     click.echo(headline(prepared))
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"
         needs = ", ".join(dict.fromkeys(needed.directory for needed in stage.inputs.values()))
         click.echo(f"  {state}  {stage.kind:8}  {stage.directory}" + (f"  <- {needs}" if needs else ""))
-    costs = cost_lines(prepared.missing, measured(prepared.store), prepared.config.resources)
+    costs = cost_lines(prepared.missing, estimates, prepared.config.resources)
     for line in (*costs, *simulated):
         click.echo(line)
 

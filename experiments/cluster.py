@@ -19,6 +19,7 @@ __all__ = [
     "connected",
     "enough_nodes",
     "nodes_of",
+    "on_node",
     "patience",
     "probe",
     "refuse_fleeting",
@@ -175,12 +176,17 @@ def nodes_of(ray: Any) -> list[Node]:
     return [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
-def probe(ray: Any, node: Node, path: str | None) -> Any:
-    """Ask a node whether it sees a file (None: whether it answers); returns the reference of the answer."""
+def on_node(node: str) -> Any:
+    """The scheduling strategy of what has to run on a node (by id), and fails if that is gone."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return ray.remote(_sees).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(path)
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def probe(ray: Any, node: Node, path: str | None) -> Any:
+    """Ask a node whether it sees a file (None: whether it answers); returns the reference of the answer."""
+    asked = ray.remote(_sees).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
+    return asked.remote(path)
 
 
 def refuse_fleeting(store: str) -> None:

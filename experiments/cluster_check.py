@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.cluster import share_of, slots
+from experiments.cluster import Node, nodes_of, on_node, share_of, slots
 from fusiondistill.config import Resources
 
 __all__ = ["DataSet", "Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
@@ -80,7 +80,6 @@ def gather(ray: Any, wanted: Wanted, address: str, *, growing: bool = False) -> 
     """
     import numpy as np
     from ray import cloudpickle
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from experiments import cluster_probe
 
@@ -90,24 +89,23 @@ def gather(ray: Any, wanted: Wanted, address: str, *, growing: bool = False) -> 
         data = [(one.label, one.name, one.root) for one in wanted.data]
         asked = {"store": wanted.store, "marker": marker, "data": data, "folders": wanted.folders}
         answers = []
-        for node in ray.nodes():
-            if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                probe = ray.remote(cluster_probe.look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-                answers.append((node, probe.remote(asked, [payload])))
+        for node in nodes_of(ray):
+            there = on_node(node.id)
+            probe = ray.remote(cluster_probe.look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            answers.append((node, probe.remote(asked, [payload])))
         nodes = tuple(_answer(ray, node, answer) for node, answer in answers)
     here = {"versions": cluster_probe.versions(), "code": cluster_probe.code_digest()}
     return Facts(address, nodes, here, growing)
 
 
-def _answer(ray: Any, node: Mapping[str, Any], answer: Any) -> NodeFacts:
+def _answer(ray: Any, node: Node, answer: Any) -> NodeFacts:
     try:
         found, error = ray.get(answer, timeout=PATIENCE), ""
     except ray.exceptions.GetTimeoutError:
         found, error = None, f"no answer within {PATIENCE} s"
     except ray.exceptions.RayError as problem:
         found, error = None, str(problem).strip().splitlines()[-1]
-    return NodeFacts(node["NodeManagerAddress"], node["Resources"], found, error)
+    return NodeFacts(node.address, node.resources, found, error)
 
 
 @contextlib.contextmanager

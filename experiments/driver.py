@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from experiments.cluster import on_node
 from experiments.hands import FIT_FAILURES, Hand, fit, pull
 from experiments.materials import Context
 from experiments.queue import Event, StageQueue
@@ -76,8 +77,6 @@ class Driver:
         display: Any,
         room: Room,
     ) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         self.ray, self.plan, self.store, self.context, self.display = ray, plan, store, context, display
         self.resources: Resources = plan.config.resources
         self.room, self.share = room, room.share
@@ -99,7 +98,7 @@ class Driver:
         self.started_hands = 0
         self.seen_workers: set[str] = set()
         # On this node: another one may leave, and what the queue knows with it.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = on_node(ray.get_runtime_context().get_node_id())
         self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.cluster import Share
+from experiments.cluster import Share, on_node
 
 __all__ = ["FIT_FAILURES", "Hand", "fit", "pull"]
 
@@ -78,10 +78,8 @@ def fit(
 def pull(loop: Callable[..., Any], arguments: tuple[Any, ...], *, share: Share, node: str) -> None:
     """A plain Ray task on a node; returns when it has ended."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
     remote = ray.remote(loop).options(
-        num_cpus=share.cpus, num_gpus=share.gpus or None, max_retries=0, scheduling_strategy=there
+        num_cpus=share.cpus, num_gpus=share.gpus or None, max_retries=0, scheduling_strategy=on_node(node)
     )
     ray.get(remote.remote(*arguments))

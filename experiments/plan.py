@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from experiments.rows import SEVERITIES, Kind, Plan, Row, cut, every
@@ -24,6 +23,7 @@ from experiments.stage import (
 )
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
+from fusiondistill.locations import absolute
 from fusiondistill.recipe import Role
 
 __all__ = ["build", "build_evaluation"]
@@ -205,7 +205,7 @@ class _Builder:
         data = self._data(seed)
         if card:
             data = data.model_copy(update={"mean": tuple(card["mean"]), "std": tuple(card["std"])})
-        where = path if "://" in path else str(Path(path).expanduser().absolute())
+        where = absolute(path)
         return self._stage(
             name, seed, CheckpointSpec(sha256=self.sha256_of(where), model=model, data=data, path=where), {}
         )

@@ -15,6 +15,7 @@ from experiments.stage import Stage, ancestors
 from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.config import METHODS, Config, ModelConfig
+from fusiondistill.locations import absolute
 
 __all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation", "read_plugins"]
 
@@ -132,7 +133,6 @@ def _row(path: str) -> tuple[str, int]:
     from fusiondistill.checkpoints import open_location, read_manifest
 
     filesystem, place = open_location(path)
-    manifest = None
     if not place.endswith((".safetensors", ".pt", ".pth")):
         manifest = read_manifest(filesystem, place.removesuffix("/manifest.json")) or {}
         stage = str(manifest.get("name", ""))
@@ -202,15 +202,10 @@ class _Outside:
         from experiments.materials import Context
 
         place = Store(store or f"runs/{config.experiment}")
-        where = place.location if "://" in place.location else _absolute(place.location)
-        roots = tuple((found.fingerprint, _absolute(root)) for (_, root), found in self.data.items() if root)
-        sets = tuple((d, _absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
-        context = Context(where, roots, sets, config.evaluation.batch_size, self.plugins)
+        roots = tuple((found.fingerprint, absolute(root)) for (_, root), found in self.data.items() if root)
+        sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
+        context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
         return Prepared(config, union(config, plans), plans, place, context)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
 
 
 def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:

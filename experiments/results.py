@@ -32,10 +32,6 @@ def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
 
 def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
     """Forget the points of an earlier form of a sweep; their stages stay until somebody prunes the store."""
-    from pyarrow import fs
-
-    if not store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True)):
-        return
     for plan in plans(store):
         if plan.get("sweep") == sweep and plan["experiment"] not in kept:
             store.filesystem.delete_file(store.path("plans", f"{plan['experiment']}.json"))
@@ -163,9 +159,9 @@ def _comparisons(store: Store) -> pa.Table | None:
         return None
 
 
-def _of_tables(store: Store, results: pa.Table) -> dict[str, Any]:
+def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
     """What the report's tables need beside the counts."""
-    return {"planned": planned_table(plans(store), results), "comparisons": _comparisons(store)}
+    return {"planned": planned_table(plans, results), "comparisons": _comparisons(store)}
 
 
 _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
@@ -179,10 +175,11 @@ def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | 
     """
     from fusiondistill import report
 
-    tables: dict[str, Any] = _of_tables(store, results)
+    known = plans(store)
+    tables: dict[str, Any] = _of_tables(store, known, results)
     if experiments is None:
         return report.table_lines(results, **tables)
-    sweeps = {plan["sweep"] for plan in plans(store) if plan.get("sweep") and plan["experiment"] in experiments}
+    sweeps = {plan["sweep"] for plan in known if plan.get("sweep") and plan["experiment"] in experiments}
     results, tables["planned"] = _only(results, experiments), _only(tables["planned"], experiments)
     tables["comparisons"] = _only(tables["comparisons"], {*experiments, *sweeps})
     if len(set(experiments)) <= _SHOWN:
@@ -205,7 +202,7 @@ def write_report(store: Store, results: pa.Table) -> str:
 
     known = plans(store)
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
-    tables: dict[str, Any] = {**_of_tables(store, results), **stage_tables(seen, known)}
+    tables: dict[str, Any] = {**_of_tables(store, known, results), **stage_tables(seen, known)}
     with tempfile.TemporaryDirectory() as folder:
         files = report.write(folder, results, **tables, facts=facts(seen, known))
         for path in files:

@@ -19,12 +19,12 @@ def note_plan(prepared: Prepared, command: str) -> None:
     from experiments import results
 
     extra: dict[str, Any] = {"command": command, "machine": _machine(), "versions": _versions()}
-    results.retire_points(
-        prepared.store, prepared.config.experiment, [plan.config.experiment for plan in prepared.points]
-    )
     for order, plan in enumerate(prepared.points):
         place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
         results.note_plan(prepared.store, plan, {**extra, **place})
+    # After they are written: a damaged plan is mended by running its config again.
+    kept = [plan.config.experiment for plan in prepared.points]
+    results.retire_points(prepared.store, prepared.config.experiment, kept)
 
 
 def run(prepared: Prepared, display: Any) -> Any:
@@ -139,27 +139,24 @@ def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> 
     from experiments.cluster_check import DataSet, Wanted
     from experiments.prepared import prepare
     from fusiondistill.data import fingerprint
+    from fusiondistill.locations import absolute
 
     if config is None:
         if overrides:
             raise ValueError("--set lays values over a config: name one")
-        return Wanted(store=_absolute(store) if store else None)
+        return Wanted(store=absolute(store) if store else None)
     prepared = prepare(config, overrides, store)
     sets = {(p.config.data.name, p.config.data.root) for p in prepared.points}
     folders = {p.config.evaluation.corruptions for p in prepared.points} - {None}
     return Wanted(
         store=prepared.context.store,
         data=tuple(
-            DataSet(name, _absolute(root) if root else None, fingerprint(name, root=root))
+            DataSet(name, absolute(root) if root else None, fingerprint(name, root=root))
             for name, root in sorted(sets, key=str)
         ),
-        folders=tuple(sorted(_absolute(folder) for folder in folders if folder)),
+        folders=tuple(sorted(absolute(folder) for folder in folders if folder)),
         resources=prepared.config.resources,
     )
-
-
-def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def bench(

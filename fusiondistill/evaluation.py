@@ -114,8 +114,7 @@ def predict(
     protocol: str = "standard",
 ) -> torch.Tensor:
     """The predicted class of every image at every level, int64 [L,N]. Arguments as :func:`evaluate`."""
-    size = _whole_pieces(model, batch_size, image_set.gather([0])[0])
-    views = _views(_device(model), image_set, degradation, levels, seed, size, protocol)
+    views = _views(model, image_set, degradation, levels, seed, batch_size, protocol)
     return _judged(model, views, scores=False).predictions
 
 
@@ -137,8 +136,7 @@ def judge(
         >>> judged = judge(model, load_images("digits", "test"), "jpeg", [1, 50], seed=1, batch_size=500)
         >>> judged.mean_nll()
     """
-    size = _whole_pieces(model, batch_size, image_set.gather([0])[0])
-    views = _views(_device(model), image_set, degradation, levels, seed, size, protocol)
+    views = _views(model, image_set, degradation, levels, seed, batch_size, protocol)
     return _judged(model, views, scores=not isinstance(model, Ensemble))
 
 
@@ -168,7 +166,7 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
 
 
 def _views(
-    device: torch.device,
+    model: nn.Module,
     image_set: ImageSet,
     degradation: str,
     levels: Sequence[int],
@@ -176,9 +174,10 @@ def _views(
     batch_size: int,
     protocol: str,
 ) -> _Views:
-    """For each batch the labels and, one after another, its images at each level, all on the device."""
-    for start in range(0, len(image_set), batch_size):
-        rows = torch.arange(start, min(start + batch_size, len(image_set)))
+    """For each batch the labels and, one after another, its images at each level, all on the model's device."""
+    size, device = _whole_pieces(model, batch_size, image_set.gather([0])[0]), _device(model)
+    for start in range(0, len(image_set), size):
+        rows = torch.arange(start, min(start + size, len(image_set)))
         images, labels = (tensor.to(device) for tensor in image_set.gather(rows))
         indices = rows.to(device)
         yield (

@@ -17,7 +17,16 @@ from urllib.parse import parse_qsl, urlsplit
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["LocationError", "ReadAhead", "explained", "is_local", "open_location", "read_whole", "write_file"]
+__all__ = [
+    "LocationError",
+    "ReadAhead",
+    "absolute",
+    "explained",
+    "is_local",
+    "open_location",
+    "read_whole",
+    "write_file",
+]
 
 ATTEMPTS = 4
 CONNECT, SILENCE = 5.0, 10.0
@@ -32,6 +41,12 @@ R = TypeVar("R")
 
 class LocationError(ValueError):
     """A place that does not exist, or that these credentials may not use; the message says what to do."""
+
+
+def absolute(location: str | Path) -> str:
+    """A location as it is valid from any working directory; a URI is so already."""
+    text = str(location)
+    return text if "://" in text else str(Path(text).expanduser().absolute())
 
 
 def open_location(location: str | Path) -> tuple[FileSystem, str]:
@@ -50,7 +65,7 @@ def open_location(location: str | Path) -> tuple[FileSystem, str]:
 
     text = str(location)
     if "://" not in text:
-        return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+        return fs.LocalFileSystem(), absolute(text)
     try:
         if text.startswith("s3://"):
             return _open_s3(text)

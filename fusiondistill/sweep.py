@@ -76,20 +76,20 @@ def crossed(content: Mapping[str, Any], known: Sequence[str]) -> list[Point]:
     """
     sweep: Mapping[str, Sequence[Any]] = content["sweep"]
     rest = {key: value for key, value in content.items() if key != "sweep"}
+    name = content.get("experiment")
+    combined = list(itertools.product(*sweep.values()))
     points = []
-    for values in itertools.product(*sweep.values()):
+    for label, values in zip(_labels(combined, len(str(name))), combined, strict=True):
         point = copy.deepcopy(rest)
         axes: dict[tuple[str, ...], str] = {}
         for axis, value in zip(sweep, values, strict=True):
             location = tuple(axis.split(".")) if axis.split(".")[0] in known else ()
             point = _laid_over(point, _nested(location, copy.deepcopy(value)))
             axes[location] = axis
-        points.append(Point("", point, axes))
-    labels = _labels(list(itertools.product(*sweep.values())), len(str(content.get("experiment", ""))))
-    return [
-        Point(label, {**p.content, "experiment": f"{content.get('experiment')}.{label}"}, p.axes)
-        for label, p in zip(labels, points, strict=True)
-    ]
+        if name is not None:  # what is missing is for the config's own check to say
+            point["experiment"] = f"{name}.{label}"
+        points.append(Point(label, point, axes))
+    return points
 
 
 def _laid_over(old: Any, new: Any) -> Any:
@@ -119,5 +119,5 @@ def _slug(value: Any) -> str:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return "+".join(_slug(one) for one in value).replace("+", "_")
+        return "_".join(_slug(one) for one in value)
     return re.sub(r"[^A-Za-z0-9_.]+", "-", str(value)).strip("-.")

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from running import TINY
 
 from experiments.cli import main
-from experiments.forecasting.estimates import Estimates
+from experiments.forecasting.estimates import Estimates, measured
 from experiments.forecasting.forecast import Times, clock, forecast, forecast_lines, jobs_of, parse_cluster, read_times
 from experiments.forecasting.paper_schedule import bench_schedule, paper_stages, parse_speeds, seconds_at
 from experiments.forecasting.simulation import critical_path, simulate
@@ -206,12 +206,15 @@ def test_one_seed_that_was_run_tells_what_the_others_take(tmp_path: Path, monkey
         done.store.commit(stage, {"model.safetensors": b"w" * 1000}, facts, new_attempt())
     more = prepare(str(config), ["seeds=[0, 1]"], store).looked_up()
     assert len(more.missing) == 60
-    lines = forecast(more, ["workers=1"], [])
+    lines = forecast(more, ["workers=1"], [], measured(more.store))
     assert "60 stages, times measured" in lines[0]
     assert lines[1].startswith("  1 worker: 20 min") and lines[3].startswith("  through the store: about 1")
     assert "kB of it progress" in lines[3]  # so small are the weights that are stored
-    assert forecast(more, ["workers=1"], ["train=40"])[0].count("10 assumed (--times), 50 measured") == 1
-    assert forecast(done.looked_up(), ["workers=1"], []) == []
+    assert (
+        forecast(more, ["workers=1"], ["train=40"], measured(more.store))[0].count("10 assumed (--times), 50 measured")
+        == 1
+    )
+    assert forecast(done.looked_up(), ["workers=1"], [], measured(done.store)) == []
 
 
 def test_the_paper_sweep_has_every_published_table() -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import TINY
 from shelf import LABELS, PLAN, Shelf, drawn
 
-from experiments import comparisons, results
+from experiments import comparisons, results, runner
+from experiments.prepared import prepare
 from experiments.rows import every
 from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
@@ -244,3 +246,16 @@ def test_many_images_take_less_than_a_minute(tmp_path: Path) -> None:
     seconds = time.process_time() - start
     assert seconds < 60, f"{seconds:.0f} s"
     assert len(shelf.pairs()) == 36 and comparisons.RESAMPLES == 10_000
+
+
+def test_a_damaged_plan_is_mended_by_running_the_config_again(tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(TINY.replace("tiny", "mended"))
+    ready = prepare(str(config), (), str(tmp_path / "store"))
+    runner.note_plan(ready, "first")
+    (damaged,) = (tmp_path / "store" / "plans").glob("*.json")
+    damaged.write_text('{"experiment": ')
+    with pytest.raises(CheckpointError, match="run the config again"):
+        results.plans(ready.store)
+    runner.note_plan(ready, "second")
+    assert [plan["command"] for plan in results.plans(ready.store)] == ["second"]

@@ -105,3 +105,9 @@ def test_a_slip_in_the_lists_is_not_a_million_experiments() -> None:
     lists = ", ".join(f"{role}.epochs: {list(range(1, 40))}" for role in ("base", "expert", "vanilla"))
     ((line, key, message),) = mistakes(f"sweep: {{{lists}}}\n")
     assert (line, key) == (3, "sweep") and "59,319 points" in message
+
+
+def test_a_sweep_without_a_name_is_told_so() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse_points("seeds: [0]\nsweep: {protocol: [standard, paper]}\n", source="file.yaml")
+    assert "experiment" in str(caught.value) and "None" not in str(caught.value)

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from experiments.forecasting.traffic import network_of
 from experiments.searching.search_space import candidate_count
-from experiments.stage import KINDS, EvaluateSpec, FuseSpec, SearchSpec, Stage, TrainSpec
+from experiments.stage import KINDS, EvaluateSpec, SearchSpec, Stage, TrainSpec
 from experiments.store import Store
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.config import Resources
@@ -65,13 +66,11 @@ def _kinds(stage: Stage) -> list[Kind]:
 
 
 def _network(stage: Stage) -> str:
-    """The network that a stage runs: its own, or that of what it rests on."""
-    spec = stage.spec
-    if isinstance(spec, SearchSpec):
-        return spec.train.model.name
-    if isinstance(spec, EvaluateSpec | FuseSpec):
-        return next((_network(needed) for needed in stage.inputs.values()), "")
-    return spec.model.name
+    """The network that a stage runs; empty where what it rests on is not stored any more."""
+    try:
+        return network_of(stage)[0].name
+    except StopIteration:
+        return ""
 
 
 def measured(store: Store) -> Estimates:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster import share_of, slots
-from experiments.forecasting.estimates import Estimates, measured
+from experiments.forecasting.estimates import Estimates
 from experiments.forecasting.simulation import Job, Schedule, critical_path, simulate
 from experiments.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from experiments.prepared import Prepared
@@ -155,8 +155,11 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
     ]
 
 
-def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) -> list[str]:
+def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> list[str]:
     """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says of what is missing.
+
+    Args:
+        estimates: what the store has measured.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` alone.
@@ -166,7 +169,7 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) 
             raise ValueError("--times is for a simulation: give --simulate workers=N, or nodes=N,gpus=N, too")
         return []
     parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
-    given = Times(read_times(times, prepared.plan.stages), measured(prepared.store))
+    given = Times(read_times(times, prepared.plan.stages), estimates)
     sizes: dict[tuple[str, str], float] = {}
     for stage in prepared.plan.stages:
         manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.stage import SearchSpec, Stage, trial_stage
+from experiments.stage_tables import read_parquet
 from experiments.store import Store
 
 __all__ = ["metrics_of", "stored_rows", "train_candidate"]
@@ -39,14 +40,9 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _stored_table(stage: Stage, store: Store) -> list[dict[str, float]] | None:
     """The metrics of a finished training, None if it is not stored."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if store.intact(stage) is not None:
         return None
-    rows: list[dict[str, float]] = (
-        pq.ParquetFile(pa.BufferReader(store.read(stage, "metrics.parquet"))).read().to_pylist()
-    )
+    rows: list[dict[str, float]] = read_parquet(store.read(stage, "metrics.parquet")).to_pylist()
     return rows
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fusiondistill.report.grid import Entry, Grid
+from fusiondistill.report.grid import Grid
 from fusiondistill.report.groups import TRAINED, Cell, Group, Row
+from fusiondistill.report.tables import cell_text
 from fusiondistill.report.words import MISSING, method_title, short_title
 from fusiondistill.statistics import average
 
@@ -54,21 +55,14 @@ def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
     if not columns:
         return None
     body = tuple(
-        ((method_title(row.method), ""), *(_entry(cells[i], digits, len(group.seeds)) for _, cells, digits in columns))
+        (
+            (method_title(row.method), ""),
+            *(cell_text(cells[i], len(group.seeds), digits) for _, cells, digits in columns),
+        )
         for i, row in enumerate(rows)
     )
     titles = [title for title, _, _ in columns]
     return Grid("Beyond accuracy", ("", *titles), body, _note(group, titles))
-
-
-def _entry(cell: Cell, digits: int, seeds: int) -> Entry:
-    interval = cell.interval
-    if interval is None:
-        return MISSING, ""
-    beside = [] if interval.half is None else [f"±{interval.half:.{digits}f}"]
-    if interval.n < seeds:
-        beside.append(f"[{interval.n}]")
-    return f"{interval.mean:.{digits}f}", " ".join(beside)
 
 
 def _note(group: Group, titles: Iterable[str]) -> str:

@@ -78,15 +78,18 @@ def published_row(group: Group, row: Row) -> list[Entry]:
     return entries
 
 
-def cell_text(cell: Cell, seeds: int) -> Entry:
-    """A cell's mean and its spread, as ("83.1", "±0.4"); one seed of several gives ("83.1", "[1]"), none ("–", "")."""
+def cell_text(cell: Cell, seeds: int, digits: int = 1) -> Entry:
+    """A cell's mean and its spread with so many decimals.
+
+    ("83.1", "±0.4"); ("83.1", "[1]") where one seed of several has it; ("–", "") where none has.
+    """
     interval = cell.interval
     if interval is None:
         return MISSING, ""
-    spread = [] if interval.half is None else [f"±{interval.half:.1f}"]
+    spread = [] if interval.half is None else [f"±{interval.half:.{digits}f}"]
     if interval.n < seeds:
         spread.append(f"[{interval.n}]")
-    return f"{interval.mean:.1f}", " ".join(spread)
+    return f"{interval.mean:.{digits}f}", " ".join(spread)
 
 
 def seeds_grid(group: Group) -> Grid | None:
