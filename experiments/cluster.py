@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
+from fusiondistill.locations import open_location, read_whole
 
 __all__ = [
+    "Landmark",
     "Node",
     "Share",
     "connected",
     "enough_nodes",
+    "labels_of",
     "nodes_of",
     "on_node",
     "patience",
@@ -27,6 +30,10 @@ __all__ = [
     "slots",
     "slots_on",
 ]
+
+
+NODE = "ray.io/node-id"
+"""The label that Ray gives every node."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,16 @@ class Node:
     id: str
     address: str
     resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """A file of the store that a node must read with this content if it is to do any work."""
+
+    store: str
+    path: str
+    """In the store's file system."""
+    sha256: str
 
 
 @contextlib.contextmanager
@@ -145,14 +162,17 @@ def enough_nodes(
     """
     wanted = resources.workers or resources.workers_per_run
     share = share_of(resources, [node.resources for node in nodes_of(ray)])
-    if not patience() or _room(share, ray) >= wanted:
+    if not patience():
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=[share.resources] * wanted)
+    request_resources(
+        bundles=[share.resources] * wanted
+    )  # also for room that is there: it keeps idle nodes from leaving
     try:
-        say(f"asked the cluster for room for {wanted} workers of {share.cpus:g} CPU and {share.gpus:g} GPU")
+        if _room(share, ray) < wanted:
+            say(f"asked the cluster for room for {wanted} workers of {share.cpus:g} CPU and {share.gpus:g} GPU")
         limit = time.monotonic() + patience()
         while (room := _room(share, ray)) < wanted and time.monotonic() < limit:
             check()
@@ -183,10 +203,18 @@ def on_node(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def probe(ray: Any, node: Node, path: str | None) -> Any:
-    """Ask a node whether it sees a file (None: whether it answers); returns the reference of the answer."""
-    asked = ray.remote(_sees).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
-    return asked.remote(path)
+def labels_of(node: str | None, refused: Iterable[str]) -> dict[str, str] | None:
+    """The label selector of what has to run on a node (by id), or, None, on any but the refused ones."""
+    if node is not None:
+        return {NODE: node}
+    avoided = sorted(refused)
+    return {NODE: f"!in({', '.join(avoided)})"} if avoided else None
+
+
+def probe(ray: Any, node: Node, landmark: Landmark | None) -> Any:
+    """Ask a node whether it can work; returns the reference of the answer: (why not, or ""; a warning, or "")."""
+    asked = ray.remote(_fitness).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
+    return asked.remote(landmark, int(node.resources.get("GPU", 0)))
 
 
 def refuse_fleeting(store: str) -> None:
@@ -202,5 +230,21 @@ def refuse_fleeting(store: str) -> None:
         )
 
 
-def _sees(path: str | None) -> bool:
-    return path is None or Path(path).exists()
+def _fitness(landmark: Landmark | None, gpus: int) -> tuple[str, str]:
+    refused = warning = ""
+    if landmark is not None:
+        try:
+            content = read_whole(open_location(landmark.store)[0], landmark.path)
+        except (OSError, ValueError) as error:
+            refused = f"cannot read the store: {error}"
+        else:
+            if content is None:
+                refused = f"does not see the store (no {landmark.path} there)"
+            elif hashlib.sha256(content).hexdigest() != landmark.sha256:
+                refused = f"does not see the store (another {landmark.path} lies there)"
+    if gpus:
+        import torch
+
+        if not torch.cuda.is_available():
+            warning = f"Ray counts {gpus} GPUs there, torch sees none: it works on its CPU (see nvidia-smi)"
+    return refused, warning

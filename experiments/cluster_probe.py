@@ -12,7 +12,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,10 @@ def _noted(errors: dict[str, str], name: str) -> Iterator[None]:
         errors[name] = f"{type(error).__name__}: {error}"
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Package -> version, of those that are installed here; and of Python."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

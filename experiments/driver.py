@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from experiments.cluster import on_node
+from experiments.cluster import labels_of, on_node, patience
 from experiments.hands import FIT_FAILURES, Hand, fit, pull
 from experiments.materials import Context
 from experiments.queue import Event, StageQueue
@@ -130,8 +130,8 @@ class Driver:
         """Nodes that are all gone may come back, but not for ever."""
         if self.room.slots:
             self.last_room = time.monotonic()
-        elif time.monotonic() - self.last_room > WITHOUT_NODES:
-            self.outcome.failed["workers"] = f"no node for them has been there for {WITHOUT_NODES:.0f} s"
+        elif time.monotonic() - self.last_room > (limit := max(WITHOUT_NODES, patience())):
+            self.outcome.failed["workers"] = f"no node for them has been there for {limit:.0f} s"
 
     def leave(self) -> None:
         """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
@@ -250,14 +250,14 @@ class Driver:
         backend: str,
         node: str | None = None,
     ) -> Callable[[], None]:
-        scratch = self.scratch.name
+        scratch, labels = self.scratch.name, labels_of(node, self.room.refused)
         return partial(
-            fit, loop, config, name=name, size=size, share=self.share, scratch=scratch, backend=backend, node=node
+            fit, loop, config, name=name, size=size, share=self.share, scratch=scratch, backend=backend, labels=labels
         )
 
     def _start_search(self, stage: Stage, most: int) -> None:
         assert isinstance(stage.spec, SearchSpec)
-        at_once = min(most, candidate_count(stage.spec))
+        at_once, labels = min(most, candidate_count(stage.spec)), labels_of(None, self.room.refused)
 
         def run() -> None:
             worker = f"search/{stage.directory}"
@@ -268,6 +268,7 @@ class Driver:
                     stage,
                     self.context,
                     self.share,
+                    labels=labels,
                     at_once=at_once,
                     scratch=self.scratch.name,
                     report=lambda facts: call.report.remote(worker, facts),

@@ -48,9 +48,9 @@ def fit(
     share: Share,
     scratch: str,
     backend: str,
-    node: str | None = None,
+    labels: dict[str, str] | None,
 ) -> None:
-    """A Ray Train fit of ``size`` workers, on one node if given; returns when all have left.
+    """A Ray Train fit of ``size`` workers, on nodes with these labels; returns when all have left.
 
     Ray does not try it again: the next one may need another size or place.
     """
@@ -65,7 +65,7 @@ def fit(
             num_workers=size,
             use_gpu=share.gpus > 0,
             resources_per_worker=share.resources,
-            label_selector={"ray.io/node-id": node} if node else None,
+            label_selector=labels,
         ),
         run_config=RunConfig(
             name=name.replace("/", "_"),

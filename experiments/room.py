@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from experiments.cluster import Node, Share, nodes_of, probe, share_of, slots, slots_on
+from experiments.cluster import Landmark, Node, Share, nodes_of, probe, share_of, slots, slots_on
 from fusiondistill.config import Resources
 
 __all__ = ["Free", "Room"]
 
 REFRESH = 1.0
 """Seconds between two looks at the cluster."""
+PATIENCE = 120.0
+"""Seconds in which a node has to say whether it can work when a run starts."""
+HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
 
 
 class Holder(Protocol):
@@ -37,13 +40,16 @@ class Room:
     Args:
         ray: the connected module.
         resources: what a worker holds, and how many there may be.
-        landmark: a file that every node must see (part of the store); None: nothing to look for.
+        landmark: what every node must be able to read; None: nothing.
+
+    Attributes:
+        warnings: what there is to say about the nodes that were there at the start.
 
     Raises:
-        ValueError: no node can ever hold a worker, or nodes do not see the landmark; says what there is.
+        ValueError: no node can ever hold a worker, or some cannot read the landmark or lack the project; says which.
     """
 
-    def __init__(self, ray: Any, resources: Resources, landmark: str | None) -> None:
+    def __init__(self, ray: Any, resources: Resources, landmark: Landmark | None) -> None:
         self.ray, self.landmark, self.most = ray, landmark, resources.workers
         found = nodes_of(ray)
         shapes = [node.resources for node in found]
@@ -54,13 +60,15 @@ class Room:
         self.refused: set[str] = set()
         self.looked = time.monotonic()
         self._look(found)
-        blind = [node.address for node, answer in self.probes.values() if not ray.get(answer)]
-        if blind:
-            raise ValueError(
-                f"nodes {', '.join(blind)} do not see the store (no {landmark} there): "
-                "give a --store on a file system that all nodes share, or a bucket"
-            )
-        self._admit()
+        asked = [answer for _, answer in self.probes.values()]
+        ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+        silent = [node.address for node, answer in self.probes.values() if not ray.wait([answer], timeout=0)[0]]
+        if silent:
+            raise ValueError(f"no answer from {', '.join(silent)} within {PATIENCE:.0f} s: restart Ray there")
+        answers = self._admit()
+        if refusals := [f"node {node.address} {refusal}" for node, refusal, _ in answers if refusal]:
+            raise ValueError("; ".join([*refusals, HINT]))
+        self.warnings = [_warned(node, warning) for node, _, warning in answers if warning]
 
     @property
     def slots(self) -> int:
@@ -76,7 +84,13 @@ class Room:
         before = set(self.nodes)
         self._look(nodes_of(self.ray))
         news = [f"node {node[:8]} is gone" for node in before - set(self.nodes)]
-        return news + self._admit()
+        for node, refusal, warning in self._admit():
+            if refusal:
+                news.append(f"node {node.id[:8]} ({node.address}) {refusal}: it gets no work")
+            else:
+                news.append(f"node {node.id[:8]} ({node.address}) has joined with {self.nodes[node.id]} slots")
+                news += [_warned(node, warning)] if warning else []
+        return news
 
     def _look(self, found: Sequence[Node]) -> None:
         alive = {node.id for node in found}
@@ -87,24 +101,25 @@ class Room:
             if slots_on(self.share, node.resources):
                 self.probes[node.id] = (node, probe(self.ray, node, self.landmark))
 
-    def _admit(self) -> list[str]:
-        """Take in the new nodes that have said whether they see the store."""
-        news = []
+    def _admit(self) -> list[tuple[Node, str, str]]:
+        """Take in the new nodes that say they can work; returns each with its refusal or its warning."""
+        answers = []
         for node, answer in list(self.probes.values()):
             if not self.ray.wait([answer], timeout=0)[0]:
                 continue
             del self.probes[node.id]
             try:
-                sees = self.ray.get(answer)
-            except Exception:  # it went as it came
+                refusal, warning = self.ray.get(answer)
+            except self.ray.exceptions.RayTaskError as error:
+                refusal, warning = f"cannot run the project ({str(error).strip().splitlines()[-1]})", ""
+            except self.ray.exceptions.RayError:  # it went as it came
                 continue
-            if sees:
-                self.nodes[node.id] = slots_on(self.share, node.resources)
-                news.append(f"node {node.id[:8]} ({node.address}) has joined with {self.nodes[node.id]} slots")
-            else:
+            if refusal:
                 self.refused.add(node.id)
-                news.append(f"node {node.id[:8]} ({node.address}) does not see the store: it gets no work")
-        return news
+            else:
+                self.nodes[node.id] = slots_on(self.share, node.resources)
+            answers.append((node, refusal, warning))
+        return answers
 
     def free(self, holders: Iterable[Holder]) -> Free:
         """What is left beside those that hold slots."""
@@ -116,3 +131,7 @@ class Room:
         on = {node: count - pinned[node] for node, count in self.nodes.items()}
         ordered = sorted((node for node in on if on[node] > 0), key=lambda node: (-on[node], node))
         return Free(max(0, self.slots - held), {node: on[node] for node in ordered})
+
+
+def _warned(node: Node, warning: str) -> str:
+    return f"node {node.id[:8]} ({node.address}): {warning}"

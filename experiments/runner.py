@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.prepared import Prepared
 from experiments.rows import Plan
 from experiments.stage import TrainSpec
+
+if TYPE_CHECKING:
+    from experiments.cluster import Landmark
 
 __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
@@ -18,7 +23,8 @@ def note_plan(prepared: Prepared, command: str) -> None:
     """Leave the whole plan in the store, with how and where it was started."""
     from experiments import results
 
-    extra: dict[str, Any] = {"command": command, "machine": _machine(), "versions": _versions()}
+    started = datetime.now(UTC).isoformat()
+    extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}
     for order, plan in enumerate(prepared.points):
         place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
         results.note_plan(prepared.store, plan, {**extra, **place})
@@ -55,10 +61,11 @@ def run(prepared: Prepared, display: Any) -> Any:
         try:
             with connected() as ray:
                 interruption.install()
-                note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
                 resources = prepared.config.resources
                 with enough_nodes(ray, resources, display.say, interruption.check):
-                    room = Room(ray, resources, None if "://" in note else note)
+                    room = Room(ray, resources, _landmark(prepared))
+                    for text in room.warnings:
+                        display.say(text)
                     check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
                     return driver.run(interruption.check)
@@ -69,6 +76,15 @@ def run(prepared: Prepared, display: Any) -> Any:
         finally:
             if driver:
                 driver.leave()
+
+
+def _landmark(prepared: Prepared) -> Landmark:
+    """The plan as :func:`note_plan` has just written it: no other store holds the same bytes."""
+    from experiments.cluster import Landmark
+
+    name = f"{prepared.points[0].config.experiment}.json"
+    content = prepared.store.read_raw("plans", name) or b""
+    return Landmark(prepared.context.store, prepared.store.path("plans", name), hashlib.sha256(content).hexdigest())
 
 
 def check_synchronised(plan: Plan, gpus: float) -> None:
@@ -111,10 +127,10 @@ def _machine() -> str:
 
 
 def _versions() -> str:
-    from importlib.metadata import version
+    from experiments.cluster_probe import versions
 
-    names = ("fusiondistill", "ray", "imagedegrade", "numpy")
-    return ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+    found = versions(("fusiondistill", "ray", "torch", "torchvision", "imagedegrade", "numpy"))
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def check_cluster(

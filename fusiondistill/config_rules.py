@@ -30,6 +30,8 @@ def cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             yield ("data", "name"), f"no data set {name!r}{_close(name, _SOURCES)}"
         elif name in _NEEDS_ROOT and not _at(raw, "data", "root"):
             yield ("data",), f"{name} needs root: the folder or file that holds the images"
+        elif "://" in str(_at(raw, "data", "root")):
+            yield ("data", "root"), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
     if paper and raw.get("search"):
         yield ("search",), "not under protocol paper: it has no validation split of its own for a search to look at"
     if raw.get("select") == "test" and not paper:

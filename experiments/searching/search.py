@@ -31,7 +31,16 @@ LOST = 2
 """How often a trial whose process died goes on in another one."""
 
 
-def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str, report: Report) -> None:
+def run(
+    stage: Stage,
+    context: Any,
+    share: Share,
+    *,
+    at_once: int,
+    scratch: str,
+    report: Report,
+    labels: dict[str, str] | None = None,
+) -> None:
     """Run the trials and store ``trials.parquet``, ``epochs.parquet`` and ``best.json``.
 
     Args:
@@ -39,6 +48,7 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
         share: what a trial reserves.
         at_once: how many trials may run side by side.
         scratch: a folder for Tune's own files, which nobody needs afterwards.
+        labels: of the nodes that trials may run on; None: of any.
         report: told how many trials are done and the best accuracy so far.
 
     Raises:
@@ -54,8 +64,11 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
     scheduler = _asha(tune, spec) if spec.scheduler == "asha" and spec.train.recipe.epochs > 1 else None
     trials = _Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
+        selector = {"bundle_label_selector": [labels]} if labels else {}
         tuner = tune.Tuner(
-            tune.with_resources(_trial(stage, context), share.resources),
+            tune.with_resources(
+                _trial(stage, context), tune.PlacementGroupFactory([share.resources], **selector)
+            ),
             tune_config=tune.TuneConfig(
                 num_samples=candidate_count(spec),
                 max_concurrent_trials=at_once,

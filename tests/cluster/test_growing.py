@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from heads import RAY, free_port, stop
-from running import command, environment
+from running import command, environment, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +27,14 @@ base: {epochs: 1, batch_size: 32}
 evaluation: {every: 25}
 resources: {workers: 1}
 """
+
+ASK = "ray.init(log_to_driver=False); ask(bundles=[{'CPU': 1}])"
+
+
+def _status(variables: dict[str, str]) -> str:
+    address = variables["RAY_ADDRESS"]
+    line = [*RAY, "status", "--address", address]
+    return subprocess.run(line, env=variables, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
@@ -86,5 +95,12 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
             done = subprocess.run(line, env=there, capture_output=True, text=True, timeout=400)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "asked the cluster for room for 1 workers of 1 CPU" in done.stdout
+            # What a killed run has asked for is taken over and given back, though there is room already.
+            asks = f"import ray; from ray.autoscaler.sdk import request_resources as ask; {ASK}"
+            subprocess.run([sys.executable, "-c", asks], env=there, check=True, capture_output=True, timeout=120)
+            wait_for(lambda: " from request_resources()" in _status(there))
+            more = subprocess.run([*line, "--set", "seeds=[1]"], env=there, capture_output=True, text=True, timeout=400)
+            assert more.returncode == 0 and "asked the cluster" not in more.stdout, more.stdout + more.stderr
+            wait_for(lambda: " from request_resources()" not in _status(there))
         finally:
             stop(folder)

@@ -127,7 +127,9 @@ def test_the_image_is_built_in_two_stages_and_does_not_run_as_root() -> None:
     assert all(word != "ADD" for word, _ in instructions)
     (entry,) = [rest for word, rest in final if word == "ENTRYPOINT"]
     assert entry.startswith('["')
-    assert "RAY_AUTH_MODE=token" in " ".join(rest for word, rest in final if word == "ENV")
+    variables = " ".join(rest for word, rest in final if word == "ENV")
+    assert "RAY_AUTH_MODE=token" in variables
+    assert "NVIDIA_VISIBLE_DEVICES=all" in variables  # without it NVIDIA's runtime shows a container no GPU
 
 
 def test_everything_the_image_copies_is_there_and_passes_the_ignore_file() -> None:

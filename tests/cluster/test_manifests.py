@@ -92,7 +92,7 @@ def test_a_job_s_cluster_is_the_cluster() -> None:
 
 def test_the_ray_version_is_the_pinned_one() -> None:
     for spec in _specs().values():
-        assert spec["rayVersion"] == version("ray")
+        assert spec["rayVersion"].split(".")[:2] == version("ray").split(".")[:2]
 
 
 def test_pods_are_consistent() -> None:

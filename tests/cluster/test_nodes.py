@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -25,6 +26,18 @@ base: {epochs: 2, batch_size: 32}
 expert: {epochs: 24, batch_size: 16}
 evaluation: {every: 25, expert_matrix: false}
 """
+
+ABSENT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("experiments", "fusiondistill"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+"""
+"""For an interpreter in which the project is not installed."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +93,8 @@ def started(
 
 
 def test_work_spreads_over_the_nodes_of_a_cluster(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
-    nodes = {cluster.add_node(num_cpus=1).node_id[:8] for _ in range(2)}
+    # Resources of their own kind hold nothing up, and nothing asks for them.
+    nodes = {cluster.add_node(num_cpus=1, resources={kind: 2}).node_id[:8] for kind in ("camera", "microphone")}
     _, end = started(alone, cluster, tmp_path)
     end()
     assert set(places(tmp_path, "expert")) == nodes
@@ -110,25 +124,50 @@ def test_declared_accelerators_draw_the_work(alone: tuple[Path, Path, Path], tmp
     cluster.add_node(num_cpus=2)
     equipped = cluster.add_node(num_cpus=1, num_gpus=1)
     _, end = started(alone, cluster, tmp_path)
-    end()
+    assert "Ray counts 1 GPUs there, torch sees none: it works on its CPU" in end()
     made = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
     assert set(places(tmp_path, "")) <= {equipped.node_id[:8]} and {stage["device"] for stage in made} == {"CPU"}
     assert weights(tmp_path) == weights(alone[1])
+
+
+def test_a_node_without_the_project_gets_no_work(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
+    """It joins when the run is under way: worker groups, searches and data-parallel fits have to keep clear of it."""
+    cluster.add_node(num_cpus=1)
+    search = "{trials: 2, epochs: 1, scheduler: none, space: {loss.kd: {uniform: [0.1, 1.0]}}}"
+    few = ("degradations=[blur]", "base.epochs=20", "expert.epochs=1", "fusiondistill.epochs=1", f"search={search}")
+    store = tmp_path / "store"
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
+    settings = [word for value in ("methods=[fusiondistill]", *few) for word in ("--set", value)]
+    _, end = started(alone, cluster, store, *settings)
+    wait_for(lambda: list(store.glob("base-*/progress.json")))
+    stranger = cluster.add_node(num_cpus=4, env_vars={"PYTHONPATH": str(tmp_path)}).node_id[:8]
+    output = end()
+    assert f"node {stranger}" in output and "cannot run the project" in output and "gets no work" in output
+    assert stages(store, "search") and stages(store, "fusiondistill")
+    assert stranger not in places(store, "")
+    with pytest.raises(AssertionError, match="cannot run the project"):
+        started(alone, cluster, tmp_path / "second")[1]()
 
 
 def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any) -> None:
     """One file system cannot be two, so what is missing here is missing everywhere; who is asked is the point."""
     import ray
 
+    from experiments.cluster import Landmark
     from experiments.room import Room
     from fusiondistill.config import Resources
 
+    def landmark(name: str, content: bytes = b"seen") -> Landmark:
+        return Landmark(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())
+
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
-    (tmp_path / "seen").write_text("")
-    room = Room(ray, Resources(), str(tmp_path / "seen"))
+    (tmp_path / "seen").write_bytes(b"seen")
+    room = Room(ray, Resources(), landmark("seen"))
     assert room.slots == 1 and len(room.nodes) == 1
-    with pytest.raises(ValueError, match="do not see the store"):
-        Room(ray, Resources(), str(tmp_path / "unseen"))
+    with pytest.raises(ValueError, match=r"node .* does not see the store \(no .*unseen there\)"):
+        Room(ray, Resources(), landmark("unseen"))
+    with pytest.raises(ValueError, match=r"does not see the store .another"):  # left there by a store of that node
+        Room(ray, Resources(), landmark("seen", b"other"))
     with pytest.raises(ValueError, match="a worker needs 9 CPU and 0 GPU, which no node has"):
-        Room(ray, Resources(cpus_per_worker=9), str(tmp_path / "seen"))
+        Room(ray, Resources(cpus_per_worker=9), landmark("seen"))
