@@ -156,7 +156,6 @@ def test_without_scripts_a_number_leads_to_a_plain_table(visit: Any) -> None:
 def test_print_shows_folded_parts_in_black_on_white(visit: Any, tmp_path: Path) -> None:
     page = visit(color_scheme="dark")
     folded = page.locator("details:not([open])").count()
-    page.evaluate("addEventListener('beforeprint', () => setTimeout(() => {}, 0))")
     data = page.pdf(format="A4", print_background=False)
     assert data.startswith(b"%PDF") and folded > 2
     page.emulate_media(media="print")

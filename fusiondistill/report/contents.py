@@ -46,12 +46,16 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Cont
     for i, grid in enumerate(between_grids(tables.get("comparisons"))):
         found.sections.append(page.between_section(grid, i + 1))
     _add_groups(found, groups, results, draw)
+
+    def of(table: str, experiment: str) -> pa.Table | None:
+        return _part(tables.get(table), experiment)
+
     kinds: list[tuple[str, str, str, Callable[[str, pa.Table, bool], tuple[Markup, Sequence[Picture]]]]] = [
-        ("examples", "Examples", "samples", lambda name, part, _: (examples_body(part, _part(tables.get("answers"), name)), ())),
+        ("examples", "Examples", "samples", lambda name, part, _: (examples_body(part, of("answers", name)), ())),
         ("training", "Training", "curves", lambda _, part, drawn: _training(draw, part if drawn else None)),
-        ("search", "Search", "trials", lambda name, part, drawn: _search(draw, part, _part(tables.get("importance"), name), drawn)),
+        ("search", "Search", "trials", lambda name, part, drawn: _search(draw, part, of("importance", name), drawn)),
         ("fusion", "Fusion", "fusion", lambda name, part, drawn: _fusion(
-            draw, part, _part(tables.get("surface"), name) if drawn else None)),
+            draw, part, of("surface", name) if drawn else None)),
         ("time", "Time", "timeline", lambda _, part, drawn: time_body(part, draw, drawn)),
     ]  # fmt: skip
     for anchor, title, table, build in kinds:

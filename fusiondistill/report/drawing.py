@@ -110,8 +110,8 @@ def line_chart(
         axes.plot(
             one.x, one.y, color=colour, linestyle=one.style.dashes, linewidth=one.style.width, marker=marker, ms=size
         )
-    axes.set_xlabel(x_label)
-    axes.set_title(y_label, loc="left")
+    axes.set_xlabel(short(x_label, 44))
+    axes.set_title(short(y_label, 44), loc="left")
     axes.margins(x=0.01)
     axes.grid(axis="y")
     if series and series[0].x[0] > series[0].x[-1]:
