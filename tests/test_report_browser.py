@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tables import HOSTILE, all_tables, answers_of, known, rows_of, samples_of, table, timeline_of
+from report_tables import HOSTILE, all_tables, answers_of, known, rows_of, samples_of, table, timeline_of, trials_of
 
 from fusiondistill import report
 
@@ -23,7 +23,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An ordinary page, and one of hostile and endless names."""
     folder = tmp_path_factory.mktemp("report")
     facts = {"command": "fusiondistill run demo.yaml", "config": "seeds: [0, 1]\n" * 40}
-    tests = {"usual": report.write(folder / "usual", table(rows_of()), **all_tables(), facts=facts)[0]}
+    tests = {
+        "usual": report.write(
+            folder / "usual", table(rows_of()), **{**all_tables(), "trials": trials_of(count=30)}, facts=facts
+        )[0]
+    }
     odd = HOSTILE.replace("\ud800", "")
     rows = rows_of(["base", "fusiondistill", odd], experiment=odd, dataset=LONG, levels={odd: (0, 1), LONG: (0, 1)})
     rows += rows_of(["base"], experiment=LONG)
@@ -128,7 +132,6 @@ def test_tables_sort_and_filter_by_keyboard_and_print_whole(visit: Any) -> None:
     page = visit()
     page.locator("#counts-1 > summary").click()
     counts = page.locator("#counts-1 table")
-    before = counts.locator("tbody tr").count()
     button = counts.get_by_role("button", name="mean over levels, %")
     button.focus()
     page.keyboard.press("Enter")
@@ -140,8 +143,12 @@ def test_tables_sort_and_filter_by_keyboard_and_print_whole(visit: Any) -> None:
     page.locator("#counts-1 input").fill("FusionDistill (searched) blur")
     assert counts.locator("tbody tr:visible").count() == 3
     assert "3 of" in page.locator("#counts-1 label").inner_text()
+    page.locator("summary", has_text="All 30 rows").click()
+    trials = page.locator("#search details table")
+    page.locator("#search details input").fill("nothing like this")
+    assert trials.locator("tbody tr:visible").count() == 0
     page.emulate_media(media="print")
-    assert counts.locator("tbody tr:visible").count() == before
+    assert trials.locator("tbody tr:visible").count() == 30 and not page.locator("input").first.is_visible()
 
 
 def test_without_scripts_a_number_leads_to_a_plain_table(visit: Any) -> None:
@@ -161,6 +168,7 @@ def test_print_shows_folded_parts_in_black_on_white(visit: Any, tmp_path: Path) 
     page.emulate_media(media="print")
     ground, ink = page.evaluate("(style => [style.backgroundColor, style.color])(getComputedStyle(document.body))")
     assert brightness(ground) == 255 and brightness(ink) == 0
-    assert page.locator("#counts-1 tbody tr").last.is_visible(), "folded parts are open on paper"
+    assert page.locator("#search details tbody tr").last.is_visible(), "folded parts are open on paper"
+    assert not page.locator("#counts-1").is_visible(), "but for the long list that is for looking up"
     page.emulate_media(media="screen")
     assert page.locator("details:not([open])").count() == folded, "printing changes nothing"

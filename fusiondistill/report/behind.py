@@ -51,7 +51,7 @@ def counts_behind(results: pa.Table) -> Mapping[tuple[str, ...], Behind]:
     return found
 
 
-def anchor(table: str, row: int, column: int | None = None) -> str:
+def anchor(table: str, row: int = 0, column: int | None = None) -> str:
     """The id of what stands behind a cell: of a degradation's column, or of the average."""
     return f"counts-{table}" if column is None else f"counts-{table}-{row}-{column}"
 
@@ -132,4 +132,5 @@ def fallback(table: str, group: Group, behind: Behind) -> Markup:
         "above, or see results.parquet beside the report.",
         class_="note",
     )
-    return folded("The counts behind these numbers", joined(scroll(shown, "Counts"), note), anchor(table, 0))
+    return folded("The counts behind these numbers", joined(scroll(shown, "Counts"), note),
+                  id=anchor(table), class_="lookup")  # fmt: skip

@@ -35,15 +35,18 @@ def lane_chart(stages: Sequence[Ran]) -> Figure:
     above = figure.add_axes((box[0], 1.3 / height, box[1], lane_inches / height))
     below = figure.add_axes((box[0], 0.45 / height, box[1], 0.55 / height), sharex=above)
     colours = _colours(stages)
+    end = max(at(one.finished) for one in stages)
     for i, of in enumerate(shown.values()):
         for one in of:
-            start, length = at(one.started) / unit, (at(one.finished) - at(one.started)) / unit
-            face: dict[str, Any] = {
-                "facecolor": COLOURS[colours[one.kind]],
-                "edgecolor": COLOURS["paper"],
-                "linewidth": 0.3,
-            }
-            above.broken_barh([(start, length)], (i - 0.36, 0.72), **face)
+            length = at(one.finished) - at(one.started)
+            edge = 0.4 if length > end / 100 else 0.0  # would cover a short bar
+            above.broken_barh(
+                [(at(one.started) / unit, length / unit)],
+                (i - 0.36, 0.72),
+                facecolor=COLOURS[colours[one.kind]],
+                edgecolor=COLOURS["paper"],
+                linewidth=edge,
+            )
     above.set_ylim(len(shown) - 0.5, -0.5)
     above.set_yticks(range(len(shown)), [names[worker] for worker in shown])
     above.tick_params(axis="y", length=0)

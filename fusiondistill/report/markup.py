@@ -83,9 +83,9 @@ def plain_table(
     return folded(f"All {len(rows)} rows", table) if long and fold else table
 
 
-def folded(title: str, content: Markup, anchor: str | None = None) -> Markup:
+def folded(title: str, content: Markup, **attributes: object) -> Markup:
     """Content that opens when its title is clicked."""
-    return element("details", element("summary", title), content, id=anchor)
+    return element("details", element("summary", title), content, **attributes)
 
 
 def heading(title: object) -> Markup:
