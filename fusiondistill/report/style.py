@@ -50,6 +50,7 @@ _METHODS = {
     "fusiondistill": LineStyle("green", _SOLID, 2.2),
     "fusiondistill-searched": LineStyle("green", _DOTTED, 2.2),
 }
+_SPARE = ("blue", "vermilion", "orange", "sky", "ink")
 _STAGES = {"distill": "fusiondistill", "distill-searched": "fusiondistill-searched"}
 
 
@@ -58,6 +59,8 @@ def line_styles(names: list[str]) -> dict[str, LineStyle]:
     experts = [name for name in in_order(names) if name.startswith(EXPERT)]
     dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
     styles: dict[str, LineStyle] = {}
+    taken = {(style.colour, style.dashes) for style in _METHODS.values()}
+    free = [LineStyle(colour, of) for of in dashes for colour in _SPARE if (colour, of) not in taken]
     spare = 0
     for name in names:
         if name in experts:
@@ -65,7 +68,6 @@ def line_styles(names: list[str]) -> dict[str, LineStyle]:
         elif (known := _STAGES.get(name, name)) in _METHODS:
             styles[name] = _METHODS[known]
         else:
-            colours = ("blue", "vermilion", "orange", "sky", "ink", "green")
-            styles[name] = LineStyle(colours[spare % len(colours)], dashes[(spare // len(colours) + 1) % 4])
+            styles[name] = free[spare % len(free)]
             spare += 1
     return styles

@@ -25,14 +25,15 @@ def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, 
         return Markup(""), ()
     at = clock(stages)
     end = max(at(one.finished) for one in stages)
-    text = (
-        f"{len(stages)} stages on {len(lanes(stages))} workers, {duration(end)} from the first start to the last end"
-        + (f" without {len(at.pauses)} pauses ({duration(sum(p[1] for p in at.pauses))}) in which nothing ran" if
-           at.pauses else "") + "."
-    )  # fmt: skip
+    pauses = [length for _, length in at.pauses]
+    text = f"{len(stages)} stages on {len(lanes(stages))} workers, {duration(end)} from the first start to the last end"
+    if pauses:
+        many = "1 pause" if len(pauses) == 1 else f"{len(pauses)} pauses"
+        text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
+        text += "s" if len(pauses) > 1 else ""
     pictures = [_picture(stages, draw)] if drawn else []
     return joined(
-        element("p", text, class_="note"),
+        element("p", f"{text}.", class_="note"),
         figures("", pictures, wide=True),
         element("h3", "Device-hours"),
         _hours(stages),
