@@ -16,7 +16,7 @@ COLOURS = {
     "muted": "#68707a",
     "rule": "#d6dae0",
     "paper": "#fffffe",
-    "grey": "#7d8590",
+    "grey": "#9a9a95",
     "purple": "#cc79a7",
     "orange": "#e69f00",
     "vermilion": "#d55e00",
