@@ -50,8 +50,10 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Cont
     def of(table: str, experiment: str) -> pa.Table | None:
         return _part(tables.get(table), experiment)
 
+    shown = min(DRAWN, sum(1 for _ in _by_experiment(tables.get("samples"))))
     kinds: list[tuple[str, str, str, Callable[[str, pa.Table, bool], tuple[Markup, Sequence[Picture]]]]] = [
-        ("examples", "Examples", "samples", lambda name, part, _: (examples_body(part, of("answers", name)), ())),
+        ("examples", "Examples", "samples", lambda name, part, drawn: (
+            examples_body(part, of("answers", name), shown) if drawn else Markup(""), ())),
         ("training", "Training", "curves", lambda _, part, drawn: _training(draw, part if drawn else None)),
         ("search", "Search", "trials", lambda name, part, drawn: _search(draw, part, of("importance", name), drawn)),
         ("fusion", "Fusion", "fusion", lambda name, part, drawn: _fusion(
@@ -124,7 +126,7 @@ def _add_experiments(
             parts += [element("h3", name)] if len(experiments) > 1 else []
             parts.append(body)
     if len(experiments) > DRAWN:
-        text = f"Figures are drawn for the first {DRAWN} of {len(experiments)} experiments."
+        text = f"Figures and pictures are those of the first {DRAWN} of {len(experiments)} experiments."
         parts.insert(0, element("p", text, class_="note"))
     if parts:
         found.sections.append(Section(anchor, title, joined(*parts)))

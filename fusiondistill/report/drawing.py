@@ -230,6 +230,7 @@ def inlined(svg: bytes, prefix: str, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', prefix, text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     for name, colour in COLOURS.items():
         text = text.replace(f": {colour}", f": var(--{name})")
     text = text.replace("'DejaVu Sans'", "var(--font)")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Example", "chosen", "examples_body", "final_method"]
 
-_BYTES = 3_000_000  # of pictures in a part of a page
+_BYTES = 3_000_000  # of pictures in a page
 _SIDE = 96  # pixels of the page that a small picture is enlarged to
 _FINAL = ("fusiondistill-searched", "fusiondistill")
 
@@ -62,12 +62,15 @@ def chosen(examples: Sequence[Example], level: int, final: str | None) -> list[t
     return [(title.format(**names), found[case]) for case, title in _CASES.items() if case in found]
 
 
-def examples_body(samples: pa.Table, answers: pa.Table | None) -> Markup:
-    """For each degradation a table: images down, levels across, below each image who was right."""
+def examples_body(samples: pa.Table, answers: pa.Table | None, experiments: int = 1) -> Markup:
+    """For each degradation a table: images down, levels across, below each image who was right.
+
+    ``experiments``: how many of them share the room that a page has for pictures; each shows an image at least.
+    """
     examples = _read(samples, answers)
     methods = {m for of in examples.values() for one in of for said in one.said.values() for m in said}
     final = final_method(list(methods))
-    room, parts = _BYTES, []
+    room, parts = _BYTES // max(experiments, 1), []
     for name in in_order(examples):
         levels = sorted({level for one in examples[name] for level in one.pictures}, reverse=name in FALLING)
         hardest = levels[-1]
