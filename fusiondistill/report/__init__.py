@@ -55,15 +55,15 @@ def write(
             is a searched dimension; those that are numbers are drawn.
         importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches.
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
-        samples: test images as they were degraded: rows (degradation: str, level: int64, index: int64, the row of the
-            test split, label: str, the name of its class, image: binary, PNG at native size).
-        answers: what networks of the first seed said of the samples: rows (degradation: str, level: int64, index:
-            int64, method: str, as in ``results``, said: str, the name of a class).
-        timeline: a row per finished stage: stage: str (its directory), name: str, kind: str (train, fuse, search,
-            evaluate, ...), seed: int64, worker: str, host: str, device: str, ready: float64 or null (Unix seconds when
-            its last input was finished), started: float64, finished: float64, seconds: float64 (of a device, spent).
-        surface: the loss between each expert and the network that they were fused to: rows (stage: str, seed: int64,
-            expert: str, alpha: float64, 0 is the expert and 1 the fused network, loss: float64, nats).
+        samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
+            (class name), image: binary (PNG, the degraded image)).
+        answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class
+            name)): what methods said of the samples.
+        timeline: rows (experiment: str, stage: str (directory), name: str, kind: str, seed: int64, worker: str, host:
+            str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
+            started: float64, finished: float64, seconds: float64 (that it cost one worker)).
+        surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
+            fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
             ``curves`` and all tables after it may have a column experiment: str; several experiments get a part each.
         methods: expected rows, and ``degradations`` expected columns, where nothing is evaluated yet.
