@@ -56,7 +56,11 @@ def test_shards_and_missing_levels_are_told(tmp_path: Path) -> None:
 def test_what_a_page_has_no_room_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(behind, "_BUDGET", 100)
     text = report.write(tmp_path, table(rows_of()))[0].read_text()
-    assert embedded(text) == {} and "in results.parquet" in text and 'a class="number"' not in text
+    assert (
+        embedded(text) == {}
+        and "the store&#x27;s results.parquet has all counts" in text
+        and 'a class="number"' not in text
+    )
 
 
 def test_gains_are_differences_over_common_seeds(tmp_path: Path) -> None:

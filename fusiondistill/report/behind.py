@@ -129,7 +129,7 @@ def fallback(table: str, group: Group, behind: Behind) -> Markup:
     note = element(
         "p",
         "Right and seen images, summed over the levels that are stored. Level by level: click on a number of the table "
-        "above, or see results.parquet beside the report.",
+        "above, or see the store's results.parquet.",
         class_="note",
     )
     return folded("The counts behind these numbers", joined(scroll(shown, "Counts"), note),

@@ -98,7 +98,8 @@ def _opening(group: Group, drawn: Drawn) -> Markup:
 def _behind_note(drawn: Drawn) -> Markup:
     if drawn.behind is not None:
         return element("p", "Click on a number to see what was counted for it.", class_="note scripted")
-    text = "The counts behind these numbers are in results.parquet beside the report: too many for one page."
+    what = "counts behind these numbers" if drawn.levels else "counts behind these numbers and for figures of them"
+    text = f"This page has no room for the {what}; the store's results.parquet has all counts."
     return element("p", text, class_="note")
 
 

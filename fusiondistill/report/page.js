@@ -121,6 +121,17 @@ document.addEventListener("click", event => {
   panel(table, Number(link.dataset.row), Number(link.dataset.column));
 });
 
+// What a link leads to may be folded away.
+function unfold() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const folded = target ? target.closest("details:not([open])") : null;
+  if (!folded) return;
+  folded.open = true;
+  target.scrollIntoView();
+}
+addEventListener("hashchange", unfold);
+unfold();
+
 document.documentElement.classList.add("live");
 document.querySelectorAll("table.sortable").forEach(table => { sortable(table); filterable(table); });
 addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(details => {
