@@ -53,7 +53,7 @@ def test_pictures_and_verdicts_stand_together(tmp_path: Path) -> None:
         "Base wrong, FusionDistill right", "both right", "Base right, FusionDistill wrong", "both wrong",
     ]  # fmt: skip
     hardest = " ".join(shown[0][-1].split())
-    assert hardest == "✗ wrong: Base dog ✓ right: Expert cat ✓ right: FusionDistill cat"
+    assert hardest == "✗ wrong: Base: dog ✓ right: Expert: cat ✓ right: FusionDistill: cat"
     alts = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
     assert "cat, image 9 of the test split, Blur at level 50" in alts and len(alts) == 2 * 4 * 3
     assert 6 in CASES and not any("image 6 " in str(alt) for alt in alts), "one of a kind is enough"

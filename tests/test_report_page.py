@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from report_tables import (
@@ -32,6 +33,8 @@ from report_tables import (
 from fusiondistill import report
 from fusiondistill.report.markup import element
 from fusiondistill.report.words import MISSING
+
+EVERY_FIFTH = {name: of[::5] for name, of in LEVELS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -211,5 +214,22 @@ def test_import_is_light() -> None:
 def test_quickstart_takes_less_than_six_seconds(tmp_path: Path) -> None:
     results = table(rows_of(METHODS, levels=LEVELS, images=360))
     start = time.process_time()
-    report.write(tmp_path, results, curves=curves_of(), trials=trials_of(), fusion=fusion_of())
+    report.write(tmp_path, results, **all_tables())
     assert time.process_time() - start < 6
+
+
+@pytest.mark.slow
+def test_fifty_runs_take_less_than_a_minute(tmp_path: Path) -> None:
+    names = [f"run {i}" for i in range(50)]
+    results = pa.concat_tables(table(rows_of(METHODS, levels=EVERY_FIFTH, experiment=name)) for name in names)
+    of_all = {}
+    for kind, one in all_tables().items():
+        bare = one.drop_columns(["experiment"]) if "experiment" in one.column_names else one
+        parts = [bare.append_column("experiment", pa.array([name] * len(bare))) for name in names]
+        of_all[kind] = pa.concat_tables(parts)
+    start = time.process_time()
+    page = report.write(tmp_path, results, **of_all)[0]
+    assert time.process_time() - start < 60
+    assert page.stat().st_size < 12_000_000
+    text = page.read_text()
+    assert "those of the first 12 of 50 experiments" in text and text.count('class="answer"') == 50

@@ -123,7 +123,7 @@ def _verdict(method: str, one: Example, level: int) -> Markup:
         return element("li", f"{MISSING} {_short(method)}")
     mark = element("span", "✓" if right else "✗", class_="right" if right else "wrong")
     word = element("span", " right: " if right else " wrong: ", class_="unseen")
-    return element("li", mark, word, " ", element("b", _short(method)), " ", one.said[level][method])
+    return element("li", mark, word, " ", element("b", f"{_short(method)}:"), " ", one.said[level][method])
 
 
 def _short(method: str) -> str:
