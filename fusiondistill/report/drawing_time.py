@@ -35,18 +35,7 @@ def lane_chart(stages: Sequence[Ran]) -> Figure:
     above = figure.add_axes((box[0], 1.3 / height, box[1], lane_inches / height))
     below = figure.add_axes((box[0], 0.45 / height, box[1], 0.55 / height), sharex=above)
     colours = _colours(stages)
-    end = max(at(one.finished) for one in stages)
-    for i, of in enumerate(shown.values()):
-        for one in of:
-            length = at(one.finished) - at(one.started)
-            edge = 0.4 if length > end / 100 else 0.0  # would cover a short bar
-            above.broken_barh(
-                [(at(one.started) / unit, length / unit)],
-                (i - 0.36, 0.72),
-                facecolor=COLOURS[colours[one.kind]],
-                edgecolor=COLOURS["paper"],
-                linewidth=edge,
-            )
+    _bars(above, list(shown.values()), at, unit, colours)
     above.set_ylim(len(shown) - 0.5, -0.5)
     above.set_yticks(range(len(shown)), [names[worker] for worker in shown])
     above.tick_params(axis="y", length=0)
@@ -54,13 +43,29 @@ def lane_chart(stages: Sequence[Ran]) -> Figure:
     above.spines["left"].set_visible(False)
     above.grid(axis="x")
     more = len(by_worker) - len(shown)
-    _legend(above, colours, f"; {more} workers not shown" if more else "")
+    _legend(above, colours, f"{more} workers not shown" if more else "")
     _waiting(below, stages, at, unit)
     below.set_xlabel(f"{unit_name} since the first start")
     for axes in (above, below):
         for begin, _ in at.pauses:
             axes.axvline(at(begin) / unit, color=COLOURS["muted"], linewidth=1, linestyle=(0, (2, 2)))
     return figure
+
+
+def _bars(axes: Axes, by_lane: Sequence[Sequence[Ran]], at: Clock, unit: float, colours: Mapping[str, str]) -> None:
+    """A bar for each stage; those of a kind in a lane are drawn as one, since there may be thousands."""
+    end = max(at(one.finished) for of in by_lane for one in of)
+    for i, of in enumerate(by_lane):
+        for kind, colour in colours.items():
+            bars = [(at(one.started), at(one.finished) - at(one.started)) for one in of if one.kind == kind]
+            if bars:
+                axes.broken_barh(
+                    [(start / unit, length / unit) for start, length in bars],
+                    (i - 0.36, 0.72),
+                    facecolor=COLOURS[colour],
+                    edgecolor=COLOURS["paper"],
+                    linewidth=[0.4 if length > end / 100 else 0.0 for _, length in bars],  # would cover a short bar
+                )
 
 
 def lane_names(workers: Sequence[str]) -> dict[str, str]:
@@ -95,7 +100,7 @@ def _legend(axes: Axes, colours: Mapping[str, str], more: str) -> None:
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2, "ncols": 6}
     axes.legend(handles=handles, frameon=False, handlelength=0.9, handleheight=0.9, columnspacing=1.4, **place)
     if more:
-        axes.set_title(more.removeprefix("; "), loc="right")
+        axes.set_title(more, loc="right")
 
 
 def _waiting(axes: Axes, stages: Sequence[Ran], at: Clock, unit: float) -> None:
