@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from report_tables import METHODS
 
-from fusiondistill.report.style import COLOURS, line_styles
+from fusiondistill.report.style import COLOURS, line_styles, plain_styles
 
 # Machado, Oliveira and Fernandes (2009), the full deficiency, for linear RGB.
 VISIONS = {
@@ -56,10 +56,10 @@ def test_lines_differ_in_colour_or_in_dashes(name: str, vision: str) -> None:
     palette = palettes()[name]
     styles = line_styles([*METHODS, *(f"mine {i}" for i in range(4))])
     rows = [name for name in styles if not name.startswith("expert-")]
-    experts = [name for name in styles if name.startswith("expert-")]  # never in one chart with the rows
-    for a, b in [*combinations(rows, 2), *combinations(experts, 2)]:
-        colour = apart(palette, vision, styles[a].colour, styles[b].colour)
-        form = styles[a].dashes != styles[b].dashes or abs(styles[a].width - styles[b].width) > 0.8
+    plain = plain_styles(8)
+    for a, b in [*combinations([styles[name] for name in rows], 2), *combinations(plain, 2)]:
+        colour = apart(palette, vision, a.colour, b.colour)
+        form = a.dashes != b.dashes or abs(a.width - b.width) > 0.8
         assert colour > 14 or form, f"{a} and {b} look alike: {colour:.0f}"
     for a, b in combinations(LINES, 2):
         assert apart(palette, vision, a, b) > 9, f"{a} and {b}"

@@ -63,6 +63,14 @@ def test_what_a_page_has_no_room_for_is_said(tmp_path: Path, monkeypatch: pytest
     )
 
 
+def test_what_is_still_to_come_is_said_above_the_table(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(["base", "fusing"]) if (row["method"], row["seed"]) != ("fusing", 2)]
+    page = Page(report.write(tmp_path, table(rows))[0].read_text())
+    assert "4 of 8 numbers are not evaluated, or not for all seeds" in page.text["dd"]
+    page = Page(report.write(tmp_path, table(rows_of()))[0].read_text())
+    assert "not for all seeds" not in page.text["dd"]
+
+
 def test_gains_are_differences_over_common_seeds(tmp_path: Path) -> None:
     rows = [row for row in rows_of(["base", "vanilla"]) if (row["method"], row["seed"]) != ("vanilla", 0)]
     page = Page(report.write(tmp_path, table(rows))[0].read_text())

@@ -75,8 +75,19 @@ def setup(group: Group) -> Markup:
         "Protocol": joined(element("b", group.protocol), f": {protocol_line(group.protocol)} ",
                            element("a", "More", href="#protocol")),
     }  # fmt: skip
+    if missing := _missing(group):
+        items["Missing"] = missing
     shown = [joined(element("dt", name), element("dd", value)) for name, value in items.items()]
     return element("dl", *shown, class_="setup")
+
+
+def _missing(group: Group) -> str:
+    """How many numbers of the table are still to come, in words; empty where none is."""
+    cells = [cell for row in group.rows for cell in row.cells.values()]
+    missing = sum(len(cell.by_seed) < len(group.seeds) for cell in cells)
+    if not missing:
+        return ""
+    return f"{missing} of {len(cells)} numbers are not evaluated, or not for all seeds"
 
 
 def _titled(title: str, body: Markup) -> Markup:

@@ -11,8 +11,8 @@ import numpy as np
 from fusiondistill.report.drawing import line_chart, scatter_charts
 from fusiondistill.report.drawing_panels import Panel, best_chart, panel_charts
 from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
-from fusiondistill.report.style import line_styles
-from fusiondistill.report.words import in_order, method_title, printable
+from fusiondistill.report.style import plain_styles
+from fusiondistill.report.words import EXPERT, in_order, method_title, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,12 +114,11 @@ def surface_pictures(draw: Pictures, surface: pa.Table) -> Iterator[Picture]:
         if loss is not None:
             found.setdefault(stage, {}).setdefault(expert, {}).setdefault(seed, {})[alpha] = loss
     for stage, experts in found.items():
-        styles = line_styles(list(experts))
         lines = []
-        for expert in in_order(experts):
+        for expert, style in zip(in_order(experts), plain_styles(len(experts)), strict=True):
             alphas = sorted({a for by_alpha in experts[expert].values() for a in by_alpha}, reverse=True)
             values = np.array([[by.get(a, np.nan) for a in alphas] for by in experts[expert].values()], dtype=float)
-            lines.append(seeds_line(method_title(expert), styles[expert], np.array(alphas), values))
+            lines.append(seeds_line(_expert_title(expert), style, np.array(alphas), values))
         ends = "; ".join(f"{line.label}: {line.y[0]:.2f} to {line.y[-1]:.2f}" for line in lines)
         yield draw.picture(
             f"surface-{stage}",
@@ -145,6 +144,11 @@ def text_dimensions(trials: pa.Table) -> list[str]:
 
     shown = (kinds.is_string, kinds.is_large_string, kinds.is_boolean)
     return [f.name for f in trials.schema if f.name not in _BOOK_KEEPING and any(is_(f.type) for is_ in shown)]
+
+
+def _expert_title(expert: str) -> str:
+    """An expert's name, which may be given as that of its degradation."""
+    return method_title(expert if expert.startswith(EXPERT) else f"{EXPERT}{expert}")
 
 
 def _number(value: object) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fusiondistill.report.words import EXPERT, in_order
 
-__all__ = ["COLOURS", "LineStyle", "line_styles"]
+__all__ = ["COLOURS", "LineStyle", "line_styles", "plain_styles"]
 
 COLOURS = {
     "ink": "#1b1f24",
@@ -71,3 +71,9 @@ def line_styles(names: list[str]) -> dict[str, LineStyle]:
             styles[name] = free[spare % len(free)]
             spare += 1
     return styles
+
+
+def plain_styles(count: int) -> list[LineStyle]:
+    """Styles for lines without a meaning of their own: colour and dashes both change from one to the next."""
+    dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
+    return [LineStyle((*_SPARE, "purple")[i % (len(_SPARE) + 1)], dashes[i % 4], 1.5) for i in range(count)]
