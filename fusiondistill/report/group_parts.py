@@ -193,6 +193,7 @@ def grid_table(grid: Grid, links: Sequence[str] = ()) -> Markup:
         first = element("a", name, href=links[i]) if links else name
         body.append(element("tr", element("th", first, scope="row"), *(_entry(*entry) for entry in entries)))
     kind = f"grid text-{grid.texts}" + (" sortable" if len(grid.rows) > 5 else "")
+    kind += " many" if len(grid.heading) > 9 else ""
     return scroll(element("table", element("thead", head), element("tbody", *body), class_=kind), grid.title)
 
 
