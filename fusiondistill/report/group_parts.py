@@ -11,7 +11,7 @@ from fusiondistill.report.comparing import comparison_grid, short_lines
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, Section, element, folded, heading, joined, scroll
+from fusiondistill.report.markup import Markup, Section, element, folded, heading, joined, prose, scroll
 from fusiondistill.report.published import NETWORK
 from fusiondistill.report.sections import figures
 from fusiondistill.report.summary import headline
@@ -52,7 +52,7 @@ def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
     own = drawn[0]
     sentence = headline(group)
     parts = [
-        element("p", sentence) if sentence else Markup(""),
+        element("p", prose(sentence)) if sentence else Markup(""),
         setup(group),
         _opening(group, own),
         _titled("Which differences are established", _believed(group)),

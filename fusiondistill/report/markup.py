@@ -18,6 +18,7 @@ __all__ = [
     "image",
     "joined",
     "plain_table",
+    "prose",
     "scroll",
 ]
 
@@ -64,6 +65,11 @@ def _given(attributes: dict[str, object]) -> str:
         for key, value in attributes.items()
         if value is not None
     )
+
+
+def prose(text: str) -> Markup:
+    """A sentence whose percent signs stay with their numbers."""
+    return Markup(joined(text).replace(" %", "&nbsp;%"))
 
 
 def joined(*children: object) -> Markup:

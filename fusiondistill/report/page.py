@@ -9,7 +9,7 @@ from string import Template
 from fusiondistill.report.grid import Grid
 from fusiondistill.report.group_parts import grid_table, setup
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, Section, element, folded, joined
+from fusiondistill.report.markup import Markup, Section, element, folded, joined, prose
 from fusiondistill.report.summary import headline
 from fusiondistill.report.tables import NOTHING, overview_grid
 from fusiondistill.report.words import in_order, method_line, method_title, printable, protocol_lines
@@ -55,7 +55,7 @@ def _lead(groups: Sequence[Group]) -> Markup:
     if len(groups) > 1:
         return element("p", f"{len(groups)} tables; the overview leads to each of them.", class_="lead")
     sentence = headline(groups[0])
-    return joined(element("p", sentence, class_="lead") if sentence else Markup(""), setup(groups[0]))
+    return joined(element("p", prose(sentence), class_="lead") if sentence else Markup(""), setup(groups[0]))
 
 
 def _contents(groups: Sequence[Group], sections: Sequence[Section]) -> Markup:
