@@ -145,18 +145,29 @@ def prune_verb(store: str, yes: bool) -> None:
             click.echo("nothing deleted; with --yes these directories go")
 
 
-@verb("report", "fusiondistill report runs/quickstart")
-@click.argument("store")
-def report_verb(store: str) -> None:
-    """Rebuild results.parquet and the report from a store; works while a run is still going."""
-    from experiments import results
-    from experiments.store import Store
+@verb("report", "fusiondistill report runs/quickstart\nfusiondistill report runs/a s3://bucket/b --out side_by_side")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", metavar="DIR", help="Where the report goes. Default: STORE/report, of several stores ./report.")
+def report_verb(stores: tuple[str, ...], out: str | None) -> None:
+    """Rebuild results.parquet and the report from a store; works while a run is still going.
 
-    place = Store(store)
-    table = results.write_results(place)
-    for line in results.table_lines(place, table):
+    Several stores make one report over all of them.
+    """
+    from experiments import results, side_by_side
+    from fusiondistill import report
+
+    places = side_by_side.open_stores(stores)
+    if len(places) == 1 and out is None:
+        table = results.write_results(places[0])
+        lines, page = results.table_lines(places[0], table), results.write_report(places[0], table)
+    else:
+        tables = side_by_side.side_by_side(places)
+        planned, comparisons = tables.get("planned"), tables.get("comparisons")
+        lines = report.table_lines(tables["results"], planned=planned, comparisons=comparisons)
+        page = side_by_side.write_report_to(out or "report", tables)
+    for line in lines:
         click.echo(line)
-    click.echo(f"\nreport: {results.write_report(place, table)}")
+    click.echo(f"\nreport: {page}")
 
 
 @verb(

@@ -18,7 +18,10 @@ from fusiondistill.checkpoints import MANIFEST, CheckpointError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["note_plan", "planned_table", "plans", "results_table", "table_lines", "write_report", "write_results"]
+__all__ = [
+    "note_plan", "planned_table", "plans", "report_tables", "results_table", "table_lines", "write_report",
+    "write_results",
+]  # fmt: skip
 
 RESULTS = "results.parquet"
 COMPARISONS = "comparisons.parquet"
@@ -196,15 +199,19 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
     return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
 
 
+def report_tables(store: Store, results: pa.Table) -> dict[str, Any]:
+    """All that the report takes beside the results."""
+    known = plans(store)
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
+    return {**_of_tables(store, known, results), **stage_tables(seen, known), "facts": facts(seen, known)}
+
+
 def write_report(store: Store, results: pa.Table) -> str:
     """Rebuild ``report/`` in the store; returns the path of its page."""
     from fusiondistill import report
 
-    known = plans(store)
-    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
-    tables: dict[str, Any] = {**_of_tables(store, known, results), **stage_tables(seen, known)}
     with tempfile.TemporaryDirectory() as folder:
-        files = report.write(folder, results, **tables, facts=facts(seen, known))
+        files = report.write(folder, results, **report_tables(store, results))
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
     return store.shown("report", Path(files[0]).name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FEW = {"jpeg": (1, 50, 101), "blur": (0, 25), "noise": (0, 25, 50), "saltpepper": (0, 25)}
@@ -74,6 +76,80 @@ def trials_of(name: str = "t", count: int = 4) -> pa.Table:
 def fusion_of(name: str = "expert-jpeg") -> pa.Table:
     columns = {"stage": ["fuse"] * 2, "seed": [0, 1], "expert": [name] * 2}
     return pa.table({**columns, "distance": [0.1, 0.3], "barrier": [None, 0.25]})
+
+
+def png(seed: int, side: int = 8) -> bytes:
+    """A small picture."""
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+# Image -> whether the base and the final network are right about it at the hardest level.
+CASES = {3: (False, False), 5: (True, True), 6: (True, True), 8: (True, False), 9: (False, True)}
+
+
+def samples_of(label: str = "cat", experiment: str = "demo") -> pa.Table:
+    rows = [
+        {"experiment": experiment, "degradation": d, "level": level, "index": i, "label": label, "image": png(i)}
+        for d in ("jpeg", "blur") for level in (0, 25, 50) for i in CASES
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def answers_of(label: str = "cat", wrong: str = "dog", experiment: str = "demo") -> pa.Table:
+    """The expert is always right; where a degradation is not at its hardest, so are all."""
+    rows = []
+    for d, hardest in (("jpeg", 0), ("blur", 50)):
+        for level in (0, 25, 50):
+            for i, (base, final) in CASES.items():
+                right = {"base": base, "fusiondistill": final, f"expert-{d}": True}
+                rows += [
+                    {"experiment": experiment, "degradation": d, "level": level, "index": i, "method": method,
+                     "said": label if level != hardest or is_right else wrong}
+                    for method, is_right in right.items()
+                ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def timeline_of(name: str = "base", experiment: str = "demo", start: float = 1e9) -> pa.Table:
+    """Two workers: base, then an expert on each (the second waits 5 s for nothing better), the fusion, a pause, a test.
+
+    name, kind, worker, ready, started, finished; seconds after the start.
+    """
+    rows: list[tuple[str, str, str, float | None, float, float]] = [
+        (name, "train", "group1/0 (process 12) on a", None, 0, 100),
+        ("expert-jpeg", "train", "group1/0 (process 12) on a", 100, 100, 160),
+        ("expert-blur", "train", "group1/1 (process 13) on a", 100, 105, 175),
+        ("fused", "fuse", "group1/1 (process 13) on a", 175, 175, 185),
+        ("evaluate-fused-blur", "evaluate", "group1/0 (process 77) on a", 185, 3785, 3800),
+    ]
+    return pa.Table.from_pylist(
+        [
+            {"experiment": experiment, "stage": f"{named}-0123", "name": named, "kind": kind, "seed": 0,
+             "worker": worker, "host": "a", "device": "CPU", "ready": None if ready is None else start + ready,
+             "started": start + begin, "finished": start + end, "seconds": float(end - begin)}
+            for named, kind, worker, ready, begin, end in rows
+        ]
+    )  # fmt: skip
+
+
+def surface_of(expert: str = "expert-jpeg", experiment: str = "demo") -> pa.Table:
+    rows = [
+        {"experiment": experiment, "stage": "fused", "seed": seed, "expert": e, "alpha": a / 4,
+         "loss": 1 + a * (4 - a) / 8}
+        for seed in (0, 1) for e in (expert, "expert-blur") for a in range(5)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows)
+
+
+def all_tables() -> dict[str, Any]:
+    """One table of each kind for :func:`fusiondistill.report.write`."""
+    return {
+        "curves": curves_of(), "trials": trials_of(), "fusion": fusion_of(), "samples": samples_of(),
+        "answers": answers_of(), "timeline": timeline_of(), "surface": surface_of(),
+    }  # fmt: skip
 
 
 def known(value: T | None) -> T:

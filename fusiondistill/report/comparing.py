@@ -141,10 +141,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def best_note(group: Group) -> str | None:
-    """What the mark in the main table means, or None where no row is marked."""
-    if not group.best:
+    """What the mark in the main table means, or why no row has it; None where nothing was tested."""
+    if group.best:
+        return (
+            f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
+            f"by the paired tests over images (of these networks, p < {LEVEL} after Holm's correction; for other "
+            "training seeds see the intervals over seeds)."
+        )
+    if not group.comparisons or sum(row.competes for row in group.rows) < 2:
         return None
     return (
-        f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
-        "by the paired tests over images (of these networks; for other training seeds see the intervals over seeds)."
+        f"No average has the {BEST} of one that the paired tests establish as better than that of every other row "
+        "that is not told the degradation."
     )

@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Series", "heat_map", "inlined", "line_chart", "rendered", "scatter_charts", "settings", "spread"]
+__all__ = [
+    "Series",
+    "blank",
+    "heat_map",
+    "inlined",
+    "labelled_points",
+    "line_chart",
+    "rendered",
+    "scatter_charts",
+    "settings",
+    "short",
+    "spread",
+]
 
 _WIDTH = 5.0  # inches; a phone shows it at about its natural size
 _FONT = 9.0  # points
@@ -88,7 +100,7 @@ def line_chart(
     The first x stands at the left, so x that falls makes an axis that falls.
     """
     height = max(3.5, 0.17 * len(series) + 0.7)
-    figure, (axes,) = _blank(height, right=_LABELS)
+    figure, (axes,) = blank(height, right=_LABELS)
     for one in series:
         colour = COLOURS[one.style.colour]
         if one.low is not None and one.high is not None:
@@ -98,8 +110,8 @@ def line_chart(
         axes.plot(
             one.x, one.y, color=colour, linestyle=one.style.dashes, linewidth=one.style.width, marker=marker, ms=size
         )
-    axes.set_xlabel(x_label)
-    axes.set_title(y_label, loc="left")
+    axes.set_xlabel(short(x_label, 44))
+    axes.set_title(short(y_label, 44), loc="left")
     axes.margins(x=0.01)
     axes.grid(axis="y")
     if series and series[0].x[0] > series[0].x[-1]:
@@ -110,27 +122,50 @@ def line_chart(
     return figure
 
 
-def heat_map(values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    """A grid of numbers, dark for low and light for high; NaN is a missing cell. values: [rows, columns]."""
+def heat_map(
+    values: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], *, signed: bool = False
+) -> Figure:
+    """A grid of numbers, dark for low and light for high; NaN is a missing cell. values: [rows, columns].
+
+    ``signed``: numbers with their sign, orange below zero and purple above (both told apart by any colour vision).
+    """
     import matplotlib as mpl
 
-    names = [_short(name, 22) for name in rows]
-    figure, (axes,) = _blank(0.34 * len(rows) + 0.4, left=0.35 + 0.068 * max(map(len, names)), top=0.35, bottom=0.05)
+    names = [short(name, 26) for name in rows]
+    titles = [short(name, 14).replace("+", "+\n" if len(columns) > 4 else "+") for name in columns]
+    figure, (axes,) = blank(0.34 * len(rows) + 0.47, left=0.35 + 0.068 * max(map(len, names)), top=0.42, bottom=0.05)
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    colours = mpl.colormaps["cividis"]
-    shade = (values - low) / max(high - low, 1e-9)
+    colours = mpl.colormaps["PuOr" if signed else "cividis"]
+    most = max(abs(low), abs(high), 1e-9)
+    shade = 0.5 + 0.42 * values / most if signed else (values - low) / max(high - low, 1e-9)
     for (i, j), value in np.ndenumerate(values):
         missing = not np.isfinite(value)
         face = "none" if missing else colours(shade[i, j])
         axes.add_patch(mpl.patches.Rectangle((j + 0.02, i + 0.03), 0.96, 0.94, facecolor=face, linewidth=0))
-        colour = COLOURS["ink"] if missing else "#ffffff" if shade[i, j] < 0.55 else "#000000"
-        axes.text(j + 0.5, i + 0.5, MISSING if missing else f"{value:.1f}", ha="center", va="center", color=colour)
+        red, green, blue, _ = colours(shade[i, j])
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        colour = COLOURS["ink"] if missing else "#ffffff" if dark else "#000000"
+        text = MISSING if missing else f"{value:+z.1f}" if signed else f"{value:.1f}"
+        axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, [_short(name, 14) for name in columns])
+    axes.set_xticks(np.arange(len(columns)) + 0.5, titles)
     axes.set_yticks(np.arange(len(rows)) + 0.5, names)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+def labelled_points(points: Sequence[tuple[str, LineStyle, float, float]], x_label: str, y_label: str) -> Figure:
+    """Points (label, style, x, y) with their labels at the right, joined to them by thin lines."""
+    figure, (axes,) = blank(max(3.5, 0.17 * len(points) + 0.7), right=_LABELS)
+    for _, style, x, y in points:
+        axes.plot([x], [y], "o", color=COLOURS[style.colour], ms=5.5, mew=0)
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label, loc="left")
+    axes.margins(0.08)
+    axes.grid()
+    _label_ends(axes, [Series(label, style, np.array([x]), np.array([y])) for label, style, x, y in points])
     return figure
 
 
@@ -138,7 +173,7 @@ def scatter_charts(panels: Sequence[tuple[str, Sequence[float]]], y: Sequence[fl
                    y_label: str) -> Figure:  # fmt: skip
     """One panel for each dimension (its name and values [n]), all over the same y [n]; ``hollow`` rings some points."""
     rows = -(-len(panels) // 2)
-    figure, all_axes = _blank(2.1 * rows, count=len(panels), right=0.15, bottom=0.5, top=0.3)
+    figure, all_axes = blank(2.1 * rows, count=len(panels), right=0.15, bottom=0.5, top=0.3)
     rings = np.asarray(hollow, dtype=bool)
     heights = np.asarray(y, dtype=np.float64)
     for axes, (name, raw) in zip(all_axes, panels, strict=True):
@@ -150,7 +185,7 @@ def scatter_charts(panels: Sequence[tuple[str, Sequence[float]]], y: Sequence[fl
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.set_xlabel(_short(name, 34))
+        axes.set_xlabel(short(name, 34))
         axes.set_title(y_label, loc="left")
         axes.grid()
     return figure
@@ -195,6 +230,7 @@ def inlined(svg: bytes, prefix: str, alt: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(?<= id=")|(?<=url\(#)|(?<=href="#)', prefix, text)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     for name, colour in COLOURS.items():
         text = text.replace(f": {colour}", f": var(--{name})")
     text = text.replace("'DejaVu Sans'", "var(--font)")
@@ -204,7 +240,7 @@ def inlined(svg: bytes, prefix: str, alt: str) -> str:
     return f'<svg viewBox="{view[1]}" role="img" aria-label="{html.escape(alt)}">' + text[opening.end() :].strip()
 
 
-def _blank(
+def blank(
     height: float,
     *,
     count: int = 1,
@@ -212,14 +248,15 @@ def _blank(
     right: float = 0.1,
     top: float = 0.28,
     bottom: float = 0.46,
+    above: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with axes in up to two columns; the margins, in inches, are round each of them."""
+    """A figure with axes in up to two columns; the margins, in inches, are round each of them, ``above`` over all."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height))
     columns, rows = min(count, 2), -(-count // 2)
-    wide, high = _WIDTH / columns, height / rows
-    boxes = [((i % columns) * wide, height - (i // columns + 1) * high) for i in range(count)]
+    wide, high = _WIDTH / columns, (height - above) / rows
+    boxes = [((i % columns) * wide, height - above - (i // columns + 1) * high) for i in range(count)]
     axes = [
         figure.add_axes(
             ((x + left) / _WIDTH, (y + bottom) / height, (wide - left - right) / _WIDTH, (high - top - bottom) / height)
@@ -245,13 +282,15 @@ def _label_ends(axes: Axes, series: Sequence[Series]) -> None:
         colour, start = COLOURS[one.style.colour], float(one.x[np.isfinite(one.y)][-1])
         thin: dict[str, Any] = {"color": colour, "linewidth": 0.5, "clip_on": False}
         thick: dict[str, Any] = {**thin, "linestyle": one.style.dashes, "linewidth": one.style.width}
+        thick = thin if len(one.x) == 1 else thick
         axes.plot([start, right], [end, end], **thin)
         axes.plot([1.0, bend], [end, place], transform=across, **thin)
         axes.plot([bend, stop], [place, place], transform=across, **thick)
-        axes.text(stop + 0.05 / width, place, _short(one.label, 24), size=_LABEL_FONT, transform=across, va="center")
+        axes.text(stop + 0.05 / width, place, short(one.label, 24), size=_LABEL_FONT, transform=across, va="center")
     axes.set_ylim(low, high)
     axes.set_xlim(axes.get_xlim()[0], right)
 
 
-def _short(text: str, most: int) -> str:
+def short(text: str, most: int) -> str:
+    """The text, cut with an ellipsis where it is too long."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -6,173 +6,105 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
 
-from fusiondistill.report.beyond import beyond_grid
-from fusiondistill.report.comparing import comparison_grid, short_lines
-from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Grid
+from fusiondistill.report.group_parts import grid_table, setup
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, element, folded, heading, joined, scroll
-from fusiondistill.report.published import NETWORK
-from fusiondistill.report.sections import figures
+from fusiondistill.report.markup import Markup, Section, element, folded, joined, prose
 from fusiondistill.report.summary import headline
-from fusiondistill.report.tables import (
-    NOTHING,
-    answer_row,
-    caption,
-    column_title,
-    group_title,
-    overview_grid,
-    published_row,
-    seeds_grid,
-)
-from fusiondistill.report.words import (
-    TOLD,
-    in_order,
-    kind_title,
-    method_line,
-    method_title,
-    printable,
-    protocol_lines,
-    published_note,
-)
+from fusiondistill.report.tables import NOTHING, overview_grid
+from fusiondistill.report.words import in_order, method_line, method_title, printable, protocol_lines
 
-__all__ = ["between_section", "facts_section", "group_section", "page"]
+__all__ = ["between_section", "facts_section", "page"]
 
 _FEW = 20  # rows of a table that is shown without being asked for
 
 
-def page(groups: Sequence[Group], sections: Sequence[Markup], end: Markup | None = None) -> str:
-    """The whole HTML file: the sections, then what the rows and protocols are, then the end."""
+def page(groups: Sequence[Group], sections: Sequence[Section], *, end: Section | None = None, data: str = "") -> str:
+    """The whole HTML file: the answer and the other sections, then what the rows and protocols are, then the end.
+
+    ``data`` is markup that the page's script reads.
+    """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
-    template = Template(resources.files("fusiondistill.report").joinpath("page.html").read_text(encoding="utf-8"))
-    sentences = [sentence for group in groups if (sentence := headline(group))]
-    lead = [element("p", sentence, class_="lead") for sentence in sentences if len(groups) == 1]
-    if not groups:
-        lead.append(element("p", NOTHING, class_="lead"))
-    title = joined(f"FusionDistill: {', '.join(names)}" if names else "FusionDistill")
+    opening = [_overview(groups)] if len(groups) > 1 else []
     explained = [_rows_explained(groups), _protocols_explained(groups)] if groups else []
-    overview = overview_grid(groups)
-    opening = [_overview(overview)] if overview else []
-    main = [*opening, *sections, *explained, *([end] if end else [])]
-    return template.substitute(title=title, lead=joined(*lead), main="\n".join(main))
+    shown = [*opening, *sections, *explained, *([end] if end else [])]
+    lead = [_lead(groups), _contents(groups, shown)]
+    folder = resources.files("fusiondistill.report")
+    read = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
+    return Template(read["page.html"]).substitute(
+        title=joined(_title(names)),
+        style=read["page.css"],
+        script=read["page.js"],
+        lead=joined(*lead),
+        main="\n".join(section.shown() for section in shown),
+        data=data,
+    )
 
 
-def group_section(group: Group, number: int, pictures: Mapping[str, Sequence[Picture]], several: bool) -> Markup:
-    """A group's tables and figures (by kind of degradation); with several groups each has its own sentence."""
-    note = published_note(group.dataset, group.model, group.protocol)
-    sentence = headline(group) if several else None
-    parts = [
-        element("h2", group_title(group), id=f"table-{number}"),
-        element("p", sentence) if sentence else Markup(""),
-        scroll(_answer(group), "Accuracies"),
-        element("p", caption(group), " ", element("a", "What the rows are", href="#rows"), class_="note"),
-        element("p", note, class_="note") if note else Markup(""),
-        _grid(seeds_grid(group), fold=True),
-        _comparisons(group),
-        _grid(beyond_grid(group)),
-        figures("Accuracy against level", pictures.get(group.kind, ())),
-    ]
-    for other in group.others:
-        title = kind_title(other.kind)
-        parts += [
-            element("h3", title),
-            scroll(_answer(other), title),
-            element("p", caption(other), class_="note"),
-            _grid(seeds_grid(other), fold=True),
-            _grid(beyond_grid(other)),
-            figures("", pictures.get(other.kind, ())),
-        ]
-    return element("section", *parts)
+def _title(names: Sequence[str]) -> str:
+    if not names:
+        return "FusionDistill"
+    few = ", ".join(names[:3])
+    return f"FusionDistill: {few}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def between_section(grid: Grid) -> Markup:
+def _lead(groups: Sequence[Group]) -> Markup:
+    """The answer in a sentence, and what was trained on what."""
+    if not groups:
+        return element("p", NOTHING, class_="lead")
+    if len(groups) > 1:
+        return element("p", f"{len(groups)} tables; the overview leads to each of them.", class_="lead")
+    sentence = headline(groups[0])
+    return joined(element("p", prose(sentence), class_="lead") if sentence else Markup(""), setup(groups[0]))
+
+
+def _contents(groups: Sequence[Group], sections: Sequence[Section]) -> Markup:
+    """Where to find what; of many tables the overview alone."""
+    tables = {section.anchor for section in sections if section.anchor.startswith("table-")}
+    shown = [s for s in sections if len(groups) < 2 or len(tables) < 6 or s.anchor not in tables]
+    if len(shown) < 4:
+        return Markup("")
+    items = (element("li", element("a", section.title, href=f"#{section.anchor}")) for section in shown)
+    return element("nav", element("ul", *items), aria_label="Contents")
+
+
+def between_section(grid: Grid, number: int) -> Section:
     """The tests between the points of a sweep; many pairs open on demand."""
-    table = scroll(_rows(grid, []), grid.title)
+    table = grid_table(grid)
     shown = folded(f"All {len(grid.rows)} pairs", table) if len(grid.rows) > _FEW else table
-    return element("section", element("h2", grid.title), shown, element("p", grid.note, class_="note"))
+    return Section(f"between-{number}", grid.title, joined(shown, element("p", grid.note, class_="note")))
 
 
-def facts_section(facts: Mapping[str, str]) -> Markup:
-    """What it takes to run this again; long values and those of several lines are kept as they are."""
+def facts_section(facts: Mapping[str, str]) -> Section:
+    """What it takes to run this again; what has several lines is kept as it is; many open on demand."""
     items = []
     for name, value in facts.items():
-        long = "\n" in str(value) or len(str(value)) > 100 or name in ("command", "config")
-        shown = element("pre", str(value).strip("\n"), tabindex="0") if long else value
+        text = str(value).strip("\n")
+        code = "\n" in text or name.split(": ")[-1] in ("command", "config")
+        shown = element("pre", text) if code else joined(text)
+        lines = text.count("\n") + 1
+        shown = folded(f"{lines} lines", shown) if lines > _FEW else shown
         items.append(joined(element("dt", name.replace("_", " ")), element("dd", shown)))
-    return element("section", element("h2", "How it was run"), element("dl", *items, style="max-width: none"))
+    return Section("again", "How it was run", element("dl", *items, class_="wide"))
 
 
-def _answer(group: Group) -> Markup:
-    head = element("tr", element("td"), *(heading(column_title(group, column)) for column in group.columns))
-    first_expert = next((row for row in group.rows if row.is_expert), None)
-    body = []
-    for row in group.rows:
-        ours = "ours" if row.method.startswith("fusiondistill") else None
-        kind = "first-expert" if row is first_expert else ours
-        told = element("small", "told the degradation") if row.method in TOLD else Markup("")
-        name = element("th", method_title(row.method), told, scope="row")
-        body.append(element("tr", name, *(_entry(*entry) for entry in answer_row(group, row)), class_=kind))
-        if published := published_row(group, row):
-            name = element("th", f"published, {NETWORK}", scope="row")
-            below = f"published {ours or ''}".strip()
-            body.append(element("tr", name, *(_entry(*entry) for entry in published), class_=below))
-    return element("table", element("thead", head), element("tbody", *body), class_="answer")
-
-
-def _comparisons(group: Group) -> Markup:
-    """The paired tests: what they say of our rows, then all pairs, which open on demand."""
-    grid = comparison_grid(group)
-    if grid is None or not grid.rows:
-        return _grid(grid)
-    said = [element("p", line, class_="said") for line in short_lines(group)]
-    table = folded(f"All {len(grid.rows)} pairs", scroll(_rows(grid, []), grid.title))
-    return joined(element("h3", grid.title), *said, table, element("p", grid.note, class_="note"))
-
-
-def _grid(grid: Grid | None, *, fold: bool = False) -> Markup:
-    """A table with its heading and note; a long one, or one that is to be folded, opens on demand."""
-    if grid is None:
-        return Markup("")
-    note = element("p", grid.note, class_="note") if grid.note else Markup("")
-    if not grid.rows:
-        return joined(element("h3", grid.title), note)
-    table = scroll(_rows(grid, []), grid.title)
-    if fold:
-        return folded(grid.title, joined(table, note))
-    long = folded(f"All {len(grid.rows)} rows", table) if len(grid.rows) > _FEW else table
-    return joined(element("h3", grid.title), long, note)
-
-
-def _overview(grid: Grid) -> Markup:
-    """The overview; each row leads to its table."""
+def _overview(groups: Sequence[Group]) -> Section:
+    """A row for each table, which it leads to."""
+    grid = overview_grid(groups)
+    assert grid is not None
     links = [f"#table-{i + 1}" for i in range(len(grid.rows))]
-    table = scroll(_rows(grid, links), grid.title)
-    return element("section", element("h2", grid.title), table, element("p", grid.note, class_="note"))
+    return Section("overview", grid.title, joined(grid_table(grid, links), element("p", grid.note, class_="note")))
 
 
-def _rows(grid: Grid, links: Sequence[str]) -> Markup:
-    head = element("tr", *(heading(title) if title else element("td") for title in grid.heading))
-    body = []
-    for i, ((name, _), *entries) in enumerate(grid.rows):
-        first = element("a", name, href=links[i]) if links else name
-        body.append(element("tr", element("th", first, scope="row"), *(_entry(*entry) for entry in entries)))
-    return element("table", element("thead", head), element("tbody", *body), class_=f"grid text-{grid.texts}")
-
-
-def _entry(number: str, beside: str) -> Markup:
-    return element("td", number, element("small", beside) if beside else Markup(""))
-
-
-def _rows_explained(groups: Sequence[Group]) -> Markup:
+def _rows_explained(groups: Sequence[Group]) -> Section:
     methods = in_order(row.method for group in groups for row in group.rows)
     items = [joined(element("dt", method_title(m)), element("dd", method_line(m))) for m in methods]
-    return element("section", element("h2", "What the rows are", id="rows"), element("dl", *items))
+    return Section("rows", "What the rows are", element("dl", *items))
 
 
-def _protocols_explained(groups: Sequence[Group]) -> Markup:
-    parts = []
+def _protocols_explained(groups: Sequence[Group]) -> Section:
+    parts: list[Markup] = []
     for protocol in dict.fromkeys(group.protocol for group in groups):
         lines = protocol_lines(protocol) or ("A protocol that this report knows nothing about.",)
         parts += [element("h3", protocol), element("ul", *(element("li", line) for line in lines))]
-    title = "Protocols" if len(parts) > 2 else "Protocol"
-    return element("section", element("h2", title), *parts)
+    return Section("protocol", "Protocols" if len(parts) > 2 else "Protocol", joined(*parts))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fusiondistill.report.drawing import inlined
-from fusiondistill.report.figures import Picture, dimensions, text_dimensions
-from fusiondistill.report.markup import Markup, element, joined, plain_table
+from fusiondistill.report.figures import Picture
+from fusiondistill.report.markup import Markup, element, joined, plain_table, scroll
+from fusiondistill.report.stage_figures import dimensions, text_dimensions
 from fusiondistill.report.words import MISSING
 from fusiondistill.statistics import mean_interval
 
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
 
 _BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
 
-__all__ = ["curves_section", "figures", "fusion_section", "trials_section"]
+__all__ = ["curves_body", "figures", "fusion_body", "trials_body"]
 
 
-def curves_section(pictures: Sequence[Picture], experiment: str = "") -> Markup:
-    """The training curves, with the experiment's name where there are several."""
+def curves_body(pictures: Sequence[Picture]) -> Markup:
+    """The training curves."""
+    if not pictures:
+        return Markup("")
     text = "Each metric after every epoch of every training stage that reports it."
-    return element("section", _title("Training", experiment), element("p", text, class_="note"), figures("", pictures))
+    return joined(element("p", text, class_="note"), figures("", pictures))
 
 
-def trials_section(
-    trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None = None, experiment: str = ""
-) -> Markup:
+def trials_body(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None = None) -> Markup:
     """The search: what mattered, every trial with the best first, and validation accuracy against each dimension."""
     names = [*dimensions(trials), *text_dimensions(trials)]
     beside = [name for name in ("epochs", "seeds") if name in trials.column_names]
@@ -55,9 +56,7 @@ def trials_section(
     )
     if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
-    return element(
-        "section",
-        _title("Search", experiment),
+    return joined(
         element("p", text, class_="note"),
         figures("", pictures),
         _importance(importance),
@@ -85,7 +84,7 @@ def _importance(table: pa.Table | None) -> Markup:
     )
 
 
-def fusion_section(fusion: pa.Table, experiment: str = "") -> Markup:
+def fusion_body(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> Markup:
     """How far each expert went from the base, and how much worse the average is than what it is made of."""
     found: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in fusion.to_pylist():
@@ -100,33 +99,34 @@ def fusion_section(fusion: pa.Table, experiment: str = "") -> Markup:
         "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
-    return element(
-        "section",
-        _title("Fusion", experiment),
+    return joined(
         element("p", text, class_="note"),
+        figures("", pictures),
         plain_table(["stage", "expert", "n", "distance", "barrier"], body, "Fusion", texts=2),
     )
 
 
-def _title(what: str, experiment: str) -> Markup:
-    return element("h2", f"{what}: {experiment}" if experiment else what)
-
-
-def figures(title: str, pictures: Sequence[Picture]) -> Markup:
-    """Figures beside each other, with a heading if there are any."""
+def figures(title: str, pictures: Sequence[Picture], *, wide: bool = False) -> Markup:
+    """Figures beside each other, or each over the whole width, with a heading if there are any."""
     if not pictures:
         return Markup("")
     drawn = [
         element(
             "figure",
             element("h4", picture.title),
-            Markup(inlined(picture.svg, f"{picture.name}-", picture.alt)),
+            _drawing(picture, wide),
             element("figcaption", picture.caption),
         )
         for picture in pictures
     ]
     heading = element("h3", title) if title else Markup("")
-    return joined(heading, element("div", *drawn, class_="figures"))
+    return joined(heading, element("div", *drawn, class_="figures wide" if wide else "figures"))
+
+
+def _drawing(picture: Picture, wide: bool) -> Markup:
+    """The drawing itself; a wide one scrolls sideways on a phone."""
+    drawing = Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))
+    return scroll(drawing, picture.title) if wide else drawing
 
 
 def _finite(value: object, otherwise: float) -> float:

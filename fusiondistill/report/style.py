@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from fusiondistill.report.words import EXPERT, in_order
 
-__all__ = ["COLOURS", "LineStyle", "line_styles"]
+__all__ = ["COLOURS", "LineStyle", "line_styles", "plain_styles"]
 
 COLOURS = {
     "ink": "#1b1f24",
     "muted": "#68707a",
     "rule": "#d6dae0",
     "paper": "#fffffe",
-    "grey": "#7d8590",
+    "grey": "#9a9a95",
     "purple": "#cc79a7",
     "orange": "#e69f00",
     "vermilion": "#d55e00",
@@ -50,6 +50,7 @@ _METHODS = {
     "fusiondistill": LineStyle("green", _SOLID, 2.2),
     "fusiondistill-searched": LineStyle("green", _DOTTED, 2.2),
 }
+_SPARE = ("blue", "vermilion", "orange", "sky", "ink")
 _STAGES = {"distill": "fusiondistill", "distill-searched": "fusiondistill-searched"}
 
 
@@ -58,6 +59,8 @@ def line_styles(names: list[str]) -> dict[str, LineStyle]:
     experts = [name for name in in_order(names) if name.startswith(EXPERT)]
     dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
     styles: dict[str, LineStyle] = {}
+    taken = {(style.colour, style.dashes) for style in _METHODS.values()}
+    free = [LineStyle(colour, of) for of in dashes for colour in _SPARE if (colour, of) not in taken]
     spare = 0
     for name in names:
         if name in experts:
@@ -65,7 +68,12 @@ def line_styles(names: list[str]) -> dict[str, LineStyle]:
         elif (known := _STAGES.get(name, name)) in _METHODS:
             styles[name] = _METHODS[known]
         else:
-            colours = ("blue", "vermilion", "orange", "sky", "ink", "green")
-            styles[name] = LineStyle(colours[spare % len(colours)], dashes[(spare // len(colours) + 1) % 4])
+            styles[name] = free[spare % len(free)]
             spare += 1
     return styles
+
+
+def plain_styles(count: int) -> list[LineStyle]:
+    """Styles for lines without a meaning of their own: colour and dashes both change from one to the next."""
+    dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
+    return [LineStyle((*_SPARE, "purple")[i % (len(_SPARE) + 1)], dashes[i % 4], 1.5) for i in range(count)]

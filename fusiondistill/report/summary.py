@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.report.groups import FULL, TRAINED, Cell, Comparison, Group, Row
 from fusiondistill.report.words import CLEAN, in_order, method_title, printable
-from fusiondistill.statistics import accuracy, average, interpolated_mean
+from fusiondistill.statistics import Interval, accuracy, average, interpolated_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -264,10 +264,16 @@ def _averaged(cells: Iterable[Cell]) -> Cell:
     return Cell({seed: mean for seed, mean in means.items() if mean is not None})
 
 
+def _with_spread(interval: Interval, method: str) -> str:
+    """A mean; of our rows with half its interval over seeds."""
+    ours = method.startswith("fusiondistill") and interval.half is not None
+    return f"{interval.mean:.1f}" + (f" ±{interval.half:.1f}" if ours else "")
+
+
 def headline(group: Group) -> str | None:
     """The answer in one sentence, or None as long as the method itself is not evaluated."""
     found = {
-        method: f"{method_title(method)} {row.average.interval.mean:.1f} %"
+        method: f"{method_title(method)} {_with_spread(row.average.interval, method)} %"
         for method in ("fusiondistill", "fusiondistill-searched", "fusing", "vanilla", "base", "oracle")
         if (row := group.row(method)) and row.average.interval
     }
@@ -276,4 +282,5 @@ def headline(group: Group) -> str | None:
     if "oracle" in found:
         found["oracle"] += " (told the degradation)"
     where = f"On {printable(group.dataset)}, averaged over {len(group.degradations)} degradations"
-    return f"{where}: {', '.join(found.values())}."
+    spread = " (± half the 95 % interval over seeds)" if any("±" in text for text in found.values()) else ""
+    return f"{where}{spread}: {', '.join(found.values())}."

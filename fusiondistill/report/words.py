@@ -20,6 +20,7 @@ __all__ = [
     "method_line",
     "method_title",
     "printable",
+    "protocol_line",
     "protocol_lines",
     "published_note",
     "short_title",
@@ -111,6 +112,13 @@ _PROTOCOLS = {
 }
 
 
+_PROTOCOL_LINE = {
+    "paper": "the published experiment as its code does it, leaks included: the kept epoch is the one that scores best "
+    "on the test split, and salt is painted as 1, all but black.",
+    "standard": "epochs and search are decided on images held out of training; the test split is looked at once.",
+}
+
+
 def printable(text: object, *, lines: bool = False) -> str:
     """The text without control characters, which terminals obey and XML forbids.
 
@@ -187,6 +195,11 @@ def kind_lines(kind: str) -> str:
 def protocol_lines(protocol: str) -> Sequence[str]:
     """What a protocol does, in sentences; empty for one that is not known here."""
     return _PROTOCOLS.get(protocol, ())
+
+
+def protocol_line(protocol: str) -> str:
+    """What a protocol does, in one line that names its leaks."""
+    return _PROTOCOL_LINE.get(protocol, "a protocol that this report knows nothing about.")
 
 
 def published_note(dataset: str, model: str, protocol: str) -> str | None:

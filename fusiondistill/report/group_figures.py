@@ -1,0 +1,138 @@
+"""The figures of a table: accuracy against level, gains over the base, clean accuracy, experts on all degradations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusiondistill.report.drawing import heat_map, labelled_points, line_chart
+from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
+from fusiondistill.report.groups import TRAINED, Group, Row
+from fusiondistill.report.published import AVERAGE
+from fusiondistill.report.style import line_styles
+from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, method_title
+
+__all__ = ["level_pictures", "map_pictures"]
+
+
+def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:
+    """Accuracy against level for each degradation, a line for each method that is no single expert."""
+    rows = [row for row in group.rows if not row.is_expert]
+    styles = line_styles([row.method for row in rows])
+    everything = [v for row in rows for by in row.curves.values() for curve in by.values() for v in curve]
+    if not everything:
+        return
+    pad = 0.04 * (max(everything) - min(everything)) + 0.5
+    limits = max(min(everything) - pad, -1.0), min(max(everything) + pad, 101.0)
+    for name in group.degradations:
+        step = -1 if name in FALLING else 1
+        levels = np.array(group.levels[name], dtype=np.float64)[::step]
+        drawn = {row.method: np.array([*row.curves[name].values()])[:, ::step] for row in rows if row.curves[name]}
+        if not drawn:
+            continue
+        dots = group.interpolated(name)
+        lines = [
+            replace(seeds_line(method_title(m), styles[m], levels, values), dots=dots) for m, values in drawn.items()
+        ]
+        ends = "; ".join(f"{line.label}: {line.y[0]:.1f} to {line.y[-1]:.1f}" for line in lines)
+        yield draw.picture(
+            f"{prefix}accuracy-{name}",
+            degradation_title(name),
+            f"{seeds_text(len(v) for v in drawn.values())} {group.images[name]:,} test images per level."
+            + (" Dots are measured levels." if dots else ""),
+            f"Accuracy in percent against {level_axis(name)}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
+            partial(line_chart, lines, level_axis(name), "accuracy, %", limits),
+        )
+
+
+def map_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:
+    """The gain over the base, clean against average accuracy, and the experts where they were cross-evaluated."""
+    yield from _gains(draw, group, prefix)
+    yield from _clean(draw, group, prefix)
+    if group.kind == TRAINED:
+        yield from _experts(draw, group, prefix)
+
+
+def _gains(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
+    base = group.row("base")
+    rows = [row for row in group.rows if not row.is_expert and row is not base]
+    if base is None or not rows:
+        return
+    values = np.array([[_gain(row, base, column) for column in group.columns] for row in rows])
+    if not np.isfinite(values).any():
+        return
+    rows = [row for row, line in zip(rows, values, strict=True) if np.isfinite(line).any()]
+    values = values[np.isfinite(values).any(axis=1)]
+    titles = [method_title(row.method) for row in rows]
+    columns = ["Avg" if column == AVERAGE else degradation_title(column) for column in group.columns]
+    yield draw.picture(
+        f"{prefix}gain",
+        "Gain over the base",
+        "Accuracy minus the base's in percentage points, the mean over the seeds that both have. Purple: above the "
+        "base, orange: below. Which differences are more than chance is a matter of the tests above.",
+        f"Points above or below the base. {_said(titles, columns, values, '+.1f')}.",
+        partial(heat_map, values, titles, columns, signed=True),
+    )
+
+
+def _gain(row: Row, base: Row, column: str) -> float:
+    """Points above the base over common seeds; NaN where there is none."""
+    ours, theirs = row.cell(column).by_seed, base.cell(column).by_seed
+    gains = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return sum(gains) / len(gains) if gains else float("nan")
+
+
+def _clean(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
+    found = [
+        (row.method, clean.mean, average.mean)
+        for row in group.rows
+        if not row.is_expert and (clean := row.clean.interval) and (average := row.average.interval)
+    ]
+    if len(found) < 2:
+        return
+    styles = line_styles([method for method, _, _ in found])
+    points = [(method_title(method), styles[method], x, y) for method, x, y in found]
+    said = "; ".join(f"{title}: {x:.1f} clean, {y:.1f} on average" for title, _, x, y in points)
+    yield draw.picture(
+        f"{prefix}clean",
+        "Clean against degraded images",
+        "Does a network pay for its robustness on clean images? Up is better on degraded images, right is better on "
+        "clean ones. Means over seeds.",
+        f"Average accuracy over degradations against accuracy on clean images, in percent. {said}.",
+        partial(labelled_points, points, "accuracy on clean images, %", "average accuracy, %"),
+    )
+
+
+def _experts(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
+    rows = [row for row in group.rows if row.is_expert or row.method in ("base", "fusiondistill")]
+    if not any(row.is_expert and sum(1 for c in row.cells.values() if c.by_seed) > 1 for row in rows):
+        return
+    rows.sort(key=lambda row: (row.method == "fusiondistill", row.is_expert))
+    grid = [[row.cells[name].interval for name in group.degradations] for row in rows]
+    values = np.array([[cell.mean if cell else np.nan for cell in line] for line in grid])
+    titles = [method_title(row.method) for row in rows]
+    columns = [degradation_title(name) for name in group.degradations]
+    yield draw.picture(
+        f"{prefix}experts",
+        "Every expert on every degradation",
+        "Accuracy in %, with the levels, images and seeds of the table above. Where an expert meets its own "
+        "degradation stands what the Oracle row says.",
+        f"Accuracy in percent. {_said(titles, columns, values, '.1f')}.",
+        partial(heat_map, values, titles, columns),
+    )
+
+
+def _said(titles: list[str], columns: list[str], values: NDArray[np.float64], form: str) -> str:
+    """The numbers of a map in words."""
+    lines = (
+        ", ".join(f"{column} {value:{form}}" for column, value in zip(columns, line, strict=True)) for line in values
+    )
+    return (
+        "; ".join(f"{t}: {line}" for t, line in zip(titles, lines, strict=True))
+        .replace("+nan", "nan")
+        .replace("nan", MISSING)
+    )

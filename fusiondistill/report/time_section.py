@@ -1,0 +1,111 @@
+"""The section about time: stages on workers, what the end waited for, and device-hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fusiondistill.report.drawing_time import lane_chart
+from fusiondistill.report.figures import Picture, Pictures
+from fusiondistill.report.markup import Markup, element, joined, plain_table
+from fusiondistill.report.sections import figures
+from fusiondistill.report.timeline import Ran, chain, clock, device_hours, lanes, ran
+from fusiondistill.report.words import MISSING, method_title, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["duration", "time_body"]
+
+
+def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, Sequence[Picture]]:
+    """The section's content and its figure, if it is to be drawn."""
+    stages = ran(timeline)
+    if not stages:
+        return Markup(""), ()
+    at = clock(stages)
+    end = max(at(one.finished) for one in stages)
+    pauses = [length for _, length in at.pauses]
+    text = f"{len(stages)} stages on {len(lanes(stages))} workers, {duration(end)} from the first start to the last end"
+    if pauses:
+        many = "1 pause" if len(pauses) == 1 else f"{len(pauses)} pauses"
+        text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
+        text += "s" if len(pauses) > 1 else ""
+    pictures = [_picture(stages, draw)] if drawn else []
+    return joined(
+        element("p", f"{text}.", class_="note"),
+        figures("", pictures, wide=True),
+        element("h3", "Device-hours"),
+        _hours(stages),
+        element("h3", "The chain that took longest"),
+        _chain(stages),
+    ), pictures
+
+
+def _picture(stages: Sequence[Ran], draw: Pictures) -> Picture:
+    by_kind = {kind: sum(one.kind == kind for one in stages) for kind in dict.fromkeys(one.kind for one in stages)}
+    counted = ", ".join(f"{n} {printable(kind)}" for kind, n in by_kind.items())
+    most = max(stages, key=lambda one: one.waited)
+    alt = f"Stages on {len(lanes(stages))} workers over time: {counted}."
+    if most.waited:
+        alt += f" The longest wait for a worker: {printable(most.name)}, seed {most.seed}, {duration(most.waited)}."
+    return draw.picture(
+        "time",
+        "Stages on workers",
+        "A row per worker process, a bar per stage. Below: how many stages had all their inputs and waited for a "
+        "worker. A gap in a row while nothing waits: the worker had nothing to do until the next input was finished.",
+        alt,
+        lambda: lane_chart(stages),
+    )
+
+
+def _hours(stages: Sequence[Ran]) -> Markup:
+    rows = device_hours(stages)
+    body: list[Sequence[object]] = [[kind, device, n, _hours_text(hours)] for kind, device, n, hours in rows]
+    if len(rows) > 1:
+        body.append(["all", "", sum(row[2] for row in rows), _hours_text(sum(row[3] for row in rows))])
+    return plain_table(["kind of stage", "device", "stages", "device-hours"], body, "Device-hours", texts=2)
+
+
+def _hours_text(hours: float) -> str:
+    return f"{hours:.2f}" if hours >= 0.995 else f"{hours:.3f}"
+
+
+def _chain(stages: Sequence[Ran]) -> Markup:
+    """The stages that the end had to wait for, each with what it waited for itself."""
+    links = chain(stages)
+    body, before = [], None
+    for one in links:
+        after = f"{_stage_title(before)}" if before else MISSING
+        waited = MISSING if one.ready is None else duration(one.waited)
+        body.append([_stage_title(one), after, waited, duration(one.finished - one.started)])
+        before = one
+    text = (
+        "Back from the stage that finished last, over the input that each one got last: the run could not have ended "
+        "earlier without one of these being faster or waiting less for a worker."
+    )
+    titles = ["stage", "its last input", "then waited for a worker", "ran"]
+    table = plain_table(titles, body, "The chain that took longest", texts=2)
+    return joined(table, element("p", text, class_="note"))
+
+
+def _stage_title(one: Ran) -> str:
+    kind, _, rest = one.name.partition("-")
+    name = f"Evaluate {rest}" if one.kind == "evaluate" and kind == "evaluate" else method_title(one.name)
+    return f"{name}, seed {one.seed}"
+
+
+def duration(seconds: float) -> str:
+    """ "35 s", "4 min 10 s", "2 h 05 min", as a person would say it.
+
+    >>> duration(250)
+    '4 min 10 s'
+    """
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
