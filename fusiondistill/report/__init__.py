@@ -39,6 +39,10 @@ def write(
     trials: pa.Table | None = None,
     importance: pa.Table | None = None,
     fusion: pa.Table | None = None,
+    samples: pa.Table | None = None,
+    answers: pa.Table | None = None,
+    timeline: pa.Table | None = None,
+    surface: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
     degradations: Sequence[str] = (),
@@ -55,6 +59,15 @@ def write(
             is a searched dimension; those that are numbers are drawn.
         importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches.
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
+        samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
+            (class name), image: binary (PNG, the degraded image)).
+        answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class
+            name)): what methods said of the samples.
+        timeline: rows (experiment: str, stage: str (directory), name: str, kind: str, seed: int64, worker: str, host:
+            str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
+            started: float64, finished: float64, seconds: float64 (that it cost one worker)).
+        surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
+            fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
             ``curves``, ``trials``, ``importance`` and ``fusion`` may have a column experiment: str; a table of several
             experiments gives a section for each.
