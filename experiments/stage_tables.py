@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from experiments.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
+from experiments.searching.search_results import without_nothing
 from experiments.store import Store
 from experiments.timeline import SCHEMA, timeline
 from fusiondistill.checkpoints import CheckpointError
@@ -135,21 +136,35 @@ def _trials(
 
 
 def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What it takes to run it again, and on what it ran."""
+    """What it takes to run it again, and on what it ran: by name, in the order in which a reader wants it."""
     import yaml
 
     said: dict[str, str] = {}
     directories = dict.fromkeys(stage["directory"] for plan in plans for stage in plan["stages"])
-    manifests = [manifest for directory in directories if (manifest := store.manifest_of(directory))]
+    manifests = {directory: manifest for directory in directories if (manifest := store.manifest_of(directory))}
     for plan in plans:
         prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
         config = plan["config"]
         said[f"{prefix}command"] = plan.get("command", "")
         said[f"{prefix}protocol"] = PROTOCOLS[config["protocol"]]
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
-        if "machine" in plan:
-            said[f"{prefix}machine"] = plan["machine"]
-        said[f"{prefix}config"] = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
+        said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
+        said[f"{prefix}started on"] = plan.get("machine", "")
+        content = without_nothing(config)
+        said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
+
+
+def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:
+    """The data set and the digest that says which images it held."""
+    specs = [manifest["spec"] for manifest in manifests if manifest]
+    found = {spec.get("train", spec)["data"]["fingerprint"] for spec in specs}
+    return ", fingerprint ".join([config["data"]["name"], *sorted(found)])
+
+
+def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions, hardware and cost, as the stages noted them."""
+    said = {}
     searches = [m for m in manifests if m["kind"] == "search"]
     if searches:
         minutes = sum(m["training_seconds"] for m in searches) / 60
@@ -159,6 +174,12 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
         training = sum(m.get("training_seconds", 0.0) for m in manifests)
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
-        said["hardware"] = ", ".join(sorted({f"{m['device']} on {m['host']}" for m in manifests if "device" in m}))
+        said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
         said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(manifests)} stages"
-    return {name: text for name, text in said.items() if text}
+    return said
+
+
+def _hardware(manifest: Mapping[str, Any]) -> str:
+    """The device that a stage ran on, and the machine around it."""
+    around = f" ({manifest['processor']}, {manifest['cores']} cores)" if "processor" in manifest else ""
+    return f"{manifest['device']} on {manifest['host']}{around}"

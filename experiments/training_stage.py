@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from experiments.materials import Context, card_for, image_size, load_into, new_network, run_facts, splits
+from experiments.metrics import EVENTS, event_file
 from experiments.progress import ProgressWriter
 from experiments.stage import Stage, TrainSpec, chosen_start, with_found
 from experiments.store import Store, parquet_bytes
@@ -204,6 +205,7 @@ def _commit_training(
     files = {
         checkpoints.MODEL: checkpoints.to_safetensors(progress.best, card),
         "metrics.parquet": parquet_bytes(pa.Table.from_pylist(progress.rows)),
+        EVENTS: event_file(progress.rows, time.time()),
         "log.txt": "\n".join([f"{stage.name}, seed {stage.seed}", *log, ""]).encode(),
     }
     outcome = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "select": spec.select}
