@@ -20,9 +20,10 @@ from experiments.cli import main
 from experiments.lease import LEASE, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
-from experiments.results import note_plan, status_lines
+from experiments.results import note_plan
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack
+from experiments.watching import status_lines
 from fusiondistill.checkpoints import (
     CheckpointError,
     load_checkpoint,
