@@ -38,11 +38,14 @@ class Display:
     Args:
         plan: of the run.
         stored: digests of what needs no work.
-        listeners: told all news, too.
+
+    Attributes:
+        listeners: told all news, too; they must return at once.
     """
 
-    def __init__(self, plan: Plan, stored: set[str], listeners: Sequence[Listener] = ()) -> None:
-        self.plan, self.listeners = plan, listeners
+    def __init__(self, plan: Plan, stored: set[str]) -> None:
+        self.plan = plan
+        self.listeners: list[Listener] = []
         self.missing = {s.digest: s for s in plan.stages if s.digest not in stored}
         self.total = len(self.missing)
         self.work = sum(stage.work for stage in self.missing.values())

@@ -58,6 +58,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
     from experiments.board import Board
     from experiments.display import Display
     from experiments.prepared import check_data
+    from experiments.tracking import Tracking
 
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
@@ -71,6 +72,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
         with (
             Display(wanted.plan, wanted.stored) as display,
             Board(wanted.store, display.snapshot),
+            Tracking(wanted.config, display),
         ):
             display.say(headline(wanted))
             outcome = runner.run(wanted, display)
