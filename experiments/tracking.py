@@ -197,7 +197,7 @@ class Feed:
                 tracker.end(run, "left")
         except Exception as error:  # whatever a tracker's client does
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self.say(f"{self.name}: {reason}; the run goes on without it")
+            self.say(f"{self.name}: {reason[:300]}; the run goes on without it")
 
     def _take(self, tracker: Tracker, stage: Stage, label: str, event: Event) -> None:
         if event.kind == "progress" and event.facts.get("epoch"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from experiments.board import read_board
+from experiments.board import BOARD, read_board
 from experiments.display import duration, progress, running_table
 from experiments.results import plans
 from experiments.store import ERROR, PROGRESS, Store
@@ -83,14 +83,17 @@ class Watch:
 
         Raises:
             CheckpointError: it is no store, or a plan is damaged.
+            OSError: a bucket does not answer.
         """
-        board, last = read_board(self.store), self.last
+        last = self.last
+        board = read_board(self.store) if last else None
         if self.store.remote and last and board and last.board and not board["silent"]:
             told = ("state", "finished", "failed", "process")
             if all(board.get(name) == last.board.get(name) for name in told):
-                self.last = Seen(last.location, last.plans, last.seconds, last.epochs, last.errors, board)
+                self.last = replace(last, board=board)
                 return self.last
-        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST,)))
+        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
+        board = board or read_board(seen)
         known = plans(self.store) if last is None or not self.store.remote else last.plans
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.seconds = {name: value for name, value in self.seconds.items() if name in directories}
@@ -191,9 +194,17 @@ def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool
                 say(line)
             if seen.outcome:
                 break
-            time.sleep(every)
-            seen = looking.look()
+            seen = _next(looking, seen, every)
     return seen.outcome == "done"
+
+
+def _next(looking: Watch, seen: Seen, every: float) -> Seen:
+    """The next look; after one that fails it stands as it was, and the one after that may succeed."""
+    time.sleep(every)
+    try:
+        return looking.look()
+    except OSError:
+        return seen
 
 
 def _watch_terminal(looking: Watch, seen: Seen, every: float) -> Seen:
@@ -201,8 +212,7 @@ def _watch_terminal(looking: Watch, seen: Seen, every: float) -> Seen:
 
     with Live(get_renderable=lambda: _table(seen), refresh_per_second=2, transient=True):
         while not seen.outcome:
-            time.sleep(every)
-            seen = looking.look()
+            seen = _next(looking, seen, every)
     return seen
 
 
