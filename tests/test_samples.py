@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +21,7 @@ from experiments import results
 from experiments.materials import Context
 from experiments.plan import build
 from experiments.rows import spread
+from experiments.sample_tables import samples_and_answers
 from experiments.stage import EvaluateSpec, Stage
 from experiments.stage_tables import stage_tables
 from experiments.stages import execute
@@ -174,3 +177,41 @@ def test_the_reports_tables_are_what_the_store_holds(tmp_path: Path) -> None:
     facts = results.facts(store, plans)
     assert fingerprint("digits") in facts["one: data"] and parse(facts["one: config"]).model_dump(mode="json") == config
     assert f"CPU on {rows[0]['host']} (" in facts["hardware"] and "torch " in facts["versions"]
+
+
+def test_only_a_few_experiments_show_images_and_only_what_they_need_is_read() -> None:
+    """Ten runs, the last of them on other data: four show images, and each of their files is read once."""
+    read: list[tuple[str, str]] = []
+
+    def manifests(directory: str) -> dict[str, Any]:
+        files = {"samples.parquet": {}, "predictions.parquet": {}}
+        return {"files": files, "inputs": {"model": "m"}, "spec": {"levels": [0]}, "card": {"classes": ["a", "b"]}}
+
+    def tables(directories: Sequence[str], name: str) -> list[Any]:
+        read.extend((directory, name) for directory in directories)
+        if name == "samples.parquet":
+            return [pa.table({"level": [0], "index": [1], "label": [1], "image": [b"png"]})] * len(directories)
+        return [pa.table({"level": [0], "predictions": [[1, 0]]})] * len(directories)
+
+    methods = ("oracle", "expert-noise", "expert-blur", "scratch", "fusiondistill", "base", "mine")
+    plans = [
+        {
+            "experiment": f"x{i}",
+            "config": {"data": {"name": "other" if i == 9 else "digits"}, "protocol": "standard", "seeds": [3, 4]},
+            "rows": [
+                {"method": m, "seed": seed, "degradation": "noise", "directory": f"{m}-{i}-{seed}"}
+                for m in methods
+                for seed in (3, 4)
+            ],
+        }
+        for i in range(10)
+    ]
+    samples, answers = samples_and_answers(plans, manifests, tables)
+    assert [row["experiment"] for row in samples] == ["x0", "x1", "x2", "x9"]
+    assert samples[0] == {
+        "experiment": "x0", "degradation": "noise", "level": 0, "index": 1, "label": "b", "image": b"png",
+    }  # fmt: skip
+    of_first = [(row["method"], row["said"]) for row in answers if row["experiment"] == "x0"]
+    assert of_first == [(m, "a") for m in ("base", "expert-noise", "fusiondistill", "mine")]
+    assert len(read) == len(set(read)) == 4 * 5
+    assert all(directory.endswith("-3") for directory, _ in read), "the first seed"
