@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import struct
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["EVENTS", "event_file", "scalars"]
+__all__ = ["EVENTS", "LiveEvents", "event_file", "scalars"]
 
 EVENTS = "events.tfevents"
 """TensorBoard reads every file whose name has ``tfevents`` in it; the folder's name is the run's."""
@@ -56,3 +59,34 @@ def event_file(rows: Sequence[Mapping[str, float]], ended: float) -> bytes:
                         writer.add_scalar(tag, value, int(row["epoch"]), walltime=ended - rest)
         (path,) = Path(folder).iterdir()
         return path.read_bytes()
+
+
+class LiveEvents:
+    """The event file of a training that is going on, for TensorBoard to follow; an epoch is added at its end.
+
+    It has the name under which the result's is committed, which takes its place: who followed it sees no epoch twice.
+
+    Args:
+        path: of the file on a disk; None, as in a bucket, where nothing can be added to a file: there is none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.written = 0
+
+    def add(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write what is new in the rows of all epochs so far; a disk that is full stops no training."""
+        if self.path is None or len(rows) == self.written:
+            return
+        data = event_file(rows[self.written :], time.time())
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(data[_first_record(data) :] if self.written else data)
+            self.written = len(rows)
+
+
+def _first_record(data: bytes) -> int:
+    """The length of an event file's first record, which says its version: size, its check, the event, its check."""
+    (size,) = struct.unpack("<Q", data[:8])
+    return int(8 + 4 + size + 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import struct
 import threading
 import time
@@ -10,16 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from experiments import tracking
-from experiments.metrics import EVENTS, event_file, scalars
+from experiments.materials import Context
+from experiments.metrics import EVENTS, LiveEvents, event_file, scalars
 from experiments.plan import build
 from experiments.queue import Event
 from experiments.stage import Stage
+from experiments.stages import execute
 from experiments.tracking import Feed, MLflow, Run, Tracking
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError, parse
+from fusiondistill.data import fingerprint
 
 ROWS = [
     {"epoch": e, "seconds": 2.0, "lr": 0.1, "images": 9.0, "train_accuracy": e / 4, "loss": 1 / e, "validation": e / 5,
@@ -62,6 +68,28 @@ def test_an_event_file_holds_every_metric_of_every_epoch_at_its_time(tmp_path: P
         {"train/seconds": 2, "train/lr": 0.1, "train/accuracy": 0.5, "train/loss": 0.5, "validation/accuracy": 0.4,
          "validation/jpeg": 1 / 3}
     )  # fmt: skip
+
+
+def test_a_training_that_goes_on_can_be_followed(tmp_path: Path) -> None:
+    path = tmp_path / "base-0123" / "events.89abcdef.tfevents"
+    live = LiveEvents(path)
+    live.add(ROWS[:2])  # the first was stored by an attempt before
+    assert [(step, value) for tag, step, value, _ in read_events(path) if tag == "train/loss"] == [(1, 1), (2, 0.5)]
+    live.add(ROWS[:2])
+    live.add(ROWS)
+    found = [event for event in read_events(path) if event[0] == "train/loss"]
+    assert [step for _, step, _, _ in found] == [1, 2, 3] and found[2][3] >= found[1][3]
+    assert path.read_bytes().count(b"brain.Event") == 1
+    LiveEvents(None).add(ROWS)
+    (tmp_path / "file").touch()
+    LiveEvents(tmp_path / "file" / "events.tfevents").add(ROWS)  # cannot be written
+    multiplexer = pytest.importorskip("tensorboard.backend.event_processing.event_multiplexer")
+    runs = multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    path.with_name("new").write_bytes(event_file(ROWS, ended=1000.0))
+    path.with_name("new").replace(path)  # as it is committed
+    runs.Reload()
+    assert [one.step for one in runs.Scalars("base-0123", "train/loss")] == [1, 2, 3]
 
 
 def test_tensorboard_itself_finds_the_runs(tmp_path: Path) -> None:
@@ -207,3 +235,32 @@ def test_a_tracker_that_is_not_there_is_said_once() -> None:
         note(Event("progress", "d", "w", dict(ROWS[0])))
     feed.close(time.monotonic())
     assert said == ["MLflow: No module named 'mlflow'; the run goes on without it"] and feed.news.empty()
+
+
+def test_a_trained_stage_has_one_event_file_from_its_first_epoch_on(tmp_path: Path) -> None:
+    text = """
+experiment: x
+data: {name: digits, train_images: 60, test_images: 20}
+model: {name: cifar_resnet8}
+methods: [base]
+base: {epochs: 3, batch_size: 16}
+"""
+    base = build(parse(text), fingerprint("digits"), lambda _: range(3)).stages[0]
+    seen: list[set[int]] = []
+
+    def report(facts: dict[str, Any]) -> None:
+        (path,) = (tmp_path / base.directory).glob("*tfevents*")
+        seen.append({step for _, step, _, _ in read_events(path)})
+
+    execute(base, Context(str(tmp_path)), torch.device("cpu"), report)
+    assert seen == [{1}, {1, 2}, {1, 2, 3}]
+    (path,) = (tmp_path / base.directory).glob("*tfevents*")
+    manifest = json.loads((tmp_path / base.directory / "manifest.json").read_text())
+    assert manifest["files"][EVENTS]["file"] == path.name
+    events = {(tag, step): value for tag, step, value, _ in read_events(path)}
+    walls = [wall for tag, _, _, wall in read_events(path) if tag == "train/loss"]
+    for row in pq.read_table(next(path.parent.glob("metrics.*"))).to_pylist():
+        named = {"train/loss": "loss", "validation/clean": "validation_clean", "train/lr": "lr"}
+        for tag, name in named.items():
+            assert events[tag, int(row["epoch"])] == pytest.approx(row[name])
+    assert manifest["started"] < walls[0] < walls[1] < walls[2] <= manifest["finished"]
