@@ -251,11 +251,16 @@ def _table(seen: Seen) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    running = [(_name(seen.stages[d]), one["worker"], one) for d, one in seen.running.items() if d in seen.stages]
+    several = len({stage["seed"] for stage in seen.stages.values()}) > 1
+
+    def short(stage: Mapping[str, Any]) -> str:
+        return f"{stage['name']}[{stage['seed']}]" if several else str(stage["name"])
+
+    running = [(short(seen.stages[d]), one["worker"], one) for d, one in seen.running.items() if d in seen.stages]
     heads = "\n".join(_head(seen, plan) for plan in seen.plans[:8])
     parts: list[Any] = [running_table(heads, running)]
     waiting = [s for d, s in seen.stages.items() if seen.state(d) == "missing"]
-    names = list(dict.fromkeys(_name(s) for s in waiting if s["kind"] != "evaluate"))
+    names = list(dict.fromkeys(short(s) for s in waiting if s["kind"] != "evaluate"))
     count = sum(s["kind"] == "evaluate" for s in waiting)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     texts = [", ".join(names[:8]) + more, f"{count} evaluations" if count else ""]
