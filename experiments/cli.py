@@ -125,15 +125,15 @@ def status_verb(store: str, every: float | None) -> None:
 
     With --watch the exit code is 0 when all is done, 1 when its run ended with failures.
     """
-    from experiments import watching
+    from experiments import status
     from experiments.store import Store
 
     if every is None:
-        for line in watching.status_lines(Store(store)):
+        for line in status.status_lines(Store(store)):
             click.echo(line)
         return
     try:
-        done = watching.watch(Store(store), every, click.echo)
+        done = status.watch(Store(store), every, click.echo)
     except KeyboardInterrupt:
         return
     if not done:

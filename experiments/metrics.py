@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["EVENTS", "LiveEvents", "event_file", "scalars"]
 
@@ -18,16 +19,17 @@ EVENTS = "events.tfevents"
 _VALIDATION = "validation"
 
 
-def scalars(row: Mapping[str, float]) -> dict[str, float]:
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an epoch, ``train/loss``, ``validation/accuracy``, ``validation/<degradation>`` and so on.
 
     Args:
         row: as :class:`fusiondistill.training.Progress` holds it; accuracies are fractions. What is no metric of an
-            epoch (its number, how many there are, None) is left out.
+            epoch (its number, how many there are, whatever is no number) is left out.
     """
     named: dict[str, float] = {}
     for name, value in row.items():
-        if name in ("epoch", "epochs", "resumed", "unit", "images") or value is None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name in ("epoch", "epochs", "resumed", "images") or not number:
             continue
         if name == _VALIDATION:
             tag = "validation/accuracy"

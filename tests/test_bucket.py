@@ -23,9 +23,9 @@ from experiments.lease import LEASE, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
 from experiments.results import note_plan
+from experiments.status import StoreWatch, status_lines
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack
-from experiments.watching import Watch, status_lines
 from fusiondistill.checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -92,7 +92,7 @@ def test_watching_a_bucket_reads_one_small_file_until_a_stage_is_done(bucket: Bu
     *_, last = plan.stages
     store.delete(last.directory)
     tell(0, 1)
-    watching = Watch(store)
+    watching = StoreWatch(store)
     assert watching.look().state(last.directory) == "running on w, epoch 1/9"
     tell(0, 2)
     before = len(bucket.requests())

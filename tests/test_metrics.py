@@ -105,8 +105,17 @@ def test_tensorboard_itself_finds_the_runs(tmp_path: Path) -> None:
 
 
 def test_what_is_no_metric_is_left_out() -> None:
-    facts = {"epoch": 3, "epochs": 9, "unit": "trial", "resumed": 1, "validation": 0.5, "kd": 2.0, "loss": None}
-    assert scalars(facts) == {"validation/accuracy": 0.5, "train/kd": 2.0}  # type: ignore[arg-type]
+    facts = {
+        "epoch": 3,
+        "epochs": 9,
+        "unit": "trial",
+        "resumed": 1,
+        "validation": 0.5,
+        "kd": 2.0,
+        "kept": True,
+        "loss": None,
+    }
+    assert scalars(facts) == {"validation/accuracy": 0.5, "train/kd": 2.0}
 
 
 def test_where_metrics_go_changes_no_stage_and_holds_no_password(monkeypatch: pytest.MonkeyPatch) -> None:

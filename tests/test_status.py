@@ -15,10 +15,10 @@ import pytest
 from running import command, environment, fusiondistill, wait_for
 from shelf import Shelf, drawn
 
-from experiments import watching
+from experiments import status
 from experiments.board import BOARD, Board, read_board
+from experiments.status import StoreWatch, status_lines
 from experiments.store import Store
-from experiments.watching import Watch, status_lines
 
 CONFIG = """
 experiment: watched
@@ -78,12 +78,12 @@ def end_of(shelf: Shelf, **board: Any) -> str:
     content = {"state": "running", "host": os.uname().nodename, "process": os.getpid(), "updated": time.time(),
                "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **board}  # fmt: skip
     shelf.store.write(json.dumps(content).encode(), BOARD)
-    seen = Watch(shelf.store).look()
+    seen = StoreWatch(shelf.store).look()
     assert seen.outcome is None and seen.state(shelf.plan["stages"][0]["directory"]) == "done"
-    alive = "about" in watching._left(seen)
+    alive = "about" in status._left(seen)
     assert seen.state(missing) == ("running on group1/0, epoch 1/3" if alive else "missing")
     assert any(line.endswith(f"piece1, seed 0: {seen.state(missing)}") for line in status_lines(shelf.store))
-    return watching._end_lines(seen)[-1]
+    return status._end_lines(seen)[-1]
 
 
 def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -
     shelf.store.write(b"Traceback\n  somewhere\nValueError: no [bold]image[/] of that name\n", missing, "error.txt")
     shelf.store.write(json.dumps({"state": "failed", "host": "h", "process": 1, "updated": 0.0}).encode(), BOARD)
     lines: list[str] = []
-    assert watching.watch(shelf.store, 0.01, lines.append) is False
+    assert status.watch(shelf.store, 0.01, lines.append) is False
     assert any("piece1, seed 0: failed: ValueError: no [bold]image[/] of that name" in line for line in lines)
 
 

@@ -15,7 +15,7 @@ from experiments.results import plans
 from experiments.store import ERROR, PROGRESS, Store
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
-__all__ = ["Seen", "Watch", "status_lines", "watch"]
+__all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
 EVERY, EVERY_REMOTE = 1.0, 10.0
 """Seconds between two looks, where the user says nothing."""
@@ -70,7 +70,7 @@ class Seen:
         return "missing"
 
 
-class Watch:
+class StoreWatch:
     """Looks at a store again and again; what it knows already is not read again."""
 
     def __init__(self, store: Store) -> None:
@@ -126,7 +126,7 @@ def _seconds(store: Store, directory: str) -> float | None:
 
 def status_lines(store: Store) -> list[str]:
     """What of each experiment is stored, under way (where, with its epoch), failed or missing."""
-    seen, lines = Watch(store).look(), []
+    seen, lines = StoreWatch(store).look(), []
     for plan in seen.plans:
         lines.append(_head(seen, plan))
         for stage in plan["stages"]:
@@ -180,7 +180,7 @@ def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool
     Returns:
         Whether all was done; False: its run ended with failures.
     """
-    looking = Watch(store)
+    looking = StoreWatch(store)
     every = every or (EVERY_REMOTE if store.remote else EVERY)
     seen = looking.look()
     if sys.stdout.isatty():
@@ -198,7 +198,7 @@ def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool
     return seen.outcome == "done"
 
 
-def _next(looking: Watch, seen: Seen, every: float) -> Seen:
+def _next(looking: StoreWatch, seen: Seen, every: float) -> Seen:
     """The next look; after one that fails it stands as it was, and the one after that may succeed."""
     time.sleep(every)
     try:
@@ -207,7 +207,7 @@ def _next(looking: Watch, seen: Seen, every: float) -> Seen:
         return seen
 
 
-def _watch_terminal(looking: Watch, seen: Seen, every: float) -> Seen:
+def _watch_terminal(looking: StoreWatch, seen: Seen, every: float) -> Seen:
     from rich.live import Live
 
     with Live(get_renderable=lambda: _table(seen), refresh_per_second=2, transient=True):
