@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from experiments.board import BOARD, read_board
@@ -36,12 +36,12 @@ class Seen:
     board: Mapping[str, Any] | None
     """What the run says of itself, see :mod:`experiments.board`."""
 
-    @property
+    @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
         """Directory -> stage, of all plans."""
         return {stage["directory"]: stage for plan in self.plans for stage in plan["stages"]}
 
-    @property
+    @cached_property
     def running(self) -> dict[str, Mapping[str, Any]]:
         """Directory -> what a run says about a stage that it is at; nothing of a run that is over or silent."""
         board = self.board or {}
@@ -79,7 +79,7 @@ class StoreWatch:
         self.last: Seen | None = None
 
     def look(self) -> Seen:
-        """How it stands now. In a bucket that is one request as long as its run tells no news of finished stages.
+        """How it stands now: by one small file as long as its run tells no news of stages that ended.
 
         Raises:
             CheckpointError: it is no store, or a plan is damaged.
@@ -87,14 +87,12 @@ class StoreWatch:
         """
         last = self.last
         board = read_board(self.store) if last else None
-        if self.store.remote and last and board and last.board and not board["silent"]:
-            told = ("state", "finished", "failed", "process")
-            if all(board.get(name) == last.board.get(name) for name in told):
-                self.last = replace(last, board=board)
-                return self.last
+        if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
+            self.last = replace(last, board=board)
+            return self.last
         seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
         board = board or read_board(seen)
-        known = plans(self.store) if last is None or not self.store.remote else last.plans
+        known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.seconds = {name: value for name, value in self.seconds.items() if name in directories}
         for directory in directories - self.seconds.keys():
@@ -111,6 +109,13 @@ class StoreWatch:
             board,
         )
         return self.last
+
+
+_RUN = ("host", "process")
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) -> bool:
+    return other is not None and all(one.get(name) == other.get(name) for name in names)
 
 
 def _seconds(store: Store, directory: str) -> float | None:
