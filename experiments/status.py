@@ -228,7 +228,7 @@ def _end_lines(seen: Seen) -> list[str]:
 
 def _news(seen: Seen, said: dict[str, str]) -> list[str]:
     """A line for whatever is not as it was said last; ``said`` is brought up to date."""
-    first, lines = not said, []
+    lines = []
     texts = {directory: seen.state(directory) for directory in seen.stages}
     for directory, text in texts.items():
         old = said.get(directory, text if text in ("missing", "done") else None)
@@ -236,9 +236,10 @@ def _news(seen: Seen, said: dict[str, str]) -> list[str]:
         if text != old and not many:
             lines.append(f"{_name(seen.stages[directory])}: {text}")
     heads = {f"plan {plan['experiment']}": _head(seen, plan) for plan in seen.plans}
-    lines += [f"{text}; {_cost(seen)}, {_left(seen)}" for key, text in heads.items() if said.get(key) != text]
+    changed = [text for key, text in heads.items() if said.get(key) != text]
+    lines += [f"{text}; {_cost(seen)}, {_left(seen)}" for text in changed]
     end = seen.outcome or (_left(seen) if _quiet(seen) else "")
-    if end and said.get("end") != end and not first:
+    if end and said.get("end") != end and not changed:
         lines.append(_left(seen))
     said.update(texts, **heads, end=end)
     clock = time.strftime("%H:%M:%S")
