@@ -109,15 +109,35 @@ def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")
 
 
-@verb("status", "fusiondistill status runs/quickstart")
+@verb("status", "fusiondistill status runs/quickstart\nfusiondistill status runs/quickstart --watch")
 @click.argument("store")
-def status_verb(store: str) -> None:
-    """Say what of each experiment in a store is done, under way or missing."""
-    from experiments import results
+@click.option(
+    "--watch",
+    "every",
+    is_flag=False,
+    flag_value=0.0,
+    type=click.FloatRange(min=0.0),
+    metavar="[SECONDS]",
+    help="Look again every so many seconds (1, of a bucket 10) until its run is complete; Ctrl-C leaves.",
+)
+def status_verb(store: str, every: float | None) -> None:
+    """Say what of each experiment in a store is done, under way, failed or missing.
+
+    With --watch the exit code is 0 when all is done, 1 when its run ended with failures.
+    """
+    from experiments import status
     from experiments.store import Store
 
-    for line in results.status_lines(Store(store)):
-        click.echo(line)
+    if every is None:
+        for line in status.status_lines(Store(store)):
+            click.echo(line)
+        return
+    try:
+        done = status.watch(Store(store), every, click.echo)
+    except KeyboardInterrupt:
+        return
+    if not done:
+        sys.exit(FAILED)
 
 
 @verb("prune", "fusiondistill prune runs/quickstart")

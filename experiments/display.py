@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -11,19 +13,44 @@ from experiments.queue import Event
 from experiments.rows import Plan
 from experiments.stage import Stage
 
-__all__ = ["Display"]
+__all__ = ["Display", "Listener", "duration", "progress", "running_table"]
+
+
+Listener = Callable[[Stage, str, Event], None]
+"""Told a stage, what a person calls it, and the news about it."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stage that somebody is at."""
+
+    stage: Stage
+    worker: str
+    since: float
+    """Seconds since 1970."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """The last news about it."""
 
 
 class Display:
-    """Shows what runs, what waits, epoch and accuracy of each, and the time left."""
+    """Shows what runs, what waits, epoch and accuracy of each, and the time left.
+
+    Args:
+        plan: of the run.
+        stored: digests of what needs no work.
+
+    Attributes:
+        listeners: told all news, too; they must return at once.
+    """
 
     def __init__(self, plan: Plan, stored: set[str]) -> None:
         self.plan = plan
+        self.listeners: list[Listener] = []
         self.missing = {s.digest: s for s in plan.stages if s.digest not in stored}
         self.total = len(self.missing)
         self.work = sum(stage.work for stage in self.missing.values())
         self.finished_work = 0.0
-        self.running: dict[str, tuple[Stage, dict[str, Any]]] = {}
+        self.running: dict[str, Running] = {}
         self.failed = 0
         self.began: float | None = None
         self.spoken: dict[str, float] = {}
@@ -56,16 +83,19 @@ class Display:
         self.began = self.began or time.monotonic()
         name = self.plan.labels[stage.digest]
         if event.kind == "started":
-            self.running[event.digest] = (stage, {})
+            self.running[event.digest] = Running(stage, event.worker, time.time())
             if not self.live and stage.kind in ("train", "search"):
                 self.say(f"{self._clock()} {name}: started on {event.worker}")
         elif event.kind == "progress":
-            self.running[event.digest] = (stage, event.facts)
+            before = self.running.get(event.digest) or Running(stage, event.worker, time.time())
+            self.running[event.digest] = replace(before, facts=event.facts)
             if not self.live and self._due(event):
-                self.say(f"{self._clock()} {name}: {_progress(event.facts)}")
+                self.say(f"{self._clock()} {name}: {progress(event.facts)}")
         else:
-            _, facts = self.running.pop(event.digest, (stage, {}))
-            self._ended(stage, event, name, facts)
+            ended = self.running.pop(event.digest, None)
+            self._ended(stage, event, name, ended.facts if ended else {})
+        for listener in self.listeners:
+            listener(stage, name, event)
 
     def _ended(self, stage: Stage, event: Event, name: str, facts: dict[str, Any]) -> None:
         if event.kind == "lost":
@@ -80,7 +110,7 @@ class Display:
         done = self.total - len(self.missing)
         if stage.kind == "evaluate" and not self._due_evaluation():
             return
-        detail = f" ({_progress(facts)})" if facts else ""
+        detail = f" ({progress(facts)})" if facts else ""
         self.say(f"{self._clock()} {name}: done{detail}; {done} of {self.total} stages, {self._left()}")
 
     def _due(self, event: Event) -> bool:
@@ -103,42 +133,81 @@ class Display:
         return time.strftime("%H:%M:%S")
 
     def _left(self) -> str:
+        seconds = self._seconds_left()
+        return "time left unknown" if seconds is None else f"about {duration(seconds)} left"
+
+    def _seconds_left(self) -> float | None:
         """An estimate from the work done so far; nothing is claimed before a twentieth is done."""
         done = self.finished_work
-        for stage, facts in self.running.values():
-            if facts.get("epochs"):
-                done += stage.work * facts["epoch"] / facts["epochs"]
+        for one in list(self.running.values()):
+            if one.facts.get("epochs"):
+                done += one.stage.work * one.facts["epoch"] / one.facts["epochs"]
         if self.began is None or done < 0.05 * self.work:
-            return "time left unknown"
-        seconds = (time.monotonic() - self.began) * (self.work - done) / done
-        return f"about {_duration(max(0.0, seconds))} left"
+            return None
+        return max(0.0, (time.monotonic() - self.began) * (self.work - done) / done)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The same for somebody elsewhere: JSON-able; may be called from any thread."""
+        keep = ("epoch", "epochs", "unit", "loss", "validation")
+        running = [
+            {
+                "directory": one.stage.directory,
+                "worker": one.worker,
+                "since": one.since,
+                **{name: value for name, value in one.facts.items() if name in keep},
+            }
+            for one in list(self.running.values())
+        ]
+        missing = len(self.missing)
+        left = self._seconds_left()
+        return {
+            "running": running,
+            "finished": self.total - missing,
+            "failed": self.failed,
+            "complete": not (missing or self.failed),
+            "seconds_left": None if left is None else round(left),
+        }
 
     def _table(self) -> Any:
-        from rich.table import Table
         from rich.text import Text
 
         done = self.total - len(self.missing)
         waiting = [s for d, s in self.missing.items() if d not in self.running]
-        table = Table(
-            title=f"{self.plan.config.experiment}: {done} of {self.total} stages, {self._left()}", expand=False
-        )
-        for column in ("stage", "epoch", "validation", "loss"):
-            table.add_column(column, justify="left" if column == "stage" else "right")
-        for stage, facts in list(self.running.values()):
-            epoch = f"{int(facts['epoch'])}/{int(facts['epochs'])}" if facts.get("epochs") else ""
-            accuracy = f"{100 * facts['validation']:.1f} %" if "validation" in facts else ""
-            loss = f"{facts['loss']:.3f}" if "loss" in facts else ""
-            table.add_row(Text(self.plan.labels[stage.digest]), epoch, accuracy, loss)
+        title = f"{self.plan.config.experiment}: {done} of {self.total} stages, {self._left()}"
+        running = [(self.plan.labels[one.stage.digest], one.worker, one.facts) for one in list(self.running.values())]
+        table = running_table(title, running)
         if waiting:
             names = ", ".join(dict.fromkeys(self.plan.labels[s.digest] for s in waiting if s.kind != "evaluate"))
             count = sum(s.kind == "evaluate" for s in waiting)
             rest = f"{count} evaluations" if count else ""
             table.add_section()
-            table.add_row(Text("waiting: " + "; ".join(t for t in (names, rest) if t), style="dim"), "", "", "")
+            table.add_row(Text("waiting: " + "; ".join(t for t in (names, rest) if t), style="dim"))
         return table
 
 
-def _progress(facts: dict[str, Any]) -> str:
+def running_table(title: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Any:
+    """What runs, as a rich table.
+
+    Args:
+        title: above it.
+        rows: (what a person calls the stage, its worker, the last news about it).
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), expand=False)
+    for column in ("stage", "worker", "epoch", "validation", "loss"):
+        table.add_column(column, justify="left" if column in ("stage", "worker") else "right")
+    for name, worker, facts in rows:
+        epoch = f"{int(facts['epoch'])}/{int(facts['epochs'])}" if facts.get("epochs") else ""
+        accuracy = f"{100 * facts['validation']:.1f} %" if "validation" in facts else ""
+        loss = f"{facts['loss']:.3f}" if "loss" in facts else ""
+        table.add_row(Text(name), Text(worker), epoch, accuracy, loss)
+    return table
+
+
+def progress(facts: Mapping[str, Any]) -> str:
+    """How far a stage is, by the last news about it."""
     parts = []
     if facts.get("epochs"):
         parts.append(f"{facts.get('unit', 'epoch')} {int(facts['epoch'])}/{int(facts['epochs'])}")
@@ -151,7 +220,8 @@ def _progress(facts: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for a person."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

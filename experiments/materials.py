@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import time
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ __all__ = [
     "load_into",
     "load_plugins",
     "new_network",
+    "processor",
     "run_facts",
     "splits",
 ]
@@ -136,6 +139,15 @@ def card_for(model: ModelConfig, images: ImageSet) -> dict[str, Any]:
     )
 
 
+@cache
+def processor() -> str:
+    """The name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
 def run_facts(began: float, context: Context, device: torch.device) -> dict[str, Any]:
     """When, where and with which versions a stage was done: part of its manifest."""
     import torchvision
@@ -148,6 +160,8 @@ def run_facts(began: float, context: Context, device: torch.device) -> dict[str,
         "host": socket.gethostname(),
         "worker": f"{context.worker} (process {os.getpid()})",
         "device": name,
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from experiments.rows import SEVERITIES, Kind, Plan, Row, cut, every
+from experiments.rows import SEVERITIES, Kind, Plan, Row, cut, every, spread
 from experiments.stage import (
     FUSION_KEYS,
     PLAIN,
@@ -30,6 +30,8 @@ __all__ = ["build", "build_evaluation"]
 
 PAPER_SEED = 123
 """The original seeds its loaders with this, whatever the run's seed is."""
+SHOWN = 5
+"""Levels of a degradation at which evaluations keep a few images."""
 
 
 def build(
@@ -293,6 +295,7 @@ class _Builder:
         """One row for each piece of the levels."""
         evaluation, given, cut_to = self.config.evaluation, kind == "corruption", self.config.data.test_images
         levels = SEVERITIES if given else every(self.levels(degradation), evaluation.every)
+        shown = spread(levels, SHOWN)
         for piece in cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
                 method=method,
@@ -308,6 +311,7 @@ class _Builder:
                 precision=evaluation.precision,
                 threads=self.config.threads,
                 corruption=self.corruptions[degradation] if given else None,
+                shown=tuple(level for level in piece if level in shown),
             )
             stage = self._stage(f"evaluate-{method}-{degradation}", seed, spec, inputs)
             yield Row(method, seed, degradation, stage, kind)

@@ -12,7 +12,7 @@ from experiments.comparisons import comparisons_table
 from experiments.rows import Plan
 from experiments.searching.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
-from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
+from experiments.store import Store, parquet_bytes
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
 if TYPE_CHECKING:
@@ -268,26 +268,3 @@ def _importance(outcome: Mapping[str, Any]) -> str:
     return f"what mattered: {text}" + (
         f" (of a forest with an R² of {fit:.2f} out of its bag)" if fit is not None else ""
     )
-
-
-def status_lines(store: Store) -> list[str]:
-    """What of each experiment is stored, under way (with its epoch), failed or missing."""
-    lines = []
-    store = store.glance(MANIFEST, PROGRESS, ERROR)
-    for plan in plans(store):
-        stages = plan["stages"]
-        stored = {s["directory"] for s in stages if store.manifest_of(s["directory"])}
-        lines.append(f"{plan['experiment']}: {len(stored)} of {len(stages)} stages stored in {store.location}")
-        for stage in stages:
-            directory = stage["directory"]
-            if directory in stored:
-                continue
-            epochs, error = store.epochs_stored(directory), store.read_raw(directory, ERROR)
-            if error:
-                state = f"failed: {error.decode(errors='replace').splitlines()[-1]}"
-            elif epochs:
-                state = f"{epochs} epochs stored"
-            else:
-                state = "missing"
-            lines.append(f"  {stage['name']}, seed {stage['seed']}: {state}")
-    return lines

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from experiments.stage import Stage
 from fusiondistill.config import Config
 
-__all__ = ["CORRUPTED", "SEVERITIES", "Kind", "Plan", "Row", "cut", "every", "union"]
+__all__ = ["CORRUPTED", "SEVERITIES", "Kind", "Plan", "Row", "cut", "every", "spread", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """What experts were trained for, what nobody was, and published sets of corrupted images."""
@@ -84,6 +84,12 @@ def union(config: Config, plans: Sequence[Plan]) -> Plan:
 def every(levels: range, step: int) -> tuple[int, ...]:
     """Every so many levels and the last, so that whatever is left out lies between two measured ones."""
     return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
+
+
+def spread(levels: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """So many of the levels, evenly spread, the first and the last among them; all where there are no more."""
+    count = min(count, len(levels))
+    return tuple(levels[round(i * (len(levels) - 1) / max(1, count - 1))] for i in range(count))
 
 
 def cut(levels: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:

@@ -116,14 +116,9 @@ def _compile_kernels(prepared: Prepared) -> None:
 def _machine() -> str:
     import os
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    from experiments.materials import processor
+
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def _versions() -> str:

@@ -55,8 +55,10 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
     import shlex
 
     from experiments import runner
+    from experiments.board import Board
     from experiments.display import Display
     from experiments.prepared import check_data
+    from experiments.tracking import Tracking
 
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
@@ -67,7 +69,11 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
             click.echo(f"damaged, will be made again: {text}", err=True)
         runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]))
         wanted = prepared if only is None else prepared.narrowed(only)
-        with Display(wanted.plan, wanted.stored) as display:
+        with (
+            Display(wanted.plan, wanted.stored) as display,
+            Board(wanted.store, display.snapshot),
+            Tracking(wanted.config, display),
+        ):
             display.say(headline(wanted))
             outcome = runner.run(wanted, display)
         if outcome.done:

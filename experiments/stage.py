@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 FORMAT = 1
+_NOT_DIGESTED = {"path", "shown"}
+"""Fields that change no result: where a checkpoint lies, and which images are kept to look at."""
 
 
 class DataSpec(Frozen):
@@ -110,7 +112,7 @@ class EvaluateSpec(Frozen):
     """Count right answers of one method on some levels of one degradation of the test split.
 
     With ``corruption`` (the digest of its files) the images come from a published corruption set as they are: the
-    degradation is ``c-<file>`` and the levels are its severities.
+    degradation is ``c-<file>`` and the levels are its severities. A few images are kept at the levels ``shown``.
     """
 
     method: str
@@ -122,6 +124,7 @@ class EvaluateSpec(Frozen):
     precision: str
     threads: int
     corruption: str | None = None
+    shown: tuple[int, ...] = ()
 
 
 class CheckpointSpec(Frozen):
@@ -166,7 +169,7 @@ class Stage:
         content = {
             "format": FORMAT,
             "kind": self.kind,
-            "spec": self.spec.model_dump(mode="json", exclude={"path"}),
+            "spec": self.spec.model_dump(mode="json", exclude=_NOT_DIGESTED),
             "seed": self.seed,
             "inputs": {role: stage.digest for role, stage in self.inputs.items()},
             "plugins": self.plugins,

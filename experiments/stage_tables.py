@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from experiments.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
+from experiments.searching.search_results import without_nothing
 from experiments.store import Store
+from experiments.timeline import SCHEMA, timeline
+from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.locations import side_by_side
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,15 +37,19 @@ def read_parquet(data: bytes) -> pa.Table:
 
 
 def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:
-    """Curves, trials, importance and fusion of all stored stages, in the report's form; None where there is nothing.
+    """What all stored stages left, in the report's form: a table by the name of each argument; None where it is empty.
 
-    A stage that several experiments share stands under the first of them.
+    Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
+    under the first of them. For samples and answers see :mod:`experiments.sample_tables`, for the time line
+    :mod:`experiments.timeline`.
     """
-    found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": []}
+    found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
+    manifests = cache(store.manifest_of)
+    of_searches: dict[str, list[dict[str, Any]]] = {}
     seen = set()
     for experiment, stage in ((plan["experiment"], stage) for plan in plans for stage in plan["stages"]):
         directory = stage["directory"]
-        manifest = store.manifest_of(directory) if directory not in seen else None
+        manifest = manifests(directory) if directory not in seen else None
         seen.add(directory)
         if manifest is None:
             continue
@@ -47,14 +57,52 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
         if stage["kind"] == "train":
             found["curves"] += _curves(store, stage, common)
         elif stage["kind"] == "search":
-            found["trials"] += _trials(store, stage, manifest, common)
+            rows = read_parquet(store.read_from(directory, "trials.parquet")).to_pylist()
+            of_searches[directory] = rows
+            found["trials"] += _trials(rows, manifest, common)
             importance = manifest["outcome"].get("importance") or {}
             found["importance"] += [{**common, "dimension": d, "value": float(v)} for d, v in importance.items()]
         elif stage["kind"] == "fuse":
             outcome = manifest["outcome"]
-            named = {**common, "stage": stage["name"], "barrier": outcome["barrier"]}
-            found["fusion"] += [{**named, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
-    return {name: _table(rows) for name, rows in found.items()}
+            named = {**common, "stage": stage["name"]}
+            distances = {**named, "barrier": outcome["barrier"]}
+            found["fusion"] += [{**distances, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
+            found["surface"] += _surface(outcome.get("surface") or {}, named)
+
+    def tables(directories: Sequence[str], name: str) -> list[Any]:
+        return side_by_side(lambda directory: _readable(store, directory, name), directories)
+
+    samples, answers = samples_and_answers(plans, manifests, tables)
+    rows_of = {"samples": (samples, SAMPLE_SCHEMA), "answers": (answers, ANSWER_SCHEMA)}
+    rows_of["timeline"] = (timeline(plans, manifests, of_searches), SCHEMA)
+    typed = {name: _typed(rows, schema) for name, (rows, schema) in rows_of.items()}
+    return {**{name: _table(rows) for name, rows in found.items()}, **typed}
+
+
+def _readable(store: Store, directory: str, name: str) -> Any:
+    """The table in a committed file; None for a damaged one, which the next run makes again."""
+    try:
+        return read_parquet(store.read_from(directory, name))
+    except CheckpointError:
+        return None
+
+
+def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**named, "expert": expert, "alpha": float(alpha), "loss": float(loss)}
+        for expert, points in of_experts.items()
+        for alpha, loss in points
+    ]
+
+
+def _typed(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, str]) -> pa.Table | None:
+    """Rows as a table of these columns and types; None of no rows."""
+    import pyarrow as pa
+
+    kinds = {name: pa.type_for_alias(kind) for name, kind in schema.items()}
+    return (
+        pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}) if rows else None
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
@@ -81,29 +129,42 @@ def _curves(store: Store, stage: Mapping[str, Any], common: Mapping[str, Any]) -
 
 
 def _trials(
-    store: Store, stage: Mapping[str, Any], manifest: Mapping[str, Any], common: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], common: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    rows = read_parquet(store.read_from(stage["directory"], "trials.parquet")).to_pylist()
     keep = ("epochs", "seeds", "validation", "stopped", *manifest["spec"]["space"], "fusion.method")
     return [{**common, "trial": str(row["trial"]), **{name: row[name] for name in keep if name in row}} for row in rows]
 
 
 def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What it takes to run it again, and on what it ran."""
+    """What it takes to run it again, and on what it ran: by name, in the order in which a reader wants it."""
     import yaml
 
     said: dict[str, str] = {}
     directories = dict.fromkeys(stage["directory"] for plan in plans for stage in plan["stages"])
-    manifests = [manifest for directory in directories if (manifest := store.manifest_of(directory))]
+    manifests = {directory: manifest for directory in directories if (manifest := store.manifest_of(directory))}
     for plan in plans:
         prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
         config = plan["config"]
         said[f"{prefix}command"] = plan.get("command", "")
         said[f"{prefix}protocol"] = PROTOCOLS[config["protocol"]]
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
-        if "machine" in plan:
-            said[f"{prefix}machine"] = plan["machine"]
-        said[f"{prefix}config"] = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=100)
+        said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
+        said[f"{prefix}started on"] = plan.get("machine", "")
+        content = without_nothing(config)
+        said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
+
+
+def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:
+    """The data set and the digest that says which images it held."""
+    specs = [manifest["spec"] for manifest in manifests if manifest]
+    found = {spec.get("train", spec)["data"]["fingerprint"] for spec in specs}
+    return ", fingerprint ".join([config["data"]["name"], *sorted(found)])
+
+
+def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions, hardware and cost, as the stages noted them."""
+    said = {}
     searches = [m for m in manifests if m["kind"] == "search"]
     if searches:
         minutes = sum(m["training_seconds"] for m in searches) / 60
@@ -113,6 +174,12 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
         training = sum(m.get("training_seconds", 0.0) for m in manifests)
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
-        said["hardware"] = ", ".join(sorted({f"{m['device']} on {m['host']}" for m in manifests if "device" in m}))
+        said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
         said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(manifests)} stages"
-    return {name: text for name, text in said.items() if text}
+    return said
+
+
+def _hardware(manifest: Mapping[str, Any]) -> str:
+    """The device that a stage ran on, and the machine around it."""
+    around = f" ({manifest['processor']}, {manifest['cores']} cores)" if "processor" in manifest else ""
+    return f"{manifest['device']} on {manifest['host']}{around}"

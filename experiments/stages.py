@@ -8,24 +8,30 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.materials import Context, card_for, load_data, load_plugins, new_network, run_facts, splits
+from experiments.materials import Context, card_for, image_size, load_data, load_plugins, new_network, run_facts, splits
 from experiments.stage import CheckpointSpec, EvaluateSpec, FuseSpec, Stage, TrainSpec
 from experiments.store import ERROR, Store, parquet_bytes
 from experiments.training_stage import Report, run_train
 from fusiondistill import checkpoints, evaluation, fusion
-from fusiondistill.data import DataError
+from fusiondistill.data import DataError, ImageSet
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
+from fusiondistill.degradations import degrade
 from fusiondistill.inference import for_inference
 from fusiondistill.models import Ensemble
+from fusiondistill.samples import png, sample_rows
 
 __all__ = ["execute", "note_error"]
+
+SAMPLES = "samples.parquet"
+ALPHAS = (0.0, 0.25, 0.5, 0.75)
+"""Between an expert and the fused network, where their loss is looked at; and at the fused network itself."""
 
 
 def execute(
@@ -81,10 +87,48 @@ def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.devi
         "method": spec.method,
         "recalibrate": spec.recalibrate,
         "told": spec.told,
+        "surface": _surface(
+            experts, network, card, device, training=images, judged=judged, mixed=partial(mixed, degradations=names)
+        ),
     }
     files = {checkpoints.MODEL: checkpoints.to_safetensors(network.state_dict(), card)}
     facts = {**run_facts(began, context, device), "card": card, "outcome": outcome}
     store.commit(stage, files, facts, checkpoints.new_attempt())
+
+
+def _surface(
+    experts: dict[str, dict[str, torch.Tensor]],
+    fused: nn.Module,
+    card: dict[str, Any],
+    device: torch.device,
+    *,
+    training: ImageSet,
+    judged: ImageSet,
+    mixed: Callable[[ImageSet], Iterable[tuple[torch.Tensor, torch.Tensor]]],
+) -> dict[str, list[list[float]]]:
+    """The loss on the straight way from each expert to the fused network: expert -> rows of (alpha, nats).
+
+    Alpha is the share of the fused network. BatchNorm is recomputed at every point (interpolated statistics fit no
+    network on the way), on 256 degraded training images; the loss is that on 500 of the degraded images that the
+    stage judges by: so few that the curve costs little, so where it starts and ends is near the losses of the stage,
+    not equal.
+    """
+
+    def few(of: ImageSet, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(mixed(of.take(min(len(of), max(2, count // len(experts))))))
+
+    sample, seen = few(training, 256), few(judged, 500)
+    end = {name: tensor.cpu() for name, tensor in fused.state_dict().items()}
+
+    def loss(state: dict[str, torch.Tensor]) -> float:
+        network = _loaded(card, state, device)
+        return _loss(fusion.recalibrate_batchnorm(network, (pixels for pixels, _ in sample)), seen)
+
+    last = [1.0, loss(end)]
+    return {
+        name: [*([alpha, loss(fusion.average([state, end], [1 - alpha, alpha]))] for alpha in ALPHAS), last]
+        for name, state in experts.items()
+    }
 
 
 def _loaded(card: dict[str, Any], state: dict[str, torch.Tensor], device: torch.device) -> nn.Module:
@@ -106,31 +150,41 @@ def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: to
     began = time.time()
     models = [_classifier(context.store, needed, device, spec.precision) for needed in stage.inputs.values()]
     model = models[0] if len(models) == 1 else Ensemble(models)
-    judged, labels = _judged(model, spec, context)
+    judged, labels, samples = _judged(model, spec, context)
     right = judged.right(labels)
-    files = _evaluation_files(judged, labels, spec.levels)
+    files = {**_evaluation_files(judged, labels, spec.levels), **_sample_files(samples, labels)}
     facts = run_facts(began, context, device)
     facts["outcome"] = {"accuracy": int(right.sum()) / max(1, right.numel()), "images": len(labels)}
     store.commit(stage, files, facts, checkpoints.new_attempt())
 
 
-def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor]:
-    """What a model says of the test images at every level, and their labels."""
+Samples = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""Level -> (rows of the test split, int64 [n]; their pixels as the model saw them, uint8 [n,3,H,W])."""
+
+
+def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor, Samples]:
+    """What a model says of the test images at every level, their labels, and a few of the images."""
+    if spec.corruption is not None:
+        return _judged_corruption(model, spec, spec.corruption, context)
     images = load_data(spec.data, context.root(spec.data), "test")
-    if spec.corruption is None:
-        judged = evaluation.judge(
-            model,
-            images,
-            spec.degradation,
-            spec.levels,
-            seed=spec.noise_seed,
-            batch_size=context.evaluation_batch,
-            protocol=spec.protocol,
-        )
-        return judged, images.labels
+    noise: dict[str, Any] = {"seed": spec.noise_seed, "protocol": spec.protocol}
+    judged = evaluation.judge(
+        model, images, spec.degradation, spec.levels, batch_size=context.evaluation_batch, **noise
+    )  # fmt: skip
+    rows = sample_rows(images.labels, image_size(images))
+    clean, _ = images.gather(rows)
+    shown = {level: (rows, degrade(clean, spec.degradation, level, indices=rows, **noise)) for level in spec.shown}
+    return judged, images.labels, shown
+
+
+def _judged_corruption(
+    model: nn.Module, spec: EvaluateSpec, digest: str, context: Context
+) -> tuple[evaluation.Judged, torch.Tensor, Samples]:
+    """The same for a published set, whose images are degraded already; its levels are severities."""
+    images = load_data(spec.data, context.root(spec.data), "test")
     name = spec.degradation.removeprefix("c-")
-    folder = context.corruption_folder(spec.corruption)
-    if corruption_digest(folder, name) != spec.corruption:
+    folder = context.corruption_folder(digest)
+    if corruption_digest(folder, name) != digest:
         raise DataError(
             f"the corruption set on {socket.gethostname()} ({folder}) is not the one that this run was "
             f"planned with: copy the same {name}.npy and labels.npy to every node"
@@ -138,7 +192,25 @@ def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[eva
     sets = [load_corruption(folder, name, severity, len(images.classes)) for severity in spec.levels]
     labels = sets[0][1]
     pixels = [one for one, _ in sets]
-    return evaluation.judge_images(model, pixels, labels, batch_size=context.evaluation_batch), labels
+    judged = evaluation.judge_images(model, pixels, labels, batch_size=context.evaluation_batch)
+    rows = sample_rows(labels, (pixels[0].shape[2], pixels[0].shape[3]))
+    return judged, labels, {level: (rows, pixels[spec.levels.index(level)][rows]) for level in spec.shown}
+
+
+def _sample_files(samples: Samples, labels: torch.Tensor) -> dict[str, bytes]:
+    """A few test images as the model saw them, one row each; nothing where no level of the stage is to be shown."""
+    import pyarrow as pa
+
+    shown = [(level, rows, images) for level, (rows, images) in samples.items()]
+    if not shown:
+        return {}
+    columns = {
+        "level": pa.array([level for level, rows, _ in shown for _ in rows], pa.int64()),
+        "index": pa.array([int(row) for _, rows, _ in shown for row in rows], pa.int64()),
+        "label": pa.array([int(labels[row]) for _, rows, _ in shown for row in rows], pa.int16()),
+        "image": pa.array([png(image) for *_, images in shown for image in images], pa.binary()),
+    }
+    return {SAMPLES: parquet_bytes(pa.table(columns))}
 
 
 def _evaluation_files(judged: evaluation.Judged, labels: torch.Tensor, levels: Sequence[int]) -> dict[str, bytes]:

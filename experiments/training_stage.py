@@ -6,12 +6,14 @@ import io
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from experiments.materials import Context, card_for, image_size, load_into, new_network, run_facts, splits
+from experiments.metrics import EVENTS, LiveEvents, event_file
 from experiments.progress import ProgressWriter
 from experiments.stage import Stage, TrainSpec, chosen_start, with_found
 from experiments.store import Store, parquet_bytes
@@ -82,11 +84,15 @@ def run_train(
             teachers.append(load_into(new_network(spec.model, images), store, stage.inputs[f"teacher-{d}"]))
 
     writer = ProgressWriter(store, stage, attempt)
+    live = LiveEvents(
+        None if store.remote or until else Path(store.path(stage.directory, f"events.{attempt}.tfevents"))
+    )
 
     def on_epoch(progress: Progress) -> None:
         rows[:] = progress.rows
         if progress.epoch == until or writer.due(progress.epoch, recipe.epochs):
             writer.save(progress.epoch, pack(progress))
+        live.add(progress.rows)
         report({"epochs": recipe.epochs, **progress.rows[-1]})
         if progress.epoch == until != recipe.epochs:
             raise _Enough
@@ -204,6 +210,7 @@ def _commit_training(
     files = {
         checkpoints.MODEL: checkpoints.to_safetensors(progress.best, card),
         "metrics.parquet": parquet_bytes(pa.Table.from_pylist(progress.rows)),
+        EVENTS: event_file(progress.rows, time.time()),
         "log.txt": "\n".join([f"{stage.name}, seed {stage.seed}", *log, ""]).encode(),
     }
     outcome = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "select": spec.select}

@@ -23,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "Resources",
     "SearchConfig",
+    "TrackingConfig",
 ]
 
 Protocol = Literal["standard", "paper"]
@@ -185,6 +186,17 @@ class Resources(Frozen):
     group_size: Count = Field(8, description="workers of one Ray Train group, which fail and restart together")
 
 
+class TrackingConfig(Frozen):
+    """Where metrics also go while a run is going; changes no result. Keys and passwords are for the environment."""
+
+    mlflow: str | None = Field(
+        None, description="URI of an MLflow server, or sqlite:///FILE; needs the extra of that name"
+    )
+    wandb: str | None = Field(
+        None, description="project at Weights & Biases (WANDB_MODE=offline: on disk); needs the extra of that name"
+    )
+
+
 class Config(Frozen):
     """One experiment."""
 
@@ -212,6 +224,7 @@ class Config(Frozen):
     search: SearchConfig | None = Field(None, description="leave it out, or null, for no search")
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: Resources = Resources()
+    tracking: TrackingConfig | None = Field(None, description="leave it out for none; event files are always written")
     plugins: tuple[str, ...] = Field((), description="Python files that register degradations of your own")
 
     @model_validator(mode="before")

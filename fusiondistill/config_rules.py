@@ -121,6 +121,7 @@ def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     if _at(raw, "fusion", "checkpoint") and _at(raw, "fusion", "recalibrate") == "per_degradation":
         yield ("fusion", "recalibrate"), "per_degradation merges the experts again, which fusion.checkpoint stands for"
     yield from _check_files(raw)
+    yield from _check_tracking(raw)
     gpus = _at(raw, "resources", "gpus_per_worker")
     if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
@@ -149,6 +150,19 @@ def _check_files(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             missing = [n for n in named if "://" not in n and not Path(n).expanduser().exists()]
             if missing:
                 yield where, f"no such checkpoint: {missing[0]}"
+
+
+def _check_tracking(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
+    """Trackers must be installed, and a config, which a report shows, holds no password."""
+    for name in ("mlflow", "wandb"):
+        if _at(raw, "tracking", name) and importlib.util.find_spec(name) is None:
+            yield ("tracking", name), f"{name} is not installed: pip install 'fusiondistill[{name}]'"
+    uri = _at(raw, "tracking", "mlflow")
+    if isinstance(uri, str) and re.search(r"://[^/]*@", uri):
+        yield (
+            ("tracking", "mlflow"),
+            "holds a user or password: give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
 
 
 def _at(raw: dict[str, Any], section: str, key: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,11 +17,13 @@ from click.testing import CliRunner
 from pyarrow import fs
 from test_store import FOUR, fill, follows, progress
 
+from experiments.board import BOARD
 from experiments.cli import main
 from experiments.lease import LEASE, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
-from experiments.results import note_plan, status_lines
+from experiments.results import note_plan
+from experiments.status import StoreWatch, status_lines
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack
 from fusiondistill.checkpoints import (
@@ -76,6 +79,31 @@ def test_a_look_at_a_bucket_costs_a_listing_and_the_manifests(bucket: Bucket, st
     (line,) = status_lines(store)
     assert f"{len(plan.stages)} of {len(plan.stages)} stages stored" in line
     assert bucket.counted(before)["GET"] == len(plan.stages) + 1
+
+
+def test_watching_a_bucket_reads_one_small_file_until_a_stage_is_done(bucket: Bucket, store: Store, plan: Plan) -> None:
+    def tell(finished: int, epoch: int) -> None:
+        news = {"running": [{"directory": last.directory, "worker": "w", "since": 0, "epoch": epoch, "epochs": 9}]}
+        at = {"state": "running", "host": "elsewhere", "process": 1, "updated": time.time(), "finished": finished}
+        store.write(json.dumps({**at, "failed": 0, "seconds_left": None, **news}).encode(), BOARD)
+
+    fill(store, plan)
+    note_plan(store, plan, {})
+    *_, last = plan.stages
+    store.delete(last.directory)
+    tell(0, 1)
+    watching = StoreWatch(store)
+    assert watching.look().state(last.directory) == "running on w, epoch 1/9"
+    tell(0, 2)
+    before = len(bucket.requests())
+    assert watching.look().state(last.directory) == "running on w, epoch 2/9"
+    assert bucket.counted(before) == {"HEAD": 1, "GET": 1}
+    store.commit(last, {}, {"seconds": 1.0}, new_attempt())
+    tell(1, 9)
+    before = len(bucket.requests())
+    seen = watching.look()
+    assert seen.outcome == "done" and seen.state(last.directory) == "done"
+    assert bucket.counted(before) == {"LIST": 1, "HEAD": 2, "GET": 2}
 
 
 def test_a_file_takes_one_request_to_write_and_two_to_read(bucket: Bucket, store: Store) -> None:

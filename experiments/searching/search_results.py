@@ -11,7 +11,7 @@ from experiments.searching.journal import Candidate
 from experiments.stage import FUSION_KEYS, SearchSpec, with_found
 from fusiondistill.config import METHODS, Config
 
-__all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_rows"]
+__all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_rows", "without_nothing"]
 
 
 def summary(candidate: Candidate, spec: SearchSpec) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def best_config(config: Config, values: Mapping[str, Any], seed: int | None = No
             "search": None,
         }
     )
-    content = _without_nothing(best.model_dump(mode="json")) | {"search": None}
+    content = without_nothing(best.model_dump(mode="json")) | {"search": None}
     listed = "".join(f"#   {name}: {json.dumps(value)}\n" for name, value in values.items())
     head = (
         f"# {config.experiment}, seed {seed}, with what its search found laid into fusiondistill and fusion:\n{listed}"
@@ -129,8 +129,8 @@ def best_config(config: Config, values: Mapping[str, Any], seed: int | None = No
     return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
 
 
-def _without_nothing(content: Any) -> Any:
+def without_nothing(content: Any) -> Any:
     """Without the keys that are null, which is every such key's default."""
     if isinstance(content, dict):
-        return {name: _without_nothing(value) for name, value in content.items() if value is not None}
+        return {name: without_nothing(value) for name, value in content.items() if value is not None}
     return content

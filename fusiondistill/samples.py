@@ -1,0 +1,42 @@
+"""A few images of a test split to look at: which ones, and as PNG files."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import torch
+
+__all__ = ["png", "sample_rows"]
+
+MOST, FEWEST = 16, 4
+PIXELS = MOST * 64 * 64
+"""Of all samples at one level together, unless that leaves too few."""
+
+
+def sample_rows(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The rows of a few images that stand for all: the same for every method, since they follow from the labels.
+
+    Args:
+        labels: int64 [N].
+        size: (height, width) of the images; of large ones there are fewer.
+
+    Returns:
+        int64 [n], 4 to 16 rows (as long as there are as many images): the first image of each class, then the second
+        of each, and so on; of many classes some, evenly spread.
+    """
+    count = min(len(labels), max(FEWEST, min(MOST, PIXELS // (size[0] * size[1]))))
+    present = labels.cpu().unique()
+    spread = torch.linspace(0, len(present) - 1, min(count, len(present))).round().long()
+    of_class = [(labels.cpu() == label).nonzero().flatten().tolist() for label in present[spread]]
+    in_turn = (row for rows in itertools.zip_longest(*of_class) for row in rows if row is not None)
+    return torch.tensor(list(itertools.islice(in_turn, count)), dtype=torch.int64)
+
+
+def png(image: torch.Tensor) -> bytes:
+    """An image, uint8 [3,H,W], as the bytes of a PNG file that holds exactly these pixels."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()

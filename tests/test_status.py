@@ -1,0 +1,132 @@
+"""Looking at a run from elsewhere: what it writes about itself, and ``status --watch`` beside a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import command, environment, fusiondistill, wait_for
+from shelf import Shelf, drawn
+
+from experiments import status
+from experiments.board import BOARD, Board, read_board
+from experiments.status import StoreWatch, status_lines
+from experiments.store import Store
+
+CONFIG = """
+experiment: watched
+data: {name: digits, train_images: 200, test_images: 61}
+model: {name: cifar_resnet8}
+degradations: [blur]
+methods: [base, vanilla]
+base: {epochs: 60, batch_size: 16}
+vanilla: {epochs: 2, batch_size: 32}
+evaluation: {every: 25}
+"""
+
+
+def test_a_run_says_what_it_is_at_and_how_it_ended(tmp_path: Path) -> None:
+    store, content = Store(tmp_path), {"running": [], "finished": 0, "failed": 0, "complete": False}
+    with Board(store, lambda: dict(content)):
+        wait_for(lambda: (tmp_path / BOARD).exists())
+        content["finished"] = 1
+        wait_for(lambda: (read_board(store) or {}).get("finished") == 1)
+        board = read_board(store)
+        assert board and board["state"] == "running" and board["silent"] is None and board["process"] == os.getpid()
+    assert (read_board(store) or {})["state"] == "failed"
+    with pytest.raises(KeyboardInterrupt), Board(store, lambda: dict(content)):
+        raise KeyboardInterrupt
+    assert (read_board(store) or {})["state"] == "interrupted"
+    content["complete"] = True
+    with Board(store, lambda: dict(content)):
+        pass
+    assert (read_board(store) or {})["state"] == "done"
+    (tmp_path / BOARD).write_text("{")
+    assert read_board(store) is None
+
+
+def test_a_run_that_is_gone_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
+    shelf = shelf_with_one_missing(tmp_path)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert "may be gone" in end_of(shelf, process=gone.pid)
+    assert "may be gone" in end_of(shelf, host="elsewhere", updated=time.time() - 200)
+    assert "about 30 s left" in end_of(shelf, host="elsewhere")
+    assert "interrupted" in end_of(shelf, state="interrupted")
+
+
+def shelf_with_one_missing(tmp_path: Path) -> Shelf:
+    shelf = Shelf(tmp_path)
+    for i, level in enumerate((0, 10)):
+        directory = shelf.piece("base", 0, "blur", drawn(1, 0.5, i), (level,), store=i == 0)
+        shelf.plan["stages"].append({"name": f"piece{i}", "kind": "train", "seed": 0, "directory": directory})
+    shelf.write()
+    return shelf
+
+
+def end_of(shelf: Shelf, **board: Any) -> str:
+    """The last line of a look at a store whose run says this."""
+    missing = shelf.plan["stages"][1]["directory"]
+    running = {"directory": missing, "worker": "group1/0", "since": time.time() - 60, "epoch": 1, "epochs": 3}
+    content = {"state": "running", "host": os.uname().nodename, "process": os.getpid(), "updated": time.time(),
+               "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **board}  # fmt: skip
+    shelf.store.write(json.dumps(content).encode(), BOARD)
+    seen = StoreWatch(shelf.store).look()
+    assert seen.outcome is None and seen.state(shelf.plan["stages"][0]["directory"]) == "done"
+    alive = "about" in status._left(seen)
+    assert seen.state(missing) == ("running on group1/0, epoch 1/3" if alive else "missing")
+    assert any(line.endswith(f"piece1, seed 0: {seen.state(missing)}") for line in status_lines(shelf.store))
+    return status._end_lines(seen)[-1]
+
+
+def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -> None:
+    shelf = shelf_with_one_missing(tmp_path)
+    missing = shelf.plan["stages"][1]["directory"]
+    shelf.store.write(b"Traceback\n  somewhere\nValueError: no [bold]image[/] of that name\n", missing, "error.txt")
+    shelf.store.write(json.dumps({"state": "failed", "host": "h", "process": 1, "updated": 0.0}).encode(), BOARD)
+    lines: list[str] = []
+    assert status.watch(shelf.store, 0.01, lines.append) is False
+    assert any("piece1, seed 0: failed: ValueError: no [bold]image[/] of that name" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
+    config, store, cache = tmp_path / "c.yaml", tmp_path / "store", tmp_path / "cache"
+    config.write_text(CONFIG)
+    driver = subprocess.Popen(
+        command("run", str(config), "--store", str(store)), env=environment(cache), stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: list(store.glob("plans/*.json")))
+    plain = subprocess.Popen(
+        command("status", str(store), "--watch", "0.2"), env=environment(cache), stdout=subprocess.PIPE, text=True
+    )
+    master, slave = pty.openpty()
+    terminal = subprocess.Popen(
+        command("status", str(store), "--watch", "0.2"), env={**environment(cache), "TERM": "xterm", "COLUMNS": "120"},
+        stdin=slave, stdout=slave, stderr=slave, close_fds=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    try:
+        while part := os.read(master, 65536):
+            shown += part
+    except OSError:
+        pass  # it closed its terminal
+    assert terminal.wait(120) == 0 and driver.wait(240) == 0
+    said, _ = plain.communicate(timeout=120)
+    assert plain.returncode == 0
+    assert re.search(r"base, seed 0: running on group1/\d, epoch \d+/60", said), said
+    assert said.index("base, seed 0: done") < said.index("vanilla, seed 0: done") and said.rstrip().endswith("complete")
+    assert len(set(said.splitlines())) == len(said.splitlines()), "only what changes"
+    text = shown.decode(errors="replace")
+    assert "group1/" in text and "waiting: " in text and "device-seconds so far" in text and "complete" in text
+    again = fusiondistill("status", str(store), "--watch", cache=cache)
+    assert again.returncode == 0 and "complete" in again.stdout

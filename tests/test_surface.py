@@ -1,0 +1,69 @@
+"""The loss on the way from an expert to the fused network, as a fuse stage stores it, against torch by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_evaluate_stage import CPU, data_spec, imported
+from torch import nn
+
+from experiments.materials import Context
+from experiments.stage import FuseSpec, Stage
+from experiments.stage_tables import stage_tables
+from experiments.stages import execute
+from experiments.store import Store
+from fusiondistill import build_model, load_images
+from fusiondistill.config_file import parse
+from fusiondistill.evaluation import mixed_batches
+
+
+def test_the_loss_between_an_expert_and_the_average_is_that_of_their_mixture(tmp_path: Path) -> None:
+    base, noise, blur = (imported(tmp_path, seed)[0] for seed in range(3))
+    names = ("noise", "blur")
+    data = data_spec().model_copy(update={"held_out": 0.2, "train_images": 400})
+    spec = FuseSpec(
+        method="average", recalibrate="mixed", told=None, images=200, degradations=names, data=data,
+        protocol="standard", data_seed=7, threads=1,
+    )  # fmt: skip
+    stage = Stage("fused", 0, spec, {"base": base, "expert-noise": noise, "expert-blur": blur})
+    execute(stage, Context(str(tmp_path / "store")), CPU, lambda *_: None)
+    store = Store(tmp_path / "store")
+    surface = json.loads((tmp_path / "store" / stage.directory / "manifest.json").read_text())["outcome"]["surface"]
+    assert set(surface) == set(names)
+    assert all([alpha for alpha, _ in points] == [0, 0.25, 0.5, 0.75, 1] for points in surface.values())
+    assert surface["noise"][-1] == surface["blur"][-1], "both ways end at the same network"
+
+    training, validation = load_images("digits", "train").take(400).holdout(0.2, 0)
+    (sample,) = (pixels for pixels, _ in batches(training.take(128), names))
+    judged = list(batches(validation.take(80), names))
+    assert len(validation) == 80, "fewer than the 250 of each degradation that are looked at"
+    ends = {name: store.weights(one)[0] for name, one in (("noise", noise), ("blur", blur), ("end", stage))}
+    for name in names:
+        for alpha, expected in surface[name]:
+            network = build_model("cifar_resnet8", 10)
+            network.load_state_dict(
+                {k: torch.lerp(v, ends["end"][k], alpha) if v.is_floating_point() else v for k, v in ends[name].items()}
+            )
+            for layer in network.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.reset_running_stats()
+                    layer.momentum = None
+            with torch.no_grad():
+                network.train()(sample)
+                network.eval()
+                losses = torch.cat([nn.functional.cross_entropy(network(x), y, reduction="none") for x, y in judged])
+            assert expected == pytest.approx(float(losses.mean()), rel=1e-4)
+
+    listed = [{"name": one.name, "kind": one.kind, "seed": one.seed, "directory": one.directory} for one in (stage,)]
+    config = parse("experiment: x\n").model_dump(mode="json")
+    table = stage_tables(store, [{"experiment": "x", "config": config, "stages": listed, "rows": []}])["surface"]
+    assert table is not None and table.schema.names == ["experiment", "seed", "stage", "expert", "alpha", "loss"]
+    rows = {(r["expert"], r["alpha"]): r["loss"] for r in table.to_pylist()}
+    assert rows == {(name, alpha): loss for name, points in surface.items() for alpha, loss in points}
+
+
+def batches(images, names):  # type: ignore[no-untyped-def]
+    return mixed_batches(images, names, seed=7, device=CPU, protocol="standard")
