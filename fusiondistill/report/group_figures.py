@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,14 +20,13 @@ __all__ = ["level_pictures", "map_pictures"]
 
 
 def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:
-    """Accuracy against level for each degradation, a line for each method that is no single expert."""
+    """Accuracy against level for each degradation, a line for each method that is no single expert.
+
+    Each has a scale of its own: on one that fits the hardest degradation, the lines of the others would lie on top of
+    each other.
+    """
     rows = [row for row in group.rows if not row.is_expert]
     styles = line_styles([row.method for row in rows])
-    everything = [v for row in rows for by in row.curves.values() for curve in by.values() for v in curve]
-    if not everything:
-        return
-    pad = 0.04 * (max(everything) - min(everything)) + 0.5
-    limits = max(min(everything) - pad, -1.0), min(max(everything) + pad, 101.0)
     for name in group.degradations:
         step = -1 if name in FALLING else 1
         levels = np.array(group.levels[name], dtype=np.float64)[::step]
@@ -43,10 +42,19 @@ def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[P
             f"{prefix}accuracy-{name}",
             degradation_title(name),
             f"{seeds_text(len(v) for v in drawn.values())} {group.images[name]:,} test images per level."
-            + (" Dots are measured levels." if dots else ""),
+            + (" Dots are measured levels." if dots else "")
+            + (" The scale is this figure's own." if len(group.degradations) > 1 else ""),
             f"Accuracy in percent against {level_axis(name)}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
-            partial(line_chart, lines, level_axis(name), "accuracy, %", limits),
+            partial(line_chart, lines, level_axis(name), "accuracy, %", _limits([*drawn.values()])),
         )
+
+
+def _limits(curves: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """The lowest and highest accuracy of an axis, in percent: a little more than all curves, never less than 10."""
+    values = np.concatenate([curve.ravel() for curve in curves])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    pad = max(0.04 * (high - low) + 0.5, (10 - (high - low)) / 2)
+    return max(low - pad, -1.0), min(high + pad, 101.0)
 
 
 def map_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:

@@ -61,7 +61,7 @@ def _picture(stages: Sequence[Ran], draw: Pictures) -> Picture:
 
 def _hours(stages: Sequence[Ran]) -> Markup:
     rows = device_hours(stages)
-    body: list[Sequence[object]] = [[kind, device, n, _hours_text(hours)] for kind, device, n, hours in rows]
+    body: list[Sequence[object]] = [[kind, device or MISSING, n, _hours_text(hours)] for kind, device, n, hours in rows]
     if len(rows) > 1:
         body.append(["all", "", sum(row[2] for row in rows), _hours_text(sum(row[3] for row in rows))])
     return plain_table(["kind of stage", "device", "stages", "device-hours"], body, "Device-hours", texts=2)

@@ -25,6 +25,7 @@ class Ran:
     seed: int
     worker: str
     device: str
+    """Empty where nobody noted it: of a trial that was stopped early, of the search itself."""
     ready: float | None
     started: float
     finished: float
@@ -39,7 +40,8 @@ class Ran:
 def ran(timeline: pa.Table) -> list[Ran]:
     """The rows of a timeline in the order of their starts; those without times are left out."""
     names = list(Ran.__dataclass_fields__)
-    rows = [Ran(**{name: row[name] for name in names}) for row in timeline.to_pylist() if row["started"] is not None]
+    known = (row for row in timeline.to_pylist() if row["started"] is not None)
+    rows = [Ran(**{**{name: row[name] for name in names}, "device": row["device"] or ""}) for row in known]
     return sorted((row for row in rows if row.finished is not None), key=lambda row: (row.started, row.stage))
 
 
