@@ -66,6 +66,7 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
+                time.sleep(0.2)  # whoever took it this instant writes its name
                 lock.seek(0)
                 raise _busy(location, lock.read().strip() or "another run") from error
             lock.truncate(0)
@@ -114,7 +115,14 @@ class BucketBoard:
 
     def read(self, name: str) -> bytes | None:
         """A claim, None if it is gone."""
-        return locations.read_whole(self.filesystem, f"{self.folder}/{name}", 10_000, patience=0)
+        path = f"{self.folder}/{name}"
+        for again in (True, True, False):
+            try:
+                return locations.read_whole(self.filesystem, path, 10_000, patience=0)
+            except OSError:  # it was taken away between the request for its size and the one for its content
+                if not again or self.filesystem.get_file_info(path).is_file:
+                    raise
+        return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a claim whole."""

@@ -25,6 +25,7 @@ __all__ = ["Board", "Lease", "Taken", "leased"]
 
 BEAT = 10.0
 """Seconds between two signs of life; a holder that misses two is gone."""
+LENGTH = 1000
 
 
 class Taken(Exception):
@@ -50,8 +51,8 @@ class Board(Protocol):
 class Lease:
     """A claim on a board: taken, kept alive by a thread, given back."""
 
-    def __init__(self, board: Board, beat: float = BEAT) -> None:
-        self.board, self.beat, self.name = board, beat, secrets.token_hex(8)
+    def __init__(self, board: Board, beat: float | None = None) -> None:
+        self.board, self.beat, self.name = board, beat or BEAT, secrets.token_hex(8)
         self.facts: dict[str, Any] = {
             "who": f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}",
             "machine": machine(),
@@ -145,11 +146,12 @@ class Lease:
         self.last = began
 
     def _write(self) -> None:
-        self.board.write(self.name, json.dumps(self.facts).encode())
+        # Of one length: who reads asks for the size first, and this may be written in between.
+        self.board.write(self.name, json.dumps(self.facts).encode().ljust(LENGTH))
 
 
 @contextlib.contextmanager
-def leased(board: Board, beat: float = BEAT) -> Iterator[Lease]:
+def leased(board: Board, beat: float | None = None) -> Iterator[Lease]:
     """Hold a board for the length of a block.
 
     A holder that was killed is recognised at once on its own machine, elsewhere after 2.5 beats without a sign of life.
