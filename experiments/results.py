@@ -158,7 +158,7 @@ def _comparisons(store: Store) -> pa.Table | None:
     data = store.read_raw(COMPARISONS)
     try:
         return read_parquet(data) if data is not None else None
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):  # ValueError: its text is none
         return None
 
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from fusiondistill.config import PAPER_DEGRADATIONS
 from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
+from fusiondistill.safe_yaml import Location
 
-__all__ = ["Location", "cross_check"]
+__all__ = ["cross_check"]
 
-Location = tuple[str | int, ...]
 _SOURCES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
 _NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
 
