@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparisons import comparisons_table
-from experiments.rows import Plan
+from experiments.rows import Plan, check_plan
 from experiments.searching.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
@@ -55,8 +55,7 @@ def plans(store: Store) -> list[dict[str, Any]]:
         path = store.path("plans", name)
         try:
             content = unsealed(store.read_raw("plans", name) or b"", path, must=False)
-            if content.get("experiment") != name.removesuffix(".json"):
-                raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
+            check_plan(content, name.removesuffix(".json"), path)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; run the config again") from error
         contents.append(content)
