@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.tokens import keep_token_private
 from fusiondistill.config import Resources
 
 __all__ = [
@@ -61,6 +63,7 @@ def connected() -> Iterator[Any]:
     Raises:
         ConnectionError: the cluster does not answer.
     """
+    address = os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -70,7 +73,9 @@ def connected() -> Iterator[Any]:
     import ray
     import ray.train.torch
 
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        keep_token_private(lambda text: print(text, file=sys.stderr))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start

@@ -139,7 +139,7 @@ class Lease:
         holders = [data for data in self._others().values() if _parsed(data).get("held")]
         slept = began - self.last > 2 * self.beat
         if mine is None or (slept and holders):
-            self.lost = _who(holders[0]) if holders else "nobody"
+            self.lost = _who(holders[0]) if holders else "another run"
             return
         self.facts["beat"] += 1
         self._write()

@@ -88,8 +88,8 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
     if content.get("experiment") != experiment:
         raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
     for name, kinds in (("stages", _STAGE), ("rows", _ROW)):
-        entries = content.get(name)
-        for entry in entries if isinstance(entries, list) else [None]:
+        entries: list[Any] = content[name] if isinstance(content.get(name), list) else [None]
+        for entry in entries:
             sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
             if not sound or "/" in entry["directory"] or entry["directory"] in (".", ".."):
                 raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")

@@ -100,6 +100,6 @@ def describe(problem: Exception) -> str:
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom):
+    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | ConnectionError):
         return str(problem)
     return "".join(traceback.format_exception(problem)[-4:]).strip()

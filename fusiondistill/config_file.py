@@ -19,6 +19,10 @@ from fusiondistill.safe_yaml import Location, YAMLProblem
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
 
+_SHOWN = 200
+"""Mistakes that are listed; whoever makes more knows by then."""
+
+
 @dataclass(frozen=True)
 class Mistake:
     """One thing wrong in a config: the dotted key, what was expected, the line (0: the whole file, None: ``--set``)."""
@@ -40,7 +44,8 @@ class ConfigError(ValueError):
         self.mistakes = sorted(mistakes, key=lambda m: (m.line or 0, m.key))
         count = len(self.mistakes)
         head = f"{source}: {count} mistake{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *(f"  {m}" for m in self.mistakes)]))
+        rest = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        super().__init__("\n".join([head, *(f"  {m}" for m in self.mistakes[:_SHOWN]), *rest]))
 
 
 def find(name: str) -> Path:

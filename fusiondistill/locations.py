@@ -38,7 +38,7 @@ ATTEMPTS = 4
 CONNECT, SILENCE = 5.0, 10.0
 """Seconds until a server that does not take the connection, or says nothing, counts as unreachable (each attempt)."""
 PATIENCE = 60.0
-"""Seconds that work under way waits for a bucket that does not answer any more; see :func:`be_patient`."""
+"""Seconds that work under way waits for a bucket that does not answer any more (``FUSIONDISTILL_WAIT_FOR_STORE``)."""
 AT_ONCE = 16
 """Requests side by side: what latency costs a look at hundreds of stages is divided by this."""
 MOST_AHEAD = 64 * 2**20
@@ -67,18 +67,24 @@ def be_patient() -> None:
     that it is not there.
     """
     global _patience
-    _patience = PATIENCE
+    text = os.environ.get("FUSIONDISTILL_WAIT_FOR_STORE") or str(PATIENCE)
+    try:
+        _patience = float(text)
+    except ValueError:
+        raise ValueError(f"FUSIONDISTILL_WAIT_FOR_STORE is {text!r}: give a number of seconds") from None
 
 
-def _patiently(call: Callable[[], R], patience: float | None) -> R:
+def _patiently(call: Callable[[], R], path: str, patience: float | None) -> R:
     """The result of a request, asked for again while nobody answers; None: as patient as the process is."""
     limit = time.monotonic() + (_patience if patience is None else patience)
     while True:
         try:
             return call()
         except OSError as error:
-            if time.monotonic() >= limit or not any(sign in str(error) for sign in _SILENT):
+            if not any(sign in str(error) for sign in _SILENT):
                 raise
+            if time.monotonic() >= limit:
+                raise explained(error, path) from error
             time.sleep(0.5)
 
 
@@ -211,7 +217,7 @@ def read_whole(filesystem: Any, path: str, limit: int | None = None, *, patience
             return bytes(stream.read())
 
     try:
-        return _patiently(read, patience)
+        return _patiently(read, path, patience)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -231,7 +237,7 @@ def write_file(filesystem: FileSystem, path: str, data: bytes, *, patience: floa
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
 
-    _patiently(upload, patience)
+    _patiently(upload, path, patience)
 
 
 def _write_local(target: Path, data: bytes) -> None:

@@ -15,8 +15,8 @@ __all__ = ["Location", "YAMLProblem", "read", "read_text"]
 
 Location = tuple[str | int, ...]
 
-MOST_BYTES = 300_000
-MOST_SCALAR = 4_000
+MOST_BYTES = 100_000
+MOST_SCALAR = 1_000
 """Characters of one value: Python refuses to read longer numbers, and YAML has one form that takes for ever."""
 MOST_DEPTH = 50
 
@@ -64,8 +64,7 @@ def read(text: str) -> tuple[Any, dict[Location, int]]:
 
 
 def _read(text: str) -> tuple[Any, dict[Location, int]]:
-    _check(text)
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         lines: dict[Location, int] = {}
@@ -77,17 +76,23 @@ def _read(text: str) -> tuple[Any, dict[Location, int]]:
         loader.dispose()
 
 
-def _check(text: str) -> None:
-    """Look at the events alone, which cost little whatever they would make."""
+class _Loader(yaml.SafeLoader):
+    """Looks at each node before it is made."""
+
     depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _mistaken(event, "aliases (*name) are not supported")
-        if depth > MOST_DEPTH:
+        if self.depth > MOST_DEPTH:
             raise _mistaken(event, "nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_SCALAR:
             raise _mistaken(event, f"a value of {len(event.value):,} characters, at most {MOST_SCALAR:,} are read")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:

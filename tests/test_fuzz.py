@@ -30,11 +30,12 @@ def bounded(examples: int) -> Any:
     )
 
 
+TRAPS = [b"\xff" * 4, b"\0" * 8, b"9" * 30, b"../", b"[" * 200, b"&a *a"]
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["flip", "cut", "insert", "overwrite", "repeat", "swap"]),
         st.floats(0, 1),
-        st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 4, b"\0" * 8, b"9" * 30, b"../", b"[" * 200, b"&a *a"]),
+        st.binary(min_size=1, max_size=8) | st.sampled_from(TRAPS),
     ),
     min_size=1,
     max_size=4,
@@ -91,7 +92,12 @@ def attempt(use: Any, folder: Path, data: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["../x", "/etc", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["../x", "/etc", ""]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=8,
 )  # fmt: skip
@@ -103,15 +109,19 @@ def test_invented_cards(changes: dict[str, Any]) -> None:
     attempt(cases()["card"][1], Path(), json.dumps({**CARD, **changes}).encode())
 
 
-@bounded(80)
-@given(
-    st.dictionaries(st.sampled_from(["attempt", "digest", "files", "made_from"]), JSON),
-    st.dictionaries(st.sampled_from(["file", "bytes", "sha256"]), JSON),
-)
-def test_invented_manifests(tmp_path_factory: pytest.TempPathFactory, changes: dict[str, Any], entry: dict[str, Any]) -> None:  # fmt: skip
-    sound = {"file": "a.x.bin", "sha256": "0" * 64, "bytes": 4}
-    facts = {"attempt": "x", "digest": "d", "files": {"a.bin": {**sound, **entry}}, **changes}
-    attempt(cases()["manifest"][1], tmp_path_factory.mktemp("m"), json.dumps(facts).encode())
+FACTS = st.dictionaries(st.sampled_from(["attempt", "digest", "files", "made_from"]), JSON)
+ENTRY = st.dictionaries(st.sampled_from(["file", "bytes", "sha256"]), JSON)
+
+
+def test_invented_manifests(tmp_path: Path) -> None:
+    @bounded(80)
+    @given(FACTS, ENTRY)
+    def check(changes: dict[str, Any], entry: dict[str, Any]) -> None:
+        sound = {"file": "a.x.bin", "sha256": "0" * 64, "bytes": 4}
+        facts = {"attempt": "x", "digest": "d", "files": {"a.bin": {**sound, **entry}}, **changes}
+        attempt(cases()["manifest"][1], tmp_path, json.dumps(facts).encode())
+
+    check()
 
 
 def keys(model: Any) -> st.SearchStrategy[Any]:
