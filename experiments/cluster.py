@@ -64,6 +64,11 @@ def connected() -> Iterator[Any]:
         ConnectionError: the cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # One machine: its address is 127.0.0.1, as on macOS and Windows, and all of Ray's ports are bound to that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        keep_token_private(lambda text: print(text, file=sys.stderr))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -73,9 +78,6 @@ def connected() -> Iterator[Any]:
     import ray
     import ray.train.torch
 
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        keep_token_private(lambda text: print(text, file=sys.stderr))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start
