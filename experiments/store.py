@@ -14,6 +14,7 @@ from experiments.holding import StoreBusy, held
 from experiments.stage import Stage
 from fusiondistill import checkpoints, locations
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.glance import Glance
 
 __all__ = ["Store", "StoreBusy", "parquet_bytes"]
 
@@ -70,7 +71,7 @@ class Store:
         seen = copy.copy(self)
         if self.remote:
             below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a glance: look anew
-            seen.filesystem = locations.ReadAhead(below, self.root, patterns, self.location)
+            seen.filesystem = Glance(below, self.root, patterns, self.location)
         return seen
 
     def shown(self, *parts: str) -> str:

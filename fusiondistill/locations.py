@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LocationError",
     "NoRoom",
-    "ReadAhead",
     "absolute",
     "be_patient",
     "explained",
@@ -41,8 +39,6 @@ PATIENCE = 60.0
 """Seconds that work under way waits for a bucket that does not answer any more (``FUSIONDISTILL_WAIT_FOR_STORE``)."""
 AT_ONCE = 16
 """Requests side by side: what latency costs a look at hundreds of stages is divided by this."""
-MOST_AHEAD = 64 * 2**20
-"""Bytes of a file that is read ahead: what is larger is no manifest."""
 _SETTINGS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 
 T = TypeVar("T")
@@ -207,8 +203,9 @@ def read_whole(filesystem: Any, path: str, limit: int | None = None, *, patience
     Raises:
         LocationError: it is larger.
     """
-    if isinstance(filesystem, ReadAhead):
-        return filesystem.read(path, limit)
+    if (ahead := getattr(filesystem, "read_ahead", None)) is not None:  # see fusiondistill.glance
+        content: bytes | None = ahead(path, limit)
+        return content
 
     def read() -> bytes:
         with filesystem.open_input_file(path) as stream:  # an input stream would ask for every 256 KiB anew
@@ -280,44 +277,3 @@ def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, items))
-
-
-class ReadAhead:
-    """A bucket as it was at one look: one listing, and the small files that are wanted, read side by side.
-
-    Reading what is not there costs no request any more. Everything but reading goes to the file system itself.
-
-    Args:
-        root: what is listed, with everything below.
-        patterns: file names that are read ahead, like ``counts.*.parquet``.
-        location: how a user calls it, for messages.
-
-    Raises:
-        LocationError, ConnectionError: see :func:`explained`.
-    """
-
-    def __init__(self, filesystem: FileSystem, root: str, patterns: Sequence[str], location: str) -> None:
-        from pyarrow import fs
-
-        self.filesystem = filesystem
-        try:
-            found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-        except FileNotFoundError:
-            found = []  # nothing was written yet
-        except OSError as error:
-            raise explained(error, location) from error
-        self.sizes: dict[str, int] = {info.path: info.size for info in found if info.is_file}
-        names = {path: path.rpartition("/")[2] for path in self.sizes}
-        matching = (path for path, name in names.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns))
-        wanted = [path for path in matching if self.sizes[path] <= MOST_AHEAD]
-        contents = side_by_side(lambda path: read_whole(filesystem, path), wanted)
-        self.contents = dict(zip(wanted, contents, strict=True))
-
-    def read(self, path: str, limit: int | None = None) -> bytes | None:
-        """The content of a file, None if there was none; see :func:`read_whole`."""
-        if path in self.contents:
-            return self.contents[path]
-        return read_whole(self.filesystem, path, limit) if path in self.sizes else None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.filesystem, name)

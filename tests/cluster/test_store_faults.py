@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -44,6 +45,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, P
     done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     return config, store, cache
+
+
+LONG = 400
+"""Seconds until a run counts as hanging, also on a machine that does much else."""
+
+
+@contextlib.contextmanager
+def started(line: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block, however that ends."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +107,12 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
     try:
         store, ballast = Store(disk / "store"), disk / "ballast"
         line = command("run", str(config), "--store", store.location)
-        pipe = subprocess.PIPE
-        with subprocess.Popen(line, env=environment(cache), stdout=pipe, stderr=pipe, text=True) as process:
-            wait_for(lambda: half_way(store))
+        with started(line, environment(cache)) as process:
+            wait_for(lambda: half_way(store), LONG)
             with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(4096))
-            output, errors = process.communicate(timeout=200)
+            output, errors = process.communicate(timeout=LONG)
         assert process.returncode == 1, output + errors
         assert f"{store.location}/" in errors and "cannot be written: No space left on device" in errors
         assert " are free in " in errors and "Make room and start the same command again" in errors
@@ -123,23 +138,23 @@ def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Buck
     store, through = Store(bucket.uri("gap")), replace(bucket, port=gate.port).uri("gap")
     patient = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "120"}
     hasty = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "2"}
-    line, pipe = command("run", str(config), "--store", through), subprocess.PIPE
-    with subprocess.Popen(line, env=hasty, stdout=pipe, stderr=pipe, text=True) as process:
-        wait_for(lambda: half_way(store))
+    line = command("run", str(config), "--store", through)
+    with started(line, hasty) as process:
+        wait_for(lambda: half_way(store), LONG)
         gate.shut()
-        output, errors = process.communicate(timeout=250)
+        output, errors = process.communicate(timeout=LONG)
     assert process.returncode == 1 and "the server does not answer" in errors, output + errors
     assert "Traceback" not in errors
     reached = epochs(store)
     assert 2 <= reached < 12
     gate.open()
-    with subprocess.Popen(line, env=patient, stdout=pipe, stderr=pipe, text=True) as process:
-        wait_for(lambda: half_way(store) and epochs(store) > reached)
+    with started(line, patient) as process:
+        wait_for(lambda: half_way(store) and epochs(store) > reached, LONG)
         gate.shut()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(8)
         gate.open()
-        output, errors = process.communicate(timeout=250)
+        output, errors = process.communicate(timeout=LONG)
     assert process.returncode == 0, output + errors
     assert "was lost" not in output and same_as(reference, store)
     gate.shut()
@@ -152,25 +167,22 @@ def test_a_driver_that_was_stopped_while_another_took_over(
     config, reference, cache = undisturbed
     store = Store(bucket.uri("stopped"))
     board = BucketBoard(store.filesystem, store.path(CLAIMS))
-    line, pipe = command("run", str(config), "--store", store.location), subprocess.PIPE
+    line = command("run", str(config), "--store", store.location)
 
     def held_by(process: int) -> bool:
         claims = [json.loads(data) for name in board.names() if (data := board.read(name))]
         return any(claim["held"] and claim["process"] == process for claim in claims)
 
-    with subprocess.Popen(line, env=environment(cache), stdout=pipe, stderr=pipe, text=True) as first:
-        try:
-            wait_for(lambda: half_way(store))
-            first.send_signal(signal.SIGSTOP)
-            with subprocess.Popen(line, env=environment(cache), stdout=pipe, stderr=pipe, text=True) as second:
-                wait_for(lambda: held_by(second.pid))
-                first.send_signal(signal.SIGCONT)
-                _, errors = first.communicate(timeout=200)
-                assert first.returncode == 1 and f"was taken over by process {second.pid} on " in errors, errors
-                output, errors = second.communicate(timeout=250)
-                assert second.returncode == 0, output + errors
-        finally:
-            first.kill()
+    with started(line, environment(cache)) as first:
+        wait_for(lambda: half_way(store), LONG)
+        first.send_signal(signal.SIGSTOP)
+        with started(line, environment(cache)) as second:
+            wait_for(lambda: held_by(second.pid), LONG)
+            first.send_signal(signal.SIGCONT)
+            _, errors = first.communicate(timeout=LONG)
+            assert first.returncode == 1 and f"was taken over by process {second.pid} on " in errors, errors
+            output, errors = second.communicate(timeout=LONG)
+            assert second.returncode == 0, output + errors
     assert same_as(reference, store) and board.names() == []
 
 
