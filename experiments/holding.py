@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.lease import Lease, Taken, leased
+from experiments.lease import Lease, Taken, leased, whoever
 from fusiondistill import locations
 
 __all__ = ["CLAIMS", "BucketBoard", "StoreBusy", "held"]
@@ -62,16 +61,15 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         with locations.making_room_known(str(path), 100):
             root.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.open("a+"))
+            lock = stack.enter_context(path.open("a+b", buffering=0))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 time.sleep(0.2)  # whoever took it this instant writes its name
                 lock.seek(0)
-                raise _busy(location, lock.read().strip() or "another run") from error
+                raise _busy(location, lock.read().decode(errors="replace").strip() or "another run") from error
             lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-            lock.flush()
+            lock.write(whoever().encode())
         yield _Looking(path, lock, location)
 
 
@@ -82,7 +80,7 @@ def _busy(location: str, who: str) -> StoreBusy:
 class _Looking:
     """Looks now and then whether a lock is still the file that everybody else would lock."""
 
-    def __init__(self, path: Path, lock: IO[str], location: str) -> None:
+    def __init__(self, path: Path, lock: IO[bytes], location: str) -> None:
         self.path, self.lock, self.location, self.next = path, lock, location, 0.0
 
     def __call__(self) -> None:

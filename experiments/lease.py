@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Board", "Lease", "Taken", "leased"]
+__all__ = ["Board", "Lease", "Taken", "leased", "machine", "whoever"]
 
 BEAT = 10.0
 """Seconds between two signs of life; a holder that misses two is gone."""
@@ -54,7 +54,7 @@ class Lease:
     def __init__(self, board: Board, beat: float | None = None) -> None:
         self.board, self.beat, self.name = board, beat or BEAT, secrets.token_hex(8)
         self.facts: dict[str, Any] = {
-            "who": f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}",
+            "who": whoever(),
             "machine": machine(),
             "process": os.getpid(),
             "beat": 0,
@@ -165,6 +165,11 @@ def leased(board: Board, beat: float | None = None) -> Iterator[Lease]:
         yield lease
     finally:
         lease.give_back()
+
+
+def whoever() -> str:
+    """This process as others should call it."""
+    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def machine() -> str:
