@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.tokens import keep_token_private
 from fusiondistill.config import Resources
 from fusiondistill.locations import open_location, read_whole
 
@@ -78,6 +80,12 @@ def connected() -> Iterator[Any]:
     Raises:
         ConnectionError: the cluster does not answer.
     """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # One machine: its address is 127.0.0.1, as on macOS and Windows, and all of Ray's ports are bound to that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        keep_token_private(lambda text: print(text, file=sys.stderr))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -87,7 +95,6 @@ def connected() -> Iterator[Any]:
     import ray
     import ray.train.torch
 
-    address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start

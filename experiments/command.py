@@ -63,7 +63,7 @@ def _guard(call: Callable[[], Any]) -> Any:
         from experiments.store import StoreBusy
 
         if isinstance(error, StoreBusy):
-            _stop(f"{error}: wait for it, stop it, or give another --store", FAILED)
+            _stop(str(error), FAILED)
         raise
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.between import sweeps
 from experiments.correctness import Correctness, correctness, evaluated
 from experiments.store import Store
+from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 
 if TYPE_CHECKING:
@@ -55,14 +56,13 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     """
     import pyarrow as pa
 
-    made_from = _made_from(before)
-    earlier = before.to_pylist() if before is not None else []
+    earlier, made_from = _intact(before)
     rows: list[dict[str, Any]] = []
     stamps: list[str] = []
 
-    def unchanged(own: Mapping[str, Any], digest: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
+    def unchanged(own: Mapping[str, Any], inputs: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
         """Note what rows are made from, and take them from the earlier table if it made them from the same."""
-        stamps.append(json.dumps([own, digest, RESAMPLES, SEED], sort_keys=True))
+        stamps.append(json.dumps([own, inputs, RESAMPLES, SEED], sort_keys=True))
         if stamps[-1] not in made_from:
             return False
         mine = (row for row in earlier if own.items() <= row.items())
@@ -82,12 +82,23 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
             rows += [{**own, **pair} for pair in _tested(sweep.correctness(store), sweep.pairs)]
     types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
     columns = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in _SCHEMA.items()}
-    return pa.table(columns).replace_schema_metadata({"made_from": json.dumps(stamps)})
+    table = pa.table(columns)
+    made_of = json.dumps(stamps)
+    return table.replace_schema_metadata({"made_from": made_of, "digest": _digest(table.to_pylist(), made_of)})
 
 
-def _made_from(before: pa.Table | None) -> set[str]:
+def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
+    """The rows of an earlier table and what they were made from; nothing, if they are not as they were written."""
     metadata = (before.schema.metadata or {}) if before is not None else {}
-    return set(json.loads(metadata.get(b"made_from", b"[]")))
+    made_of = metadata.get(b"made_from", b"[]").decode(errors="replace")
+    rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
+    if metadata.get(b"digest", b"").decode(errors="replace") != _digest(rows, made_of):
+        return [], set()
+    return rows, set(json.loads(made_of))
+
+
+def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
+    return digest(json.dumps([rows, made_of], sort_keys=True, default=str).encode())
 
 
 def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,11 @@
-"""One driver per bucket. A bucket has no locks, so the holder leaves a sign of life that others watch.
+"""One driver per bucket. A bucket has no locks, so whoever wants it leaves a claim that lives, and looks for others.
 
-It keeps two runs from doing the same work by mistake. That their results are never mixed rests on the manifests.
+Each claim is a file of its own, and nobody takes the store before a look that came after the claim shows no other. Of
+two claims one was written first, and whoever wrote the other sees it: so both never take it, however they are timed.
+Claims are judged by whether they change while one watches, never by a clock: machines need not agree on the time.
+
+A process that was taken for dead (it was stopped, its network was gone) finds its claim gone when it goes on, and has
+to leave. What it wrote until then does no harm: results are never mixed, since each manifest names files of its own.
 """
 
 from __future__ import annotations
@@ -12,101 +17,191 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
-__all__ = ["LEASE", "leased"]
+__all__ = ["Board", "Lease", "Taken", "leased", "machine", "whoever"]
 
-LEASE = "lease.json"
 BEAT = 10.0
 """Seconds between two signs of life; a holder that misses two is gone."""
+LENGTH = 1000
 
-Read = Callable[[], bytes | None]
-Write = Callable[[bytes], None]
+
+class Taken(Exception):
+    """Somebody else holds the store; the text says who."""
+
+
+class Board(Protocol):
+    """Where claims lie: small files that everybody sees as they are now."""
+
+    def names(self) -> list[str]:
+        """Of all claims."""
+
+    def read(self, name: str) -> bytes | None:
+        """A claim, None if it is gone."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a claim whole."""
+
+    def delete(self, name: str) -> None:
+        """Take a claim away, if it is there."""
+
+
+class Lease:
+    """A claim on a board: taken, kept alive by a thread, given back."""
+
+    def __init__(self, board: Board, beat: float | None = None) -> None:
+        self.board, self.beat, self.name = board, beat or BEAT, secrets.token_hex(8)
+        self.facts: dict[str, Any] = {
+            "who": whoever(),
+            "machine": machine(),
+            "process": os.getpid(),
+            "beat": 0,
+            "held": False,
+        }
+        self.lost: str | None = None
+        """Who took it over."""
+        self.last = time.monotonic()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._live, name="lease", daemon=True)
+
+    def take(self) -> None:
+        """Get hold of the board.
+
+        Raises:
+            Taken: somebody else has it, or wants it and came first.
+        """
+        self._watch(self._others())
+        self._write()
+        try:
+            while rivals := self._others():
+                if any(_parsed(data).get("held") for data in rivals.values()) or min(rivals) < self.name:
+                    raise Taken(_who(min(rivals.items())[1]))
+                self._watch(rivals, patient=False)  # the other one gives way, or died meanwhile
+            self.facts["held"] = True
+            self._write()
+            if rivals := self._others():  # somebody took this claim for a dead one's just before
+                raise Taken(_who(min(rivals.items())[1]))
+        except BaseException:
+            self.board.delete(self.name)
+            raise
+        self.last = time.monotonic()
+        self.thread.start()
+
+    def give_back(self) -> None:
+        """Leave the board to others."""
+        self.over.set()
+        self.thread.join()
+        if self.lost is None:
+            with contextlib.suppress(OSError):
+                self.board.delete(self.name)
+
+    def _others(self) -> dict[str, bytes]:
+        """The claims of others, by name."""
+        found = {name: self.board.read(name) for name in self.board.names() if name != self.name}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def _watch(self, claims: dict[str, bytes], patient: bool = True) -> None:
+        """Wait until none of these claims is left; those that do not change any more are the dead's, and go.
+
+        Args:
+            patient: a claim that changes is another's for good; else return when there is something new.
+
+        Raises:
+            Taken: one is alive.
+        """
+        limit = time.monotonic() + 2.5 * self.beat
+        while claims:
+            over = time.monotonic() >= limit
+            for name, data in list(claims.items()):
+                now = self.board.read(name)
+                if now is not None and now != data and patient:
+                    raise Taken(_who(now))
+                if now is not None and now == data and (over or _dead(data)):
+                    self.board.delete(name)
+                if now != data or over or _dead(data):
+                    del claims[name]
+                    if not patient:
+                        return
+            if claims:
+                time.sleep(self.beat / 20)
+
+    def _live(self) -> None:
+        while self.lost is None and not self.over.wait(self.beat):
+            with contextlib.suppress(OSError):  # a gap in the network: the next beat tells
+                self._sign()
+
+    def _sign(self) -> None:
+        """Give a sign of life, or find that it was taken over."""
+        began = time.monotonic()
+        mine = self.board.read(self.name)
+        holders = [data for data in self._others().values() if _parsed(data).get("held")]
+        slept = began - self.last > 2 * self.beat
+        if mine is None or (slept and holders):
+            self.lost = _who(holders[0]) if holders else "another run"
+            return
+        self.facts["beat"] += 1
+        self._write()
+        self.last = began
+
+    def _write(self) -> None:
+        # Of one length: who reads asks for the size first, and this may be written in between.
+        self.board.write(self.name, json.dumps(self.facts).encode().ljust(LENGTH))
 
 
 @contextlib.contextmanager
-def leased(read: Read, write: Write, beat: float = BEAT) -> Iterator[str | None]:
-    """Hold a lease for the length of a block, if nobody else does.
+def leased(board: Board, beat: float | None = None) -> Iterator[Lease]:
+    """Hold a board for the length of a block.
 
     A holder that was killed is recognised at once on its own machine, elsewhere after 2.5 beats without a sign of life.
 
-    Args:
-        read, write: of the lease's file.
-
-    Yields:
-        None, or who holds it; then the block must not go on.
+    Raises:
+        Taken: somebody else holds it.
     """
-    holder = _alive(read, beat)
-    if holder is not None:
-        yield holder
-        return
-    mine: dict[str, Any] = {
-        "holder": secrets.token_hex(8),
-        "who": f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}",
-        "host": socket.gethostname(),
-        "process": os.getpid(),
-        "beat": 0,
-    }
-    write(json.dumps(mine).encode())
-    found = _parsed(read())  # of two that write at once, the later one holds it
-    if found is not None and found["holder"] != mine["holder"]:
-        yield str(found["who"])
-        return
-    over = threading.Event()
-
-    def sign(**more: Any) -> None:
-        with contextlib.suppress(OSError):
-            now = _parsed(read())
-            if now is None or now["holder"] == mine["holder"]:  # else it was taken for dead, and is another's
-                write(json.dumps({**mine, **more}).encode())
-
-    def signs() -> None:
-        while not over.wait(beat):
-            mine["beat"] += 1
-            sign()
-
-    thread = threading.Thread(target=signs, name="lease", daemon=True)
-    thread.start()
+    lease = Lease(board, beat)
+    lease.take()
     try:
-        yield None
+        yield lease
     finally:
-        over.set()
-        thread.join()
-        sign(over=True)
+        lease.give_back()
 
 
-def _alive(read: Read, beat: float) -> str | None:
-    """Who holds the lease, None if nobody does any more."""
-    found = _parsed(read())
-    if found is None or found.get("over"):
-        return None
-    if found["host"] == socket.gethostname() and not _runs(found["process"]):
-        return None
-    limit = time.monotonic() + 2.5 * beat
-    while time.monotonic() < limit:
-        time.sleep(beat / 10)
-        now = _parsed(read())
-        if now is None or now.get("over"):
-            return None
-        if (now["holder"], now["beat"]) != (found["holder"], found["beat"]):
-            return str(now["who"])
-    return None
+def whoever() -> str:
+    """This process as others should call it."""
+    return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+def machine() -> str:
+    """What tells whether a process id means the same here and there: host name, boot, and space of process ids."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _dead(claim: bytes) -> bool:
+    """Whether the process of a claim was on this machine and is gone."""
+    facts = _parsed(claim)
+    if facts.get("machine") != machine() or type(facts.get("process")) is not int:
         return False
+    try:
+        os.kill(facts["process"], 0)
+    except (ProcessLookupError, OverflowError):
+        return True
     except PermissionError:
         pass
-    return True
+    return False
 
 
-def _parsed(data: bytes | None) -> dict[str, Any] | None:
+def _who(claim: bytes) -> str:
+    return str(_parsed(claim).get("who", "another run"))
+
+
+def _parsed(claim: bytes) -> dict[str, Any]:
     try:
-        entry = json.loads(data) if data is not None else None
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and {"holder", "who", "host", "process", "beat"} <= entry.keys() else None
+        facts = json.loads(claim)
+    except (ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

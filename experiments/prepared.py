@@ -109,7 +109,7 @@ class _Found:
         Raises:
             CheckpointError: it is missing, damaged, or does not say which network it belongs to.
         """
-        from fusiondistill.checkpoints import CheckpointError, load_checkpoint
+        from fusiondistill.checkpoints import CheckpointError, check_card, load_checkpoint
 
         _, card = load_checkpoint(path)
         if not card:
@@ -117,6 +117,7 @@ class _Found:
                 f"{path} carries no card: it does not say which network it belongs to; take it into a run as "
                 "base: {checkpoint: FILE}, whose config names the network"
             )
+        check_card(card, path)
         model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"))
         models = self.by_network.setdefault(model, {})
         name, seed = _row(path)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.comparisons import comparisons_table
-from experiments.rows import Plan
+from experiments.rows import Plan, check_plan
 from experiments.searching.search_results import best_config
 from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import Store, parquet_bytes
-from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill.checkpoints import MANIFEST, CheckpointError, sealed, unsealed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +29,7 @@ COMPARISONS = "comparisons.parquet"
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
     """Leave the plan in the store, so that whoever finds it knows which stages make which table."""
     content = {**plan.describe(), **extra}
-    store.write(json.dumps(content, indent=1).encode(), "plans", f"{plan.config.experiment}.json")
+    store.write(sealed(content), "plans", f"{plan.config.experiment}.json")
 
 
 def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
@@ -56,10 +55,13 @@ def plans(store: Store) -> list[dict[str, Any]]:
         raise CheckpointError(f"{store.location} is no store: it holds no plans/*.json; a run makes one")
     contents = []
     for name in names:
+        path = store.path("plans", name)
         try:
-            contents.append(json.loads(store.read_raw("plans", name) or b""))
-        except ValueError as error:
-            raise CheckpointError(f"{store.path('plans', name)} is damaged: {error}; run the config again") from error
+            content = unsealed(store.read_raw("plans", name) or b"", path, must=False)
+            check_plan(content, name.removesuffix(".json"), path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; run the config again") from error
+        contents.append(content)
     in_order = sorted(zip(names, contents, strict=True), key=lambda named: _place(*named))
     return [content for _, content in in_order]
 
@@ -158,7 +160,7 @@ def _comparisons(store: Store) -> pa.Table | None:
     data = store.read_raw(COMPARISONS)
     try:
         return read_parquet(data) if data is not None else None
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, ValueError):  # ValueError: its text is none
         return None
 
 

@@ -10,9 +10,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from experiments.stage import Stage
+from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
 
-__all__ = ["CORRUPTED", "SEVERITIES", "Kind", "Plan", "Row", "cut", "every", "spread", "union"]
+__all__ = ["CORRUPTED", "SEVERITIES", "Kind", "Plan", "Row", "check_plan", "cut", "every", "spread", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """What experts were trained for, what nobody was, and published sets of corrupted images."""
@@ -72,6 +73,30 @@ class Plan:
             ],
             "levels": {name: list(ends) for name, ends in self.levels.items()},
         }
+
+
+_STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
+_ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
+
+
+def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
+    """See whether what was read from a file is what :meth:`Plan.describe` gave, and leads nowhere else.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if content.get("experiment") != experiment:
+        raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
+    for name, kinds in (("stages", _STAGE), ("rows", _ROW)):
+        entries: list[Any] = content[name] if isinstance(content.get(name), list) else [None]
+        for entry in entries:
+            sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+            if not sound or "/" in entry["directory"] or entry["directory"] in (".", ".."):
+                raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")
+    config = content.get("config")
+    parts = [config.get(name) for name in ("model", "data", "evaluation")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(config, dict) or "protocol" not in config:
+        raise CheckpointError(f"{path} is damaged: it holds no config")
 
 
 def union(config: Config, plans: Sequence[Plan]) -> Plan:

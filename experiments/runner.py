@@ -58,17 +58,22 @@ def run(prepared: Prepared, display: Any) -> Any:
 
     driver = None
     with Interruption() as interruption:
+
+        def check() -> None:
+            interruption.check()
+            store.check_held()
+
         try:
             with connected() as ray:
                 interruption.install()
                 resources = prepared.config.resources
-                with enough_nodes(ray, resources, display.say, interruption.check):
+                with enough_nodes(ray, resources, display.say, check):
                     room = Room(ray, resources, _landmark(prepared))
                     for text in room.warnings:
                         display.say(text)
                     check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
-                    return driver.run(interruption.check)
+                    return driver.run(check)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
                 raise KeyboardInterrupt from error

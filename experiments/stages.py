@@ -24,6 +24,7 @@ from fusiondistill.data import DataError, ImageSet
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
 from fusiondistill.degradations import degrade
 from fusiondistill.inference import for_inference
+from fusiondistill.locations import be_patient
 from fusiondistill.models import Ensemble
 from fusiondistill.samples import png, sample_rows
 
@@ -38,6 +39,7 @@ def execute(
     stage: Stage, context: Context, device: torch.device, report: Report, *, rank: int = 0, world_size: int = 1
 ) -> None:
     """Do a stage and store its result (on rank 0)."""
+    be_patient()  # whoever sent it here had an answer from the store
     load_plugins(context.plugins)
     if rank == 0:
         Store(context.store).forget_error(stage)
@@ -259,6 +261,8 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
     """Check that an existing checkpoint fits the network, and take it into the store."""
     began = time.time()
     state, card = checkpoints.load_checkpoint(spec.path)
+    if card:
+        checkpoints.check_card(card, spec.path)
     images = load_data(spec.data, context.root(spec.data), "train")
     if (known := card.get("classes")) not in (None, list(images.classes)):
         raise checkpoints.CheckpointError(

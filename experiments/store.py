@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.lease import LEASE, leased
+from experiments.holding import StoreBusy, held
 from experiments.stage import Stage
 from fusiondistill import checkpoints, locations
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.glance import Glance
 
 __all__ = ["Store", "StoreBusy", "parquet_bytes"]
 
@@ -28,8 +26,8 @@ YOUNG = 600
 """Seconds in which a writer has surely named the files that it wrote."""
 
 
-class StoreBusy(RuntimeError):
-    """Another run holds the store."""
+def _nothing() -> None:
+    """What there is to check while nobody holds a store."""
 
 
 def parquet_bytes(table: Any) -> bytes:
@@ -54,6 +52,7 @@ class Store:
     Attributes:
         location: the same, a path for ``file://`` URIs.
         remote: whether it is a bucket, not a directory.
+        check_held: raises :class:`StoreBusy` once another run has taken over what :meth:`held` holds.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -61,6 +60,7 @@ class Store:
         self.filesystem, self.root = locations.open_location(location)
         self.remote = not locations.is_local(self.filesystem)
         self.location = str(location) if self.remote or "://" not in str(location) else self.root
+        self.check_held: Callable[[], None] = _nothing
 
     def glance(self, *patterns: str) -> Store:
         """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
@@ -71,7 +71,7 @@ class Store:
         seen = copy.copy(self)
         if self.remote:
             below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a glance: look anew
-            seen.filesystem = locations.ReadAhead(below, self.root, patterns, self.location)
+            seen.filesystem = Glance(below, self.root, patterns, self.location)
         return seen
 
     def shown(self, *parts: str) -> str:
@@ -90,7 +90,7 @@ class Store:
             CheckpointError: it is damaged.
         """
         manifest = checkpoints.read_manifest(self.filesystem, self.path(stage.directory))
-        return manifest if manifest and manifest["digest"] == stage.digest else None
+        return manifest if manifest and manifest.get("digest") == stage.digest else None
 
     def intact(self, stage: Stage) -> str | None:
         """None if the stage is stored and every file matches its digest, else what is wrong."""
@@ -144,7 +144,7 @@ class Store:
             stages: inputs before what uses them.
 
         Returns:
-            Digests of the stored stages; messages about damaged ones.
+            Digests of the stored stages; messages about damaged ones, and about damaged epochs of unfinished ones.
         """
         done: set[str] = set()
         damage: list[str] = []
@@ -156,9 +156,20 @@ class Store:
             problem = seen._problem(stage, check)
             if problem is None:
                 done.add(stage.digest)
-            elif problem != "not stored":
+                continue
+            if problem == "not stored":
+                problem = seen._progress_problem(stage)
+            if problem:
                 damage.append(problem)
         return done, damage
+
+    def _progress_problem(self, stage: Stage) -> str | None:
+        """What is wrong with the epochs of an unfinished training, if anything."""
+        try:
+            self._progress(stage)
+        except CheckpointError as error:
+            return str(error)
+        return None
 
     def read(self, stage: Stage, name: str) -> bytes:
         """A committed file of a stage, verified."""
@@ -213,7 +224,7 @@ class Store:
                 name = info.base_name
                 done = name in (PROGRESS, ERROR, DAMAGED) or name.startswith("last.")
                 old = info.mtime is not None and info.mtime.timestamp() < time.time() - YOUNG
-                if info.is_file and name not in keep and not name.startswith(".") and (done or old):
+                if info.is_file and name not in keep and (old or (done and not name.startswith("."))):
                     self.filesystem.delete_file(info.path)
 
     def forget_error(self, stage: Stage) -> None:
@@ -250,36 +261,54 @@ class Store:
                 three requests); the caller never overwrites what the last call wrote.
         """
         name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
-        before = self._progress_entry(stage.directory) if slot is None else None
+        before = None
+        if slot is None:
+            with contextlib.suppress(CheckpointError):
+                before = self._progress_entry(stage.directory)
         checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
         made_from = self.made_from(stage) if made_from is None else made_from
         entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state), "made_from": made_from}
         path = self.path(stage.directory, PROGRESS)
-        checkpoints.write_file(self.filesystem, path, json.dumps(entry).encode())
+        checkpoints.write_file(self.filesystem, path, checkpoints.sealed(entry))
         if before and before["file"] != name:
             with contextlib.suppress(OSError):
                 self.filesystem.delete_file(self.path(stage.directory, before["file"]))
 
     def load_progress(self, stage: Stage) -> bytes | None:
         """The state of the last stored epoch; None if there is none or it is damaged (then training starts over)."""
+        try:
+            return self._progress(stage)
+        except CheckpointError:
+            return None
+
+    def _progress(self, stage: Stage) -> bytes | None:
         entry = self._progress_entry(stage.directory)
         if entry is None or entry.get("made_from") != self.made_from(stage):
             return None
-        data = self.read_raw(stage.directory, entry["file"])
-        return data if data is not None and checkpoints.digest(data) == entry["sha256"] else None
+        path, data = self.path(stage.directory, entry["file"]), self.read_raw(stage.directory, entry["file"])
+        if data is None:
+            raise CheckpointError(f"{path} is missing although {PROGRESS} names it")
+        if checkpoints.digest(data) != entry["sha256"]:
+            raise CheckpointError(f"{path} is damaged: {len(data)} bytes that do not match their digest")
+        return data
 
     def epochs_stored(self, directory: str) -> int:
         """How many epochs of an unfinished training are stored."""
-        entry = self._progress_entry(directory)
+        try:
+            entry = self._progress_entry(directory)
+        except CheckpointError:
+            return 0
         return int(entry["epoch"]) if entry else 0
 
     def _progress_entry(self, directory: str) -> dict[str, Any] | None:
-        data = self.read_raw(directory, PROGRESS)
-        try:
-            entry = json.loads(data) if data is not None else None
-            return entry if isinstance(entry, dict) and {"file", "epoch", "sha256"} <= entry.keys() else None
-        except ValueError:
+        data, path = self.read_raw(directory, PROGRESS), self.path(directory, PROGRESS)
+        if data is None:
             return None
+        entry = checkpoints.unsealed(data, path, must=False)
+        kinds = {"file": str, "epoch": int, "sha256": str}
+        if not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()) or "/" in entry["file"]:
+            raise CheckpointError(f"{path} is damaged: it points at no epoch")
+        return entry
 
     def read_raw(self, *parts: str) -> bytes | None:
         """A file that no manifest names, or None."""
@@ -299,29 +328,12 @@ class Store:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the store for one driver (on a disk by a lock that dies with its holder, in a bucket by a lease).
+        """Hold the store for one driver: see :func:`experiments.holding.held`.
 
         Raises:
             StoreBusy: another driver holds it; says who.
         """
         if self.remote:
             self.glance()  # is it there?
-            with leased(lambda: self.read_raw(LEASE), lambda data: self.write(data, LEASE)) as holder:
-                if holder is not None:
-                    raise StoreBusy(f"{self.location} is in use by {holder}")
-                yield
-            return
-        import fcntl
-
-        Path(self.root).mkdir(parents=True, exist_ok=True)
-        with Path(self.path(".lock")).open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise StoreBusy(f"{self.location} is in use by {lock.read().strip() or 'another run'}") from error
-            lock.truncate(0)
-            started = time.strftime("%Y-%m-%d %H:%M:%S")
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {started}")
-            lock.flush()
+        with held(self.filesystem, self.root, self.location) as self.check_held:
             yield

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.materials import Context
+from fusiondistill.locations import NoRoom
 
 __all__ = ["describe", "group_loop", "plain_device", "run_loop", "task_loop"]
 
@@ -88,7 +89,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             stages.execute(stage, context, device, lambda facts: queue.report.remote(worker, facts))
             done += 1
         except Exception as problem:
-            error, retry = describe(problem), isinstance(problem, OSError)
+            error, retry = describe(problem), isinstance(problem, OSError) and not isinstance(problem, NoRoom)
             stages.note_error(stage, context, error)
         ray.get(queue.finish.remote(worker, stage.digest, error, retry))
 
@@ -99,6 +100,6 @@ def describe(problem: Exception) -> str:
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss):
+    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | ConnectionError):
         return str(problem)
     return "".join(traceback.format_exception(problem)[-4:]).strip()

@@ -1,19 +1,24 @@
-"""Files that are committed, not written: safetensors and a JSON manifest with digests, verified on load.
-
-Every file carries the attempt that wrote it; the manifest, written last by temporary file and rename, names them. Two
-writers, a crash or a full disk can leave litter, never a mixture. All paths go through :mod:`pyarrow.fs`, so that a
-directory and a bucket are one mechanism.
-"""
+"""Checkpoints: weights as safetensors with the card that makes them usable, committed beside a manifest or alone."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.commits import (
+    MANIFEST,
+    CheckpointError,
+    check_size,
+    commit,
+    digest,
+    new_attempt,
+    read_file,
+    read_manifest,
+    sealed,
+    unsealed,
+)
 from fusiondistill.locations import open_location, read_whole, write_file
 
 if TYPE_CHECKING:
@@ -24,8 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST",
+    "MODEL",
     "CheckpointError",
     "card_of",
+    "check_card",
     "check_size",
     "checkpoint_digest",
     "commit",
@@ -38,104 +45,14 @@ __all__ = [
     "read_file",
     "read_manifest",
     "save_checkpoint",
+    "sealed",
+    "unsealed",
     "write_file",
 ]
 
-MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
-
-
-class CheckpointError(ValueError):
-    """A stored file is missing, damaged or does not fit; the message names it."""
-
-
-def new_attempt() -> str:
-    """A name for one try at writing: eight random hex digits."""
-    return secrets.token_hex(4)
-
-
-def digest(data: bytes) -> str:
-    """sha256 in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def commit(
-    filesystem: FileSystem, directory: str, files: Mapping[str, bytes], manifest: Mapping[str, Any], attempt: str
-) -> dict[str, Any]:
-    """Write files under the attempt's name, then the manifest that names them.
-
-    Args:
-        files: logical name (``model.safetensors``) -> content; stored as ``model.<attempt>.safetensors``.
-        manifest: JSON-able; gets the keys ``attempt`` and ``files``.
-
-    Returns:
-        The manifest as written.
-    """
-    entries = {}
-    for name, data in files.items():
-        stem, dot, suffix = name.rpartition(".")
-        stored = f"{stem}.{attempt}{dot}{suffix}" if dot else f"{name}.{attempt}"
-        write_file(filesystem, f"{directory}/{stored}", data)
-        entries[name] = {"file": stored, "sha256": digest(data), "bytes": len(data)}
-    complete = {**manifest, "attempt": attempt, "files": entries}
-    sealed = {**complete, "seal": digest(_canonical(complete))}
-    write_file(filesystem, f"{directory}/{MANIFEST}", json.dumps(sealed, indent=1, sort_keys=True).encode())
-    return complete
-
-
-def _canonical(manifest: Mapping[str, Any]) -> bytes:
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-
-
-def read_manifest(filesystem: FileSystem, directory: str) -> dict[str, Any] | None:
-    """The manifest of a directory, its own digest checked; None if there is none.
-
-    Raises:
-        CheckpointError: it is cut short or changed.
-    """
-    path = f"{directory}/{MANIFEST}"
-    data = read_whole(filesystem, path)
-    if data is None:
-        return None
-    try:
-        manifest: dict[str, Any] = json.loads(data)
-        intact = manifest.pop("seal") == digest(_canonical(manifest))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not intact:
-        raise CheckpointError(f"{path} is damaged: its content does not match its digest")
-    return manifest
-
-
-def read_file(filesystem: FileSystem, directory: str, manifest: Mapping[str, Any], name: str) -> bytes:
-    """A committed file, verified.
-
-    Raises:
-        CheckpointError: not in the manifest, missing, or its digest differs.
-    """
-    entry = manifest["files"].get(name)
-    if entry is None:
-        raise CheckpointError(f"{directory}/{MANIFEST} names no {name}")
-    path = f"{directory}/{entry['file']}"
-    data = read_whole(filesystem, path)
-    if data is None:
-        raise CheckpointError(f"{path} is missing although the manifest names it")
-    if len(data) != entry["bytes"] or digest(data) != entry["sha256"]:
-        raise CheckpointError(f"{path} is damaged: {len(data)} bytes that do not match the manifest's digest")
-    return data
-
-
-def check_size(directory: str, entry: Mapping[str, Any], size: int | None) -> None:
-    """Compare the size of a committed file with its entry in the manifest; None: there is no such file.
-
-    Raises:
-        CheckpointError: missing, or cut short.
-    """
-    path = f"{directory}/{entry['file']}"
-    if size is None:
-        raise CheckpointError(f"{path} is missing although the manifest names it")
-    if size != entry["bytes"]:
-        raise CheckpointError(f"{path} is damaged: {size} bytes, the manifest says {entry['bytes']}")
+MOST_CLASSES = 100_000
+"""That a card may name: a head for a billion would fill any memory before its weights are found missing."""
 
 
 def card_of(
@@ -247,18 +164,26 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        card = json.loads(header.get("__metadata__", {}).get("fusiondistill", "{}"))
-    except (SafetensorError, ValueError) as error:
+        card = json.loads((header.get("__metadata__") or {}).get("fusiondistill", "{}"))
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:  # KeyError: of a type that torch lacks
         raise CheckpointError(f"{source} is no intact safetensors file: {error}") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{source} carries a card that is none: {str(card)[:80]!r}")
     return tensors, card
 
 
 def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     import io
+    import zipfile
 
     import torch
 
     try:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                # torch.save compresses nothing; what is compressed may hold a thousand times its size
+                if sum(info.file_size for info in archive.infolist()) > len(data):
+                    raise ValueError("its parts claim to be larger than the file")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes end in anything: IndexError, struct.error, AssertionError, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -281,13 +206,38 @@ def from_card(
     from fusiondistill.fusion import state_difference
     from fusiondistill.models import ImageClassifier, build_model
 
-    if not card:
-        raise CheckpointError(f"{source} carries no card: it does not say which network it belongs to")
-    model = build_model(card["model"], len(card["classes"]), feature_layer=card.get("feature_layer"))
+    check_card(card, source)
+    try:
+        model = build_model(card["model"], len(card["classes"]), feature_layer=card.get("feature_layer"))
+    except ValueError as error:
+        raise CheckpointError(f"{source} carries a card that names no network: {error}") from error
     if difference := state_difference(model.state_dict(), state_dict):
         raise CheckpointError(f"{source} does not fit {card['model']}: {difference}")
     model.load_state_dict(dict(state_dict))
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
+
+
+def check_card(card: Mapping[str, Any], source: str) -> None:
+    """See whether a card, which may be a stranger's, says what :func:`card_of` says.
+
+    Raises:
+        CheckpointError: it does not; names the first part that is wrong.
+    """
+    if not card:
+        raise CheckpointError(f"{source} carries no card: it does not say which network it belongs to")
+
+    def list_of(name: str, kind: Any, length: int | None = None) -> bool:
+        value = card.get(name)
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            return False
+        return all(type(one) in kind for one in value)
+
+    wrong = [name for name in ("mean", "std") if not list_of(name, (int, float), 3)]
+    wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
+    wrong += [] if isinstance(card.get("model"), str) else ["model"]
+    wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]
+    if wrong:
+        raise CheckpointError(f"{source} carries a card whose {wrong[0]} is missing or not what it should be")
 
 
 def load_model(path: str | Path) -> ImageClassifier:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from fusiondistill import sweep
+from fusiondistill import safe_yaml, sweep
 from fusiondistill.config import Config
-from fusiondistill.config_rules import Location, cross_check
+from fusiondistill.config_rules import cross_check
+from fusiondistill.safe_yaml import Location, YAMLProblem
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
-_MAX_BYTES = 1_000_000
+
+_SHOWN = 200
+"""Mistakes that are listed; whoever makes more knows by then."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class ConfigError(ValueError):
         self.mistakes = sorted(mistakes, key=lambda m: (m.line or 0, m.key))
         count = len(self.mistakes)
         head = f"{source}: {count} mistake{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *(f"  {m}" for m in self.mistakes)]))
+        rest = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        super().__init__("\n".join([head, *(f"  {m}" for m in self.mistakes[:_SHOWN]), *rest]))
 
 
 def find(name: str) -> Path:
@@ -92,15 +95,9 @@ def load_points(name: str, overrides: Iterable[str] = ()) -> tuple[Config, tuple
     """As :func:`load`; with it one config for each point of its sweep, or itself where there is none."""
     path = find(name)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(str(path), [Mistake("", f"cannot be read: {error.strerror}", 0)]) from error
-    if len(raw) > _MAX_BYTES:
-        raise ConfigError(str(path), [Mistake("", f"{len(raw):,} bytes: not an experiment's config", 0)])
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Mistake("", f"not UTF-8 text: {error}", 0)]) from error
+        text = safe_yaml.read_text(path)
+    except YAMLProblem as error:
+        raise ConfigError(str(path), [Mistake("", str(error), error.line)]) from error
     return parse_points(text, source=str(path), overrides=overrides)
 
 
@@ -114,15 +111,10 @@ def parse_points(
 ) -> tuple[Config, tuple[Config, ...]]:
     """Check the text of a config; see :func:`load_points`."""
     try:
-        content, lines = _read_yaml(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        problem = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
-        raise ConfigError(source, [Mistake("", f"not valid YAML: {problem}", mark.line + 1 if mark else 1)]) from error
-    except ValueError as error:  # a date or a number that looks like one and is none
-        raise ConfigError(source, [Mistake("", f"not valid YAML: {error}", 1)]) from error
-    except RecursionError as error:
-        raise ConfigError(source, [Mistake("", "nested too deeply", 1)]) from error
+        content, found_lines = safe_yaml.read(text)
+    except YAMLProblem as error:
+        raise ConfigError(source, [Mistake("", str(error), error.line)]) from error
+    lines: dict[Location, int | None] = {**found_lines}
     if not isinstance(content, dict):
         raise ConfigError(source, [Mistake("", "must be a mapping of keys to values", 1)])
     found = [m for m in [_override(content, lines, text) for text in overrides] if m]
@@ -173,44 +165,6 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
     return config, found
 
 
-def _read_yaml(text: str) -> tuple[Any, dict[Location, int | None]]:
-    """The content and the line of every key. Anchors and repeated keys are refused: both hide what is meant."""
-    loader = yaml.SafeLoader(text)
-    try:
-        for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise _mistaken(event, "aliases (*name) are not supported")
-        node = loader.get_single_node()
-        lines: dict[Location, int | None] = {}
-        if node is not None:
-            _walk(node, (), lines)
-        return (loader.construct_document(node) if node is not None else {}), lines
-    finally:
-        loader.dispose()
-
-
-def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
-
-
-def _walk(node: yaml.Node, location: Location, lines: dict[Location, int | None]) -> None:
-    lines.setdefault(location, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _mistaken(key, "a key must be plain text")
-            key.tag = "tag:yaml.org,2002:str"  # also what YAML takes for a number or a truth value
-            if key.value in seen:
-                raise _mistaken(key, f"{key.value!r} is given twice")
-            seen.add(key.value)
-            lines[(*location, key.value)] = key.start_mark.line + 1
-            _walk(value, (*location, key.value), lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            _walk(value, (*location, i), lines)
-
-
 def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
     """Lay one ``KEY=VALUE`` over the content."""
     dotted, equals, value = text.partition("=")
@@ -225,9 +179,9 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
         if not isinstance(place, dict):
             return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
     try:
-        place[location[-1]] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
-        return Mistake(dotted, f"not a YAML value: {getattr(error, 'problem', None) or error}", None)
+        place[location[-1]] = safe_yaml.read(value)[0] if value.strip() else None
+    except YAMLProblem as error:
+        return Mistake(dotted, str(error), None)
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None

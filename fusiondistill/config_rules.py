@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from fusiondistill.config import PAPER_DEGRADATIONS
 from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
+from fusiondistill.safe_yaml import Location
 
-__all__ = ["Location", "cross_check"]
+__all__ = ["cross_check"]
 
-Location = tuple[str | int, ...]
 _SOURCES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
 _NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
 
@@ -53,8 +53,9 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     if isinstance(name, str):
         depth = re.fullmatch(r"cifar_resnet(\d+)", name)
         if depth:
-            if int(depth[1]) < 8 or int(depth[1]) % 6 != 2:
-                yield ("model", "name"), f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110), not {depth[1]}"
+            if len(depth[1]) > 4 or not 8 <= int(depth[1]) <= 1202 or int(depth[1]) % 6 != 2:
+                text = f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110, ..., 1202), not {depth[1][:20]}"
+                yield ("model", "name"), text
         else:
             known = ("cifar_resnet56", *_known_torchvision_models())
             if name not in known:

@@ -6,10 +6,13 @@ request, so a file is read by one request for its size and one for its content, 
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
+import errno
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LocationError",
-    "ReadAhead",
+    "NoRoom",
     "absolute",
+    "be_patient",
     "explained",
     "is_local",
     "open_location",
@@ -31,6 +35,8 @@ __all__ = [
 ATTEMPTS = 4
 CONNECT, SILENCE = 5.0, 10.0
 """Seconds until a server that does not take the connection, or says nothing, counts as unreachable (each attempt)."""
+PATIENCE = 60.0
+"""Seconds that work under way waits for a bucket that does not answer any more (``FUSIONDISTILL_WAIT_FOR_STORE``)."""
 AT_ONCE = 16
 """Requests side by side: what latency costs a look at hundreds of stages is divided by this."""
 _SETTINGS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
@@ -41,6 +47,41 @@ R = TypeVar("R")
 
 class LocationError(ValueError):
     """A place that does not exist, or that these credentials may not use; the message says what to do."""
+
+
+class NoRoom(OSError):
+    """A disk is full; the message names the file, its size and the room that is left."""
+
+
+_patience = 0.0
+
+
+def be_patient() -> None:
+    """From now on, in this process, reading and writing wait for a server that does not answer.
+
+    For work that was begun because the server did answer. Whoever turns to it for the first time wants to know at once
+    that it is not there.
+    """
+    global _patience
+    text = os.environ.get("FUSIONDISTILL_WAIT_FOR_STORE") or str(PATIENCE)
+    try:
+        _patience = float(text)
+    except ValueError:
+        raise ValueError(f"FUSIONDISTILL_WAIT_FOR_STORE is {text!r}: give a number of seconds") from None
+
+
+def _patiently(call: Callable[[], R], path: str, patience: float | None) -> R:
+    """The result of a request, asked for again while nobody answers; None: as patient as the process is."""
+    limit = time.monotonic() + (_patience if patience is None else patience)
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            if not any(sign in str(error) for sign in _SILENT):
+                raise
+            if time.monotonic() >= limit:
+                raise explained(error, path) from error
+            time.sleep(0.5)
 
 
 def absolute(location: str | Path) -> str:
@@ -128,6 +169,9 @@ _REFUSED = (
 )
 
 
+_SILENT = ("NETWORK_CONNECTION", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "UNAVAILABLE")
+
+
 def explained(error: OSError, location: str) -> Exception:
     """What went wrong with a bucket, as an error for a user; others come back as they are.
 
@@ -149,24 +193,51 @@ def explained(error: OSError, location: str) -> Exception:
     return error
 
 
-def read_whole(filesystem: Any, path: str) -> bytes | None:
-    """The content of a file, None if there is none."""
-    if isinstance(filesystem, ReadAhead):
-        return filesystem.read(path)
-    try:
+def read_whole(filesystem: Any, path: str, limit: int | None = None, *, patience: float | None = None) -> bytes | None:
+    """The content of a file, None if there is none.
+
+    Args:
+        limit: bytes; a larger file is not read.
+        patience: seconds to wait for a server that does not answer; None: see :func:`be_patient`.
+
+    Raises:
+        LocationError: it is larger.
+    """
+    if (ahead := getattr(filesystem, "read_ahead", None)) is not None:  # see fusiondistill.glance
+        content: bytes | None = ahead(path, limit)
+        return content
+
+    def read() -> bytes:
         with filesystem.open_input_file(path) as stream:  # an input stream would ask for every 256 KiB anew
+            if limit is not None and (size := stream.size()) > limit:
+                raise LocationError(f"{path} has {size:,} bytes, at most {limit:,} were expected")
             return bytes(stream.read())
+
+    try:
+        return _patiently(read, path, patience)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def write_file(filesystem: FileSystem, path: str, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file and rename; a bucket's upload is atomic by itself."""
-    if not is_local(filesystem):
+def write_file(filesystem: FileSystem, path: str, data: bytes, *, patience: float | None = None) -> None:
+    """Write a whole file or nothing: temporary file and rename; a bucket's upload is atomic by itself.
+
+    Raises:
+        NoRoom: the disk is full, or the file larger than it may be.
+    """
+    if is_local(filesystem):
+        with making_room_known(path, len(data)):
+            _write_local(Path(path), data)
+        return
+
+    def upload() -> None:
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
-        return
-    target = Path(path)
+
+    _patiently(upload, path, patience)
+
+
+def _write_local(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -179,49 +250,30 @@ def write_file(filesystem: FileSystem, path: str, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def making_room_known(path: str, size: int) -> Iterator[None]:
+    """Turn the operating system's word for a full disk into one that says which, and how full.
+
+    Raises:
+        NoRoom: there is no room for so many bytes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        there = next(parent for parent in Path(path).parents if parent.is_dir())
+        problem = NoRoom(
+            f"{path} cannot be written: {error.strerror} ({size:,} bytes, {shutil.disk_usage(there).free:,} are free "
+            f"in {there}). Make room and start the same command again: what is stored stays"
+        )
+        problem.errno = error.errno
+        raise problem from error
+
+
 def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Results in order, :data:`AT_ONCE` at a time."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(function, items))
-
-
-class ReadAhead:
-    """A bucket as it was at one look: one listing, and the small files that are wanted, read side by side.
-
-    Reading what is not there costs no request any more. Everything but reading goes to the file system itself.
-
-    Args:
-        root: what is listed, with everything below.
-        patterns: file names that are read ahead, like ``counts.*.parquet``.
-        location: how a user calls it, for messages.
-
-    Raises:
-        LocationError, ConnectionError: see :func:`explained`.
-    """
-
-    def __init__(self, filesystem: FileSystem, root: str, patterns: Sequence[str], location: str) -> None:
-        from pyarrow import fs
-
-        self.filesystem = filesystem
-        try:
-            found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-        except FileNotFoundError:
-            found = []  # nothing was written yet
-        except OSError as error:
-            raise explained(error, location) from error
-        self.sizes: dict[str, int] = {info.path: info.size for info in found if info.is_file}
-        names = {path: path.rpartition("/")[2] for path in self.sizes}
-        wanted = [path for path, name in names.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-        contents = side_by_side(lambda path: read_whole(filesystem, path), wanted)
-        self.contents = dict(zip(wanted, contents, strict=True))
-
-    def read(self, path: str) -> bytes | None:
-        """The content of a file, None if there was none."""
-        if path in self.contents:
-            return self.contents[path]
-        return read_whole(self.filesystem, path) if path in self.sizes else None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.filesystem, name)

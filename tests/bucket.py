@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -82,6 +83,49 @@ def serving(folder: Path, delay: float = 0.0, **settings: str) -> Iterator[Bucke
     finally:
         server.kill()
         server.wait(60)
+
+
+class Gate:
+    """A way to a server that can be shut: then nobody is there, and whoever was connected is cut off."""
+
+    def __init__(self, server: int) -> None:
+        self.server, self.port = server, free_port()
+        self.connections: list[socket.socket] = []
+        self.listening: socket.socket | None = None
+
+    def open(self) -> None:
+        listening = self.listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", self.port))
+        listening.listen(100)
+        threading.Thread(target=self._welcome, args=(listening,), daemon=True).start()
+
+    def shut(self) -> None:
+        listening, self.listening = self.listening, None
+        for one in (listening, *self.connections):
+            with contextlib.suppress(OSError):
+                if one is not None:
+                    one.shutdown(socket.SHUT_RDWR)
+            if one is not None:
+                one.close()
+        self.connections = []
+
+    def _welcome(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                guest, _ = listening.accept()
+                host = socket.create_connection(("127.0.0.1", self.server))
+                self.connections += [guest, host]
+                for a, b in ((guest, host), (host, guest)):
+                    threading.Thread(target=self._carry, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def _carry(a: socket.socket, b: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := a.recv(1 << 16):
+                b.sendall(data)
+        with contextlib.suppress(OSError):
+            b.shutdown(socket.SHUT_WR)
 
 
 def _counting(app: Callable[..., Any], log: Path, delay: float) -> Callable[..., Any]:

@@ -19,7 +19,8 @@ from test_store import FOUR, fill, follows, progress
 
 from experiments.board import BOARD
 from experiments.cli import main
-from experiments.lease import LEASE, leased
+from experiments.holding import CLAIMS, BucketBoard
+from experiments.lease import Taken, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
 from experiments.results import note_plan
@@ -222,23 +223,19 @@ def test_one_driver_holds_a_bucket(store: Store) -> None:
     finally:
         holder.kill()
         holder.wait(60)
-    assert b'"over": true' in (store.read_raw(LEASE) or b"")
+    assert not BucketBoard(store.filesystem, store.path(CLAIMS)).names()
 
 
 def test_a_lease_of_another_machine_ends_when_its_signs_do(store: Store) -> None:
-    """What a holder on another machine leaves when it dies; and one that was taken for dead does not take it back."""
-    dead = b'{"holder": "x", "who": "process 1 on elsewhere", "host": "elsewhere", "process": 1, "beat": 7}'
-    place = (lambda: store.read_raw(LEASE), lambda data: store.write(data, LEASE), 0.6)
-    store.write(dead, LEASE)
+    """What a holder on another machine leaves when it dies."""
+    board = BucketBoard(store.filesystem, store.path(CLAIMS))
+    dead = {"who": "process 1 on elsewhere", "machine": "elsewhere", "process": 1, "beat": 7, "held": True}
+    board.write("dead", json.dumps(dead).encode())
     began = time.monotonic()
-    with leased(*place) as holder:
-        assert holder is None and time.monotonic() - began >= 1.5
-        with leased(*place) as second:
-            assert second is not None and f"process {os.getpid()}" in second
-        store.write(dead, LEASE)
-        time.sleep(2)
-        assert store.read_raw(LEASE) == dead
-    assert store.read_raw(LEASE) == dead
+    with leased(board, 0.6):
+        assert time.monotonic() - began >= 1.5 and len(board.names()) == 1
+        with pytest.raises(Taken, match=f"process {os.getpid()} on "), leased(board, 0.6):
+            pass
 
 
 def test_checkpoints_go_to_a_bucket_and_back(bucket: Bucket) -> None:

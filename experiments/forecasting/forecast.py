@@ -123,14 +123,14 @@ def read_times(sources: Sequence[str], stages: Iterable[Stage]) -> dict[str, flo
 
 
 def _read(path: str) -> Any:
-    import yaml
+    from fusiondistill import safe_yaml
 
+    if not Path(path).exists():
+        raise FileNotFoundError(f"--times {path}: no such file; give a YAML file or NAME=SECONDS")
     try:
-        return yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--times {path}: no such file; give a YAML file or NAME=SECONDS") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--times {path}: cannot be read: {error}") from error
+        return safe_yaml.read(safe_yaml.read_text(Path(path)))[0]
+    except safe_yaml.YAMLProblem as error:
+        raise ValueError(f"--times {path}: {error}") from error
 
 
 def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:

@@ -119,7 +119,7 @@ class Journal:
         try:
             content = json.loads(data) if data is not None else {}
             body = json.loads(content["body"]) if digest(content["body"].encode()) == content["sha256"] else {}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         if {name: body.get(name) for name in self.address} != self.address:
             return None

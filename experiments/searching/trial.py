@@ -8,6 +8,7 @@ from typing import Any
 from experiments.stage import SearchSpec, Stage, trial_stage
 from experiments.stage_tables import read_parquet
 from experiments.store import Store
+from fusiondistill.locations import be_patient
 
 __all__ = ["metrics_of", "stored_rows", "train_candidate"]
 
@@ -16,6 +17,7 @@ Report = Callable[[dict[str, Any]], None]
 
 def train_candidate(search: Stage, values: Mapping[str, Any], context: Any, device: Any, report: Report) -> None:
     """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means."""
+    be_patient()  # whoever sent it here had an answer from the store
     from experiments.training_stage import run_train
 
     spec = search.spec

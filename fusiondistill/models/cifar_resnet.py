@@ -10,15 +10,19 @@ STAGES = ("stage1", "stage2", "stage3")
 _POOLED = 2  # FusionDistill pools to 2x2; the classic CIFAR ResNet pools to 1x1
 
 
+DEEPEST = 1202
+"""The deepest of the original paper; far deeper ones would fill any memory."""
+
+
 def valid_depth(depth: int) -> bool:
-    """Whether a CIFAR ResNet of this depth exists: 6n + 2 layers for n = 1, 2, ... blocks a stage."""
-    return depth >= 8 and (depth - 2) % 6 == 0
+    """Whether a CIFAR ResNet of this depth exists: 6n + 2 layers for n = 1, 2, ..., 200 blocks a stage."""
+    return 8 <= depth <= DEEPEST and (depth - 2) % 6 == 0
 
 
 def nearest_depths(depth: int) -> list[int]:
     """The valid depths next to `depth`: one below and one above, or the smallest one, 8."""
-    if depth < 8:
-        return [8]
+    if not 8 <= depth < DEEPEST:
+        return [8] if depth < 8 else [DEEPEST]
     below = depth - (depth - 2) % 6
     return [below] if below == depth else [below, below + 6]
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from fusiondistill.models.cifar_resnet import CifarResNet
 from fusiondistill.models.network import FeatureNetwork
 
-_CIFAR_RESNET = re.compile(r"cifar_resnet(\d+)")
+_CIFAR_RESNET = re.compile(r"cifar_resnet(\d{1,9})", re.ASCII)
 
 
 def build_model(name: str, classes: int, *, feature_layer: str | None = None) -> FeatureNetwork:

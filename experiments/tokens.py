@@ -1,0 +1,41 @@
+"""Ray's token: whoever holds it can run code in the cluster, so it is the owner's alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["keep_token_private"]
+
+
+def token_file() -> Path | None:
+    """Where Ray looks for the token; None if the environment holds the token itself."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+
+
+def keep_token_private(say: Callable[[str], None]) -> None:
+    """Make the token's file, before Ray makes one that everybody can read, and close one that others can read.
+
+    Args:
+        say: told what was changed, or that it could not be.
+    """
+    path = token_file()
+    if path is None:
+        return
+    with contextlib.suppress(FileExistsError, OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(0o600)
+            say(f"{path}, the token of your Ray clusters, could be read by others ({mode:04o}): now by you alone")
+    except OSError as error:
+        say(f"{path}, the token of your Ray clusters, may be readable by others: {error.strerror}")

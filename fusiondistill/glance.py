@@ -1,0 +1,58 @@
+"""A bucket as it was at one look, so that what latency costs is paid once and not for each small file."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.locations import explained, read_whole, side_by_side
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+__all__ = ["Glance"]
+
+MOST_AHEAD = 64 * 2**20
+"""Bytes of a file that is read ahead: what is larger is no manifest."""
+
+
+class Glance:
+    """A bucket as it was at one look: one listing, and the small files that are wanted, read side by side.
+
+    Reading what is not there costs no request any more. Everything but reading goes to the file system itself.
+
+    Args:
+        root: what is listed, with everything below.
+        patterns: file names that are read ahead, like ``counts.*.parquet``.
+        location: how a user calls it, for messages.
+
+    Raises:
+        LocationError, ConnectionError: see :func:`explained`.
+    """
+
+    def __init__(self, filesystem: FileSystem, root: str, patterns: Sequence[str], location: str) -> None:
+        from pyarrow import fs
+
+        self.filesystem = filesystem
+        try:
+            found = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        except FileNotFoundError:
+            found = []  # nothing was written yet
+        except OSError as error:
+            raise explained(error, location) from error
+        self.sizes: dict[str, int] = {info.path: info.size for info in found if info.is_file}
+        names = {path: path.rpartition("/")[2] for path in self.sizes}
+        matching = (path for path, name in names.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+        wanted = [path for path in matching if self.sizes[path] <= MOST_AHEAD]
+        contents = side_by_side(lambda path: read_whole(filesystem, path), wanted)
+        self.contents = dict(zip(wanted, contents, strict=True))
+
+    def read_ahead(self, path: str, limit: int | None = None) -> bytes | None:
+        """The content of a file, None if there was none; see :func:`read_whole`."""
+        if path in self.contents:
+            return self.contents[path]
+        return read_whole(self.filesystem, path, limit) if path in self.sizes else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)

@@ -1,0 +1,117 @@
+"""YAML from strangers: plain values with their lines, in bounded time; whatever hides what is meant is refused.
+
+No tags but YAML's own, no anchors (which can make gigabytes of a few lines), no repeated keys, no values so long or so
+deep that reading them takes longer than one would wait.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Location", "YAMLProblem", "read", "read_text"]
+
+Location = tuple[str | int, ...]
+
+MOST_BYTES = 100_000
+MOST_SCALAR = 1_000
+"""Characters of one value: Python refuses to read longer numbers, and YAML has one form that takes for ever."""
+MOST_DEPTH = 50
+
+
+class YAMLProblem(ValueError):
+    """What is wrong with a text that should be YAML, and in which line (0: the whole file)."""
+
+    def __init__(self, problem: str, line: int) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a sensible size.
+
+    Raises:
+        YAMLProblem: too large, no text, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise YAMLProblem(f"{path.stat().st_size:,} bytes: at most {MOST_BYTES:,} are read", 0)
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise YAMLProblem(f"not UTF-8 text: {error}", 0) from error
+    except OSError as error:
+        raise YAMLProblem(f"cannot be read: {error.strerror}", 0) from error
+
+
+def read(text: str) -> tuple[Any, dict[Location, int]]:
+    """The content ({} if there is none) and the line of every key.
+
+    Raises:
+        YAMLProblem: it is no YAML, or not of the plain kind that is meant here.
+    """
+    try:
+        return _read(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
+        raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from error
+    except (ValueError, OverflowError, TypeError) as error:  # a date or a number that looks like one and is none
+        raise YAMLProblem(f"not valid YAML: {error}", 1) from error
+
+
+def _read(text: str) -> tuple[Any, dict[Location, int]]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines: dict[Location, int] = {}
+        if node is None:
+            return {}, lines
+        _walk(node, (), lines)
+        return loader.construct_document(node), lines
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Looks at each node before it is made."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _mistaken(event, "aliases (*name) are not supported")
+        if self.depth > MOST_DEPTH:
+            raise _mistaken(event, "nested too deeply")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_SCALAR:
+            raise _mistaken(event, f"a value of {len(event.value):,} characters, at most {MOST_SCALAR:,} are read")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+def _walk(node: yaml.Node, location: Location, lines: dict[Location, int]) -> None:
+    lines.setdefault(location, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _mistaken(key, "a key must be plain text")
+            key.tag = "tag:yaml.org,2002:str"  # also what YAML takes for a number or a truth value
+            if key.value in seen:
+                raise _mistaken(key, f"{key.value!r} is given twice")
+            seen.add(key.value)
+            lines[(*location, key.value)] = key.start_mark.line + 1
+            _walk(value, (*location, key.value), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _walk(value, (*location, i), lines)
