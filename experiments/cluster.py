@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.orphans import reaped
 from fusiondistill.config import Resources
 
 __all__ = [
@@ -44,10 +45,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Node:
-    """A live node: its id, its address, and what Ray counts on it."""
+    """A live node: its id, its address, its raylet's port, and what Ray counts on it."""
 
     id: str
     address: str
+    port: int
     resources: Mapping[str, float]
 
 
@@ -79,10 +81,11 @@ def connected() -> Iterator[Any]:
             hint = "is the machine very busy, or out of memory or room in its temporary folder?"
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with reaped() if address == "local" else contextlib.nullcontext():
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def share_of(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Share:
@@ -173,7 +176,11 @@ def _room(share: Share, ray: Any) -> int:
 
 def nodes_of(ray: Any) -> list[Node]:
     """The live nodes."""
-    return [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+    return [_node(entry) for entry in ray.nodes() if entry["Alive"]]
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
+    return Node(entry["NodeID"], entry["NodeManagerAddress"], entry["NodeManagerPort"], entry["Resources"])
 
 
 def on_node(node: str) -> Any:

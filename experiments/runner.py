@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +51,12 @@ def run(prepared: Prepared, display: Any) -> Any:
     _compile_kernels(prepared)
     from experiments.interruption import Interruption
     from experiments.room import Room
+    from experiments.watch import Watch
 
     driver = None
     with Interruption() as interruption:
         try:
-            with connected() as ray:
+            with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
                 note = f"{prepared.context.store}/plans/{prepared.points[0].config.experiment}.json"
                 resources = prepared.config.resources
@@ -65,10 +68,26 @@ def run(prepared: Prepared, display: Any) -> Any:
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
                 raise KeyboardInterrupt from error
+            if _ray_failed(error):
+                display.say(f"Ray failed: {error}")
+                raise KeyboardInterrupt from error
             raise
         finally:
             if driver:
                 driver.leave()
+
+
+def _lost(interruption: Any, what: str) -> None:
+    from experiments.interruption import end_at_once
+
+    end_at_once("interrupted" if interruption.requested else f"Ray failed ({what})")
+
+
+def _ray_failed(error: Exception) -> bool:
+    """Whether one of Ray's own processes is gone, the queue's among them; not an error of what it ran."""
+    from ray import exceptions
+
+    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
 
 
 def check_synchronised(plan: Plan, gpus: float) -> None:
@@ -98,8 +117,6 @@ def _compile_kernels(prepared: Prepared) -> None:
 
 
 def _machine() -> str:
-    import os
-
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -121,8 +138,6 @@ def check_cluster(
     config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
 ) -> list[str]:
     """Ask every node of the cluster, say what was found; returns what does not fit."""
-    import os
-
     from experiments import cluster_check
     from experiments.cluster import connected, patience
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -29,7 +29,14 @@ __all__ = ["execute", "note_error"]
 
 
 def execute(
-    stage: Stage, context: Context, device: torch.device, report: Report, *, rank: int = 0, world_size: int = 1
+    stage: Stage,
+    context: Context,
+    device: torch.device,
+    report: Report,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    closing: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a stage and store its result (on rank 0)."""
     load_plugins(context.plugins)
@@ -39,7 +46,7 @@ def execute(
     if not isinstance(spec, CheckpointSpec):
         torch.set_num_threads(getattr(spec, "threads", 1))
     if isinstance(spec, TrainSpec):
-        run_train(stage, context, device, report, rank=rank, world_size=world_size)
+        run_train(stage, context, device, report, rank=rank, world_size=world_size, closing=closing)
     elif isinstance(spec, FuseSpec):
         _run_fuse(stage, spec, context, device)
     elif isinstance(spec, EvaluateSpec):

@@ -31,7 +31,7 @@ LOST = 2
 """How often a trial whose process died goes on in another one."""
 
 
-def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str, report: Report) -> None:
+def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str, report: Report, queue: Any) -> None:
     """Run the trials and store ``trials.parquet``, ``epochs.parquet`` and ``best.json``.
 
     Args:
@@ -40,6 +40,7 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
         at_once: how many trials may run side by side.
         scratch: a folder for Tune's own files, which nobody needs afterwards.
         report: told how many trials are done and the best accuracy so far.
+        queue: the handle of the driver's queue, which trials ask whether the run is about to end.
 
     Raises:
         RuntimeError: no trial came to a result.
@@ -55,7 +56,7 @@ def run(stage: Stage, context: Any, share: Share, *, at_once: int, scratch: str,
     trials = _Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
         tuner = tune.Tuner(
-            tune.with_resources(_trial(stage, context), share.resources),
+            tune.with_resources(_trial(stage, context, queue), share.resources),
             tune_config=tune.TuneConfig(
                 num_samples=candidate_count(spec),
                 max_concurrent_trials=at_once,
@@ -213,8 +214,9 @@ def _telling(tune: Any, trials: _Trials) -> Any:
     return Telling()
 
 
-def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
+def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
+        import ray
         import torch
         from ray import tune
 
@@ -226,7 +228,14 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
         torch.set_num_threads(stage.spec.train.threads)
         try:
             load_plugins(context.plugins)
-            train_candidate(stage, config["values"], context, plain_device(), tune.report)
+            train_candidate(
+                stage,
+                config["values"],
+                context,
+                plain_device(),
+                tune.report,
+                closing=lambda: ray.get(queue.closing.remote()),
+            )
         except Exception as problem:  # the process is fine and takes the next trial
             tune.report({"error": describe(problem).splitlines()[-1]})
 
