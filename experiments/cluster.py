@@ -18,6 +18,7 @@ __all__ = [
     "Node",
     "Share",
     "connected",
+    "described",
     "enough_nodes",
     "nodes_of",
     "on_node",
@@ -115,12 +116,16 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
     """
     count = sum(slots_on(share, node) for node in nodes)
     if count == 0:
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
         raise ValueError(
-            f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {have}); "
+            f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {described(nodes)}); "
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
     return count
+
+
+def described(nodes: Sequence[Mapping[str, float]]) -> str:
+    """What nodes have, in words."""
+    return "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
 
 
 def patience() -> float:

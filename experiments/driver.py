@@ -84,7 +84,8 @@ class Driver:
         self.room, self.share = room, room.share
         if self.resources.workers_per_run > room.slots:
             raise ValueError(
-                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {room.slots} workers fit"
+                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {room.slots} workers fit "
+                f"(nodes: {room.described}); lower it, or what a worker holds (resources)"
             )
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.priority = priorities(plan.stages)

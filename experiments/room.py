@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from experiments.cluster import Node, Share, nodes_of, probe, share_of, slots, slots_on
+from experiments.cluster import Node, Share, described, nodes_of, probe, share_of, slots, slots_on
 from fusiondistill.config import Resources
 
 __all__ = ["Free", "Room"]
@@ -47,6 +47,7 @@ class Room:
         self.ray, self.landmark, self.most = ray, landmark, resources.workers
         found = nodes_of(ray)
         shapes = [node.resources for node in found]
+        self.described = described(shapes)
         self.share: Share = share_of(resources, shapes)
         slots(self.share, shapes)  # raises where none fits
         self.nodes: dict[str, int] = {}
