@@ -12,6 +12,8 @@ from fusiondistill.config import Resources
 
 __all__ = ["Free", "Room"]
 
+ANSWER = 180.0
+"""Seconds in which the nodes of a cluster have said whether they see the store."""
 REFRESH = 1.0
 """Seconds between two looks at the cluster."""
 
@@ -55,13 +57,15 @@ class Room:
         self.refused: set[str] = set()
         self.looked = time.monotonic()
         self._look(found)
-        blind = [node.address for node, answer in self.probes.values() if not ray.get(answer)]
+        answers = [answer for _, answer in self.probes.values()]
+        ray.wait(answers, num_returns=len(answers), timeout=ANSWER)  # who takes longer joins later
+        self._admit()
+        blind = [node.address for node in found if node.id in self.refused]
         if blind:
             raise ValueError(
                 f"nodes {', '.join(blind)} do not see the store (no {landmark} there): "
                 "give a --store on a file system that all nodes share, or a bucket"
             )
-        self._admit()
 
     @property
     def slots(self) -> int:

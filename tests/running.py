@@ -85,7 +85,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def workers_of(driver: int, name: str) -> list[int]:
     """Process ids below a driver's process whose command line has this in it: its own workers, nobody else's."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
     family = {driver}
     for _ in range(6):  # deeper than Ray's own processes go

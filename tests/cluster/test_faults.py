@@ -77,8 +77,9 @@ def _kill_driver(process: subprocess.Popen[str]) -> None:
 
 
 def _kill(name: str, process: subprocess.Popen[str]) -> None:
-    (pid,) = workers_of(process.pid, name)
-    os.kill(pid, signal.SIGKILL)
+    pids = workers_of(process.pid, name)
+    assert pids, process.poll()
+    os.kill(pids[0], signal.SIGKILL)
 
 
 def _interrupt_group(process: subprocess.Popen[str]) -> None:
