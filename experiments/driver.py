@@ -7,7 +7,6 @@ data-parallel stage gets a fit of its own. What is handed out never exceeds what
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 from experiments.cluster import on_node
 from experiments.hands import FIT_FAILURES, Hand, fit, give_back, pull
-from experiments.interruption import GRACE
+from experiments.interruption import keep_epochs
 from experiments.materials import Context
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
@@ -116,7 +115,8 @@ class Driver:
                 try:
                     check()
                 except KeyboardInterrupt:
-                    self._keep()
+                    if self.store.remote:  # on a disk every epoch is stored
+                        keep_epochs(self.ray, self.queue)
                     raise
                 for text in self.room.refresh():
                     self.display.say(text)
@@ -140,16 +140,6 @@ class Driver:
             self.last_room = time.monotonic()
         elif time.monotonic() - self.last_room > WITHOUT_NODES:
             self.outcome.failed["workers"] = f"no node for them has been there for {WITHOUT_NODES:.0f} s"
-
-    def _keep(self) -> None:
-        """Let trainings store the epoch that they are at, where not every epoch is stored; for a while only."""
-        if not self.store.remote:
-            return
-        limit = time.monotonic() + GRACE
-        with contextlib.suppress(self.ray.exceptions.RayError):  # whoever stops a job may have stopped its Ray as well
-            self.ray.get(self.queue.close.remote())
-            while self.ray.get(self.queue.waiting_for.remote()) and time.monotonic() < limit:
-                time.sleep(TICK)
 
     def leave(self) -> None:
         """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""

@@ -6,6 +6,7 @@ ever; Ray's threads then wait on it without end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from experiments.command import INTERRUPTED
 
-__all__ = ["GRACE", "Interruption", "end_at_once"]
+__all__ = ["LIMIT", "Interruption", "end_at_once", "keep_epochs"]
 
 GRACE = 12.0
 """Seconds after a signal in which trainings may store the epoch that they are at."""
@@ -37,6 +38,19 @@ def end_at_once(why: str) -> NoReturn:
     text = f"{show_cursor}\n{why}: what is stored stays; start the same command again to go on\n"
     os.write(sys.stderr.fileno(), text.encode())
     os._exit(INTERRUPTED)
+
+
+def keep_epochs(ray: Any, queue: Any) -> None:
+    """Let every training store the epoch that it is at; for :data:`GRACE` only. Searches never say that they have.
+
+    Args:
+        queue: the handle of the driver's :class:`experiments.queue.StageQueue`.
+    """
+    limit = time.monotonic() + GRACE
+    with contextlib.suppress(ray.exceptions.RayError):  # whoever stops a job may have stopped its Ray as well
+        ray.get(queue.close.remote())
+        while ray.get(queue.waiting_for.remote()) and time.monotonic() < limit:
+            time.sleep(0.2)
 
 
 class Interruption:

@@ -41,7 +41,7 @@ class Watch:
         here = next(node for node in nodes_of(ray) if node.id == context.get_node_id())
         host, _, port = context.gcs_address.rpartition(":")
         self.patience: dict[tuple[str, Address], float] = {
-            ("Ray's head (gcs_server)", (host, int(port))): SOON if ours else LATE,
+            ("Ray's head (gcs_server)", (host.strip("[]"), int(port))): SOON if ours else LATE,
             ("the raylet of this node", (here.address, here.port)): SOON,
         }
         self.lost = lost
