@@ -209,7 +209,8 @@ class Driver:
         if self.reserved:
             if self.hands:
                 return  # what is left over cannot be told from what they hold
-            give_back(self.ray)
+            if count := give_back(self.ray):
+                self.display.say(f"gave back what a failed start had reserved ({count} placement groups)")
             self.reserved = False
         self._start_parallel()
         starting = sum(h.slots for h in self.hands if h.name.startswith(("group", "task")) and not self._seen(h))

@@ -106,8 +106,8 @@ def pull(loop: Callable[..., Any], arguments: tuple[Any, ...], *, share: Share, 
     ray.get(remote.remote(*arguments))
 
 
-def give_back(ray: Any) -> None:
-    """Remove every reservation of this job; nothing that needs one may be running.
+def give_back(ray: Any) -> int:
+    """Remove every reservation of this job, return how many; nothing that needs one may be running.
 
     A fit whose workers do not come to work leaves its own behind (a process group that cannot be set up, say), and
     whoever is started next would wait for it.
@@ -116,6 +116,8 @@ def give_back(ray: Any) -> None:
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
     job = ray.get_runtime_context().get_job_id()
-    for identity, entry in placement_group_table().items():
-        if identity.endswith(job) and entry["state"] != "REMOVED":  # an id ends with its job's
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+    table = placement_group_table().items()
+    ours = [identity for identity, entry in table if identity.endswith(job) and entry["state"] != "REMOVED"]
+    for identity in ours:  # an id ends with its job's
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+    return len(ours)
