@@ -113,7 +113,7 @@ def half_way(process: subprocess.Popen[str], store: Path, stage: str, epochs: in
 def frozen(process: subprocess.Popen[str], name: str) -> list[int]:
     """Stop a run's workers that have this in their command line: what is asserted now holds when they are killed."""
     workers = workers_of(process.pid, name)
-    assert workers
+    assert workers, [Path(f"/proc/{pid}/cmdline").read_text()[:80] for pid in workers_of(process.pid, "ray::")]
     for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     return workers

@@ -27,13 +27,13 @@ search: {trials: 2, scheduler: none, space: {loss.kd: {uniform: [0.1, 1.0]}}}
 evaluation: {every: 5}
 """
 DEADLY = """
-import os, pathlib
+import os, traceback
 from fusiondistill.degradations import register
 
 @register("deadly", range(0, 11))
 def deadly(images, levels):
     "Kills the process that uses it in a search, or to train from scratch (known by the size of its batches)."
-    trial = b"ImplicitFunc" in pathlib.Path("/proc/self/cmdline").read_bytes()
+    trial = any(frame.name == "train_candidate" for frame in traceback.extract_stack())
     if trial or len(images) == 23:
         os.kill(os.getpid(), 9)
     return images
