@@ -53,7 +53,7 @@ def test_a_lost_worker_costs_its_piece_and_not_the_job(measured: tuple[Path, Pat
     line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 3)
-        killed = frozen(process, "task_loop")[0]
+        killed = frozen(process.pid, "task_loop")[0]
         before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
         os.kill(killed, signal.SIGKILL)
         for pid in workers_of(process.pid, "task_loop"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from running import command, environment, fusiondistill, stages
 
@@ -50,9 +51,11 @@ def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path
     for attempt in (1, 2):
         assert f"was lost (attempt {attempt})" in done.stdout, done.stdout
     assert "was lost (attempt 3)" in done.stderr and "exit" in done.stderr, done.stderr  # and what Ray knows of it
-    assert "its process died 3 times" in done.stderr, done.stderr
+    (search,) = stages(store, "search")
+    trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
+    assert trials[1]["error"] == "its process died 3 times" and trials[0]["error"] is None  # it was stored already
     assert "not done, since they need what failed" in done.stderr and "start the same command again" in done.stderr
-    assert not stages(store, "scratch") and not stages(store, "search")
+    assert not stages(store, "scratch")
     for prefix in ("base", "expert-deadly", "fusiondistill", "evaluate-base", "evaluate-fusiondistill"):
         assert stages(store, prefix), prefix
     assert (store / "report" / "index.html").exists()

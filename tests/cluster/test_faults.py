@@ -58,7 +58,7 @@ def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: P
     line = command("run", str(config), "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
         half_way(process, store, "base")
-        workers = frozen(process, "RayTrainWorker")
+        workers = frozen(process.pid, "RayTrainWorker")
         stored = half_way(process, store, "base")
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
@@ -72,7 +72,7 @@ def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: P
 
 def _kill_driver(process: subprocess.Popen[str]) -> None:
     """Its worker lives on: it wakes up when the next driver's worker has stored an epoch."""
-    frozen(process, "RayTrainWorker")
+    frozen(process.pid, "RayTrainWorker")
     process.kill()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import command, counts, environment, fusiondistill, stages, tell, wait_for, weights
+from running import command, counts, environment, frozen, fusiondistill, stages, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -98,10 +98,13 @@ def test_a_late_node_is_used_and_a_lost_one_is_survived(
     late = cluster.add_node(num_cpus=1)
     # The late node has an expert of its own under way, with an epoch stored, while the first is at another one.
     wait_for(lambda: len(list(tmp_path.glob("expert-*/progress.json"))) == 2)
+    workers = frozen(os.getpid(), "RayTrainWorker")
     under_way = {path.parent.name: json.loads(path.read_text())["epoch"] for path in tmp_path.glob("*/progress.json")}
     assert len(under_way) == 2 and all(1 <= epoch < 24 for epoch in under_way.values())
     (raylet,) = first.all_processes["raylet"]
     os.kill(raylet.process.pid, signal.SIGKILL)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
     output = end()
     lost = re.search(r"(expert-\w+)[^\n]*was lost", output)
     assert lost, output

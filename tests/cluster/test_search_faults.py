@@ -90,7 +90,7 @@ def test_a_killed_trial_goes_on_in_another_process(tmp_path: Path) -> None:
     line = command("search", str(config), *few, "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
-        trials = frozen(process, "ray::ImplicitFunc")
+        trials = frozen(process.pid, "ray::ImplicitFunc")
         reached = {path.parent: json.loads(path.read_text())["epoch"] for path in store.glob("trial-*/progress.json")}
         assert reached and all(1 <= epoch < 12 for epoch in reached.values()) and not stages(store, "search")
         for pid in trials:
