@@ -111,7 +111,7 @@ def half_way(process: subprocess.Popen[str], store: Path, stage: str, epochs: in
 
 
 def frozen(driver: int, name: str) -> list[int]:
-    """Stop the workers below a driver that have this in their command line: what is asserted now holds when they are killed."""
+    """Stop the workers below a driver by their command line: what is asserted now holds when they are killed."""
     workers = workers_of(driver, name)
     assert workers, [Path(f"/proc/{pid}/cmdline").read_text()[:80] for pid in workers_of(driver, "ray::")]
     for pid in workers:
