@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.orphans import reaped
 from experiments.tokens import keep_token_private
 from fusiondistill.config import Resources
 from fusiondistill.locations import open_location, read_whole
@@ -21,6 +22,7 @@ __all__ = [
     "Node",
     "Share",
     "connected",
+    "described",
     "enough_nodes",
     "labels_of",
     "nodes_of",
@@ -53,10 +55,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Node:
-    """A live node: its id, its address, and what Ray counts on it."""
+    """A live node: its id, its address, its raylet's port, and what Ray counts on it."""
 
     id: str
     address: str
+    port: int
     resources: Mapping[str, float]
 
 
@@ -103,10 +106,11 @@ def connected() -> Iterator[Any]:
             hint = "is the machine very busy, or out of memory or room in its temporary folder?"
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with reaped() if address == "local" else contextlib.nullcontext():
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def share_of(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Share:
@@ -136,12 +140,16 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
     """
     count = sum(slots_on(share, node) for node in nodes)
     if count == 0:
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
         raise ValueError(
-            f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {have}); "
+            f"a worker needs {share.cpus:g} CPU and {share.gpus:g} GPU, which no node has (nodes: {described(nodes)}); "
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
     return count
+
+
+def described(nodes: Sequence[Mapping[str, float]]) -> str:
+    """What nodes have, in words."""
+    return "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
 
 
 def patience() -> float:
@@ -200,7 +208,11 @@ def _room(share: Share, ray: Any) -> int:
 
 def nodes_of(ray: Any) -> list[Node]:
     """The live nodes."""
-    return [Node(n["NodeID"], n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+    return [_node(entry) for entry in ray.nodes() if entry["Alive"]]
+
+
+def _node(entry: Mapping[str, Any]) -> Node:
+    return Node(entry["NodeID"], entry["NodeManagerAddress"], entry["NodeManagerPort"], entry["Resources"])
 
 
 def on_node(node: str) -> Any:

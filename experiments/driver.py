@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from experiments.cluster import labels_of, on_node, patience
-from experiments.hands import FIT_FAILURES, Hand, fit, pull
+from experiments.hands import FIT_FAILURES, Hand, fit, give_back, pull
+from experiments.interruption import keep_epochs
 from experiments.materials import Context
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
@@ -82,7 +83,8 @@ class Driver:
         self.room, self.share = room, room.share
         if self.resources.workers_per_run > room.slots:
             raise ValueError(
-                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {room.slots} workers fit"
+                f"resources.workers_per_run is {self.resources.workers_per_run}, but only {room.slots} workers fit "
+                f"(nodes: {room.described}); lower it, or what a worker holds (resources)"
             )
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.priority = priorities(plan.stages)
@@ -95,6 +97,7 @@ class Driver:
         self.last_room = time.monotonic()
         self.outcome = Outcome()
         self.bad_fits = 0
+        self.reserved = False
         self.started_hands = 0
         self.seen_workers: set[str] = set()
         # On this node: another one may leave, and what the queue knows with it.
@@ -109,7 +112,12 @@ class Driver:
         """
         with self.scratch:
             while "workers" not in self.outcome.failed:
-                check()
+                try:
+                    check()
+                except KeyboardInterrupt:
+                    if self.store.remote:  # on a disk every epoch is stored
+                        keep_epochs(self.ray, self.queue)
+                    raise
                 for text in self.room.refresh():
                     self.display.say(text)
                 self._collect()  # before the news, so that what a dead worker leaves behind is part of them
@@ -135,8 +143,9 @@ class Driver:
 
     def leave(self) -> None:
         """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
+        limit = time.monotonic() + 2
         for thread in (*self.threads, *(hand.thread for hand in self.hands)):
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, limit - time.monotonic()))
 
     def _failed(self, digest: str) -> bool:
         return self.by_digest[digest].directory in self.outcome.failed
@@ -188,7 +197,8 @@ class Driver:
                 continue
             self.hands.remove(hand)
             self.threads += [hand.thread] if hand.thread.is_alive() else []
-            lost = self.ray.get(self.queue.lose.remote(hand.name))
+            self.reserved = self.reserved or hand.unstarted
+            lost = self.ray.get(self.queue.lose.remote(hand.name, hand.why, hand.blamed))
             if hand.error is None or lost or left or not hand.name.startswith(("group", "task")):
                 continue  # a stage that kills its worker is counted by the queue
             self.bad_fits += 1
@@ -196,6 +206,12 @@ class Driver:
                 self.outcome.failed["workers"] = f"they cannot be kept running: {hand.error}"
 
     def _start_hands(self, to_train: int, others: int, idle: int) -> None:
+        if self.reserved:
+            if self.hands:
+                return  # what is left over cannot be told from what they hold
+            if count := give_back(self.ray):
+                self.display.say(f"gave back what a failed start had reserved ({count} placement groups)")
+            self.reserved = False
         self._start_parallel()
         starting = sum(h.slots for h in self.hands if h.name.startswith(("group", "task")) and not self._seen(h))
         free = self.room.free(self.hands)
@@ -272,6 +288,7 @@ class Driver:
                     at_once=at_once,
                     scratch=self.scratch.name,
                     report=lambda facts: call.report.remote(worker, facts),
+                    queue=call,
                 )
             except Exception as problem:
                 note_error(stage, self.context, describe(problem))

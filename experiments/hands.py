@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.cluster import Share, on_node
 
-__all__ = ["FIT_FAILURES", "Hand", "fit", "pull"]
+__all__ = ["FIT_FAILURES", "Hand", "fit", "give_back", "pull"]
 
 FIT_FAILURES = 3
 """A fit that fails so often without any stage getting on ends the run."""
@@ -26,6 +26,27 @@ class Hand:
         self.left: float | None = None
         self.thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
         self.thread.start()
+
+    @property
+    def blamed(self) -> set[str] | None:
+        """The workers that died by themselves, not because another of their group did; None: nothing says so."""
+        failures = getattr(self.error, "worker_failures", None)
+        return {f"{self.name}{rank}" for rank in failures} if failures else None
+
+    @property
+    def why(self) -> str:
+        """What is known about the end of its workers, in a line."""
+        if self.error is None:
+            return ""
+        failures = getattr(self.error, "worker_failures", None)
+        lines = str(next(iter(failures.values())) if failures else self.error).strip().splitlines()
+        told = [line.strip() for line in lines if line.strip()]
+        return next((line for line in told if "exit detail" in line), told[-1] if told else repr(self.error))
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether it was a fit whose workers did not come to work: Ray may keep what it had reserved for them."""
+        return type(self.error).__name__ == "ControllerError"
 
     def overdue(self) -> bool:
         """Whether it had time enough to notice that its node is gone."""
@@ -83,3 +104,20 @@ def pull(loop: Callable[..., Any], arguments: tuple[Any, ...], *, share: Share, 
         num_cpus=share.cpus, num_gpus=share.gpus or None, max_retries=0, scheduling_strategy=on_node(node)
     )
     ray.get(remote.remote(*arguments))
+
+
+def give_back(ray: Any) -> int:
+    """Remove every reservation of this job, return how many; nothing that needs one may be running.
+
+    A fit whose workers do not come to work leaves its own behind (a process group that cannot be set up, say), and
+    whoever is started next would wait for it.
+    """
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    table = placement_group_table().items()
+    ours = [identity for identity, entry in table if identity.endswith(job) and entry["state"] != "REMOVED"]
+    for identity in ours:  # an id ends with its job's
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+    return len(ours)

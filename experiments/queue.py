@@ -7,6 +7,7 @@ its worker is given up after a few.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ class StageQueue:
         self.models: dict[str, Models] = {}
         self.events: list[Event] = []
         self.last_news = time.monotonic()
+        self.unkept: set[str] | None = None
 
     def offer(self, stages: list[tuple[float, Stage]]) -> None:
         """Add ready stages with their priorities; higher comes first."""
@@ -68,7 +70,7 @@ class StageQueue:
         A worker that trains waits while others work, since what follows may come; one that does not costs little to
         start again, and leaves at once.
         """
-        if (chosen := self._next(worker, trains)) is not None:
+        if self.unkept is None and (chosen := self._next(worker, trains)) is not None:
             priority, stage = self.ready.pop(chosen)
             self.waiting.discard(worker)
             self._start(worker, priority, stage)
@@ -113,7 +115,22 @@ class StageQueue:
         if facts.get("epoch", 0) > self.reached.get(digest, 0):
             self.reached[digest] = facts["epoch"]
             self.attempts[digest] = 1
+        if self.unkept and facts.get("kept"):
+            self.unkept.discard(digest)
         self._tell("progress", digest, worker, **facts)
+
+    def close(self) -> None:
+        """The run is about to end: nothing is given out any more, and trainings are asked to store their next epoch."""
+        if self.unkept is None:
+            self.unkept = {stage.digest for _, stage in self.running.values() if stage.kind in ("train", "search")}
+
+    def closing(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self.unkept is not None
+
+    def waiting_for(self) -> int:
+        """How many of the trainings that :meth:`close` found have neither stored an epoch since nor ended."""
+        return len(self.unkept or ())
 
     def holds(self, worker: str, digest: str) -> bool:
         """Whether a worker is still meant to do a stage."""
@@ -125,6 +142,8 @@ class StageQueue:
         if entry is None or entry[1].digest != digest:
             return  # it was given to somebody else in the meantime
         del self.running[worker]
+        if self.unkept:
+            self.unkept.discard(digest)
         if error is None:
             self._tell("done", digest, worker)
         elif retry and self.attempts[digest] < self.attempts_allowed:
@@ -134,8 +153,12 @@ class StageQueue:
         else:
             self._tell("failed", digest, worker, error=error)
 
-    def lose(self, name: str) -> int:
+    def lose(self, name: str, why: str = "", blamed: Collection[str] | None = None) -> int:
         """A worker, or a group (its name ends in /), is gone: what it was at is tried again or given up.
+
+        Args:
+            why: what is known about the cause.
+            blamed: the workers that died by themselves; what the others were at does not lose an attempt. None: all.
 
         Returns:
             How many stages that concerns.
@@ -150,7 +173,10 @@ class StageQueue:
         for worker in lost:
             digest = self.running[worker][1].digest
             tries = self.attempts[digest]
-            self.finish(worker, digest, f"its worker {worker} was lost (attempt {tries})", retry=True)
+            if blamed is not None and worker not in blamed:
+                self.attempts[digest] -= 1
+            because = f": {why}" if why else ""
+            self.finish(worker, digest, f"its worker {worker} was lost (attempt {tries}){because}", retry=True)
         return len(lost)
 
     def poll(self) -> tuple[list[Event], int, int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,7 @@ def run(prepared: Prepared, display: Any) -> Any:
     _compile_kernels(prepared)
     from experiments.interruption import Interruption
     from experiments.room import Room
+    from experiments.watch import Watch
 
     driver = None
     with Interruption() as interruption:
@@ -64,7 +67,7 @@ def run(prepared: Prepared, display: Any) -> Any:
             store.check_held()
 
         try:
-            with connected() as ray:
+            with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
                 resources = prepared.config.resources
                 with enough_nodes(ray, resources, display.say, check):
@@ -76,6 +79,9 @@ def run(prepared: Prepared, display: Any) -> Any:
                     return driver.run(check)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
+                raise KeyboardInterrupt from error
+            if _ray_failed(error):
+                display.say(f"Ray failed: {error}")
                 raise KeyboardInterrupt from error
             raise
         finally:
@@ -90,6 +96,19 @@ def _landmark(prepared: Prepared) -> Landmark:
     name = f"{prepared.points[0].config.experiment}.json"
     content = prepared.store.read_raw("plans", name) or b""
     return Landmark(prepared.context.store, prepared.store.path("plans", name), hashlib.sha256(content).hexdigest())
+
+
+def _lost(interruption: Any, what: str) -> None:
+    from experiments.interruption import end_at_once
+
+    end_at_once("interrupted" if interruption.requested else f"Ray failed ({what})")
+
+
+def _ray_failed(error: Exception) -> bool:
+    """Whether one of Ray's own processes is gone, the queue's among them; not an error of what it ran."""
+    from ray import exceptions
+
+    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
 
 
 def check_synchronised(plan: Plan, gpus: float) -> None:
@@ -119,8 +138,6 @@ def _compile_kernels(prepared: Prepared) -> None:
 
 
 def _machine() -> str:
-    import os
-
     from experiments.materials import processor
 
     return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
@@ -137,8 +154,6 @@ def check_cluster(
     config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
 ) -> list[str]:
     """Ask every node of the cluster, say what was found; returns what does not fit."""
-    import os
-
     from experiments import cluster_check
     from experiments.cluster import connected, patience
 

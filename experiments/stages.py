@@ -36,7 +36,14 @@ ALPHAS = (0.0, 0.25, 0.5, 0.75)
 
 
 def execute(
-    stage: Stage, context: Context, device: torch.device, report: Report, *, rank: int = 0, world_size: int = 1
+    stage: Stage,
+    context: Context,
+    device: torch.device,
+    report: Report,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    closing: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a stage and store its result (on rank 0)."""
     be_patient()  # whoever sent it here had an answer from the store
@@ -47,7 +54,7 @@ def execute(
     if not isinstance(spec, CheckpointSpec):
         torch.set_num_threads(getattr(spec, "threads", 1))
     if isinstance(spec, TrainSpec):
-        run_train(stage, context, device, report, rank=rank, world_size=world_size)
+        run_train(stage, context, device, report, rank=rank, world_size=world_size, closing=closing)
     elif isinstance(spec, FuseSpec):
         _run_fuse(stage, spec, context, device)
     elif isinstance(spec, EvaluateSpec):

@@ -57,9 +57,11 @@ def run_train(
     rank: int = 0,
     world_size: int = 1,
     until: int | None = None,
+    closing: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
     """Train, from the last stored epoch if there is one; returns the rows of metrics.
 
+    Where not every epoch is stored (see :class:`ProgressWriter`), ``closing`` is asked whether this one has to be.
     With ``until`` it ends after that epoch, which is stored like any other; the next call goes on from there, with the
     bits of a training in one go. The stage is committed by whoever trains its last epoch.
     """
@@ -90,10 +92,11 @@ def run_train(
 
     def on_epoch(progress: Progress) -> None:
         rows[:] = progress.rows
-        if progress.epoch == until or writer.due(progress.epoch, recipe.epochs):
+        kept = progress.epoch == until or writer.due(progress.epoch, recipe.epochs) or closing()
+        if kept:
             writer.save(progress.epoch, pack(progress))
         live.add(progress.rows)
-        report({"epochs": recipe.epochs, **progress.rows[-1]})
+        report({"epochs": recipe.epochs, "kept": kept, **progress.rows[-1]})
         if progress.epoch == until != recipe.epochs:
             raise _Enough
 

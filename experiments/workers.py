@@ -57,7 +57,15 @@ def run_loop(config: dict[str, Any]) -> None:
     if not ray.get(queue.holds.remote(worker, stage.digest)):
         return  # it failed, and only the group started over
     try:
-        stages.execute(stage, config["context"], _train_device(), report, rank=rank, world_size=ranks.get_world_size())
+        stages.execute(
+            stage,
+            config["context"],
+            _train_device(),
+            report,
+            rank=rank,
+            world_size=ranks.get_world_size(),
+            closing=lambda: ray.get(queue.closing.remote()),
+        )
     except Exception as problem:
         error = describe(problem)
         stages.note_error(stage, config["context"], error)
@@ -86,7 +94,13 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             continue
         error, retry = None, False
         try:
-            stages.execute(stage, context, device, lambda facts: queue.report.remote(worker, facts))
+            stages.execute(
+                stage,
+                context,
+                device,
+                lambda facts: queue.report.remote(worker, facts),
+                closing=lambda: ray.get(queue.closing.remote()),
+            )
             done += 1
         except Exception as problem:
             error, retry = describe(problem), isinstance(problem, OSError) and not isinstance(problem, NoRoom)

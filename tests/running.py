@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -44,11 +48,11 @@ def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
 
 
 def fusiondistill(
-    *arguments: str, cache: Path, options: tuple[str, ...] = (), cwd: Path | None = None
+    *arguments: str, cache: Path, options: tuple[str, ...] = (), cwd: Path | None = None, timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end."""
     line = command(*arguments, options=options)
-    return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=280)
+    return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 def stages(store: Path, prefix: str) -> list[Path]:
@@ -81,9 +85,60 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def workers_of(driver: int, name: str) -> list[int]:
     """Process ids below a driver's process whose command line has this in it: its own workers, nobody else's."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=2) for line in listing.splitlines()[1:]]
     family = {driver}
     for _ in range(6):  # deeper than Ray's own processes go
         family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
     return [int(pid) for pid, _, what in rows if int(pid) in family and name in what]
+
+
+def epochs_stored(store: Path, stage: str) -> int:
+    """How many epochs of an unfinished training are stored (of the one that is furthest, where several open so)."""
+    found = [0]
+    for path in store.glob(f"{stage}-*/progress.json"):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            found.append(json.loads(path.read_text())["epoch"])
+    return max(found)
+
+
+def half_way(process: subprocess.Popen[str], store: Path, stage: str, epochs: int = 2) -> int:
+    """Wait until a stage has so many epochs stored and one to go; returns how many are stored."""
+    wait_for(lambda: epochs_stored(store, stage) >= epochs or process.poll() is not None, 240)
+    stored = epochs_stored(store, stage)
+    assert stored >= epochs and not stages(store, stage)
+    return stored
+
+
+def frozen(driver: int, name: str) -> list[int]:
+    """Stop the workers below a driver by their command line: what is asserted now holds when they are killed."""
+    workers = workers_of(driver, name)
+    assert workers, [Path(f"/proc/{pid}/cmdline").read_text()[:80] for pid in workers_of(driver, "ray::")]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    return workers
+
+
+def tell(fault: str, stored: int, output: str, stage: str) -> None:
+    """Print what a fault cost: epochs stored when it struck, and the epoch that the stage went on from."""
+    resumed = re.search(rf"{stage}[^\n]*: epoch (\d+)/(\d+), found stored", output)
+    assert resumed, output
+    again = max(0, stored - int(resumed[1]))
+    print(
+        f"\nFAULT | {fault} | {stored} of {resumed[2]} epochs stored, went on from {resumed[1]} | {again + 1} at most"
+    )
+    assert int(resumed[1]) >= stored, output
+
+
+def ends(process: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Wait for the end of a run and of all that it started."""
+    family = workers_of(process.pid, "")
+    process.wait(timeout=seconds)
+    wait_for(lambda: not [pid for pid in family if _lives(pid)], seconds)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -189,3 +189,34 @@ def test_a_model_stays_with_the_worker_that_has_it_loaded() -> None:
     assert set(left) == {"base", "scratch"}  # nobody waits while something is left
     q.offer([(1.0, pieces[0]), (9.0, VANILLA)])
     assert q.take("g/1", True) is VANILLA  # what others wait for goes first
+
+
+def test_who_is_lost_with_another_keeps_its_attempts() -> None:
+    """A group falls with the worker that died: what its neighbours were at is not to blame."""
+    q = StageQueue(attempts=2)
+    for attempt in (1, 2):
+        q.offer([(2.0, BASE), (1.0, SCRATCH)] if attempt == 1 else [])
+        assert q.take("g1/0", True) is BASE and q.take("g1/1", True) is SCRATCH
+        q.lose("g1/", "killed", blamed={"g1/0"})
+    ends = q.poll()[0][-2:]
+    assert told(ends) == [("failed", "base", "g1/0"), ("lost", "scratch", "g1/1")]
+    assert ends[0].facts["error"] == "its worker g1/0 was lost (attempt 2): killed"
+    assert q.take("g2/0", True) is SCRATCH
+
+
+def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_training() -> None:
+    q = StageQueue()
+    q.offer([(3.0, BASE), (2.0, SCRATCH), (1.0, EVALUATE), (0.0, VANILLA)])
+    for i in range(3):
+        q.take(f"g/{i}", True)
+    assert not q.closing()
+    q.report("g/0", {"epoch": 1, "kept": True})  # before it was asked for
+    q.close()
+    q.close()
+    assert q.closing() and q.waiting_for() == 2  # an evaluation has nothing to keep
+    assert q.take("g/3", True) != VANILLA
+    q.report("g/0", {"epoch": 2, "kept": False})
+    assert q.waiting_for() == 2
+    q.report("g/0", {"epoch": 3, "kept": True})
+    q.lose("g/1")
+    assert q.waiting_for() == 0

@@ -39,6 +39,7 @@ def run(
     at_once: int,
     scratch: str,
     report: Report,
+    queue: Any,
     labels: dict[str, str] | None = None,
 ) -> None:
     """Run the trials and store ``trials.parquet``, ``epochs.parquet`` and ``best.json``.
@@ -50,6 +51,7 @@ def run(
         scratch: a folder for Tune's own files, which nobody needs afterwards.
         labels: of the nodes that trials may run on; None: of any.
         report: told how many trials are done and the best accuracy so far.
+        queue: the handle of the driver's queue, which trials ask whether the run is about to end.
 
     Raises:
         RuntimeError: no trial came to a result.
@@ -67,7 +69,7 @@ def run(
         selector = {"bundle_label_selector": [labels]} if labels else {}
         tuner = tune.Tuner(
             tune.with_resources(
-                _trial(stage, context), tune.PlacementGroupFactory([share.resources], **selector)
+                _trial(stage, context, queue), tune.PlacementGroupFactory([share.resources], **selector)
             ),
             tune_config=tune.TuneConfig(
                 num_samples=candidate_count(spec),
@@ -226,8 +228,9 @@ def _telling(tune: Any, trials: _Trials) -> Any:
     return Telling()
 
 
-def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
+def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
+        import ray
         import torch
         from ray import tune
 
@@ -239,7 +242,14 @@ def _trial(stage: Stage, context: Any) -> Callable[[dict[str, Any]], None]:
         torch.set_num_threads(stage.spec.train.threads)
         try:
             load_plugins(context.plugins)
-            train_candidate(stage, config["values"], context, plain_device(), tune.report)
+            train_candidate(
+                stage,
+                config["values"],
+                context,
+                plain_device(),
+                tune.report,
+                closing=lambda: ray.get(queue.closing.remote()),
+            )
         except Exception as problem:  # the process is fine and takes the next trial
             tune.report({"error": describe(problem).splitlines()[-1]})
 

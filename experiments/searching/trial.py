@@ -15,8 +15,18 @@ __all__ = ["metrics_of", "stored_rows", "train_candidate"]
 Report = Callable[[dict[str, Any]], None]
 
 
-def train_candidate(search: Stage, values: Mapping[str, Any], context: Any, device: Any, report: Report) -> None:
-    """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means."""
+def train_candidate(
+    search: Stage,
+    values: Mapping[str, Any],
+    context: Any,
+    device: Any,
+    report: Report,
+    closing: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means.
+
+    ``closing``: as :func:`experiments.training_stage.run_train` takes it.
+    """
     be_patient()  # whoever sent it here had an answer from the store
     from experiments.training_stage import run_train
 
@@ -24,7 +34,7 @@ def train_candidate(search: Stage, values: Mapping[str, Any], context: Any, devi
     assert isinstance(spec, SearchSpec)
     stages = [trial_stage(search, values, repeat) for repeat in range(spec.seeds)]
     if len(stages) == 1:
-        run_train(stages[0], context, device, lambda facts: report(metrics_of(facts)))
+        run_train(stages[0], context, device, lambda facts: report(metrics_of(facts)), closing=closing)
         return
     store = Store(context.store)
     for epoch in range(1, spec.train.recipe.epochs + 1):

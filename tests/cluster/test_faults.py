@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from running import command, counts, environment, fusiondistill, stages, wait_for, weights, workers_of
+from running import (
+    command,
+    counts,
+    ends,
+    environment,
+    epochs_stored,
+    frozen,
+    fusiondistill,
+    half_way,
+    stages,
+    tell,
+    wait_for,
+    weights,
+    workers_of,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 CONFIG = """
 experiment: faults
@@ -21,7 +35,7 @@ data: {name: digits, train_images: 600, test_images: 50}
 model: {name: cifar_resnet8}
 methods: [base, oracle]
 degradations: [blur, noise]
-base: {epochs: 12, batch_size: 16}
+base: {epochs: 40, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
 """
@@ -38,44 +52,93 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, P
     return config, store, cache
 
 
-def _epochs_stored(store: Path, stage: str) -> int:
-    for path in store.glob(f"{stage}-*/progress.json"):
-        epoch: int = json.loads(path.read_text())["epoch"]
-        return epoch
-    return 0
-
-
 def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = undisturbed
     store = tmp_path / "store"
     line = command("run", str(config), "--store", str(store))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: _epochs_stored(store, "base") >= 2)
-        assert not stages(store, "base")  # at least one epoch is stored and one is to go
-        workers = workers_of(process.pid, "RayTrainWorker")
-        assert workers
+        half_way(process, store, "base")
+        workers = frozen(process.pid, "RayTrainWorker")
+        stored = half_way(process, store, "base")
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
-        output, _ = process.communicate(timeout=200)
+        output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
     assert "was lost (attempt 1)" in output
-    resumed = re.search(r"base: epoch (\d+)/12, found stored", output)
-    assert resumed and int(resumed[1]) >= 2, output
+    tell("a Train worker killed", stored, output, "base")
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
 
 
-def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def _kill_driver(process: subprocess.Popen[str]) -> None:
+    """Its worker lives on: it wakes up when the next driver's worker has stored an epoch."""
+    frozen(process.pid, "RayTrainWorker")
+    process.kill()
+
+
+def _kill(name: str, process: subprocess.Popen[str]) -> None:
+    pids = workers_of(process.pid, name)
+    assert pids, process.poll()
+    os.kill(pids[0], signal.SIGKILL)
+
+
+def _interrupt_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's own processes are in that group
+
+
+def _interrupt_twice(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=0.6)
+    process.send_signal(signal.SIGINT)
+
+
+ENDS = {
+    "the driver killed, its worker living on": (_kill_driver, -signal.SIGKILL, ""),
+    "Ray's head (GCS) killed": (lambda p: _kill("gcs/gcs_server", p), 75, "Ray's head (gcs_server) at"),
+    "the head's raylet killed": (lambda p: _kill("raylet/raylet", p), 75, "the raylet of this node at"),
+    "the queue's process killed": (lambda p: _kill("ray::StageQueue", p), 75, "Ray failed"),
+    "SIGTERM": (lambda p: p.send_signal(signal.SIGTERM), 75, "interrupted: "),
+    "Ctrl-C, the whole group": (_interrupt_group, 75, "interrupted: "),
+    "Ctrl-C twice": (_interrupt_twice, 75, "interrupted"),
+}
+
+
+def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Every start of the same command goes on where the one before was ended; the last is left alone."""
     config, reference, cache = undisturbed
-    store = tmp_path / "store"
+    store, log, before = tmp_path / "store", tmp_path / "log", 0
     line = command("run", str(config), "--store", str(store))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
-        wait_for(lambda: _epochs_stored(store, "base") >= 2)
+    last, sleeping = "", []
+    for fault, (strike, code, words) in ENDS.items():
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                line, env=environment(cache), stdout=output, stderr=output, text=True, start_new_session=True
+            ) as process,
+        ):
+            stored = half_way(process, store, "base", before + 2)
+            for pid in sleeping:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)  # of the killed driver: it may write what it has, and finds an end
+            if sleeping:
+                stored = half_way(process, store, "base", stored + 1)
+            if before:
+                tell(last, before, log.read_text(), "base")
+            family = workers_of(process.pid, "RayTrainWorker")
+            strike(process)
+            sleeping = family if strike is _kill_driver else []
+            if not sleeping:
+                ends(process)
+        said = log.read_text()
+        assert process.returncode == code, (fault, said)
+        assert words in said and (code != 75 or "start the same command again to go on" in said), (fault, said)
+        assert "Traceback" not in said, (fault, said)
         assert not stages(store, "base")
-        process.kill()
-    again = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "found stored, going on from there" in again.stdout
+        before, last = max(stored, epochs_stored(store, "base")), fault
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tell(last, before, done.stdout, "base")
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
 
@@ -83,7 +146,7 @@ def test_a_killed_driver(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -
 def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, _, cache = undisturbed
     store = tmp_path / "store"
-    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]")
+    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", "--set", "base.epochs=12")
     done = fusiondistill("run", str(config), "--store", str(store), *settings, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     (base,) = stages(store, "base")

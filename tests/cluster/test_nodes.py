@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import command, counts, environment, fusiondistill, stages, wait_for, weights
+from running import command, counts, environment, frozen, fusiondistill, stages, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -110,8 +112,17 @@ def test_a_late_node_is_used_and_a_lost_one_is_survived(
     late = cluster.add_node(num_cpus=1)
     # The late node has an expert of its own under way, with an epoch stored, while the first is at another one.
     wait_for(lambda: len(list(tmp_path.glob("expert-*/progress.json"))) == 2)
-    cluster.remove_node(first, allow_graceful=False)
+    workers = frozen(os.getpid(), "RayTrainWorker")
+    under_way = {path.parent.name: json.loads(path.read_text())["epoch"] for path in tmp_path.glob("*/progress.json")}
+    assert len(under_way) == 2 and all(1 <= epoch < 24 for epoch in under_way.values())
+    (raylet,) = first.all_processes["raylet"]
+    os.kill(raylet.process.pid, signal.SIGKILL)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
     output = end()
+    lost = re.search(r"(expert-\w+)[^\n]*was lost", output)
+    assert lost, output
+    tell("a node's raylet killed", next(e for n, e in under_way.items() if n.startswith(lost[1])), output, lost[1])
     assert f"node {late.node_id[:8]}" in output and "has joined with 1 slots" in output
     assert f"node {first.node_id[:8]} is gone" in output and "was lost (attempt 1)" in output
     assert late.node_id[:8] in places(tmp_path, "expert")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from running import command, environment, fusiondistill, stages
+from running import command, environment, frozen, fusiondistill, stages, wait_for
 
 from experiments.prepared import prepare
 from experiments.searching.journal import Candidate, Journal
@@ -75,6 +78,35 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
     assert again.stdout.count(" %  ") == 8  # the ranking
     outcome = json.loads((store / search.directory / "manifest.json").read_text())["outcome"]
     assert outcome["trials"] == 8 and set(outcome["importance"]) == {"loss.kd", "optimizer.lr"}
+
+
+def test_a_killed_trial_goes_on_in_another_process(tmp_path: Path) -> None:
+    config, reference, store, cache = (tmp_path / name for name in ("config.yaml", "reference", "store", "cache"))
+    config.write_text(CONFIG)
+    few = ("--set", "search.trials=2", "--set", "search.scheduler=none")
+    done = fusiondistill("search", str(config), *few, "--store", str(reference), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(reference, store, ignore=shutil.ignore_patterns("search-*", "trial-*"))
+    line = command("search", str(config), *few, "--store", str(store))
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
+        trials = frozen(process.pid, "ray::ImplicitFunc")
+        reached = {path.parent: json.loads(path.read_text())["epoch"] for path in store.glob("trial-*/progress.json")}
+        assert reached and all(1 <= epoch < 12 for epoch in reached.values()) and not stages(store, "search")
+        for pid in trials:
+            os.kill(pid, signal.SIGKILL)
+        output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert sorted(_judged(store)) == sorted(_judged(reference)) and len(_judged(store)) == 24
+    models = {path.name: next(path.glob("model.*")).read_bytes() for path in stages(store, "trial")}
+    assert models == {path.name: next(path.glob("model.*")).read_bytes() for path in stages(reference, "trial")}
+
+
+def _judged(store: Path) -> list[tuple[int, int, float]]:
+    """(trial, epoch, validation) of every epoch of a search."""
+    (search,) = stages(store, "search")
+    rows = pq.read_table(next(search.glob("epochs.*.parquet"))).to_pylist()
+    return [(row["trial"], row["epoch"], row["validation"]) for row in rows]
 
 
 def _epochs_of_open_trials(store: Path) -> list[int]:

@@ -1,0 +1,61 @@
+"""SIGTERM where not every epoch is stored, since an upload takes longer than an epoch: the one under way is kept."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from bucket import KEYS, serving
+from running import command, environment, wait_for
+
+from experiments.interruption import LIMIT
+from experiments.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CONFIG = """
+experiment: kept
+data: {name: digits, train_images: 600, test_images: 50}
+model: {name: cifar_resnet8}
+methods: [base]
+degradations: [blur]
+base: {epochs: 200, batch_size: 16}
+"""
+
+
+def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    config, log = tmp_path / "config.yaml", tmp_path / "log"
+    config.write_text(CONFIG)
+    with serving(tmp_path, delay=0.7) as bucket:
+        store = Store(bucket.uri("kept"))
+
+        def epochs() -> int:
+            return max([0, *(store.epochs_stored(d) for d in store.directories() if d.startswith("base-"))])
+
+        def interrupted(since: int) -> int:
+            """Run on until an epoch after this one is stored, send SIGTERM; returns the epoch stored in the end."""
+            line = command("run", str(config), "--store", store.location)
+            with (
+                log.open("w") as output,
+                subprocess.Popen(line, env=environment(tmp_path / "cache"), stdout=output, stderr=output) as process,
+            ):
+                wait_for(lambda: epochs() > since or process.poll() is not None, 240)
+                before = epochs()
+                process.send_signal(signal.SIGTERM)
+                began = time.monotonic()
+                process.wait(timeout=120)
+            assert process.returncode == 75 and time.monotonic() - began < LIMIT + 5, log.read_text()
+            assert "interrupted: what is stored stays" in log.read_text()
+            after = epochs()
+            assert since < before < after < 200  # far sooner than the next upload was due
+            return after
+
+        kept = interrupted(0)
+        interrupted(kept)
+        assert re.search(rf"base: epoch {kept}/200, found stored", log.read_text()), log.read_text()
