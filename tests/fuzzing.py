@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from running import TINY
 
-from experiments.results import plans, status_lines
+from experiments.results import plans
 from experiments.searching.journal import Journal
+from experiments.status import status_lines
 from experiments.store import Store
 from fusiondistill import config_file
 from fusiondistill.checkpoints import CheckpointError, card_of, from_card, parse_weights, sealed, to_safetensors

@@ -41,7 +41,7 @@ print(len(directories), seconds, int(peak.split()[1]) / 1024)
 
 STORED = """
 import os
-from experiments import results
+from experiments import results, status
 from experiments.store import Store
 os.fsync = lambda descriptor: None  # of 30,000 files, which no test waits for
 store = Store(sys.argv[1])
@@ -52,7 +52,7 @@ for one in plans:
 began = time.process_time()
 stored, damage = store.stored(plan.stages)
 assert len(stored) == len(directories) and not damage
-lines = results.status_lines(store)
+lines = status.status_lines(store)
 assert len(lines) == len(plans)
 seconds = time.process_time() - began
 """
