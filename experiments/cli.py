@@ -125,8 +125,8 @@ def status_verb(store: str, every: float | None) -> None:
 
     With --watch the exit code is 0 when all is done, 1 when its run ended with failures.
     """
-    from experiments import status
     from experiments.store import Store
+    from experiments.views import status
 
     if every is None:
         for line in status.status_lines(Store(store)):
@@ -146,8 +146,8 @@ def status_verb(store: str, every: float | None) -> None:
 def prune_verb(store: str, yes: bool) -> None:
     """Delete the stages in a store that none of its plans needs any more; says which, and asks."""
     from experiments.pruning import unneeded
-    from experiments.results import plans
     from experiments.store import Store
+    from experiments.views.results import plans
 
     place = Store(store)
     plans(place)  # raises where there is no store
@@ -173,7 +173,7 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
 
     Several stores make one report over all of them.
     """
-    from experiments import results, side_by_side
+    from experiments.views import results, side_by_side
     from fusiondistill import report
 
     places = side_by_side.open_stores(stores)

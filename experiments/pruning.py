@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from experiments.results import plans
 from experiments.store import Store
+from experiments.views.results import plans
 
 __all__ = ["Unneeded", "unneeded"]
 

@@ -23,7 +23,7 @@ __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
 def note_plan(prepared: Prepared, command: str) -> None:
     """Leave the whole plan in the store, with how and where it was started."""
-    from experiments import results
+    from experiments.views import results
 
     started = datetime.now(UTC).isoformat()
     extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}

@@ -97,7 +97,7 @@ def headline(prepared: Any) -> str:
 
 
 def _print_end(prepared: Any) -> None:
-    from experiments import results
+    from experiments.views import results
 
     table = results.write_results(prepared.store)
     click.echo("")
@@ -110,7 +110,7 @@ def _print_end(prepared: Any) -> None:
 
 
 def _print_rankings(prepared: Any) -> None:
-    from experiments import results
+    from experiments.views import results
 
     for plan in prepared.points:
         for line in results.search_end(prepared.store, plan, ranked=True):

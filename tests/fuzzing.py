@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 from running import TINY
 
-from experiments.results import plans
 from experiments.searching.journal import Journal
-from experiments.status import status_lines
 from experiments.store import Store
+from experiments.views.results import plans
+from experiments.views.status import status_lines
 from fusiondistill import config_file
 from fusiondistill.checkpoints import CheckpointError, card_of, from_card, parse_weights, sealed, to_safetensors
 from fusiondistill.commits import read_file, read_manifest

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments import results
 from experiments.plan import build
 from experiments.stage import EvaluateSpec, Stage
 from experiments.store import Store, parquet_bytes
+from experiments.views import results
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from shelf import LABELS, Shelf, drawn
 
-from experiments import between, comparisons, results
+from experiments.views import between, comparisons, results
 from fusiondistill import report
 from fusiondistill.report.between import between_lines
 from fusiondistill.statistics import holm

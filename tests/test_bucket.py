@@ -23,10 +23,10 @@ from experiments.holding import CLAIMS, BucketBoard
 from experiments.lease import Taken, leased
 from experiments.plan import Plan, build
 from experiments.progress import ProgressWriter
-from experiments.results import note_plan
-from experiments.status import StoreWatch, status_lines
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack
+from experiments.views.results import note_plan
+from experiments.views.status import StoreWatch, status_lines
 from fusiondistill.checkpoints import (
     CheckpointError,
     load_checkpoint,

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from shelf import PLAN, Shelf, drawn
 
-from experiments import results
 from experiments.rows import Plan
 from experiments.stage import Stage
 from experiments.store import PROGRESS, Store, parquet_bytes
 from experiments.training_stage import pack
+from experiments.views import results
 from fusiondistill.checkpoints import CheckpointError, sealed
 from fusiondistill.training import Progress
 

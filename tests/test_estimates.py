@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from experiments import results
 from experiments.cli import main
 from experiments.forecasting.estimates import Estimates, cost_lines, measured
 from experiments.plan import build
@@ -15,6 +14,7 @@ from experiments.pruning import unneeded
 from experiments.rows import Plan
 from experiments.stage import Stage, trial_stage
 from experiments.store import Store
+from experiments.views import results
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse

@@ -17,8 +17,8 @@ import pytest
 
 import experiments
 import fusiondistill
-from experiments import results
 from experiments.store import Store
+from experiments.views import results
 from fusiondistill.checkpoints import CheckpointError, load_checkpoint, sealed
 from fusiondistill.config_file import ConfigError, load_points, parse
 from fusiondistill.data import DataError, cifar

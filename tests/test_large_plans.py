@@ -41,7 +41,7 @@ print(len(directories), seconds, int(peak.split()[1]) / 1024)
 
 STORED = """
 import os
-from experiments import results, status
+from experiments.views import results, status
 from experiments.store import Store
 os.fsync = lambda descriptor: None  # of 30,000 files, which no test waits for
 store = Store(sys.argv[1])

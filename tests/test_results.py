@@ -13,11 +13,12 @@ import pytest
 from running import TINY
 from shelf import LABELS, PLAN, Shelf, drawn
 
-from experiments import comparisons, results, runner
+from experiments import runner
 from experiments.prepared import prepare
 from experiments.rows import every
 from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
+from experiments.views import comparisons, results
 from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.report.words import MISSING

@@ -17,15 +17,15 @@ from PIL import Image
 from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from experiments import results
 from experiments.materials import Context
 from experiments.plan import build
 from experiments.rows import spread
-from experiments.sample_tables import samples_and_answers
 from experiments.stage import EvaluateSpec, Stage
-from experiments.stage_tables import stage_tables
 from experiments.stages import execute
 from experiments.store import Store
+from experiments.views import results
+from experiments.views.sample_tables import samples_and_answers
+from experiments.views.stage_tables import stage_tables
 from fusiondistill import reference_degrade
 from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint

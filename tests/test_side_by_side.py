@@ -10,7 +10,7 @@ from report_tables import Page
 from shelf import Shelf
 
 from experiments.cli import main
-from experiments.side_by_side import labels, merged, open_stores, side_by_side
+from experiments.views.side_by_side import labels, merged, open_stores, side_by_side
 
 RIGHT = np.arange(120).reshape(2, 60) % 3 > 0
 

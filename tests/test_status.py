@@ -15,10 +15,10 @@ import pytest
 from running import command, environment, fusiondistill, wait_for
 from shelf import Shelf, drawn
 
-from experiments import status
 from experiments.board import BOARD, Board, read_board
-from experiments.status import StoreWatch, status_lines
 from experiments.store import Store
+from experiments.views import status
+from experiments.views.status import StoreWatch, status_lines
 
 CONFIG = """
 experiment: watched

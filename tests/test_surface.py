@@ -12,9 +12,9 @@ from torch import nn
 
 from experiments.materials import Context
 from experiments.stage import FuseSpec, Stage
-from experiments.stage_tables import stage_tables
 from experiments.stages import execute
 from experiments.store import Store
+from experiments.views.stage_tables import stage_tables
 from fusiondistill import build_model, load_images
 from fusiondistill.config_file import parse
 from fusiondistill.evaluation import mixed_batches

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.stage import SearchSpec, Stage, trial_stage
-from experiments.stage_tables import read_parquet
 from experiments.store import Store
+from experiments.views.stage_tables import read_parquet
 from fusiondistill.locations import be_patient
 
 __all__ = ["metrics_of", "stored_rows", "train_candidate"]

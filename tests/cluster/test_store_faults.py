@@ -210,6 +210,6 @@ def test_damage_of_every_kind_is_named_and_made_again(undisturbed: tuple[Path, P
         assert f"damaged, will be made again: {path} is damaged" in mended.stderr
     assert same_as(reference, Store(store))
     with pytest.raises(CheckpointError, match="is no store"):  # not one that was never there
-        from experiments.results import plans
+        from experiments.views.results import plans
 
         plans(Store(tmp_path / "nowhere"))

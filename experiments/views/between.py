@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.correctness import Correctness, Evaluated, correctness, evaluated
 from experiments.store import Store
+from experiments.views.correctness import Correctness, Evaluated, correctness, evaluated
 
 __all__ = ["METHODS", "MOST", "Sweep", "sweeps"]
 

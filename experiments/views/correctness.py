@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.stage_tables import read_parquet
 from experiments.store import Store
+from experiments.views.stage_tables import read_parquet
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 from fusiondistill.statistics import level_weights

@@ -11,8 +11,8 @@ from typing import Any
 
 from experiments.board import BOARD, read_board
 from experiments.display import duration, progress, running_table
-from experiments.results import plans
 from experiments.store import ERROR, PROGRESS, Store
+from experiments.views.results import plans
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]

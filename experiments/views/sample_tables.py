@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.timeline import Manifests
+from experiments.views.timeline import Manifests
 
 __all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
 

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparisons import comparisons_table
 from experiments.rows import Plan, check_plan
 from experiments.searching.search_results import best_config
-from experiments.stage_tables import facts, read_parquet, stage_tables
 from experiments.store import Store, parquet_bytes
+from experiments.views.comparisons import comparisons_table
+from experiments.views.stage_tables import facts, read_parquet, stage_tables
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, sealed, unsealed
 
 if TYPE_CHECKING:

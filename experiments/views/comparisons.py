@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.between import sweeps
-from experiments.correctness import Correctness, correctness, evaluated
 from experiments.store import Store
+from experiments.views.between import sweeps
+from experiments.views.correctness import Correctness, correctness, evaluated
 from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 
@@ -35,15 +35,15 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     """A row per pair of methods (a, b) of an experiment that share a seed: how they differ on the same test images.
 
     The unit is the test image: whether it was classified right, averaged over a degradation's levels (as the table
-    does it: see :func:`~experiments.correctness.correctness`), over the seeds that both methods have in full and over
-    the degradations that experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and
+    does it: see :mod:`experiments.views.correctness`), over the seeds that both methods have in full and over the
+    degradations that experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and
     seeds (how many), difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile
     bootstrap over images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half
     the 95 % interval of the difference over seeds; null for one seed), points (false).
 
     Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
-    :mod:`experiments.between`).
+    :mod:`experiments.views.between`).
 
     Single experts are left out. So is a method and seed as long as one of its pieces is missing, or was stored by a
     version that kept no ``images.parquet``, or lacks levels that others have.

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from experiments.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
 from experiments.searching.search_results import without_nothing
 from experiments.store import Store
-from experiments.timeline import SCHEMA, timeline
+from experiments.views.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
+from experiments.views.timeline import SCHEMA, timeline
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 
@@ -40,8 +40,8 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
     """What all stored stages left, in the report's form: a table by the name of each argument; None where it is empty.
 
     Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
-    under the first of them. For samples and answers see :mod:`experiments.sample_tables`, for the time line
-    :mod:`experiments.timeline`.
+    under the first of them. For samples and answers see :mod:`experiments.views.sample_tables`, for the time line
+    :mod:`experiments.views.timeline`.
     """
     found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
     manifests = cache(store.manifest_of)

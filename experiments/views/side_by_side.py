@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results import report_tables, write_results
 from experiments.store import Store
+from experiments.views.results import report_tables, write_results
 
 if TYPE_CHECKING:
     import pyarrow as pa
