@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.orphans import reaped
@@ -89,6 +91,7 @@ def connected() -> Iterator[Any]:
         # One machine: its address is 127.0.0.1, as on macOS and Windows, and all of Ray's ports are bound to that.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         keep_token_private(lambda text: print(text, file=sys.stderr))
+        _forget_dead_head()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
@@ -111,6 +114,19 @@ def connected() -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def _forget_dead_head() -> None:
+    """Remove the note of a head that was killed: at each group's end, Ray would try for 12 s to reach it."""
+    from ray._common.utils import get_ray_address_file
+
+    note = Path(get_ray_address_file(None))
+    with contextlib.suppress(OSError, ValueError):
+        host, _, port = note.read_text().strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except ConnectionRefusedError:
+            note.unlink()
 
 
 def share_of(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> Share:
