@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from experiments.lease import gone, machine
 from experiments.store import Store
 
 __all__ = ["BOARD", "Board", "read_board"]
@@ -28,8 +29,8 @@ SILENT = 90.0
 class Board:
     """Writes what ``look`` gives to ``status.json`` while it is entered, from a thread that never holds up the run.
 
-    The file holds that, and ``state`` (running, done, failed or interrupted), ``host``, ``process`` and ``updated``
-    (seconds since 1970).
+    The file holds that, and ``state`` (running, done, failed or interrupted), ``host``, ``machine``, ``process`` and
+    ``updated`` (seconds since 1970).
 
     Args:
         look: what the run is at, JSON-able; ``complete`` in it says at the end whether all is done.
@@ -66,7 +67,7 @@ class Board:
 
     def _write(self, state: str, content: dict[str, Any]) -> None:
         """A store that cannot be written is the run's concern; this file is a view that may lag."""
-        at = {"host": socket.gethostname(), "process": os.getpid(), "updated": time.time()}
+        at = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "updated": time.time()}
         with contextlib.suppress(OSError):
             self.store.write(json.dumps({"state": state, **at, **content}).encode(), BOARD)
 
@@ -84,16 +85,5 @@ def read_board(store: Store) -> dict[str, Any] | None:
     if not isinstance(board, dict) or "updated" not in board:
         return None
     age = time.time() - board["updated"]
-    lost = age > SILENT or (board["host"] == socket.gethostname() and not _alive(board["process"]))
+    lost = age > SILENT or gone(board.get("machine"), board.get("process"))
     return {**board, "silent": age if board["state"] == "running" and lost else None}
-
-
-def _alive(process: int) -> bool:
-    """Whether there is such a process on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Board", "Lease", "Taken", "leased", "machine", "whoever"]
+__all__ = ["Board", "Lease", "Taken", "gone", "leased", "machine", "whoever"]
 
 BEAT = 10.0
 """Seconds between two signs of life; a holder that misses two is gone."""
@@ -181,18 +181,22 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def _dead(claim: bytes) -> bool:
-    """Whether the process of a claim was on this machine and is gone."""
-    facts = _parsed(claim)
-    if facts.get("machine") != machine() or type(facts.get("process")) is not int:
+def gone(where: object, process: object) -> bool:
+    """Whether a process was on this machine (see :func:`machine`) and has ended; of others nobody here can tell."""
+    if where != machine() or type(process) is not int:
         return False
     try:
-        os.kill(facts["process"], 0)
+        os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
-        pass
+        pass  # somebody else's
     return False
+
+
+def _dead(claim: bytes) -> bool:
+    facts = _parsed(claim)
+    return gone(facts.get("machine"), facts.get("process"))
 
 
 def _who(claim: bytes) -> str:

@@ -16,6 +16,7 @@ from running import command, environment, fusiondistill, wait_for
 from shelf import Shelf, drawn
 
 from experiments.board import BOARD, Board, read_board
+from experiments.lease import machine
 from experiments.store import Store
 from experiments.views import status
 from experiments.views.status import StoreWatch, status_lines
@@ -57,8 +58,8 @@ def test_a_run_that_is_gone_is_told_from_one_that_goes_on(tmp_path: Path) -> Non
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert "may be gone" in end_of(shelf, process=gone.pid)
-    assert "may be gone" in end_of(shelf, host="elsewhere", updated=time.time() - 200)
-    assert "about 30 s left" in end_of(shelf, host="elsewhere")
+    assert "may be gone" in end_of(shelf, machine="elsewhere", updated=time.time() - 200)
+    assert "about 30 s left" in end_of(shelf, machine="elsewhere")
     assert "interrupted" in end_of(shelf, state="interrupted")
 
 
@@ -75,7 +76,7 @@ def end_of(shelf: Shelf, **board: Any) -> str:
     """The last line of a look at a store whose run says this."""
     missing = shelf.plan["stages"][1]["directory"]
     running = {"directory": missing, "worker": "group1/0", "since": time.time() - 60, "epoch": 1, "epochs": 3}
-    content = {"state": "running", "host": os.uname().nodename, "process": os.getpid(), "updated": time.time(),
+    content = {"state": "running", "host": "h", "machine": machine(), "process": os.getpid(), "updated": time.time(),
                "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **board}  # fmt: skip
     shelf.store.write(json.dumps(content).encode(), BOARD)
     seen = StoreWatch(shelf.store).look()
