@@ -11,8 +11,9 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow"
 
+# Two files side by side: these tests mostly wait for Ray.
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow --timeout 900
+	$(BIN)/python -m pytest -m slow --timeout 900 --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -92,6 +92,8 @@ def connected() -> Iterator[Any]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         keep_token_private(lambda text: print(text, file=sys.stderr))
         _forget_dead_head()
+    else:  # each try takes 40 s where there is no head, or one that does not let us in; Ray's own choice is 20
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
