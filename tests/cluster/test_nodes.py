@@ -116,9 +116,12 @@ def test_a_late_node_is_used_and_a_lost_one_is_survived(
     under_way = {path.parent.name: json.loads(path.read_text())["epoch"] for path in tmp_path.glob("*/progress.json")}
     assert len(under_way) == 2 and all(1 <= epoch < 24 for epoch in under_way.values())
     (raylet,) = first.all_processes["raylet"]
+    there = {
+        int(pid) for pid in Path(f"/proc/{raylet.process.pid}/task/{raylet.process.pid}/children").read_text().split()
+    }
     os.kill(raylet.process.pid, signal.SIGKILL)
     for pid in workers:
-        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGKILL if pid in there else signal.SIGCONT)
     output = end()
     lost = re.search(r"(expert-\w+)[^\n]*was lost", output)
     assert lost, output
