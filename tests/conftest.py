@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bucket import KEYS, Bucket, serving
 
 from fusiondistill.data import ImageSet
 
@@ -29,6 +30,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """A real S3 server with a bucket, and its credentials in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        with serving(tmp_path_factory.mktemp("bucket")) as running:
+            yield running
 
 
 @pytest.fixture

@@ -55,6 +55,15 @@ def fusiondistill(
     return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
+def finished(folder: Path, content: str) -> tuple[Path, Path, Path]:
+    """(config, store, cache), all in a folder, of a run that nothing happened to."""
+    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
+    config.write_text(content)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config, store, cache
+
+
 def stages(store: Path, prefix: str) -> list[Path]:
     """The directories of the stages whose names open so."""
     return sorted(path for path in store.glob(f"{prefix}-*") if (path / "manifest.json").exists())

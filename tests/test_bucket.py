@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,6 @@ from fusiondistill.checkpoints import (
 )
 from fusiondistill.config_file import parse
 from fusiondistill.locations import LocationError, open_location
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        with serving(tmp_path_factory.mktemp("bucket")) as running:
-            yield running
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bucket import KEYS, Bucket, serving
+from bucket import Bucket
 from running import command, environment, fusiondistill, wait_for
 
 from experiments.store import Store
@@ -29,15 +28,6 @@ base: {epochs: 12, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
 """
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        with serving(tmp_path_factory.mktemp("bucket")) as running:
-            yield running
 
 
 @pytest.fixture(scope="module")

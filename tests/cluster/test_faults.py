@@ -16,6 +16,7 @@ from running import (
     ends,
     environment,
     epochs_stored,
+    finished,
     frozen,
     fusiondistill,
     half_way,
@@ -44,12 +45,7 @@ evaluation: {every: 25}
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
-    config.write_text(CONFIG)
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return config, store, cache
+    return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
 
 
 def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:

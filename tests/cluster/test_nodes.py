@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import command, counts, environment, frozen, fusiondistill, stages, tell, wait_for, weights
+from running import command, counts, environment, finished, frozen, stages, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +45,7 @@ sys.meta_path.insert(0, Absent())
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run on one machine that nothing happened to."""
-    folder = tmp_path_factory.mktemp("alone")
-    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
-    config.write_text(CONFIG)
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return config, store, cache
+    return finished(tmp_path_factory.mktemp("alone"), CONFIG)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from bucket import KEYS, Bucket, Gate, serving
-from running import command, counts, environment, fusiondistill, stages, wait_for, weights
+from bucket import Bucket, Gate
+from running import command, counts, environment, finished, fusiondistill, stages, wait_for, weights
 
 from experiments.holding import CLAIMS, BucketBoard
 from experiments.store import Store
@@ -39,12 +39,7 @@ evaluation: {every: 25}
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
-    config.write_text(CONFIG)
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return config, store, cache
+    return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
 
 
 LONG = 400
@@ -60,15 +55,6 @@ def started(line: list[str], environment: dict[str, str]) -> Iterator[subprocess
             yield process
         finally:
             process.kill()
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in KEYS.items():
-            patch.setenv(name, value)
-        with serving(tmp_path_factory.mktemp("bucket")) as running:
-            yield running
 
 
 def epochs(store: Store) -> int:
