@@ -166,16 +166,18 @@ def test_the_dead_of_this_machine_are_known_at_once_and_only_of_this_machine(tmp
 def test_who_lives_elsewhere_is_seen_by_its_beats_and_named(tmp_path: Path) -> None:
     board, over = Folder(tmp_path / "board"), threading.Event()
 
+    board.write("0", claim())  # there before anybody looks
+
     def alive() -> None:
-        for beat in range(10_000):
+        for beat in itertools.count():
             board.write("0", claim(beat=beat))
-            if over.wait(0.2):
+            if over.wait(0.1):
                 return
 
     thread = threading.Thread(target=alive)
     thread.start()
     try:
-        with pytest.raises(Taken, match="process 1 on elsewhere"), leased(board, 0.2):
+        with pytest.raises(Taken, match="process 1 on elsewhere"), leased(board, 4.0):
             pass
         assert board.names() == ["0"]
     finally:
