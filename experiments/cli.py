@@ -258,7 +258,7 @@ def degrade_verb(
 @verb(
     "bench",
     "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
-    "fusiondistill bench schedule --speed 32=15000 --speed 64=4000",
+    "fusiondistill bench schedule --speed 32=12000 --speed 64=5000",
 )
 @click.argument("what", type=click.Choice(["degradations", "evaluation", "schedule"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
