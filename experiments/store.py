@@ -80,7 +80,13 @@ class Store:
         return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
 
     def path(self, *parts: str) -> str:
-        """A path inside the store's file system."""
+        """A path inside the store's file system.
+
+        Raises:
+            CheckpointError: it would lead elsewhere, as a name from a stranger's file may.
+        """
+        if any({"", ".", ".."} & set(part.split("/")) for part in parts):
+            raise CheckpointError(f"{parts} leads out of the store {self.location}")
         return "/".join([self.root, *parts])
 
     def manifest(self, stage: Stage) -> dict[str, Any] | None:
@@ -233,8 +239,8 @@ class Store:
             self.filesystem.delete_file(self.path(stage.directory, ERROR))
 
     def discard(self, directory: str) -> None:
-        """Delete an unfinished stage's directory; a finished one stays."""
-        with contextlib.suppress(OSError):
+        """Delete an unfinished stage's directory; a finished one stays, and so does one whose manifest is damaged."""
+        with contextlib.suppress(OSError, CheckpointError):
             if self.manifest_of(directory) is None:
                 self.filesystem.delete_dir(self.path(directory))
 
