@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.cluster import Share
-from experiments.searching.journal import Candidate, Journal
+from experiments.searching.journal import Candidate, Journal, Outcome
 from experiments.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
 from experiments.searching.search_space import candidate_count
 from experiments.searching.searchers import searcher_for
@@ -146,7 +146,7 @@ class _Trials:
 
     def end(self, candidate: Candidate, error: str | None = None) -> None:
         """A candidate needs no more work."""
-        ended = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
+        ended: Outcome = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
         if not error and not candidate.rows:
             ended, error = "failed", "the trial ended without a result"
         self.journal.end(candidate, ended, error)
