@@ -123,12 +123,20 @@ def run_train(
 
 
 def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> bytes | None:
-    """What rank 0 read, on every rank: a node may see an earlier state of the store than another."""
+    """What rank 0 read, on every rank: a node may see an earlier state of the store than another.
+
+    Sent as plain bytes: torch's ways to send objects unpickle what comes in.
+    """
     if world_size == 1:
         return data
-    held = [data]
-    torch.distributed.broadcast_object_list(held, src=0, device=device)
-    return held[0]
+    size = torch.tensor(len(data or b""), device=device)
+    torch.distributed.broadcast(size, src=0)
+    if not int(size):
+        return None
+    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(int(size), dtype=torch.uint8)
+    held = held.to(device)
+    torch.distributed.broadcast(held, src=0)
+    return held.cpu().numpy().tobytes()
 
 
 def _pipeline(
