@@ -201,8 +201,19 @@ class Store:
         data = self.read(stage, checkpoints.MODEL)
         return checkpoints.parse_weights(data, self.path(stage.directory, checkpoints.MODEL))
 
-    def commit(self, stage: Stage, files: Mapping[str, bytes], facts: Mapping[str, Any], attempt: str) -> None:
-        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go."""
+    def commit(
+        self,
+        stage: Stage,
+        files: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        attempt: str,
+        made_from: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go.
+
+        Args:
+            made_from: the inputs as they were before the stage read them; default: as they are now.
+        """
         manifest = {
             "format": 1,
             "kind": stage.kind,
@@ -211,7 +222,7 @@ class Store:
             "digest": stage.digest,
             "spec": stage.spec.model_dump(mode="json"),
             "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
-            "made_from": self.made_from(stage),
+            "made_from": self.made_from(stage) if made_from is None else made_from,
             **facts,
         }
         written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)

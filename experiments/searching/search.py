@@ -86,7 +86,7 @@ def run(
             ),
         )  # fmt: skip
         tuner.fit()
-    _store(stage, context, trials.journal.candidates, began)
+    _store(stage, context, trials.journal.candidates, began, trials.journal.address["made_from"])
 
 
 _TUNE = {
@@ -256,7 +256,7 @@ def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]],
     return trial
 
 
-def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float) -> None:
+def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float, made_from: Any = None) -> None:
     import pyarrow as pa
 
     spec = stage.spec
@@ -280,6 +280,6 @@ def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float
         "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, spec.train.degradations))),
         "best.json": json.dumps(found, indent=1).encode(),
     }
-    store.commit(stage, files, facts, checkpoints.new_attempt())
+    store.commit(stage, files, facts, checkpoints.new_attempt(), made_from)
     for directory in (directory for candidate in candidates for directory in candidate.directories):
         store.discard(directory)  # what was stopped early
