@@ -130,15 +130,20 @@ _STAGES = {"fused": "modelsoups", **{name: name for name in (*METHODS, "fusiondi
 
 
 def _row(path: str) -> tuple[str, int]:
-    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method."""
-    from fusiondistill.checkpoints import open_location, read_manifest
+    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method.
+
+    The row becomes a part of paths, and the manifest may be a stranger's: it names a method or an expert, or nothing.
+    """
+    from fusiondistill.checkpoints import CheckpointError, open_location, read_manifest
 
     filesystem, place = open_location(path)
     if not place.endswith((".safetensors", ".pt", ".pth")):
         manifest = read_manifest(filesystem, place.removesuffix("/manifest.json")) or {}
-        stage = str(manifest.get("name", ""))
-        if stage in _STAGES or stage.startswith("expert-"):
-            return _STAGES.get(stage, stage), int(manifest.get("seed", 0))
+        stage, seed = str(manifest.get("name", "")), manifest.get("seed", 0)
+        if type(seed) is not int or abs(seed) >= 2**63:
+            raise CheckpointError(f"{path} has a manifest whose seed is none: {str(seed)[:80]}")
+        if stage in _STAGES or (stage.startswith("expert-") and stage.removeprefix("expert-").isidentifier()):
+            return _STAGES.get(stage, stage), seed
     end = PurePosixPath(place.removesuffix("/manifest.json")).name
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", end)).strip("-.") or "checkpoint"
     return (f"file-{name}" if name in _STAGES or name.startswith("expert-") else name), 0

@@ -72,8 +72,8 @@ def note_error(stage: Stage, context: Context, error: str) -> None:
 
 
 def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.device) -> None:
-    store = Store(context.store)
-    began = time.time()
+    store, began = Store(context.store), time.time()
+    made_from = store.made_from(stage)
     experts = {d: store.weights(stage.inputs[f"expert-{d}"])[0] for d in spec.degradations}
     base, card = store.weights(stage.inputs["base"])
     buffers = "first" if spec.recalibrate == "none" else "average"
@@ -102,7 +102,7 @@ def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.devi
     }
     files = {checkpoints.MODEL: checkpoints.to_safetensors(network.state_dict(), card)}
     facts = {**run_facts(began, context, device), "card": card, "outcome": outcome}
-    store.commit(stage, files, facts, checkpoints.new_attempt())
+    store.commit(stage, files, facts, checkpoints.new_attempt(), made_from)
 
 
 def _surface(
@@ -155,8 +155,8 @@ def _loss(network: nn.Module, batches: Any) -> float:
 
 
 def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: torch.device) -> None:
-    store = Store(context.store)
-    began = time.time()
+    store, began = Store(context.store), time.time()
+    made_from = store.made_from(stage)
     models = [_classifier(context.store, needed, device, spec.precision) for needed in stage.inputs.values()]
     model = models[0] if len(models) == 1 else Ensemble(models)
     judged, labels, samples = _judged(model, spec, context)
@@ -164,7 +164,7 @@ def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: to
     files = {**_evaluation_files(judged, labels, spec.levels), **_sample_files(samples, labels)}
     facts = run_facts(began, context, device)
     facts["outcome"] = {"accuracy": int(right.sum()) / max(1, right.numel()), "images": len(labels)}
-    store.commit(stage, files, facts, checkpoints.new_attempt())
+    store.commit(stage, files, facts, checkpoints.new_attempt(), made_from)
 
 
 Samples = dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -268,6 +268,10 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
     """Check that an existing checkpoint fits the network, and take it into the store."""
     began = time.time()
     state, card = checkpoints.load_checkpoint(spec.path)
+    if checkpoints.checkpoint_digest(spec.path) != spec.sha256:
+        raise checkpoints.CheckpointError(
+            f"{spec.path} is no longer the checkpoint that this run was planned with: start the run again"
+        )
     if card:
         checkpoints.check_card(card, spec.path)
     images = load_data(spec.data, context.root(spec.data), "train")
@@ -286,7 +290,6 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
                 f"{spec.path} was trained with {what} {card[what]}, {spec.data.name} has {ours[what]}: "
                 f"give data.{what} as the checkpoint has it"
             )
-    card = ours
-    files = {checkpoints.MODEL: checkpoints.to_safetensors(state, card)}
-    facts = {**run_facts(began, context, torch.device("cpu")), "card": card, "outcome": {"imported": spec.path}}
+    files = {checkpoints.MODEL: checkpoints.to_safetensors(state, ours)}
+    facts = {**run_facts(began, context, torch.device("cpu")), "card": ours, "outcome": {"imported": spec.path}}
     Store(context.store).commit(stage, files, facts, checkpoints.new_attempt())

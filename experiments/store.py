@@ -80,7 +80,13 @@ class Store:
         return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
 
     def path(self, *parts: str) -> str:
-        """A path inside the store's file system."""
+        """A path inside the store's file system.
+
+        Raises:
+            CheckpointError: it would lead elsewhere, as a name from a stranger's file may.
+        """
+        if any({"", ".", ".."} & set(part.split("/")) for part in parts):
+            raise CheckpointError(f"{parts} leads out of the store {self.location}")
         return "/".join([self.root, *parts])
 
     def manifest(self, stage: Stage) -> dict[str, Any] | None:
@@ -195,8 +201,19 @@ class Store:
         data = self.read(stage, checkpoints.MODEL)
         return checkpoints.parse_weights(data, self.path(stage.directory, checkpoints.MODEL))
 
-    def commit(self, stage: Stage, files: Mapping[str, bytes], facts: Mapping[str, Any], attempt: str) -> None:
-        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go."""
+    def commit(
+        self,
+        stage: Stage,
+        files: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        attempt: str,
+        made_from: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go.
+
+        Args:
+            made_from: the inputs as they were before the stage read them; default: as they are now.
+        """
         manifest = {
             "format": 1,
             "kind": stage.kind,
@@ -205,7 +222,7 @@ class Store:
             "digest": stage.digest,
             "spec": stage.spec.model_dump(mode="json"),
             "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
-            "made_from": self.made_from(stage),
+            "made_from": self.made_from(stage) if made_from is None else made_from,
             **facts,
         }
         written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)
@@ -233,8 +250,8 @@ class Store:
             self.filesystem.delete_file(self.path(stage.directory, ERROR))
 
     def discard(self, directory: str) -> None:
-        """Delete an unfinished stage's directory; a finished one stays."""
-        with contextlib.suppress(OSError):
+        """Delete an unfinished stage's directory; a finished one stays, and so does one whose manifest is damaged."""
+        with contextlib.suppress(OSError, CheckpointError):
             if self.manifest_of(directory) is None:
                 self.filesystem.delete_dir(self.path(directory))
 

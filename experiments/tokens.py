@@ -28,10 +28,8 @@ def keep_token_private(say: Callable[[str], None]) -> None:
     path = token_file()
     if path is None:
         return
-    with contextlib.suppress(FileExistsError, OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    with contextlib.suppress(OSError):
+        _make(path)
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
@@ -39,3 +37,22 @@ def keep_token_private(say: Callable[[str], None]) -> None:
             say(f"{path}, the token of your Ray clusters, could be read by others ({mode:04o}): now by you alone")
     except OSError as error:
         say(f"{path}, the token of your Ray clusters, may be readable by others: {error.strerror}")
+
+
+def _make(path: Path) -> None:
+    """Put a whole token where there is none, or an empty file: of two runs that do so at once the first one's stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size:
+            return
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            path.hardlink_to(aside)  # unlike a rename it never takes another's place
+        except FileExistsError:
+            if not path.stat().st_size:  # left by a process that died before it wrote
+                aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -54,6 +54,7 @@ class MLflow:
     """Runs of one MLflow experiment. Users and passwords come from its own environment variables."""
 
     def __init__(self, uri: str) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # what it tells its makers, from its import on
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
@@ -103,6 +104,7 @@ class WeightsAndBiases:
     """Runs of one project, grouped by experiment. Its key and mode come from its own environment variables."""
 
     def __init__(self, project: str) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self.project = project
         self.runs: dict[str, Any] = {}
 

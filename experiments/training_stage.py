@@ -68,7 +68,8 @@ def run_train(
     spec = stage.spec
     assert isinstance(spec, TrainSpec)
     store = Store(context.store)
-    began, attempt = time.time(), checkpoints.new_attempt()
+    began = time.time()
+    writer = ProgressWriter(store, stage, checkpoints.new_attempt())  # before the inputs are read: it notes which
     start = unpack(_same_for_all(store.load_progress(stage) if rank == 0 else None, device, world_size))
     rows = list(start.rows) if start else []
     if until is not None and len(rows) >= until and until < spec.recipe.epochs:
@@ -85,9 +86,8 @@ def run_train(
         for d in spec.degradations:
             teachers.append(load_into(new_network(spec.model, images), store, stage.inputs[f"teacher-{d}"]))
 
-    writer = ProgressWriter(store, stage, attempt)
     live = LiveEvents(
-        None if store.remote or until else Path(store.path(stage.directory, f"events.{attempt}.tfevents"))
+        None if store.remote or until else Path(store.path(stage.directory, f"events.{writer.attempt}.tfevents"))
     )
 
     def on_epoch(progress: Progress) -> None:
@@ -118,17 +118,25 @@ def run_train(
     except _Enough:
         return rows
     if rank == 0:
-        _commit_training(stage, spec, recipe, progress, images, store, context, began, attempt, device)
+        _commit_training(stage, spec, recipe, progress, images, writer, context, began, device)
     return progress.rows
 
 
 def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> bytes | None:
-    """What rank 0 read, on every rank: a node may see an earlier state of the store than another."""
+    """What rank 0 read, on every rank: a node may see an earlier state of the store than another.
+
+    Sent as plain bytes: torch's ways to send objects unpickle what comes in.
+    """
     if world_size == 1:
         return data
-    held = [data]
-    torch.distributed.broadcast_object_list(held, src=0, device=device)
-    return held[0]
+    size = torch.tensor(len(data or b""), device=device)
+    torch.distributed.broadcast(size, src=0)
+    if not int(size):
+        return None
+    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(int(size), dtype=torch.uint8)
+    held = held.to(device)
+    torch.distributed.broadcast(held, src=0)
+    return held.cpu().numpy().tobytes()
 
 
 def _pipeline(
@@ -200,10 +208,9 @@ def _commit_training(
     recipe: Recipe,
     progress: Progress,
     images: ImageSet,
-    store: Store,
+    writer: ProgressWriter,
     context: Context,
     began: float,
-    attempt: str,
     device: torch.device,
 ) -> None:
     import pyarrow as pa
@@ -221,6 +228,5 @@ def _commit_training(
         outcome["validation"] = progress.best_score
     facts = run_facts(began, context, device)
     facts["training_seconds"] = sum(row["seconds"] for row in progress.rows)
-    store.commit(
-        stage, files, {**facts, "card": card, "recipe": recipe.model_dump(mode="json"), "outcome": outcome}, attempt
-    )
+    facts |= {"card": card, "recipe": recipe.model_dump(mode="json"), "outcome": outcome}
+    writer.store.commit(stage, files, facts, writer.attempt, writer.made_from)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.stage import Stage
 from experiments.store import PROGRESS, Store, parquet_bytes
 from experiments.training_stage import pack
 from experiments.views import results
+from experiments.views.stage_tables import read_parquet
 from fusiondistill.checkpoints import CheckpointError, sealed
 from fusiondistill.training import Progress
 
@@ -127,14 +129,28 @@ def shelf(tmp_path: Path) -> Shelf:
 def test_views_are_made_again_whatever_became_of_them(name: str, shelf: Shelf) -> None:
     path = Path(shelf.store.path(name))
     sound = path.read_bytes()
-    for at in range(0, len(sound), max(1, len(sound) // 20)):
-        path.write_bytes(sound[:at] + bytes([sound[at] ^ 2]) + sound[at + 1 :])
+    places = {*range(0, len(sound), max(1, len(sound) // 20)), sound.index(b"base"), sound.index(b"vanilla")}
+    for at, bit in itertools.product(sorted(places), (2, 0x80)):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ bit]) + sound[at + 1 :])
         results.write_results(shelf.store)
         assert path.read_bytes() == sound, at
     for size in (0, len(sound) // 2, len(sound) - 1):
         os.truncate(path, size)
         results.write_results(shelf.store)
         assert path.read_bytes() == sound
+
+
+def test_a_table_that_claims_to_be_huge_is_not_read(shelf: Shelf) -> None:
+    """Half a megabyte for a hundred million equal values: memory is not made room for, and the tests are made again."""
+    many = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**27, np.int8)), pa.array([0.5]))
+    lie = parquet_bytes(pa.table({"p": many}))
+    assert len(lie) < 2**20
+    with pytest.raises(CheckpointError, match="claims to hold 134,217,728 values"):
+        read_parquet(lie)
+    sound = Path(shelf.store.path("comparisons.parquet")).read_bytes()
+    shelf.store.write(lie, "comparisons.parquet")
+    results.write_results(shelf.store)
+    assert Path(shelf.store.path("comparisons.parquet")).read_bytes() == sound
 
 
 def test_a_changed_figure_of_the_paired_tests_is_not_taken_over(shelf: Shelf) -> None:

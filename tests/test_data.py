@@ -130,6 +130,21 @@ def test_the_fingerprint_is_remembered_until_a_file_is_touched(root, decodes, mo
     assert decodes == []
 
 
+def test_one_changed_digit_of_what_is_remembered_is_computed_again(root, cache):
+    """Mean and std, which every image is normalised by; the fingerprint, which stages are known by; class names."""
+    images = load_images("folder", "train", root)
+    sound = (images.mean, images.std, images.classes, fingerprint("folder", root=root))
+    memos = [*cache.glob("fingerprints/*.json"), entry_of(cache) / "statistics.json", entry_of(cache) / "entry.json"]
+    assert len(memos) == 3
+    for memo in memos:
+        data = memo.read_bytes()
+        places = [at for at, byte in enumerate(data) if chr(byte).isalnum()]
+        for at in places[:: max(1, len(places) // 25)]:
+            memo.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            again = load_images("folder", "train", root)
+            assert (again.mean, again.std, again.classes, fingerprint("folder", root=root)) == sound, (memo.name, at)
+
+
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 

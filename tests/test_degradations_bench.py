@@ -50,14 +50,14 @@ def test_a_grid_has_a_cell_for_every_degradation_and_level(tmp_path, mode, size,
 
 
 def test_the_grid_names_what_is_missing_or_broken(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.png: no such file"):
+    with pytest.raises(ValueError, match=r"nowhere\.png: cannot be read \(No such file"):
         degrade_grid(tmp_path / "nowhere.png", tmp_path / "grid.png")
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty.jpg").write_bytes(b"")
     Image.new("RGB", (300, 300), "red").save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
     for name in ("text.png", "empty.jpg", "half.png", "."):
-        with pytest.raises(ValueError, match="not an image that can be read"):
+        with pytest.raises(ValueError, match=r"cannot be (decoded|read)"):
             degrade_grid(tmp_path / name, tmp_path / "grid.png")
     with pytest.raises(ValueError, match="cannot be written"):
         degrade_grid(tmp_path / "whole.png", tmp_path / "no" / "such" / "grid.png", degradations=["blur"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,9 @@ from torch import nn
 from experiments.materials import Context
 from experiments.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
 from experiments.stages import _cached_classifier, execute
+from experiments.store import Store
 from fusiondistill import build_model, load_images
-from fusiondistill.checkpoints import card_of, save_checkpoint
+from fusiondistill.checkpoints import CheckpointError, card_of, checkpoint_digest, save_checkpoint
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
@@ -49,7 +51,8 @@ def imported(folder: Path, seed: int) -> tuple[Stage, ImageClassifier]:
                    dataset="digits")  # fmt: skip
     save_checkpoint(folder / f"given{seed}", network.state_dict(), card)
     path = next((folder / f"given{seed}").glob("*.safetensors"))
-    spec = CheckpointSpec(sha256=str(seed), model=ModelConfig(name="cifar_resnet8"), data=data_spec(), path=str(path))
+    sha256 = checkpoint_digest(path)
+    spec = CheckpointSpec(sha256=sha256, model=ModelConfig(name="cifar_resnet8"), data=data_spec(), path=str(path))
     stage = Stage("base", seed, spec)
     execute(stage, Context(str(folder / "store")), CPU, lambda *_: None)
     return stage, ImageClassifier(network, digits().mean, digits().std, digits().classes).eval()
@@ -93,6 +96,36 @@ def test_the_files_say_what_the_model_says(tmp_path: Path, precision: str) -> No
     close = 1e-4 if precision == "fp32" else 0.1
     assert counts["nll"].to_pylist() == pytest.approx(expected.mean_nll(), rel=close)
     assert counts["ece"].to_pylist() == pytest.approx(expected.calibration_error(digits().labels), abs=close)
+
+
+def test_a_checkpoint_that_was_replaced_after_the_planning_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
+    stage, _ = imported(tmp_path, 0)
+    assert isinstance(stage.spec, CheckpointSpec)
+    other = imported(tmp_path, 1)[0].spec
+    assert isinstance(other, CheckpointSpec)
+    Path(stage.spec.path).write_bytes(Path(other.path).read_bytes())
+    with pytest.raises(CheckpointError, match=r"given0.*is no longer the checkpoint that this run was planned with"):
+        execute(stage, Context(str(tmp_path / "again")), CPU, lambda *_: None)
+    assert Store(tmp_path / "again").intact(stage) == "not stored"
+
+
+def test_an_input_that_is_made_again_while_it_is_used_makes_the_result_one_of_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed, _ = imported(tmp_path, 0)
+    store = Store(tmp_path / "store")
+
+    def remade(*given: Any, **more: Any) -> Any:
+        store.commit(needed, {"model.safetensors": store.read(needed, "model.safetensors")}, {}, "second")
+        return judge(*given, **more)
+
+    stage = Stage("evaluate", 0, spec_of("noise", (0,)), {"model": needed})
+    with monkeypatch.context() as patch:
+        patch.setattr("fusiondistill.evaluation.judge", remade)
+        execute(stage, Context(store.location), CPU, lambda *_: None)
+    assert store.intact(needed) is None and store.intact(stage) == "not stored"
+    execute(stage, Context(store.location), CPU, lambda *_: None)
+    assert store.intact(stage) is None
 
 
 def test_an_ensemble_has_votes_but_no_likelihood(tmp_path: Path) -> None:

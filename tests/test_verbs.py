@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,18 @@ def darken(images, levels):
     "Lose a tenth of the light per level."
     return (images.int() * (10 - levels.view(-1, 1, 1, 1)) // 10).to(images.dtype)
 """
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+"""A program, which Pillow would hand to Ghostscript."""
+
+
+def declared() -> bytes:
+    """A JPEG of a few hundred bytes that declares 9,000 x 9,000 pixels."""
+    stream = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(stream, "JPEG")
+    data = stream.getvalue()
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", 9000, 9000) + data[at + 4 :]
 
 
 @pytest.fixture
@@ -38,11 +52,11 @@ def test_degrade_draws_a_grid_also_of_a_degradation_of_ones_own(photo: Path, tmp
     assert right.mean() < left.mean()  # the row of darken ends in black
 
 
-@pytest.mark.parametrize("broken", ["missing", "cut", "text"])
+@pytest.mark.parametrize("broken", ["missing", "cut", "text", "eps", "huge"])
 def test_degrade_names_the_file_that_it_cannot_read(photo: Path, tmp_path: Path, broken: str) -> None:
     path = tmp_path / f"{broken}.jpg"
     if broken != "missing":
-        path.write_bytes(photo.read_bytes()[:300] if broken == "cut" else b"no image")
+        path.write_bytes({"cut": photo.read_bytes()[:300], "text": b"no image", "eps": EPS, "huge": declared()}[broken])
     done = fusiondistill("degrade", str(path), "--out", str(tmp_path / "grid.png"), cache=tmp_path)
     assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "grid.png").exists()

@@ -7,19 +7,26 @@ recipe. A file that cannot be relied on is one candidate lost: its number goes t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from experiments.stage import SearchSpec, Stage, trial_stage
 from experiments.store import Store
 from fusiondistill.checkpoints import digest
 
-__all__ = ["Candidate", "Journal"]
+__all__ = ["Candidate", "Journal", "Outcome"]
 
 NAME = "last.candidate-"
 """Opens the name of a candidate's file: the store deletes ``last.*`` once the search is committed."""
+
+Outcome = Literal["open", "done", "stopped", "failed"]
+"""stopped: early."""
 
 
 @dataclass
@@ -32,8 +39,7 @@ class Candidate:
     """Of its training stages, one for each repeat; none if its values are no recipe together."""
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     """Epoch -> metrics, means over the repeats; accuracies are fractions."""
-    outcome: str = "open"
-    """open, done, stopped (early) or failed."""
+    outcome: Outcome = "open"
     error: str | None = None
     started: float = field(default_factory=time.time)
     finished: float | None = None
@@ -53,6 +59,10 @@ class Candidate:
         """The best validation accuracy of its epochs, a fraction; None if it failed or has none."""
         judged = [row["validation"] for row in self.rows.values()]
         return max(judged) if judged and self.error is None else None
+
+
+_READER = TypeAdapter(Candidate)
+_MEASURED = {"epoch", "validation", "seconds"}
 
 
 class Journal:
@@ -78,20 +88,23 @@ class Journal:
 
     def begin(self, values: dict[str, Any]) -> Candidate:
         """Note a new candidate."""
-        assert isinstance(self.search.spec, SearchSpec)
         count = len(self.known)
         number = min(set(range(count)) - self.known.keys(), default=count)  # a lost one's, or the next
         candidate = self.known[number] = Candidate(number, values)
         try:
-            stages = [trial_stage(self.search, values, repeat) for repeat in range(self.search.spec.seeds)]
-            candidate.directories = [stage.directory for stage in stages]
+            candidate.directories = self._directories(values)
         except ValueError as error:  # values that are no recipe together
             self.end(candidate, "failed", str(error).replace("\n", " "))
         else:
             self._write(candidate)
         return candidate
 
-    def end(self, candidate: Candidate, outcome: str, error: str | None = None) -> None:
+    def _directories(self, values: Mapping[str, Any]) -> list[str]:
+        """Of a candidate's training stages; ValueError: its values are no recipe together."""
+        assert isinstance(self.search.spec, SearchSpec)
+        return [trial_stage(self.search, values, repeat).directory for repeat in range(self.search.spec.seeds)]
+
+    def end(self, candidate: Candidate, outcome: Outcome, error: str | None = None) -> None:
         """Note how a candidate ended: done, stopped or failed."""
         candidate.outcome, candidate.error, candidate.finished = outcome, error, time.time()
         self._write(candidate)
@@ -119,12 +132,25 @@ class Journal:
         try:
             content = json.loads(data) if data is not None else {}
             body = json.loads(content["body"]) if digest(content["body"].encode()) == content["sha256"] else {}
+            candidate = self._candidate(body, number)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        if {name: body.get(name) for name in self.address} != self.address:
-            return None
-        candidate = Candidate(**body["candidate"])
-        candidate.rows = {int(epoch): row for epoch, row in candidate.rows.items()}
         if candidate.outcome == "failed" and not candidate.invalid:
             candidate.outcome, candidate.error = "open", None
+        return candidate
+
+    def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
+        """What a file says, if it is what :meth:`_write` wrote: the digest in it is no proof, anybody can compute it.
+
+        Its directories, which go when the search ends, are never taken from the file.
+        """
+        assert isinstance(self.search.spec, SearchSpec)
+        candidate = _READER.validate_python(body["candidate"])
+        known = {name: body.get(name) for name in self.address} == self.address and candidate.number == number
+        measured = all(row.keys() >= _MEASURED for row in candidate.rows.values())
+        if not known or not measured or candidate.values.keys() != self.search.spec.space.keys():
+            raise ValueError("a candidate of another search, or of none")
+        candidate.directories = []
+        with contextlib.suppress(ValueError):
+            candidate.directories = self._directories(candidate.values)
         return candidate

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from experiments.cluster import Share
-from experiments.searching.journal import Candidate, Journal
+from experiments.searching.journal import Candidate, Journal, Outcome
 from experiments.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
 from experiments.searching.search_space import candidate_count
 from experiments.searching.searchers import searcher_for
@@ -86,7 +86,7 @@ def run(
             ),
         )  # fmt: skip
         tuner.fit()
-    _store(stage, context, trials.journal.candidates, began)
+    _store(stage, context, trials.journal.candidates, began, trials.journal.address["made_from"])
 
 
 _TUNE = {
@@ -146,7 +146,7 @@ class _Trials:
 
     def end(self, candidate: Candidate, error: str | None = None) -> None:
         """A candidate needs no more work."""
-        ended = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
+        ended: Outcome = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
         if not error and not candidate.rows:
             ended, error = "failed", "the trial ended without a result"
         self.journal.end(candidate, ended, error)
@@ -256,7 +256,7 @@ def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]],
     return trial
 
 
-def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float) -> None:
+def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float, made_from: Any = None) -> None:
     import pyarrow as pa
 
     spec = stage.spec
@@ -280,6 +280,6 @@ def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float
         "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, spec.train.degradations))),
         "best.json": json.dumps(found, indent=1).encode(),
     }
-    store.commit(stage, files, facts, checkpoints.new_attempt())
+    store.commit(stage, files, facts, checkpoints.new_attempt(), made_from)
     for directory in (directory for candidate in candidates for directory in candidate.directories):
         store.discard(directory)  # what was stopped early

@@ -91,7 +91,10 @@ def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
     """The rows of an earlier table and what they were made from; nothing, if they are not as they were written."""
     metadata = (before.schema.metadata or {}) if before is not None else {}
     made_of = metadata.get(b"made_from", b"[]").decode(errors="replace")
-    rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
+    try:
+        rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
+    except ValueError:  # its text is none
+        return [], set()
     if metadata.get(b"digest", b"").decode(errors="replace") != _digest(rows, made_of):
         return [], set()
     return rows, set(json.loads(made_of))

@@ -27,13 +27,27 @@ PROTOCOLS = {
 }
 
 
+MOST_VALUES = 2**26
+"""In a column: more than any stage has predictions, and what a few bytes can claim to hold is not made room for."""
+
+
 def read_parquet(data: bytes) -> pa.Table:
-    """The table in the bytes of a Parquet file."""
+    """The table in the bytes of a Parquet file.
+
+    Raises:
+        CheckpointError: it claims to be huge.
+        ArrowException, OSError, ValueError: it is damaged.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # Not read_table: its threads may let go of the bytes after the interpreter is gone, which ends it by a signal.
-    return pq.ParquetFile(pa.BufferReader(data)).read()
+    file = pq.ParquetFile(pa.BufferReader(data))
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    for column in range(file.metadata.num_columns):
+        if (values := sum(group.column(column).num_values for group in groups)) > MOST_VALUES:
+            raise CheckpointError(f"a table claims to hold {values:,} values in a column, at most {MOST_VALUES:,} do")
+    return file.read()
 
 
 def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
@@ -14,13 +15,16 @@ from fusiondistill.data.errors import DataError
 
 __all__ = ["Zip", "open_zip"]
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, ValueError)
+"""What zipfile raises on damaged bytes; ValueError: names that are no text; RuntimeError: kinds that it cannot read."""
+
 
 class Zip:
     """An open archive: `names`, and `read(name)`."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
-        self.names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        self.names = [info.filename for info in archive.infolist() if info.filename and info.filename[-1] != "/"]
         if len(set(self.names)) < len(self.names):
             raise DataError(f"{path}: two members have the same name. Fetch the archive again.")
         for info in archive.infolist():
@@ -32,14 +36,14 @@ class Zip:
             return self._archive.read(name)
         except KeyError as error:
             raise DataError(f"{self._path}: has no member {name}. Fetch the archive again.") from error
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self._path}, member {name}: damaged ({error}). Fetch the archive again.") from error
 
 
 def _check(path: Path, info: zipfile.ZipInfo) -> None:
     parts = PurePosixPath(info.filename).parts
     where = f"{path}, member {info.filename!r}"
-    if info.filename.startswith("/") or ".." in parts or "\\" in info.orig_filename or ":" in parts[0]:
+    if info.filename.startswith("/") or ".." in parts or "\\" in info.orig_filename or ":" in "".join(parts[:1]):
         raise DataError(f"{where}: points outside the archive. Do not use this file; fetch the official one.")
     if stat.S_ISLNK(info.external_attr >> 16):
         raise DataError(f"{where}: is a link. Do not use this file; fetch the official one.")
@@ -57,7 +61,7 @@ def open_zip(path: Path) -> Iterator[Zip]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path}: no intact zip archive ({error}). Fetch it again.") from error
     with archive:
         yield Zip(path, archive)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fusiondistill.commits import sealed, unsealed
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import locked, temporary_folder
 from fusiondistill.data.source import Contents, Row
@@ -61,7 +61,7 @@ def open_or_decode(folder: Path, read: Callable[[], Contents]) -> Decoded:
 def _open(folder: Path) -> Decoded | None:
     """The entry, or None if there is none or it is not as it was written (then a warning says why)."""
     try:
-        return _map(folder, json.loads((folder / "entry.json").read_text()))
+        return _map(folder, unsealed((folder / "entry.json").read_bytes(), "entry.json"))
     except FileNotFoundError:
         if not folder.exists():
             return None
@@ -127,7 +127,7 @@ def _write(folder: Path, contents: Contents) -> None:
         "sha256": digest.hexdigest(),
         "labels_sha256": hashlib.sha256(raw_labels.getvalue()).hexdigest(),
     }
-    (folder / "entry.json").write_text(json.dumps(entry))
+    (folder / "entry.json").write_bytes(sealed(entry))
 
 
 def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:

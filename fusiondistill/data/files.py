@@ -1,4 +1,4 @@
-"""The cache folder, and three ways to share it: write by rename, one builder at a time, leftovers removed."""
+"""The cache folder, and ways to share it: write by rename, one builder at a time, leftovers removed, facts sealed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from fusiondistill.commits import CheckpointError, sealed, unsealed
 from fusiondistill.data.errors import DataError
 
-__all__ = ["cache_folder", "locked", "temporary_folder", "write_atomically"]
+__all__ = ["cache_folder", "locked", "recalled", "remember", "temporary_folder", "write_atomically"]
 
 LEFTOVER_SECONDS = 24 * 3600
 
@@ -53,6 +55,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def remember(path: Path, facts: Mapping[str, Any]) -> None:
+    """Keep what was computed for :func:`recalled`; a cache that cannot be written costs time, not more."""
+    with contextlib.suppress(DataError):
+        write_atomically(path, sealed(facts))
+
+
+def recalled(path: Path) -> dict[str, Any] | None:
+    """What :func:`remember` kept; None if there is nothing, or not what was kept: then it is computed again."""
+    try:
+        return unsealed(path.read_bytes(), str(path))
+    except (OSError, CheckpointError):
+        return None
 
 
 @contextlib.contextmanager

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.files import cache_folder, write_atomically
+from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.data.source import Files, Source
 
 __all__ = ["content_digest", "signature"]
@@ -36,12 +34,8 @@ def content_digest(source: Source, files: Files, known_by: str) -> str:
         64 hex digits.
     """
     memo = cache_folder() / "fingerprints" / f"{known_by}.json"
-    try:
-        remembered = json.loads(memo.read_text())["fingerprint"]
-        if isinstance(remembered, str) and len(remembered) == 64:
-            return remembered
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if known := recalled(memo):
+        return str(known["fingerprint"])
     digest = hashlib.sha256(f"fusiondistill data\0{source.name}\0{source.version}\n".encode())
     for name, path in sorted(files.items()):
         try:
@@ -51,6 +45,5 @@ def content_digest(source: Source, files: Files, known_by: str) -> str:
             raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
         digest.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
     result = digest.hexdigest()
-    with contextlib.suppress(DataError):  # a read-only cache costs time, not more
-        write_atomically(memo, json.dumps({"fingerprint": result, "source": source.name}).encode())
+    remember(memo, {"fingerprint": result, "source": source.name})
     return result

@@ -2,7 +2,9 @@
 
 A pickle is a program. This reader lets it name five things, and none of them is the real one: stand-ins build lists,
 numbers, text, and flat arrays of integers, and nothing else. The pure Python unpickler is used because the C one can be
-told to allocate gigabytes by nine bytes (`LONG_BINPUT` with a large index).
+told to allocate gigabytes by nine bytes (`LONG_BINPUT` with a large index). Ninety bytes make a tuple that takes hours
+to hash and gigabytes to print (of twice the same, of twice the same, ...): so only text and numbers are looked up or
+named in a message.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,7 +32,9 @@ class _Array:
         _, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or type(shape) is not tuple:
             raise pickle.UnpicklingError("an array that is not plain")
-        if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * dtype.numpy.itemsize != len(raw):
+        if len(shape) > 4 or not all(type(n) is int and 0 <= n < 2**32 for n in shape):
+            raise pickle.UnpicklingError("an array whose shape is none")
+        if math.prod(shape) * dtype.numpy.itemsize != len(raw):
             raise pickle.UnpicklingError(f"an array of the shape {shape} with {len(raw)} bytes")
         self.array = np.frombuffer(raw, dtype=dtype.numpy).reshape(shape, order="F" if fortran else "C")
 
@@ -60,8 +64,10 @@ class _Name:
         if self._name == "_reconstruct":
             return _Array()
         if self._name == "dtype":
-            name = arguments[0]
-            return _Dtype(name.decode("ascii") if isinstance(name, bytes) else name)
+            name = arguments[0].decode("ascii") if type(arguments[0]) is bytes else arguments[0]
+            if type(name) is not str or name not in DTYPES:
+                raise pickle.UnpicklingError("an array of another kind than integers")
+            return _Dtype(name)
         if self._name == "encode" and arguments[1] in ("latin1", b"latin1"):  # how Python 3 writes bytes in protocol 2
             return arguments[0].encode("latin1")
         raise pickle.UnpicklingError(f"a call of {self._name}")
@@ -70,7 +76,30 @@ class _Name:
         raise pickle.UnpicklingError(f"a change of {self._name}")
 
 
+def _with_plain_keys(code: bytes, keys: slice) -> Any:
+    """How an instruction that fills a dictionary is carried out, its keys (these of the stack) looked at first."""
+    load = pickle._Unpickler.dispatch[code[0]]
+
+    def checked(unpickler: Any) -> None:
+        if not all(type(key) in (str, bytes, int) for key in unpickler.stack[keys]):
+            raise pickle.UnpicklingError("a key that is neither text nor a number")
+        load(unpickler)
+
+    return checked
+
+
+def _refused(unpickler: Any) -> None:
+    raise pickle.UnpicklingError("a set, or bytes that can be changed")
+
+
 class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: _with_plain_keys(pickle.SETITEM, slice(-2, -1)),
+        pickle.SETITEMS[0]: _with_plain_keys(pickle.SETITEMS, slice(None, None, 2)),  # a mark begins a stack of its own
+        pickle.DICT[0]: _with_plain_keys(pickle.DICT, slice(None, None, 2)),
+        **dict.fromkeys(pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET + pickle.BYTEARRAY8, _refused),
+    }
     ALLOWED = frozenset(
         {
             ("numpy.core.multiarray", "_reconstruct"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from fusiondistill.data.cache import channel_statistics, open_or_decode
 from fusiondistill.data.cifar import CIFAR10, CIFAR100
 from fusiondistill.data.digits import DIGITS
 from fusiondistill.data.errors import DataError, unknown
-from fusiondistill.data.files import cache_folder, write_atomically
+from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.data.fingerprints import content_digest, signature
 from fusiondistill.data.folder import FOLDER
 from fusiondistill.data.image_set import ImageSet, Statistics
@@ -130,13 +128,10 @@ def _statistics(source: Source, root: Root, whole: str) -> Statistics:
     if source.mean is not None and source.std is not None:
         return source.mean, source.std
     memo = _entry(source, "train", whole) / "statistics.json"
-    try:
-        mean, std = json.loads(memo.read_text())
-        return tuple(mean), tuple(std)
-    except (OSError, ValueError, TypeError):
-        training = load_images(source.name, "train", root)
-        mean, std = channel_statistics(training.images)
-        if training.fingerprint == _of_split(whole, "train"):
-            with contextlib.suppress(DataError):  # a read-only cache costs time, not more
-                write_atomically(memo, json.dumps([mean, std]).encode())
-        return mean, std
+    if known := recalled(memo):
+        return tuple(known["mean"]), tuple(known["std"])
+    training = load_images(source.name, "train", root)
+    mean, std = channel_statistics(training.images)
+    if training.fingerprint == _of_split(whole, "train"):
+        remember(memo, {"mean": mean, "std": std})
+    return mean, std

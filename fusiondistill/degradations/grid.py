@@ -15,6 +15,7 @@ __all__ = ["degrade_grid"]
 
 _LARGEST = 224  # Larger pictures are made smaller first: a blur of 5 pixels would not be seen in them.
 _SMALLEST = 128  # Smaller ones are shown with enlarged pixels.
+_MOST_PIXELS = 8192 * 8192  # A camera's photographs, not a data set's images; 270 MB while it is read.
 _MARGIN, _LINE, _LABEL = 8, 20, 136
 
 
@@ -30,7 +31,7 @@ def degrade_grid(
     """Draw an image under every degradation, one row each, from its first level to its last.
 
     Args:
-        image_path: a PNG, JPEG or any other file that Pillow reads, of any size. One larger than 224 pixels is made
+        image_path: a PNG, JPEG, BMP or WebP file of at most 67 million pixels. One larger than 224 pixels is made
             smaller before it is degraded, one smaller than 128 is enlarged, pixel by pixel, after that.
         out_path: the PNG file to write.
         degradations: names; default: all that are registered.
@@ -78,13 +79,10 @@ def _read(path: Path) -> torch.Tensor:
     import numpy as np
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not an image that can be read ({error})") from None
+    from fusiondistill.data.decoding import opened, read_bounded  # only here: the data know nothing of degradations
+
+    with opened(read_bounded(path), str(path), _MOST_PIXELS) as file:
+        image = ImageOps.exif_transpose(file).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous()
