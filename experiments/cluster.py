@@ -186,19 +186,29 @@ def patience() -> float:
 @contextlib.contextmanager
 def enough_nodes(
     ray: Any, resources: Resources, say: Callable[[str], Any], check: Callable[[], None]
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Where the cluster grows (see :func:`patience`): ask for room for the workers of a run, wait for it, give it back.
 
     Args:
         say: told what is waited for.
         check: called often; may raise to end the wait.
+
+    Yields:
+        ``check``, which now gives the room back before it raises: an end in order takes longer than some leave for it.
     """
     wanted = resources.workers or resources.workers_per_run
     share = share_of(resources, [node.resources for node in nodes_of(ray)])
     if not patience():
-        yield
+        yield check
         return
     from ray.autoscaler.sdk import request_resources
+
+    def checked() -> None:
+        try:
+            check()
+        except BaseException:
+            request_resources(bundles=[])
+            raise
 
     request_resources(
         bundles=[share.resources] * wanted
@@ -212,7 +222,7 @@ def enough_nodes(
             time.sleep(1)
         if room < wanted:
             say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
-        yield
+        yield checked
     finally:
         request_resources(bundles=[])  # the request would keep the nodes for ever
 

@@ -70,13 +70,13 @@ def run(prepared: Prepared, display: Any) -> Any:
             with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
                 resources = prepared.config.resources
-                with enough_nodes(ray, resources, display.say, check):
+                with enough_nodes(ray, resources, display.say, check) as checked:
                     room = Room(ray, resources, _landmark(prepared))
                     for text in room.warnings:
                         display.say(text)
                     check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
-                    return driver.run(check)
+                    return driver.run(checked)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
                 raise KeyboardInterrupt from error

@@ -58,6 +58,15 @@ def test_ray_start_knows_the_options(name: str) -> None:
         assert {word.split("=")[0] for word in line.split() if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("name", [*RAY_UP, "README.md"])
+def test_a_stopped_job_has_the_time_that_a_run_needs(name: str) -> None:
+    """For clusters that are already there, the job itself says so."""
+    from experiments.interruption import LIMIT
+
+    (seconds,) = re.findall(r'RAY_JOB_STOP_WAIT_TIME_S(?:=|": ")(\d+)', (CLUSTER / name).read_text())
+    assert int(seconds) >= LIMIT + 10
+
+
 def test_on_clouds_gpus_scale_from_zero_and_the_head_does_no_work() -> None:
     for name in ("aws.yaml", "gcp.yaml"):
         config = _prepared(name)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from experiments.interruption import LIMIT
+
 CLUSTER = Path(__file__).parents[2] / "cluster"
 TYPES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "kubernetes_fields.yaml").read_text())
 QUANTITY = re.compile(r"\d+(\.\d+)?(m|[KMGT]i?)?")
@@ -111,6 +113,7 @@ def test_pods_are_consistent() -> None:
             environment = {variable["name"]: variable["value"] for variable in container["env"]}
             assert environment["FUSIONDISTILL_CACHE"] in mounted
             assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+            assert int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) >= LIMIT + 10  # `ray job stop` kills after it
             resources = container["resources"]
             assert resources["requests"] == resources["limits"]  # Ray takes limits for what it has
             assert all(QUANTITY.fullmatch(amount) for amount in resources["limits"].values())
