@@ -10,29 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster import Node, nodes_of, on_node, share_of, slots
+from experiments.fitness import DataSet
 from fusiondistill.config import Resources
 
-__all__ = ["DataSet", "Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
+__all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
 
 PATIENCE = 600
 """Seconds that a node has to answer; a data set may have to be downloaded there."""
 PAYLOAD_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set that nodes have to hold."""
-
-    name: str
-    root: str | None
-    """Absolute; None: the data set's own place."""
-    fingerprint: str
-    """As it is here."""
-
-    @property
-    def label(self) -> str:
-        """Name and place."""
-        return f"{self.name} ({self.root})" if self.root else self.name
 
 
 @dataclass(frozen=True)

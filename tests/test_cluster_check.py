@@ -13,8 +13,9 @@ import pytest
 from running import TINY, fusiondistill
 
 from experiments.cluster import patience, refuse_fleeting
-from experiments.cluster_check import DataSet, Facts, NodeFacts, Wanted, complaints, lines
+from experiments.cluster_check import Facts, NodeFacts, Wanted, complaints, lines
 from experiments.cluster_probe import code_digest, look, versions
+from experiments.fitness import DataSet
 from experiments.materials import load_data
 from experiments.stage import DataSpec
 from fusiondistill.config import Resources

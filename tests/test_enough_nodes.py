@@ -10,6 +10,8 @@ import pytest
 from experiments.cluster import enough_nodes
 from fusiondistill.config import Resources
 
+FOUR_CPUS = Resources(workers=2, cpus_per_worker=4)
+
 
 class Nodes:
     """Stands for the module ``ray``: a head without work, and workers of four CPUs."""
@@ -43,10 +45,44 @@ def test_room_is_given_back_before_a_run_that_is_stopped_ends(asked: list[Any]) 
         if stopped:
             raise KeyboardInterrupt
 
-    with enough_nodes(Nodes(workers=2), Resources(workers=2, cpus_per_worker=4), print, check) as checked:
+    with enough_nodes(Nodes(workers=2), FOUR_CPUS, print, check, lambda nodes: None) as checked:
         checked()
         assert asked == [[{"CPU": 4}] * 2]
         stopped = True
         with pytest.raises(KeyboardInterrupt):
             checked()
         assert asked[1:] == [[]]  # at once: what follows may be cut short
+
+
+def test_machines_that_do_not_come_are_not_a_mistake_in_the_config(asked: list[Any]) -> None:
+    """An autoscaler that brings nothing is named: exit code 1, not a setting to lower."""
+    with (
+        pytest.raises(ConnectionError, match=r"no machine for a worker of 4 CPU .* within 1 s .*`ray status`.*quota"),
+        enough_nodes(Nodes(), FOUR_CPUS, print, lambda: None, lambda nodes: None),
+    ):
+        pass
+    assert asked == [[{"CPU": 4}] * 2, []]
+
+
+def test_a_run_goes_on_with_what_came(asked: list[Any]) -> None:
+    said: list[str] = []
+    with enough_nodes(Nodes(workers=1), FOUR_CPUS, said.append, lambda: None, lambda nodes: None):
+        pass
+    assert said[-1] == "after 1 s there is room for 1 of 2 workers; going on with these"
+
+
+def test_nodes_that_are_there_are_looked_at_before_others_are_waited_for(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSIONDISTILL_WAIT_FOR_NODES", "3600")
+
+    def look(nodes: Any) -> None:
+        assert [node.id for node in nodes] == ["worker0"]  # not the head, which does no work
+        raise ValueError("does not see the store")
+
+    with (
+        pytest.raises(ValueError, match="does not see"),
+        enough_nodes(Nodes(workers=1), FOUR_CPUS, print, lambda: None, look),
+    ):
+        pass
+    assert asked[-1] == []
