@@ -105,7 +105,9 @@ def _linter(name: str) -> str:
 
 
 def test_shellcheck() -> None:
-    scripts = sorted(str(path) for path in [*CLUSTER.glob("*.sh"), *(ROOT / ".ci").iterdir()])
+    scripts = sorted(
+        str(path) for path in [*CLUSTER.glob("*.sh"), *Path(__file__).parent.glob("*.sh"), *(ROOT / ".ci").iterdir()]
+    )
     done = subprocess.run([_linter("shellcheck"), *scripts], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
