@@ -166,14 +166,17 @@ def _versions() -> str:
 def check_cluster(
     config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
 ) -> list[str]:
-    """Ask every node of the cluster, say what was found; returns what does not fit."""
+    """Ask every node of the cluster, say what was found; returns what does not fit.
+
+    A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
+    """
     from experiments import cluster_check
-    from experiments.cluster import connected, patience
+    from experiments.cluster import connected, enough_nodes
 
     wanted = _wanted(config, overrides, store)
-    with connected() as ray:
+    with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
         address = os.environ.get("RAY_ADDRESS") or "a Ray started here for this check"
-        facts = cluster_check.gather(ray, wanted, address, growing=patience() > 0)
+        facts = cluster_check.gather(ray, wanted, address)
         for line in cluster_check.lines(facts, wanted):
             say(line)
     return cluster_check.complaints(facts, wanted)

@@ -118,10 +118,6 @@ def test_too_little_room() -> None:
     assert "workers_per_run is 2, but only 1 workers fit" in found
 
 
-def test_a_cluster_that_grows_may_start_empty() -> None:
-    assert complaints(replace(facts(CPU=2.0), growing=True), WANTED) == []
-
-
 def test_the_probe_finds_this_machine_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "marker").write_text("")
     asked = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from experiments.cluster import enough_nodes
+from experiments.cluster import enough_nodes, nodes_of
+from experiments.cluster_check import Facts, NodeFacts
+from experiments.runner import check_cluster
 from fusiondistill.config import Resources
 
 FOUR_CPUS = Resources(workers=2, cpus_per_worker=4)
@@ -86,3 +89,22 @@ def test_nodes_that_are_there_are_looked_at_before_others_are_waited_for(
     ):
         pass
     assert asked[-1] == []
+
+
+def test_the_check_asks_the_nodes_that_a_run_would_have(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head alone says nothing of the machines that come later."""
+    cluster = Nodes()
+
+    def gather(ray: Any, wanted: Any, address: str) -> Facts:
+        found = tuple(NodeFacts(node.address, node.resources, None, "silent") for node in nodes_of(ray))
+        return Facts(address, found, {"versions": {}})
+
+    monkeypatch.setattr("experiments.cluster.connected", lambda: contextlib.nullcontext(cluster))
+    monkeypatch.setattr("experiments.cluster_check.gather", gather)
+    with pytest.raises(ConnectionError, match="no machine for a worker of 1 CPU"):
+        check_cluster(None, (), None, print)
+    monkeypatch.setattr("time.sleep", lambda seconds: setattr(cluster, "workers", 1))  # what was asked for comes
+    monkeypatch.setenv("FUSIONDISTILL_WAIT_FOR_NODES", "3600")
+    complaints = check_cluster(None, (), None, print)
+    assert any("node worker0: cannot be asked" in text for text in complaints)
+    assert asked == [[{"CPU": 1}], []] * 2
