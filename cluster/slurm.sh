@@ -31,10 +31,12 @@ export RAY_gcs_rpc_server_reconnect_timeout_s=20 # nodes leave soon after the he
 
 notes=$(mktemp -d) # the driver's process id and exit code; this script runs on the same node
 # Only the first node's words are shown; the others' are in /tmp/ray-USER/session_latest/logs there.
-# shellcheck disable=SC2016  # $0, $@ and $! are for the inner shell
-srun --kill-on-bad-exit=0 --output=0 --error=0 ray symmetric-run \
+# The one task of a node has all its CPUs, of which nodes may have more or fewer.
+# shellcheck disable=SC2016  # $0, $@, $! and a node's CPUs are for the inner shells
+srun --kill-on-bad-exit=0 --cpu-bind=none --output=0 --error=0 \
+  bash -c 'exec ray symmetric-run --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" "$@"' node \
   --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus "${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$(id -un)" \
+  --dashboard-host 127.0.0.1 --temp-dir "/tmp/ray-$(id -un)" \
   -- bash -c 'trap "" TERM; fusiondistill "$@" & echo $! >"$0/driver"; wait $!; echo $? >"$0/status"' "$notes" "$@" &
 step=$!
 
@@ -54,7 +56,12 @@ while true; do
   caught=0 # the wait was cut short: go on with it
 done
 trap - TERM
-[[ -s $notes/status ]] && status=$(<"$notes/status") # what comes after it, the end of Ray, does not count
+if [[ -s $notes/status ]]; then
+  status=$(<"$notes/status") # what comes after it, the end of Ray, does not count
+elif ((status == 0)); then
+  status=1 # of a Ray that does not start, symmetric-run makes nothing
+  echo "Ray did not start, and nothing ran: see the lines above" >&2
+fi
 rm -r "$notes"
 
 # Not if somebody cancelled the job, nor if Slurm puts it back into the queue by itself.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import socket
@@ -17,10 +16,8 @@ from typing import Any
 from experiments.orphans import reaped
 from experiments.tokens import keep_token_private
 from fusiondistill.config import Resources
-from fusiondistill.locations import open_location, read_whole
 
 __all__ = [
-    "Landmark",
     "Node",
     "Share",
     "connected",
@@ -30,7 +27,6 @@ __all__ = [
     "nodes_of",
     "on_node",
     "patience",
-    "probe",
     "refuse_fleeting",
     "share_of",
     "slots",
@@ -63,16 +59,6 @@ class Node:
     address: str
     port: int
     resources: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Landmark:
-    """A file of the store that a node must read with this content if it is to do any work."""
-
-    store: str
-    path: str
-    """In the store's file system."""
-    sha256: str
 
 
 @contextlib.contextmanager
@@ -185,43 +171,81 @@ def patience() -> float:
 
 @contextlib.contextmanager
 def enough_nodes(
-    ray: Any, resources: Resources, say: Callable[[str], Any], check: Callable[[], None]
-) -> Iterator[None]:
+    ray: Any,
+    resources: Resources,
+    say: Callable[[str], Any],
+    check: Callable[[], None],
+    look: Callable[[Sequence[Node]], None],
+) -> Iterator[Callable[[], None]]:
     """Where the cluster grows (see :func:`patience`): ask for room for the workers of a run, wait for it, give it back.
 
     Args:
         say: told what is waited for.
         check: called often; may raise to end the wait.
+        look: the same, with the nodes on which a worker fits.
+
+    Yields:
+        ``check``, which now gives the room back before it raises: an end in order takes longer than some leave for it.
     """
-    wanted = resources.workers or resources.workers_per_run
-    share = share_of(resources, [node.resources for node in nodes_of(ray)])
     if not patience():
-        yield
+        yield check
         return
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(
-        bundles=[share.resources] * wanted
-    )  # also for room that is there: it keeps idle nodes from leaving
-    try:
-        if _room(share, ray) < wanted:
-            say(f"asked the cluster for room for {wanted} workers of {share.cpus:g} CPU and {share.gpus:g} GPU")
-        limit = time.monotonic() + patience()
-        while (room := _room(share, ray)) < wanted and time.monotonic() < limit:
-            check()
-            time.sleep(1)
-        if room < wanted:
-            say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
-        yield
-    finally:
+    def give_back() -> None:
         request_resources(bundles=[])  # the request would keep the nodes for ever
 
+    def checked() -> None:
+        try:
+            check()
+        except BaseException:
+            with contextlib.suppress(Exception):  # Ray may be gone, and that is not what there is to say
+                give_back()
+            raise
 
-def _room(share: Share, ray: Any) -> int:
+    wanted = resources.workers or resources.workers_per_run
+    share = share_of(resources, [node.resources for node in nodes_of(ray)])
+    # Also for room that is there: it keeps idle nodes from leaving.
+    request_resources(bundles=[share.resources] * wanted)
     try:
-        return slots(share, [node.resources for node in nodes_of(ray)])
-    except ValueError:
-        return 0
+        _wait_for_room(ray, share, wanted, say, check, look)
+        yield checked
+    finally:
+        give_back()
+
+
+def _wait_for_room(
+    ray: Any,
+    share: Share,
+    wanted: int,
+    say: Callable[[str], Any],
+    check: Callable[[], None],
+    look: Callable[[Sequence[Node]], None],
+) -> None:
+    worker = f"{share.cpus:g} CPU and {share.gpus:g} GPU"
+    limit, told = time.monotonic() + patience(), False
+    while True:
+        check()
+        found = nodes_of(ray)
+        fitting = [(node, count) for node in found if (count := slots_on(share, node.resources))]
+        look([node for node, _ in fitting])
+        room = sum(count for _, count in fitting)
+        if room >= wanted:
+            return
+        if time.monotonic() > limit:
+            break
+        if not told:
+            say(f"asked the cluster for room for {wanted} workers of {worker}")
+            told = True
+        time.sleep(1)
+    if not room:
+        raise ConnectionError(
+            f"no machine for a worker of {worker} came within {patience():g} s (there are: "
+            f"{described([node.resources for node in found])}): see `ray status` and the autoscaler's log "
+            "(/tmp/ray/session_latest/logs/monitor.log on the head): quota, image, credentials, and whether any node "
+            "type has that much"
+        )
+    say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
 
 
 def nodes_of(ray: Any) -> list[Node]:
@@ -248,12 +272,6 @@ def labels_of(node: str | None, refused: Iterable[str]) -> dict[str, str] | None
     return {NODE: f"!in({', '.join(avoided)})"} if avoided else None
 
 
-def probe(ray: Any, node: Node, landmark: Landmark | None) -> Any:
-    """Ask a node whether it can work; returns the reference of the answer: (why not, or ""; a warning, or "")."""
-    asked = ray.remote(_fitness).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
-    return asked.remote(landmark, int(node.resources.get("GPU", 0)))
-
-
 def refuse_fleeting(store: str) -> None:
     """Refuse a store in the copy of the working directory that a submitted job runs in: Ray deletes it.
 
@@ -265,23 +283,3 @@ def refuse_fleeting(store: str) -> None:
             f"the store {store} lies in the job's copy of the working directory, which Ray deletes after the job: "
             "give --store an absolute path on a file system that all nodes share, or a bucket"
         )
-
-
-def _fitness(landmark: Landmark | None, gpus: int) -> tuple[str, str]:
-    refused = warning = ""
-    if landmark is not None:
-        try:
-            content = read_whole(open_location(landmark.store)[0], landmark.path)
-        except (OSError, ValueError) as error:
-            refused = f"cannot read the store: {error}"
-        else:
-            if content is None:
-                refused = f"does not see the store (no {landmark.path} there)"
-            elif hashlib.sha256(content).hexdigest() != landmark.sha256:
-                refused = f"does not see the store (another {landmark.path} lies there)"
-    if gpus:
-        import torch
-
-        if not torch.cuda.is_available():
-            warning = f"Ray counts {gpus} GPUs there, torch sees none: it works on its CPU (see nvidia-smi)"
-    return refused, warning

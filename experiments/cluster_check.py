@@ -10,29 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cluster import Node, nodes_of, on_node, share_of, slots
+from experiments.fitness import DataSet
 from fusiondistill.config import Resources
 
-__all__ = ["DataSet", "Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
+__all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
 
 PATIENCE = 600
 """Seconds that a node has to answer; a data set may have to be downloaded there."""
 PAYLOAD_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set that nodes have to hold."""
-
-    name: str
-    root: str | None
-    """Absolute; None: the data set's own place."""
-    fingerprint: str
-    """As it is here."""
-
-    @property
-    def label(self) -> str:
-        """Name and place."""
-        return f"{self.name} ({self.root})" if self.root else self.name
 
 
 @dataclass(frozen=True)
@@ -63,8 +48,6 @@ class Facts:
     nodes: tuple[NodeFacts, ...]
     here: Mapping[str, Any]
     """``versions`` and ``code`` of the machine that asks."""
-    growing: bool = False
-    """The cluster adds nodes when it is asked to."""
 
     @property
     def open(self) -> list[str]:
@@ -72,7 +55,7 @@ class Facts:
         return [node.address for node in self.nodes if node.found is not None and not node.found.get("token")]
 
 
-def gather(ray: Any, wanted: Wanted, address: str, *, growing: bool = False) -> Facts:
+def gather(ray: Any, wanted: Wanted, address: str) -> Facts:
     """Ask all live nodes at once.
 
     Raises:
@@ -95,7 +78,7 @@ def gather(ray: Any, wanted: Wanted, address: str, *, growing: bool = False) -> 
             answers.append((node, probe.remote(asked, [payload])))
         nodes = tuple(_answer(ray, node, answer) for node, answer in answers)
     here = {"versions": cluster_probe.versions(), "code": cluster_probe.code_digest()}
-    return Facts(address, nodes, here, growing)
+    return Facts(address, nodes, here)
 
 
 def _answer(ray: Any, node: Node, answer: Any) -> NodeFacts:
@@ -158,8 +141,8 @@ def _about_room(facts: Facts, resources: Resources) -> list[str]:
     try:
         room = slots(share_of(resources, offers), offers)
     except ValueError as error:
-        return [] if facts.growing else [str(error)]
-    if resources.workers_per_run > room and not facts.growing:
+        return [str(error)]
+    if resources.workers_per_run > room:
         return [f"resources.workers_per_run is {resources.workers_per_run}, but only {room} workers fit: lower it"]
     return []
 

@@ -28,6 +28,7 @@ __all__ = [
     "load_data",
     "load_into",
     "load_plugins",
+    "load_split",
     "new_network",
     "processor",
     "run_facts",
@@ -66,7 +67,12 @@ def load_plugins(plugins: tuple[tuple[str, str], ...]) -> None:
 
 
 @lru_cache(maxsize=4)
-def _load_split(name: str, split: str, root: str | None, expected: str) -> ImageSet:
+def load_split(name: str, split: str, root: str | None, expected: str) -> ImageSet:
+    """All images of a split, fetched and decoded into this node's cache if need be.
+
+    Raises:
+        DataError: they are not here, or not those of the ``expected`` fingerprint; names the node and says what to do.
+    """
     node = socket.gethostname()
     try:
         found = fingerprint(name, root=root)
@@ -86,7 +92,7 @@ def _load_split(name: str, split: str, root: str | None, expected: str) -> Image
 @lru_cache(maxsize=8)
 def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     """The images of a split, cut down to what the run uses; the same object again within a process."""
-    images = _load_split(data.name, split, root, data.fingerprint)
+    images = load_split(data.name, split, root, data.fingerprint)
     if data.mean or data.std:
         images = images.normalised_by(data.mean or images.mean, data.std or images.std)
     wanted = data.train_images if split == "train" else data.test_images

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from experiments.cluster import Landmark, Node, Share, described, nodes_of, probe, share_of, slots, slots_on
+from experiments.cluster import Node, Share, described, nodes_of, share_of, slots, slots_on
+from experiments.fitness import Fitness, Survey
 from fusiondistill.config import Resources
 
 __all__ = ["Free", "Room"]
 
 ANSWER = 180.0
-"""Seconds that a start waits for the nodes of a cluster to say whether they can work."""
+"""Seconds that a start waits for all nodes of a cluster to say whether they can work; who takes longer joins later."""
+LONGEST = 900.0
+"""Seconds that it waits for enough of them; they may have data to fetch and to decode."""
 REFRESH = 1.0
 """Seconds between two looks at the cluster."""
-HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
 
 
 class Holder(Protocol):
@@ -40,33 +42,48 @@ class Room:
     Args:
         ray: the connected module.
         resources: what a worker holds, and how many there may be.
-        landmark: what every node must be able to read; None: nothing.
+        survey: asks the nodes whether they can work.
+        check: called often while nodes are waited for; may raise to end that.
 
     Attributes:
         warnings: what there is to say about the nodes that were there at the start.
 
     Raises:
-        ValueError: no node can ever hold a worker, or some cannot read the landmark or lack the project; says which.
+        ValueError: no node can ever hold a worker, a node does not see the store or lacks the project, or too
+            few have the data; says which.
+        ConnectionError: too few nodes have answered.
     """
 
-    def __init__(self, ray: Any, resources: Resources, landmark: Landmark | None) -> None:
-        self.ray, self.landmark, self.most = ray, landmark, resources.workers
+    def __init__(self, ray: Any, resources: Resources, survey: Survey, check: Callable[[], None]) -> None:
+        self.ray, self.survey, self.most = ray, survey, resources.workers
         found = nodes_of(ray)
         shapes = [node.resources for node in found]
         self.described = described(shapes)
         self.share: Share = share_of(resources, shapes)
         slots(self.share, shapes)  # raises where none fits
         self.nodes: dict[str, int] = {}
-        self.probes: dict[str, tuple[Node, Any]] = {}
         self.refused: set[str] = set()
         self.looked = time.monotonic()
-        self._look(found)
-        asked = [answer for _, answer in self.probes.values()]
-        ray.wait(asked, num_returns=len(asked), timeout=ANSWER)  # who takes longer joins later
-        answers = self._admit()
-        if refusals := [f"node {node.address} {refusal}" for node, refusal, _ in answers if refusal]:
-            raise ValueError("; ".join([*refusals, HINT]))
-        self.warnings = [_warned(node, warning) for node, _, warning in answers if warning]
+        answers = self._settled(found, resources.workers_per_run, check)
+        lacking = [f"node {node.address}: {fitness.lacking}" for node, fitness in answers if fitness.lacking]
+        if lacking and self.slots < resources.workers_per_run:
+            raise ValueError("; ".join(["too few nodes can work", *lacking]))
+        self.warnings = [text for node, fitness in answers for text in _told(node, fitness)]
+
+    def _settled(self, found: Sequence[Node], needed: int, check: Callable[[], None]) -> list[tuple[Node, Fitness]]:
+        """The answers of the nodes that there are, of those at least that come in time."""
+        answers = []
+        while True:
+            answers += self._look(found)
+            self.survey.screen(())
+            asked = [answer for _, answer in self.survey.asked.values()]
+            waited, enough = time.monotonic() - self.looked, self.slots >= needed
+            if not asked or (enough and waited > ANSWER):
+                return answers
+            if waited > LONGEST:
+                raise ConnectionError(f"{len(asked)} nodes gave no answer within {LONGEST:g} s: look at their Ray logs")
+            check()
+            self.ray.wait(asked, num_returns=len(asked), timeout=1)
 
     @property
     def slots(self) -> int:
@@ -80,43 +97,29 @@ class Room:
             return []
         self.looked = time.monotonic()
         before = set(self.nodes)
-        self._look(nodes_of(self.ray))
+        answers = self._look(nodes_of(self.ray))
         news = [f"node {node[:8]} is gone" for node in before - set(self.nodes)]
-        for node, refusal, warning in self._admit():
-            if refusal:
-                news.append(f"node {node.id[:8]} ({node.address}) {refusal}: it gets no work")
-            else:
+        for node, fitness in answers:
+            if node.id in self.nodes:
                 news.append(f"node {node.id[:8]} ({node.address}) has joined with {self.nodes[node.id]} slots")
-                news += [_warned(node, warning)] if warning else []
+            news += _told(node, fitness)
         return news
 
-    def _look(self, found: Sequence[Node]) -> None:
+    def _look(self, found: Sequence[Node]) -> list[tuple[Node, Fitness]]:
+        """Ask new nodes, take in those that say they can work; returns the answers that are new."""
         alive = {node.id for node in found}
         self.nodes = {node: count for node, count in self.nodes.items() if node in alive}
-        for node in found:
-            if node.id in self.nodes or node.id in self.probes or node.id in self.refused:
-                continue
-            if slots_on(self.share, node.resources):
-                self.probes[node.id] = (node, probe(self.ray, node, self.landmark))
-
-    def _admit(self) -> list[tuple[Node, str, str]]:
-        """Take in the new nodes that say they can work; returns each with its refusal or its warning."""
+        fitting = {node.id: slots_on(self.share, node.resources) for node in found}
+        self.survey.ask(node for node in found if fitting[node.id])
         answers = []
-        for node, answer in list(self.probes.values()):
-            if not self.ray.wait([answer], timeout=0)[0]:
+        for identity, (node, fitness) in self.survey.told.items():
+            if identity in self.nodes or identity in self.refused or not fitting.get(identity):
                 continue
-            del self.probes[node.id]
-            try:
-                refusal, warning = self.ray.get(answer)
-            except self.ray.exceptions.RayTaskError as error:
-                refusal, warning = f"cannot run the project ({str(error).strip().splitlines()[-1]})", ""
-            except self.ray.exceptions.RayError:  # it went as it came
-                continue
-            if refusal:
-                self.refused.add(node.id)
+            if fitness.fit:
+                self.nodes[identity] = fitting[identity]
             else:
-                self.nodes[node.id] = slots_on(self.share, node.resources)
-            answers.append((node, refusal, warning))
+                self.refused.add(identity)
+            answers.append((node, fitness))
         return answers
 
     def free(self, holders: Iterable[Holder]) -> Free:
@@ -131,5 +134,11 @@ class Room:
         return Free(max(0, self.slots - held), {node: on[node] for node in ordered})
 
 
-def _warned(node: Node, warning: str) -> str:
-    return f"node {node.id[:8]} ({node.address}): {warning}"
+def _told(node: Node, fitness: Fitness) -> list[str]:
+    """What there is to say of a node."""
+    where = f"node {node.id[:8]} ({node.address})"
+    if fitness.stranger:
+        return [f"{where} {fitness.stranger}: it gets no work"]
+    if fitness.lacking:
+        return [f"{where} gets no work: {fitness.lacking}"]
+    return [f"{where}: {fitness.warning}"] if fitness.warning else []

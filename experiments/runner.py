@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.prepared import Prepared
 from experiments.rows import Plan
-from experiments.stage import TrainSpec
+from experiments.stage import EvaluateSpec, SearchSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from experiments.cluster import Landmark
+    from experiments.fitness import Needs
 
 __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
@@ -55,6 +55,7 @@ def run(prepared: Prepared, display: Any) -> Any:
     if len(stored) == len(plan.stages):
         return Outcome()
     _compile_kernels(prepared)
+    from experiments.fitness import Survey
     from experiments.interruption import Interruption
     from experiments.room import Room
     from experiments.watch import Watch
@@ -69,14 +70,14 @@ def run(prepared: Prepared, display: Any) -> Any:
         try:
             with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
-                resources = prepared.config.resources
-                with enough_nodes(ray, resources, display.say, check):
-                    room = Room(ray, resources, _landmark(prepared))
+                resources, survey = prepared.config.resources, Survey(ray, _needs(prepared))
+                with enough_nodes(ray, resources, display.say, check, survey.screen) as checked:
+                    room = Room(ray, resources, survey, checked)
                     for text in room.warnings:
                         display.say(text)
                     check_synchronised(plan, room.share.gpus)
                     driver = Driver(ray, plan, store, prepared.context, stored, display, room)
-                    return driver.run(check)
+                    return driver.run(checked)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
                 raise KeyboardInterrupt from error
@@ -89,13 +90,25 @@ def run(prepared: Prepared, display: Any) -> Any:
                 driver.leave()
 
 
-def _landmark(prepared: Prepared) -> Landmark:
-    """The plan as :func:`note_plan` has just written it: no other store holds the same bytes."""
-    from experiments.cluster import Landmark
+def _needs(prepared: Prepared) -> Needs:
+    """What nodes must have: the plan as :func:`note_plan` has just written it, which no other store holds to the byte,
+    and the data of what is missing (the one machine of a Ray of our own has those).
+    """
+    from experiments.fitness import DataSet, Landmark, Needs
 
     name = f"{prepared.points[0].config.experiment}.json"
-    content = prepared.store.read_raw("plans", name) or b""
-    return Landmark(prepared.context.store, prepared.store.path("plans", name), hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
+    landmark = Landmark(prepared.context.store, prepared.store.path("plans", name), digest)
+    if "RAY_ADDRESS" not in os.environ:
+        return Needs(landmark)
+    context, specs = prepared.context, [stage.spec for stage in prepared.missing]
+    data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
+    corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
+    return Needs(
+        landmark,
+        tuple(dict.fromkeys(DataSet(one.name, context.root(one), one.fingerprint) for one in data)),
+        tuple(sorted({context.corruption_folder(digest) for digest in corrupted})),
+    )
 
 
 def _lost(interruption: Any, what: str) -> None:
@@ -153,21 +166,25 @@ def _versions() -> str:
 def check_cluster(
     config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
 ) -> list[str]:
-    """Ask every node of the cluster, say what was found; returns what does not fit."""
+    """Ask every node of the cluster, say what was found; returns what does not fit.
+
+    A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
+    """
     from experiments import cluster_check
-    from experiments.cluster import connected, patience
+    from experiments.cluster import connected, enough_nodes
 
     wanted = _wanted(config, overrides, store)
-    with connected() as ray:
+    with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
         address = os.environ.get("RAY_ADDRESS") or "a Ray started here for this check"
-        facts = cluster_check.gather(ray, wanted, address, growing=patience() > 0)
+        facts = cluster_check.gather(ray, wanted, address)
         for line in cluster_check.lines(facts, wanted):
             say(line)
     return cluster_check.complaints(facts, wanted)
 
 
 def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> Any:
-    from experiments.cluster_check import DataSet, Wanted
+    from experiments.cluster_check import Wanted
+    from experiments.fitness import DataSet
     from experiments.prepared import prepare
     from fusiondistill.data import fingerprint
     from fusiondistill.locations import absolute

@@ -13,8 +13,9 @@ import pytest
 from running import TINY, fusiondistill
 
 from experiments.cluster import patience, refuse_fleeting
-from experiments.cluster_check import DataSet, Facts, NodeFacts, Wanted, complaints, lines
+from experiments.cluster_check import Facts, NodeFacts, Wanted, complaints, lines
 from experiments.cluster_probe import code_digest, look, versions
+from experiments.fitness import DataSet
 from experiments.materials import load_data
 from experiments.stage import DataSpec
 from fusiondistill.config import Resources
@@ -115,10 +116,6 @@ def test_too_little_room() -> None:
     parallel = replace(WANTED, resources=Resources(cpus_per_worker=4, gpus_per_worker=1, workers_per_run=2))
     (found,) = complaints(facts(), parallel)
     assert "workers_per_run is 2, but only 1 workers fit" in found
-
-
-def test_a_cluster_that_grows_may_start_empty() -> None:
-    assert complaints(replace(facts(CPU=2.0), growing=True), WANTED) == []
 
 
 def test_the_probe_finds_this_machine_and_leaves_nothing(tmp_path: Path) -> None:

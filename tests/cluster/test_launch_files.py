@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,15 @@ def test_ray_start_knows_the_options(name: str) -> None:
         assert {word.split("=")[0] for word in line.split() if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("name", [*RAY_UP, "README.md"])
+def test_a_stopped_job_has_the_time_that_a_run_needs(name: str) -> None:
+    """For clusters that are already there, the job itself says so."""
+    from experiments.interruption import LIMIT
+
+    (seconds,) = re.findall(r'RAY_JOB_STOP_WAIT_TIME_S(?:=|": ")(\d+)', (CLUSTER / name).read_text())
+    assert int(seconds) >= LIMIT + 10
+
+
 def test_on_clouds_gpus_scale_from_zero_and_the_head_does_no_work() -> None:
     for name in ("aws.yaml", "gcp.yaml"):
         config = _prepared(name)
@@ -66,6 +76,19 @@ def test_on_clouds_gpus_scale_from_zero_and_the_head_does_no_work() -> None:
         assert gpu["max_workers"] <= config["max_workers"]
         assert config["available_node_types"]["head"]["resources"] == {"CPU": 0}
         assert "--num-cpus=0" in " ".join(config["head_start_ray_commands"])
+
+
+def test_gcp_s_machines_are_scheduled_as_its_api_documents() -> None:
+    (node,) = [
+        t["node_config"] for t in _prepared("gcp.yaml")["available_node_types"].values() if t["resources"]["CPU"]
+    ]
+    assert node["scheduling"] == {"preemptible": True, "automaticRestart": False, "onHostMaintenance": "TERMINATE"}
+
+
+@pytest.mark.parametrize("name", RAY_UP)
+def test_the_user_in_the_container_is_known_there(name: str) -> None:
+    options = _prepared(name)["docker"]["run_options"]
+    assert "--user $(id -u):0" in options and "--volume /etc/passwd:/etc/passwd:ro" in options
 
 
 def test_on_premise_keeps_all_machines() -> None:
@@ -96,7 +119,9 @@ def _linter(name: str) -> str:
 
 
 def test_shellcheck() -> None:
-    scripts = sorted(str(path) for path in [*CLUSTER.glob("*.sh"), *(ROOT / ".ci").iterdir()])
+    scripts = sorted(
+        str(path) for path in [*CLUSTER.glob("*.sh"), *Path(__file__).parent.glob("*.sh"), *(ROOT / ".ci").iterdir()]
+    )
     done = subprocess.run([_linter("shellcheck"), *scripts], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
@@ -146,3 +171,44 @@ def test_everything_the_image_copies_is_there_and_passes_the_ignore_file() -> No
 def _ignore_lines() -> list[str]:
     text = (CLUSTER / "Dockerfile.dockerignore").read_text()
     return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def _commands() -> list[list[str]]:
+    """The `ray ...` and `fusiondistill ...` commands of the walk-through, in blocks and in lines, as words."""
+    text = (CLUSTER / "README.md").read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    found = []
+    for line in lines:
+        line = re.sub(r"^(\$ |\(umask 077; |sbatch --\S+ --\S+ )", "", line).rstrip(" &)")
+        if re.match(r"(ray|fusiondistill|cluster/slurm.sh) [a-z]", line):
+            found.append(shlex.split(line, comments=True))
+    # What one command hands to another: after --, or as one word.
+    inner = [words[words.index("--") + 1 :] for words in found if "--" in words]
+    inner += [shlex.split(word)[1:] for words in found for word in words if re.match(r"RAY_ADDRESS=\S+ fusion", word)]
+    return [words[: words.index("--")] if "--" in words else words for words in found] + inner
+
+
+@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+def test_the_walk_through_s_commands_exist(words: list[str]) -> None:
+    import click
+    from ray.scripts.scripts import cli as ray
+
+    from experiments.cli import main
+
+    name, *rest = words
+    command: click.Command = {"ray": ray, "fusiondistill": main, "cluster/slurm.sh": main}[name]
+    while isinstance(command, click.Group):
+        word, *rest = rest
+        found = command.get_command(click.Context(command), word)
+        assert found, f"{name} has no {word}"
+        command = found
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known
+
+
+def test_the_walk_through_s_commands_are_found() -> None:
+    verbs = {" ".join(words[:2]) for words in _commands()}
+    assert {"ray job", "ray up", "ray exec", "ray down", "ray get-auth-token", "cluster/slurm.sh run"} <= verbs
+    assert {"fusiondistill run", "fusiondistill cluster", "fusiondistill status", "fusiondistill report"} <= verbs

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
+
+from experiments.interruption import LIMIT
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 TYPES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "kubernetes_fields.yaml").read_text())
@@ -95,6 +98,10 @@ def test_the_ray_version_is_the_pinned_one() -> None:
         assert spec["rayVersion"].split(".")[:2] == version("ray").split(".")[:2]
 
 
+def _gib(amount: str) -> float:
+    return float(amount.removesuffix("Gi"))
+
+
 def test_pods_are_consistent() -> None:
     claim = _read("storage.yaml")["metadata"]["name"]
     for spec in _specs().values():
@@ -107,13 +114,18 @@ def test_pods_are_consistent() -> None:
             (container,) = pod["containers"]
             assert [mount["name"] for mount in container["volumeMounts"]] == list(volumes)
             mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
-            assert mounted["/dev/shm"]["emptyDir"]["medium"] == "Memory"
+            shm = mounted["/dev/shm"]["emptyDir"]
+            assert shm["medium"] == "Memory"
             environment = {variable["name"]: variable["value"] for variable in container["env"]}
             assert environment["FUSIONDISTILL_CACHE"] in mounted
             assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+            assert int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) >= LIMIT + 10  # `ray job stop` kills after it
             resources = container["resources"]
             assert resources["requests"] == resources["limits"]  # Ray takes limits for what it has
             assert all(QUANTITY.fullmatch(amount) for amount in resources["limits"].values())
+            # In a smaller one Ray puts its object store on the disk.
+            store = DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * _gib(resources["limits"]["memory"])
+            assert _gib(shm["sizeLimit"]) >= store
 
 
 def test_access_is_closed() -> None:

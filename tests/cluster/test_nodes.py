@@ -162,21 +162,21 @@ def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any)
     """One file system cannot be two, so what is missing here is missing everywhere; who is asked is the point."""
     import ray
 
-    from experiments.cluster import Landmark
+    from experiments.fitness import Landmark, Needs, Survey
     from experiments.room import Room
     from fusiondistill.config import Resources
 
-    def landmark(name: str, content: bytes = b"seen") -> Landmark:
-        return Landmark(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())
+    def room(name: str, content: bytes = b"seen", resources: Resources = Resources()) -> Room:  # noqa: B008
+        landmark = Landmark(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())
+        return Room(ray, resources, Survey(ray, Needs(landmark)), lambda: None)
 
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     (tmp_path / "seen").write_bytes(b"seen")
-    room = Room(ray, Resources(), landmark("seen"))
-    assert room.slots == 1 and len(room.nodes) == 1
+    assert room("seen").slots == 1 and len(room("seen").nodes) == 1
     with pytest.raises(ValueError, match=r"node .* does not see the store \(no .*unseen there\)"):
-        Room(ray, Resources(), landmark("unseen"))
+        room("unseen")
     with pytest.raises(ValueError, match=r"does not see the store .another"):  # left there by a store of that node
-        Room(ray, Resources(), landmark("seen", b"other"))
+        room("seen", b"other")
     with pytest.raises(ValueError, match="a worker needs 9 CPU and 0 GPU, which no node has"):
-        Room(ray, Resources(cpus_per_worker=9), landmark("seen"))
+        room("seen", resources=Resources(cpus_per_worker=9))
