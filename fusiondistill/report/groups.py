@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusiondistill.report.published import AVERAGE, MODEL, published
+from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
 from fusiondistill.report.words import EXPERT, TOLD
 from fusiondistill.statistics import Interval, mean_interval
 
@@ -132,7 +132,9 @@ class Group:
         return next((row for row in self.rows if row.method == method), None)
 
     def published(self, method: str, column: str) -> float | None:
-        """The published figure in percent for a cell of this table, or None."""
+        """The published figure in percent for a cell of this table, or None; an average only of the same columns."""
+        if self.kind != TRAINED or (column == AVERAGE and set(self.degradations) != set(DEGRADATIONS)):
+            return None
         return published(self.dataset, method, column)
 
     def interpolated(self, column: str) -> bool:
