@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
     manifests = cache(store.manifest_of)
     of_searches: dict[str, list[dict[str, Any]]] = {}
     seen = set()
+    alike = {plan["experiment"]: _alike(plan) for plan in plans}
     for experiment, stage in ((plan["experiment"], stage) for plan in plans for stage in plan["stages"]):
         directory = stage["directory"]
         manifest = manifests(directory) if directory not in seen else None
@@ -63,8 +65,9 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             importance = manifest["outcome"].get("importance") or {}
             found["importance"] += [{**common, "dimension": d, "value": float(v)} for d, v in importance.items()]
         elif stage["kind"] == "fuse":
-            outcome = manifest["outcome"]
-            named = {**common, "stage": stage["name"]}
+            outcome, spec = manifest["outcome"], manifest["spec"]
+            way = f" ({spec['method']}, {spec['recalibrate']})" if stage["name"] in alike[experiment] else ""
+            named = {**common, "stage": f"{stage['name']}{way}"}
             distances = {**named, "barrier": outcome["barrier"]}
             found["fusion"] += [{**distances, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
             found["surface"] += _surface(outcome.get("surface") or {}, named)
@@ -77,6 +80,12 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
     rows_of["timeline"] = (timeline(plans, manifests, of_searches), SCHEMA)
     typed = {name: _typed(rows, schema) for name, (rows, schema) in rows_of.items()}
     return {**{name: _table(rows) for name, rows in found.items()}, **typed}
+
+
+def _alike(plan: Mapping[str, Any]) -> set[str]:
+    """Names that a seed has several fuse stages of: those that a search chooses between."""
+    counted = Counter((stage["name"], stage["seed"]) for stage in plan["stages"] if stage["kind"] == "fuse")
+    return {name for (name, _), count in counted.items() if count > 1}
 
 
 def _readable(store: Store, directory: str, name: str) -> Any:
