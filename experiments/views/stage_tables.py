@@ -11,6 +11,8 @@ from experiments.searching.search_results import without_nothing
 from experiments.store import Store
 from experiments.views.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
 from experiments.views.timeline import SCHEMA, timeline
+from experiments.views.unfinished import SCHEMA as UNFINISHED_SCHEMA
+from experiments.views.unfinished import unfinished
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 
@@ -42,7 +44,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
 
     Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
     under the first of them. For samples and answers see :mod:`experiments.views.sample_tables`, for the time line
-    :mod:`experiments.views.timeline`.
+    :mod:`experiments.views.timeline`, for what is not stored :mod:`experiments.views.unfinished`.
     """
     found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
     manifests = cache(store.manifest_of)
@@ -78,6 +80,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
     samples, answers = samples_and_answers(plans, manifests, tables)
     rows_of = {"samples": (samples, SAMPLE_SCHEMA), "answers": (answers, ANSWER_SCHEMA)}
     rows_of["timeline"] = (timeline(plans, manifests, of_searches), SCHEMA)
+    rows_of["unfinished"] = (unfinished(store, plans, manifests), UNFINISHED_SCHEMA)
     typed = {name: _typed(rows, schema) for name, (rows, schema) in rows_of.items()}
     return {**{name: _table(rows) for name, rows in found.items()}, **typed}
 

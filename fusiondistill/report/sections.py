@@ -21,11 +21,11 @@ _BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
 __all__ = ["curves_body", "figures", "fusion_body", "trials_body"]
 
 
-def curves_body(pictures: Sequence[Picture]) -> Markup:
-    """The training curves."""
+def curves_body(pictures: Sequence[Picture], more: str = "") -> Markup:
+    """The training curves; ``more``: what else there is to say of them."""
     if not pictures:
         return Markup("")
-    text = "Each metric after every epoch of every training stage that reports it."
+    text = "Each metric after every epoch of every finished training stage that reports it." + more
     return joined(element("p", text, class_="note"), figures("", pictures))
 
 
