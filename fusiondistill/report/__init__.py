@@ -62,7 +62,8 @@ def write(
             name)): what methods said of the samples.
         timeline: rows (experiment: str, stage: str (directory), name: str, kind: str, seed: int64, worker: str, host:
             str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
-            started: float64, finished: float64, seconds: float64 (that it cost one worker)).
+            started: float64 (the last time), finished: float64, seconds: float64 (that it cost one worker), and perhaps
+            workers: int64 (that it took at once) and gpus: float64 (of each of them, null where nobody said)).
         surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
             fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
         unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
