@@ -192,12 +192,18 @@ def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> Non
             trials |= {"stopped": [False, True], "seeds": [3, 3], "fusion.method": ["average", "ties"]}
         else:
             trials |= {"stopped": [False, False]}
-        outcome = {"trials": 2, "stopped": 1, **({"importance": importance} if importance else {})}
+        outcome = {
+            "trials": 2,
+            "stopped": 1,
+            **({"importance": importance, "importance_r2": -0.07} if importance else {}),
+        }
         facts = {"outcome": outcome, "training_seconds": 60.0}
         shelf.store.commit(search, {"trials.parquet": parquet_bytes(pa.table(trials))}, facts, new_attempt())
     table = shelf.write()
     page = Path(results.write_report(shelf.store, table)).read_text()
     assert "<td>average</td>" in page and "fusion.method" in page and "seeds per trial" in page
+    assert "-0.07 (seed 0); near 0 or below, the shares mean nothing" in page and "permutation importance" in page
+    assert "4 trials: the distillation stage of at most 2 epochs under other values of loss.ce, fusion.method," in page
     assert "What mattered" in page and page.index("<td>0.700</td>") < page.index("<td>0.300</td>")
     assert any("75.00 %" in line for line in results.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
 

@@ -65,7 +65,8 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             of_searches[directory] = rows
             found["trials"] += _trials(rows, manifest, common)
             importance = manifest["outcome"].get("importance") or {}
-            found["importance"] += [{**common, "dimension": d, "value": float(v)} for d, v in importance.items()]
+            shares = {**common, "r2": manifest["outcome"].get("importance_r2")}
+            found["importance"] += [{**shares, "dimension": d, "value": float(v)} for d, v in importance.items()]
         elif stage["kind"] == "fuse":
             outcome, spec = manifest["outcome"], manifest["spec"]
             way = f" ({spec['method']}, {spec['recalibrate']})" if stage["name"] in alike[experiment] else ""
