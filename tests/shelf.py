@@ -42,10 +42,11 @@ class Shelf:
     def piece(
         self, method: str, seed: int, degradation: str, right: Any, levels: Sequence[int], *, kind: str | None = None,
         store: bool = True, images: bool = True, labels: Any = LABELS,
-        data: Mapping[str, Any] | None = None, **more: Sequence[float | None],
+        data: Mapping[str, Any] | None = None, protocol: str = "standard", **more: Sequence[float | None],
     ) -> str:  # fmt: skip
         """One evaluate stage; right: bool [levels, images]."""
-        spec = TEMPLATE.model_copy(update={"method": method, "degradation": degradation, "levels": tuple(levels)})
+        own = {"method": method, "degradation": degradation, "levels": tuple(levels), "protocol": protocol}
+        spec = TEMPLATE.model_copy(update=own)
         spec = spec.model_copy(update={"data": spec.data.model_copy(update=data or {})})
         stage = Stage(f"evaluate-{method}-{degradation}", seed, spec)
         row = {"method": method, "seed": seed, "degradation": degradation, "directory": stage.directory}

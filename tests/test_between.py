@@ -14,7 +14,7 @@ from shelf import LABELS, Shelf, drawn
 
 from experiments.views import between, comparisons, results
 from fusiondistill import report
-from fusiondistill.report.between import between_lines
+from fusiondistill.report.between import between_grids, between_lines
 from fusiondistill.statistics import holm
 
 METHODS = ("base", "fusing", "fusiondistill")
@@ -66,7 +66,11 @@ def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
     assert pq.read_table(tmp_path / "comparisons.parquet").equals(before), "nothing is computed again"
 
     lines = results.table_lines(shelves[0].store, table, ["s.p0", "s.p1"])
-    at = next(i for i, line in enumerate(lines) if line.startswith("Between the points of s: "))
+    at = next(
+        i
+        for i, line in enumerate(lines)
+        if line.startswith("Between the points of s (digits, cifar_resnet56, protocol standard): ")
+    )
     assert lines[at + 1].startswith("  Fus") and " at p0 above " in lines[at + 1]
     assert not any(line.startswith("Between") for line in results.table_lines(shelves[0].store, table, ["x"]))
     page = Path(results.write_report(shelves[0].store, table))
@@ -85,5 +89,28 @@ def test_the_terminal_has_twelve_lines_for_the_points_at_most(tmp_path: Path, mo
     for i in range(6):
         point(tmp_path, f"p{i}", i, 0.95 if i == 5 else 0.5, methods=("fusing",)).write()
     lines = between_lines(pq.read_table(tmp_path / "comparisons.parquet"))
-    assert len(lines) == 12 and lines[0].startswith("Between the points of s: 5 of 15 ")
+    assert len(lines) == 12 and lines[0].startswith("Between the points of s (digits") and ": 5 of 15 " in lines[0]
     assert all(" at p5 above " in line for line in lines[1:6]) and lines[-1] == "  and 5 more in table.md"
+
+
+def test_each_correction_counts_the_pairs_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep over data sets and one over protocols hold several families, each corrected for itself."""
+    monkeypatch.setattr(comparisons, "RESAMPLES", 500)
+    for i, (name, dataset, protocol) in enumerate(
+        (("a0", "digits", "standard"), ("a1", "digits", "standard"), ("a2", "digits", "standard"),
+         ("b0", "cifar10", "standard"), ("b1", "cifar10", "standard"), ("c0", "digits", "paper"),
+         ("c1", "digits", "paper"))
+    ):  # fmt: skip
+        data = {"name": dataset, "train_images": i}
+        shelf = point(tmp_path, name, i, 0.5, methods=("fusing",), data=data, protocol=protocol)
+        shelf.plan["config"] |= {"data": {**shelf.plan["config"]["data"], "name": dataset}, "protocol": protocol}
+        table = shelf.write()
+    grids = between_grids(pq.read_table(tmp_path / "comparisons.parquet"))
+    found = {grid.title.removeprefix("Between the points of s "): len(grid.rows) for grid in grids}
+    assert found == {
+        "(digits, cifar_resnet56, protocol standard)": 3, "(cifar10, cifar_resnet56, protocol standard)": 1,
+        "(digits, cifar_resnet56, protocol paper)": 1,
+    }  # fmt: skip
+    assert "corrected for these 3 pairs" in grids[0].note and "corrected for this pair" in grids[1].note
+    text = Path(results.write_report(shelf.store, table)).read_text()
+    assert all(f"Between the points of s {title}" in text for title in found)

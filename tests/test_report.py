@@ -159,6 +159,25 @@ def test_differences_from_published_only_for_their_network_and_protocol(tmp_path
     assert "published" not in " ".join(report.table_lines(table(rows_of(["vanilla"]))))
 
 
+@pytest.mark.parametrize(
+    ("columns", "kind", "shown"),
+    [
+        (["saltpepper", "jpeg", "blur", "noise"], "trained", ["62.2", "56.0", "63.8", "70.2", "63.1"]),
+        (["jpeg", "blur"], "trained", ["62.2", "56.0"]),
+        (["jpeg", "blur", "noise", "saltpepper", "haze"], "trained", ["62.2", "56.0", "63.8", "70.2"]),
+        (["blur", "noise"], "unseen", []),
+        (["c-fog"], "corruption", []),
+    ],
+)
+def test_a_published_average_stands_only_under_an_average_of_the_same_columns(
+    columns: list[str], kind: str, shown: list[str]
+) -> None:
+    rows = rows_of(["vanilla"], dataset="cifar100", levels=dict.fromkeys(columns, (1, 2)))
+    results = table(rows).append_column("kind", [[kind] * len(rows)])
+    lines = [line for line in report.table_lines(results) if "published, ResNet-56" in line]
+    assert [line.split()[2:] for line in lines] == ([shown] if shown else [])
+
+
 def test_labels_are_spread_and_stay_inside() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -127,6 +127,22 @@ def test_search_and_fusion_tables(written: Written) -> None:
     assert fused[:4] == ["fuse", "expert-jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
 
 
+def test_searched_choices_are_drawn_beside_numbers(tmp_path: Path) -> None:
+    """A way of fusing has no place on an axis of numbers, and no trial may be left out of its panel."""
+    ways = ["average", "ties", "median", "ties"]
+    trials = trials_of().append_column("fusion.method", [ways]).append_column("compile", [[True, False, None, True]])
+    paths = report.write(tmp_path, table([]), trials=trials.drop_columns(["kd"]))
+    figure = (tmp_path / "figures" / "search.svg").read_text()
+    labels = re.findall(r">([^<>]+)</text>", figure)
+    assert [one for one in labels if one in ways] == ["average", "median", "ties"]
+    assert [one for one in labels if one in ("True", "False", MISSING)] == ["False", "True", MISSING]
+    text = paths[0].read_text()
+    assert "against ce, feature, temperature, fusion.method, compile." in text
+    assert (
+        "under other values of ce, feature, temperature, fusion.method, compile," in text and "loss weights" not in text
+    )
+
+
 def test_protocols_are_explained_with_their_leaks(tmp_path: Path) -> None:
     protocols = ("paper", "standard", "mine")
     results = table([row for name in protocols for row in rows_of(["base", "fusing"], protocol=name)])

@@ -10,15 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from report_tables import Page
 from running import TINY
 from shelf import LABELS, PLAN, Shelf, drawn
 
 from experiments import runner
 from experiments.prepared import prepare
 from experiments.rows import every
-from experiments.stage import SearchSpec, Stage
+from experiments.stage import FuseSpec, SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
 from experiments.views import comparisons, results
+from experiments.views.stage_tables import stage_tables
 from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.report.words import MISSING
@@ -190,14 +192,42 @@ def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> Non
             trials |= {"stopped": [False, True], "seeds": [3, 3], "fusion.method": ["average", "ties"]}
         else:
             trials |= {"stopped": [False, False]}
-        outcome = {"trials": 2, "stopped": 1, **({"importance": importance} if importance else {})}
+        outcome = {
+            "trials": 2,
+            "stopped": 1,
+            **({"importance": importance, "importance_r2": -0.07} if importance else {}),
+        }
         facts = {"outcome": outcome, "training_seconds": 60.0}
         shelf.store.commit(search, {"trials.parquet": parquet_bytes(pa.table(trials))}, facts, new_attempt())
     table = shelf.write()
     page = Path(results.write_report(shelf.store, table)).read_text()
     assert "<td>average</td>" in page and "fusion.method" in page and "seeds per trial" in page
+    assert "-0.07 (seed 0); near 0 or below, the shares mean nothing" in page and "permutation importance" in page
+    assert "4 trials: the distillation stage of at most 2 epochs under other values of loss.ce, fusion.method," in page
     assert "What mattered" in page and page.index("<td>0.700</td>") < page.index("<td>0.300</td>")
     assert any("75.00 %" in line for line in results.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
+
+
+def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, FuseSpec))
+    for seed, (i, way) in itertools.product((0, 1), enumerate((("average", "mixed"), ("ties", "none")))):
+        fused = Stage("fused", seed, template.model_copy(update=dict(zip(("method", "recalibrate"), way, strict=True))))
+        points = [[a, 1.0 + i] for a in (0.0, 1.0)]
+        outcome = {"distance": {"blur": 0.1 + 0.5 * i}, "barrier": 1.0 + i, "surface": {"blur": points}}
+        shelf.store.commit(fused, {}, {"outcome": outcome}, new_attempt())
+        shelf.plan["stages"].append({"name": "fused", "kind": "fuse", "seed": seed, "directory": fused.directory})
+    table = shelf.write()
+    page = Page(Path(results.write_report(shelf.store, table)).read_text())
+    assert [row for row in page.rows if row[0].startswith("fused")] == [
+        ["fused (average, mixed)", "blur", "2", "0.100 ±0.000", "1.000 ±0.000"],
+        ["fused (ties, none)", "blur", "2", "0.600 ±0.000", "2.000 ±0.000"],
+    ]
+    surfaces = sorted(path.name for path in (tmp_path / "report" / "figures").glob("surface*.svg"))
+    assert surfaces == ["surface-fused-average-mixed.svg", "surface-fused-ties-none.svg"]
+    shelf.plan["stages"] = shelf.plan["stages"][::2]
+    fusion = stage_tables(shelf.store, [shelf.plan])["fusion"]
+    assert fusion is not None and set(fusion["stage"].to_pylist()) == {"fused"}, "one a seed needs no telling apart"
 
 
 def test_points_of_a_sweep_keep_their_order_and_other_plans_stand_by_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.rows import Plan, check_plan
 from experiments.searching.search_results import best_config
-from experiments.store import Store, parquet_bytes
+from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
 from experiments.views.comparisons import comparisons_table
 from experiments.views.stage_tables import facts, read_parquet, stage_tables
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, sealed, unsealed
@@ -204,7 +204,7 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
 def report_tables(store: Store, results: pa.Table) -> dict[str, Any]:
     """All that the report takes beside the results."""
     known = plans(store)
-    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet")
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR)
     return {**_of_tables(store, known, results), **stage_tables(seen, known), "facts": facts(seen, known)}
 
 

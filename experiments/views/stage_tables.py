@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from experiments.searching.search_results import without_nothing
 from experiments.store import Store
 from experiments.views.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
 from experiments.views.timeline import SCHEMA, timeline
+from experiments.views.unfinished import SCHEMA as UNFINISHED_SCHEMA
+from experiments.views.unfinished import unfinished
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 
@@ -55,12 +58,13 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
 
     Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
     under the first of them. For samples and answers see :mod:`experiments.views.sample_tables`, for the time line
-    :mod:`experiments.views.timeline`.
+    :mod:`experiments.views.timeline`, for what is not stored :mod:`experiments.views.unfinished`.
     """
     found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
     manifests = cache(store.manifest_of)
     of_searches: dict[str, list[dict[str, Any]]] = {}
     seen = set()
+    alike = {plan["experiment"]: _alike(plan) for plan in plans}
     for experiment, stage in ((plan["experiment"], stage) for plan in plans for stage in plan["stages"]):
         directory = stage["directory"]
         manifest = manifests(directory) if directory not in seen else None
@@ -75,10 +79,12 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             of_searches[directory] = rows
             found["trials"] += _trials(rows, manifest, common)
             importance = manifest["outcome"].get("importance") or {}
-            found["importance"] += [{**common, "dimension": d, "value": float(v)} for d, v in importance.items()]
+            shares = {**common, "r2": manifest["outcome"].get("importance_r2")}
+            found["importance"] += [{**shares, "dimension": d, "value": float(v)} for d, v in importance.items()]
         elif stage["kind"] == "fuse":
-            outcome = manifest["outcome"]
-            named = {**common, "stage": stage["name"]}
+            outcome, spec = manifest["outcome"], manifest["spec"]
+            way = f" ({spec['method']}, {spec['recalibrate']})" if stage["name"] in alike[experiment] else ""
+            named = {**common, "stage": f"{stage['name']}{way}"}
             distances = {**named, "barrier": outcome["barrier"]}
             found["fusion"] += [{**distances, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
             found["surface"] += _surface(outcome.get("surface") or {}, named)
@@ -89,8 +95,15 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
     samples, answers = samples_and_answers(plans, manifests, tables)
     rows_of = {"samples": (samples, SAMPLE_SCHEMA), "answers": (answers, ANSWER_SCHEMA)}
     rows_of["timeline"] = (timeline(plans, manifests, of_searches), SCHEMA)
+    rows_of["unfinished"] = (unfinished(store, plans, manifests), UNFINISHED_SCHEMA)
     typed = {name: _typed(rows, schema) for name, (rows, schema) in rows_of.items()}
     return {**{name: _table(rows) for name, rows in found.items()}, **typed}
+
+
+def _alike(plan: Mapping[str, Any]) -> set[str]:
+    """Names that a seed has several fuse stages of: those that a search chooses between."""
+    counted = Counter((stage["name"], stage["seed"]) for stage in plan["stages"] if stage["kind"] == "fuse")
+    return {name for (name, _), count in counted.items() if count > 1}
 
 
 def _readable(store: Store, directory: str, name: str) -> Any:

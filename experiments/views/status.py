@@ -13,6 +13,7 @@ from experiments.board import BOARD, read_board
 from experiments.display import duration, progress, running_table
 from experiments.store import ERROR, PROGRESS, Store
 from experiments.views.results import plans
+from experiments.views.unfinished import last_line
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
@@ -105,7 +106,7 @@ class StoreWatch:
             known,
             dict(self.seconds),
             {d: epochs for d in left if (epochs := seen.epochs_stored(d))},
-            {d: (error.decode(errors="replace").strip().splitlines() or ["?"])[-1] for d, error in errors.items()},
+            {d: last_line(error) for d, error in errors.items()},
             board,
         )
         return self.last

@@ -14,6 +14,8 @@ SCHEMA = {
     "seed": "int64",
     **dict.fromkeys(("worker", "host", "device"), "string"),
     **dict.fromkeys(("ready", "started", "finished", "seconds"), "float64"),
+    "workers": "int64",
+    "gpus": "float64",
 }
 
 
@@ -23,8 +25,9 @@ def timeline(
     """A row for each stored stage of the plans, and one for each trial of their searches (kind ``trial``).
 
     ``seconds`` is what the row cost one worker: of a training all its epochs, in however many attempts, else from
-    start to end; none for a search, which waits for its trials. ``ready`` is when the last input was there, null
-    without inputs. A stage that several experiments share stands under the first of them.
+    start to end; none for a search, which waits for its trials. ``workers`` is how many it took at once, ``gpus`` what
+    each of them reserved, null where the config leaves that to the cluster. ``ready`` is when the last input was there,
+    null without inputs. A stage that several experiments share stands under the first of them.
 
     Args:
         plans: as a store holds them.
@@ -34,13 +37,16 @@ def timeline(
     rows: list[dict[str, Any]] = []
     planned = {stage["directory"] for plan in plans for stage in plan["stages"]}
     seen: set[str] = set()
+    gpus = {
+        plan["experiment"]: (plan.get("config") or {}).get("resources", {}).get("gpus_per_worker") for plan in plans
+    }
     for experiment, stage in ((plan["experiment"], stage) for plan in plans for stage in plan["stages"]):
         directory = stage["directory"]
         manifest = manifests(directory) if directory not in seen else None
         seen.add(directory)
         if manifest is None or "started" not in manifest:
             continue
-        own = {"experiment": experiment, "stage": directory, "seed": stage["seed"]}
+        own = {"experiment": experiment, "gpus": gpus[experiment], "stage": directory, "seed": stage["seed"]}
         parts = list(_trials(directory, trials.get(directory, ()), planned))
         rows.append(
             {**own, "name": stage["name"], "kind": stage["kind"], **_of_stage(manifest, manifests, bool(parts))}
@@ -61,6 +67,7 @@ def _of_stage(manifest: Mapping[str, Any], manifests: Manifests, divided: bool) 
         "ready": max((one["finished"] for one in inputs if "finished" in one), default=None),
         "started": started,
         "finished": finished,
+        "workers": manifest.get("spec", {}).get("world_size", 1),
         "seconds": 0.0 if divided else manifest.get("training_seconds", finished - started),
     }
 
@@ -86,4 +93,4 @@ def _trials(search: str, trials: Sequence[Mapping[str, Any]], planned: set[str])
 
 def _of_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: trial[name] for name in ("worker", "started", "finished", "seconds")}
-    return {"name": f"trial {trial['trial']}", "kind": "trial", "ready": None, **kept}
+    return {"name": f"trial {trial['trial']}", "kind": "trial", "ready": None, "workers": 1, **kept}

@@ -38,6 +38,7 @@ def write(
     answers: pa.Table | None = None,
     timeline: pa.Table | None = None,
     surface: pa.Table | None = None,
+    unfinished: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
     degradations: Sequence[str] = (),
@@ -53,7 +54,8 @@ def write(
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
             fraction), stopped: bool, and perhaps seeds: int64 (how many each trial was judged on). Every other column
             is a searched dimension; those that are numbers are drawn.
-        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches.
+        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches, and perhaps
+            r2: float64 (of the forest that says so).
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
@@ -61,9 +63,12 @@ def write(
             name)): what methods said of the samples.
         timeline: rows (experiment: str, stage: str (directory), name: str, kind: str, seed: int64, worker: str, host:
             str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
-            started: float64, finished: float64, seconds: float64 (that it cost one worker)).
+            started: float64 (the last time), finished: float64, seconds: float64 (that it cost one worker), and perhaps
+            workers: int64 (that it took at once) and gpus: float64 (of each of them, null where nobody said)).
         surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
             fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
+        unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
+            error: str (null: nothing went wrong)) of stages that are not stored.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
             ``curves`` and all tables after it may have a column experiment: str; several experiments get a part each.
         methods: expected rows, and ``degradations`` expected columns, where nothing is evaluated yet.
@@ -84,6 +89,7 @@ def write(
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
+        "unfinished": unfinished,
     }  # fmt: skip
     found = contents(groups, results, tables)
     end = page.facts_section(facts) if facts else None
@@ -96,7 +102,7 @@ def write(
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
     _replace(paths[1], markdown(groups, comparisons).encode())
     _replace(paths[2], latex(groups).encode())
-    _replace(paths[0], page.page(groups, found.sections, end=end, data=found.data).encode())
+    _replace(paths[0], page.page(groups, found.sections, end=end, data=found.data, news=found.news).encode())
     return paths
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fusiondistill.report.comparing import HEADING, established_first, pair_line, sentence
 from fusiondistill.report.grid import Grid
@@ -15,44 +15,59 @@ if TYPE_CHECKING:
 
 __all__ = ["between_grids", "between_lines"]
 
+
+class _Family(NamedTuple):
+    """Points that may be compared; ``model`` is empty where they differ in it."""
+
+    experiment: str
+    dataset: str
+    model: str
+    protocol: str
+    images: int
+
+
 _LINES = 12  # of a terminal, for all sweeps together
 
 
 def between_grids(comparisons: pa.Table | None) -> list[Grid]:
-    """A table for each sweep whose points were tested against each other."""
+    """A table for each set of points that were tested against each other: a sweep's, on the same test images."""
     return [
-        Grid(_title(name), HEADING, tuple(pair_line(p, _side(p.a), _side(p.b)) for p in pairs), _note(pairs), texts=2)
-        for name, pairs in _sweeps(comparisons).items()
+        Grid(_title(family), HEADING, tuple(pair_line(p, _side(p.a), _side(p.b)) for p in pairs), _note(pairs), texts=2)
+        for family, pairs in _families(comparisons).items()
     ]
 
 
 def between_lines(comparisons: pa.Table | None) -> list[str]:
     """The first of these pairs for a terminal, the established ones before the others; twelve lines at most."""
     lines: list[str] = []
-    sweeps = _sweeps(comparisons)
-    for name, pairs in list(sweeps.items())[: _LINES // 3]:
-        room = _LINES // min(len(sweeps), _LINES // 3) - 2
+    families = _families(comparisons)
+    for family, pairs in list(families.items())[: _LINES // 3]:
+        room = _LINES // min(len(families), _LINES // 3) - 2
         known = sum(pair.established for pair in pairs)
-        lines.append(f"{_title(name)}: {known} of {len(pairs)} differences established (p corrected for these pairs)")
+        lines.append(f"{_title(family)}: {known} of {len(pairs)} differences established (p corrected for these pairs)")
         shown = pairs[:room]
         lines += [f"  {sentence(pair, _side(pair.a), _side(pair.b))}" for pair in shown]
         lines += [f"  and {len(pairs) - len(shown)} more in table.md"] if len(pairs) > len(shown) else []
     return lines
 
 
-def _sweeps(comparisons: pa.Table | None) -> dict[str, list[Comparison]]:
+def _families(comparisons: pa.Table | None) -> dict[_Family, list[Comparison]]:
+    """The pairs by what p (Holm) is corrected for: those of a sweep on the same images by the same protocol."""
     if comparisons is None or "points" not in comparisons.column_names:
         return {}
     names = [item.name for item in fields(Comparison)]
-    found: dict[str, list[Comparison]] = {}
+    found: dict[_Family, list[Comparison]] = {}
     for row in comparisons.to_pylist():
         if row["points"]:
-            found.setdefault(row["experiment"], []).append(Comparison(**{name: row[name] for name in names}))
-    return {name: established_first(pairs) for name, pairs in found.items()}
+            family = _Family(*(row[name] for name in _Family._fields))
+            found.setdefault(family, []).append(Comparison(**{name: row[name] for name in names}))
+    return {family: established_first(pairs) for family, pairs in found.items()}
 
 
-def _title(name: str) -> str:
-    return f"Between the points of {printable(name)}"
+def _title(family: _Family) -> str:
+    model = f", {family.model}" if family.model else ""
+    where = f"{family.dataset}{model}, protocol {family.protocol}"
+    return f"Between the points of {printable(family.experiment)} ({printable(where)})"
 
 
 def _side(name: str) -> str:
@@ -62,11 +77,12 @@ def _side(name: str) -> str:
 
 
 def _note(pairs: list[Comparison]) -> str:
-    images = " or ".join(f"{n:,}" for n in sorted({pair.images for pair in pairs}))
+    images = f"{pairs[0].images:,}"
+    these = "this pair" if len(pairs) == 1 else f"these {len(pairs)} pairs"
     return (
         f"The same row at two points, on the same {images} test images under the same degradations and levels; points "
         "that differ in these are not compared. Tests and intervals as for the rows of a table; p (Holm) is corrected "
-        f"for these {len(pairs)} pairs, established means p (Holm) < {LEVEL}. With many points, only the first rows of "
+        f"for {these}, established means p (Holm) < {LEVEL}. With many points, only the first rows of "
         "FusionDistill, FusionDistill (searched), Fusing, ModelSoups and Vanilla are tested: over too many pairs "
         "nothing could be established."
     )

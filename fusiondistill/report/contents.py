@@ -17,6 +17,7 @@ from fusiondistill.report.groups import Group
 from fusiondistill.report.markup import Markup, Section, element, joined
 from fusiondistill.report.stage_figures import curve_pictures, surface_pictures, trial_pictures
 from fusiondistill.report.time_section import time_body
+from fusiondistill.report.unfinished import unfinished_line, unfinished_section, without_curves
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,7 @@ class Contents:
     sections: list[Section] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     data: str = ""
+    news: Markup = field(default_factory=Markup)
 
 
 def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Contents:
@@ -46,6 +48,9 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Cont
     for i, grid in enumerate(between_grids(tables.get("comparisons"))):
         found.sections.append(page.between_section(grid, i + 1))
     _add_groups(found, groups, results, draw)
+    found.news = unfinished_line(tables.get("unfinished"))
+    if section := unfinished_section(tables.get("unfinished")):
+        found.sections.append(section)
 
     def of(table: str, experiment: str) -> pa.Table | None:
         return _part(tables.get(table), experiment)
@@ -54,7 +59,8 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Cont
     kinds: list[tuple[str, str, str, Callable[[str, pa.Table, bool], tuple[Markup, Sequence[Picture]]]]] = [
         ("examples", "Examples", "samples", lambda name, part, drawn: (
             examples_body(part, of("answers", name), shown) if drawn else Markup(""), ())),
-        ("training", "Training", "curves", lambda _, part, drawn: _training(draw, part if drawn else None)),
+        ("training", "Training", "curves", lambda name, part, drawn: _training(
+            draw, part if drawn else None, of("unfinished", name))),
         ("search", "Search", "trials", lambda name, part, drawn: _search(draw, part, of("importance", name), drawn)),
         ("fusion", "Fusion", "fusion", lambda name, part, drawn: _fusion(
             draw, part, of("surface", name) if drawn else None)),
@@ -65,9 +71,9 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Cont
     return found
 
 
-def _training(draw: Pictures, curves: pa.Table | None) -> tuple[Markup, Sequence[Picture]]:
+def _training(draw: Pictures, curves: pa.Table | None, unfinished: pa.Table | None) -> tuple[Markup, Sequence[Picture]]:
     pictures = [*curve_pictures(draw, curves)] if curves is not None else []
-    return sections.curves_body(pictures), pictures
+    return sections.curves_body(pictures, without_curves(unfinished)), pictures
 
 
 def _search(

@@ -31,7 +31,6 @@ __all__ = [
     "labelled_points",
     "line_chart",
     "rendered",
-    "scatter_charts",
     "settings",
     "short",
     "spread",
@@ -166,28 +165,6 @@ def labelled_points(points: Sequence[tuple[str, LineStyle, float, float]], x_lab
     axes.margins(0.08)
     axes.grid()
     _label_ends(axes, [Series(label, style, np.array([x]), np.array([y])) for label, style, x, y in points])
-    return figure
-
-
-def scatter_charts(panels: Sequence[tuple[str, Sequence[float]]], y: Sequence[float], hollow: Sequence[bool],
-                   y_label: str) -> Figure:  # fmt: skip
-    """One panel for each dimension (its name and values [n]), all over the same y [n]; ``hollow`` rings some points."""
-    rows = -(-len(panels) // 2)
-    figure, all_axes = blank(2.1 * rows, count=len(panels), right=0.15, bottom=0.5, top=0.3)
-    rings = np.asarray(hollow, dtype=bool)
-    heights = np.asarray(y, dtype=np.float64)
-    for axes, (name, raw) in zip(all_axes, panels, strict=True):
-        values = np.asarray(raw, dtype=np.float64)
-        for chosen, face in ((~rings, COLOURS["blue"]), (rings, "none")):
-            axes.plot(values[chosen], heights[chosen], "o", ms=4, mfc=face, mec=COLOURS["blue"], mew=1)
-        positive = values[np.isfinite(values) & (values > 0)]
-        if positive.size and positive.size == values.size and positive.max() > 20 * positive.min():
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.set_xlabel(short(name, 34))
-        axes.set_title(y_label, loc="left")
-        axes.grid()
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Small multiples: a panel for each stage, and the best of a search so far."""
+"""Small multiples: a panel for each stage, for each dimension of a search, and the best of a search so far."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusiondistill.report.drawing import blank, short
 from fusiondistill.report.style import COLOURS
@@ -14,7 +15,7 @@ from fusiondistill.report.style import COLOURS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "best_chart", "panel_charts"]
+__all__ = ["Panel", "best_chart", "panel_charts", "scatter_charts"]
 
 _STYLES: list[dict[str, Any]] = [
     {"color": COLOURS["orange"], "linestyle": (0, (3, 1.2))},
@@ -94,3 +95,37 @@ def best_chart(by_seed: Mapping[int, Sequence[tuple[float, bool]]], x_label: str
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.grid(axis="y")
     return figure
+
+
+def scatter_charts(panels: Sequence[tuple[str, Sequence[float | str]]], y: Sequence[float], hollow: Sequence[bool],
+                   y_label: str) -> Figure:  # fmt: skip
+    """One panel for each dimension (its name and values [n]), all over the same y [n]; ``hollow`` rings some points.
+
+    Values that are text stand side by side, in their order.
+    """
+    rows = -(-len(panels) // 2)
+    figure, all_axes = blank(2.1 * rows, count=len(panels), right=0.15, bottom=0.5, top=0.3)
+    rings = np.asarray(hollow, dtype=bool)
+    heights = np.asarray(y, dtype=np.float64)
+    for axes, (name, raw) in zip(all_axes, panels, strict=True):
+        choices = sorted({value for value in raw if isinstance(value, str)})
+        values = np.array([choices.index(v) if isinstance(v, str) else v for v in raw], dtype=np.float64)
+        for chosen, face in ((~rings, COLOURS["blue"]), (rings, "none")):
+            axes.plot(values[chosen], heights[chosen], "o", ms=4, mfc=face, mec=COLOURS["blue"], mew=1)
+        if choices:
+            axes.set_xticks(range(len(choices)), [short(choice, max(4, 30 // len(choices))) for choice in choices])
+            axes.set_xlim(-0.5, len(choices) - 0.5)
+        elif _wide_range(values):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_xlabel(short(name, 34))
+        axes.set_title(y_label, loc="left")
+        axes.grid()
+    return figure
+
+
+def _wide_range(values: NDArray[np.float64]) -> bool:
+    """Whether values are better drawn by their logarithms: all positive, over more than a factor of 20."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return bool(positive.size and positive.size == values.size and positive.max() > 20 * positive.min())

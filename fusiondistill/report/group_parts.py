@@ -82,12 +82,9 @@ def setup(group: Group) -> Markup:
 
 
 def _missing(group: Group) -> str:
-    """How many numbers of the table are still to come, in words; empty where none is."""
-    cells = [cell for row in group.rows for cell in row.cells.values()]
-    missing = sum(len(cell.by_seed) < len(group.seeds) for cell in cells)
-    if not missing:
-        return ""
-    return f"{missing} of {len(cells)} numbers are not evaluated, or not for all seeds"
+    """How many numbers of the table and of those below it are still to come, in words; empty where none is."""
+    missing, all_of_them = (sum(of) for of in zip(*(one.missing for one in (group, *group.others)), strict=True))
+    return f"{missing} of {all_of_them} numbers are not evaluated, or not for all seeds" if missing else ""
 
 
 def _titled(title: str, body: Markup) -> Markup:

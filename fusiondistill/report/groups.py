@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusiondistill.report.published import AVERAGE, MODEL, published
+from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
 from fusiondistill.report.words import EXPERT, TOLD
 from fusiondistill.statistics import Interval, mean_interval
 
@@ -99,7 +99,8 @@ class Group:
     ``levels`` and ``images`` say for each degradation which levels were measured and on how many test images each;
     ``spans`` (first, last) which integer levels there are, where that is known. ``others`` are the tables of the other
     kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all. ``precision``
-    is that of the numbers the networks were evaluated with.
+    is that of the numbers the networks were evaluated with. ``seeds`` are those that there are to be, evaluated or not;
+    ``asked`` the figures that there are to be (method, seed, degradation), None: one for each cell and seed.
     """
 
     experiment: str
@@ -116,6 +117,7 @@ class Group:
     others: tuple[Group, ...] = ()
     comparisons: tuple[Comparison, ...] | None = None
     precision: str = FULL
+    asked: frozenset[tuple[str, int, str]] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -127,12 +129,23 @@ class Group:
         """Whether a difference from the published figures means something: their network, their protocol."""
         return self.model == MODEL and self.protocol == "paper"
 
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many cells lack a figure that there is to be, and how many cells there are to be."""
+        cells = [(row, name) for row in self.rows for name in self.degradations]
+        there = {(row.method, seed, name) for row, name in cells for seed in row.cells[name].by_seed}
+        all_of_them = {(row.method, seed, name) for row, name in cells for seed in self.seeds}
+        asked = all_of_them if self.asked is None else {one for one in self.asked if one[2] in self.degradations}
+        return len({(m, d) for m, _, d in asked - there}), len({(m, d) for m, _, d in asked})
+
     def row(self, method: str) -> Row | None:
         """The row of a method, or None."""
         return next((row for row in self.rows if row.method == method), None)
 
     def published(self, method: str, column: str) -> float | None:
-        """The published figure in percent for a cell of this table, or None."""
+        """The published figure in percent for a cell of this table, or None; an average only of the same columns."""
+        if self.kind != TRAINED or (column == AVERAGE and set(self.degradations) != set(DEGRADATIONS)):
+            return None
         return published(self.dataset, method, column)
 
     def interpolated(self, column: str) -> bool:

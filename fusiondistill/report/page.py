@@ -19,16 +19,23 @@ __all__ = ["between_section", "facts_section", "page"]
 _FEW = 20  # rows of a table that is shown without being asked for
 
 
-def page(groups: Sequence[Group], sections: Sequence[Section], *, end: Section | None = None, data: str = "") -> str:
+def page(
+    groups: Sequence[Group],
+    sections: Sequence[Section],
+    *,
+    end: Section | None = None,
+    data: str = "",
+    news: Markup | None = None,
+) -> str:
     """The whole HTML file: the answer and the other sections, then what the rows and protocols are, then the end.
 
-    ``data`` is markup that the page's script reads.
+    ``data`` is markup that the page's script reads, ``news`` what is to be said before anything else.
     """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
     opening = [_overview(groups)] if len(groups) > 1 else []
     explained = [_rows_explained(groups), _protocols_explained(groups)] if groups else []
     shown = [*opening, *sections, *explained, *([end] if end else [])]
-    lead = [_lead(groups), _contents(groups, shown)]
+    lead = [news or Markup(""), _lead(groups), _contents(groups, shown)]
     folder = resources.files("fusiondistill.report")
     read = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     return Template(read["page.html"]).substitute(

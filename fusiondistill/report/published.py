@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["AVERAGE", "MODEL", "NETWORK", "has_published", "published"]
+__all__ = ["AVERAGE", "DEGRADATIONS", "MODEL", "NETWORK", "has_published", "published"]
 
 NETWORK = "ResNet-56"
 MODEL = "cifar_resnet56"  # our name of that network
 AVERAGE = "avg"  # stands for the column of averages where a degradation is asked for
 
-_COLUMNS = ("jpeg", "blur", "noise", "saltpepper", AVERAGE)
+DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")  # what its averages are over
+
+_COLUMNS = (*DEGRADATIONS, AVERAGE)
 _TABLES = {
     "cifar100": {
         "oracle": (63.4, 58.2, 65.4, 74.1, 65.3),

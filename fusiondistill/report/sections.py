@@ -21,11 +21,11 @@ _BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
 __all__ = ["curves_body", "figures", "fusion_body", "trials_body"]
 
 
-def curves_body(pictures: Sequence[Picture]) -> Markup:
-    """The training curves."""
+def curves_body(pictures: Sequence[Picture], more: str = "") -> Markup:
+    """The training curves; ``more``: what else there is to say of them."""
     if not pictures:
         return Markup("")
-    text = "Each metric after every epoch of every training stage that reports it."
+    text = "Each metric after every epoch of every finished training stage that reports it." + more
     return joined(element("p", text, class_="note"), figures("", pictures))
 
 
@@ -50,9 +50,8 @@ def trials_body(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Ta
     ]
     titles = ["trial", "seed", *names, *(_BESIDE[name] for name in beside), "validation, %", "stopped early"]
     text = (
-        f"{len(rows)} trials: the distillation stage with fewer epochs, under other loss weights and another "
-        "temperature, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on "
-        "top."
+        f"{len(rows)} trials: the distillation stage{_length(rows)} under other values of "
+        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on top."
     )
     if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
@@ -62,6 +61,13 @@ def trials_body(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Ta
         _importance(importance),
         plain_table(titles, body, "Trials"),
     )
+
+
+def _length(rows: Sequence[dict[str, object]]) -> str:
+    """For how many epochs a trial was trained that was not stopped."""
+    epochs = [n for row in rows if isinstance(n := row.get("epochs"), int)]
+    most = max(epochs, default=0)
+    return f" of at most {most} epoch{'' if most == 1 else 's'}" if most else ""
 
 
 def _importance(table: pa.Table | None) -> Markup:
@@ -74,14 +80,25 @@ def _importance(table: pa.Table | None) -> Markup:
     body = [[name, len(values), _spread(values)] for name, values in found.items()]
     body.sort(key=lambda line: str(line[2]), reverse=True)
     text = (
-        "How much of the variation of validation accuracy between trials each dimension accounts for, as the search "
-        "itself estimates it (0 to 1). Mean over n searches ± half the 95 % interval; few trials make it a hint."
+        "A random forest learns the validation accuracy of the trials from their values; a dimension's importance is "
+        "what its R² loses when that dimension's values are shuffled (permutation importance), as a share of all: they "
+        f"sum to 1. Mean over n searches ± half the 95 % interval. {_fit(table)}"
     )
     return joined(
         element("h3", "What mattered"),
         element("p", text, class_="note"),
         plain_table(["dimension", "n", "importance"], body, "Importance"),
     )
+
+
+def _fit(table: pa.Table | None) -> str:
+    """How much the forest of each search can tell at all."""
+    assert table is not None
+    by_seed = {row.get("seed"): row["r2"] for row in table.to_pylist() if row.get("r2") is not None}
+    if not by_seed:
+        return "How well the forest predicts is not on record."
+    fits = ", ".join(f"{r2:.2f} (seed {seed})" for seed, r2 in by_seed.items())
+    return f"Its R² on trials that it did not learn from: {fits}; near 0 or below, the shares mean nothing."
 
 
 def fusion_body(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> Markup:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusiondistill.report.drawing import line_chart, scatter_charts
-from fusiondistill.report.drawing_panels import Panel, best_chart, panel_charts
+from fusiondistill.report.drawing import line_chart
+from fusiondistill.report.drawing_panels import Panel, best_chart, panel_charts, scatter_charts
 from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
 from fusiondistill.report.style import plain_styles
-from fusiondistill.report.words import EXPERT, in_order, method_title, printable
+from fusiondistill.report.words import EXPERT, MISSING, in_order, method_title, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +67,11 @@ def _points(by_epoch: dict[int, float], scale: float) -> tuple[list[float], list
 def trial_pictures(draw: Pictures, trials: pa.Table) -> Iterator[Picture]:
     """Validation accuracy against each searched dimension, and the best so far from trial to trial."""
     rows = [row for row in trials.to_pylist() if row.get("validation") is not None]
-    panels = [(printable(name), [_number(row[name]) for row in rows]) for name in dimensions(trials)]
+    panels: list[tuple[str, Sequence[float | str]]] = [
+        (printable(name), [_number(row[name]) for row in rows]) for name in dimensions(trials)
+    ]
+    for name in text_dimensions(trials):
+        panels.append((printable(name), [MISSING if row[name] is None else printable(row[name]) for row in rows]))
     if not rows:
         return
     stopped = [bool(row.get("stopped")) for row in rows]

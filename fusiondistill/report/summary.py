@@ -18,6 +18,7 @@ __all__ = ["headline", "summarise"]
 _GROUP = ("experiment", "dataset", "model", "protocol")
 _CELL = ("method", "seed", "degradation")
 _Key = tuple[str, ...]
+_Asked = tuple[str, int, str]  # method, seed, degradation
 
 
 class _Count(NamedTuple):
@@ -45,7 +46,8 @@ class _Known:
     kinds: dict[str, str] = field(default_factory=dict)
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     methods: list[str] = field(default_factory=list)
-    unfinished: set[tuple[str, int, str]] = field(default_factory=set)
+    asked: set[_Asked] = field(default_factory=set)
+    unfinished: set[_Asked] = field(default_factory=set)
     precision: str = FULL
 
 
@@ -86,8 +88,6 @@ def summarise(
     if planned is not None:
         _read_planned(planned, groups)
     _read_results(results, groups)
-    if not any(known.counts for known in groups.values()):
-        return []
     for known in groups.values():
         known.methods += methods
         for name in degradations:
@@ -106,6 +106,7 @@ def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
         known.kinds.setdefault(degradation, kind or TRAINED)
         if first is not None and last is not None:
             known.spans[degradation] = (first, last)
+        known.asked.add((method, seed, degradation))
         if not complete:
             known.unfinished.add((method, seed, degradation))
 
@@ -168,6 +169,8 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         if name in known.spans and levels[name]:
             first, last = known.spans[name]
             spans[name] = (min(first, levels[name][0]), max(last, levels[name][-1]))
+    seeds = {s for of in known.counts.values() for d in columns for s in of.get(d, {})}
+    seeds |= {seed for _, seed, name in known.asked if name in columns}
     experiment, dataset, model, protocol = key
     group = Group(
         experiment=experiment,
@@ -179,9 +182,10 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         levels=levels,
         spans=spans,
         images=images,
-        seeds=tuple(sorted({s for of in known.counts.values() for d in columns for s in of.get(d, {})})),
+        seeds=tuple(sorted(seeds)),
         rows=(),
         precision=known.precision,
+        asked=frozenset(known.asked) if known.asked else None,
     )
     methods = [m for m in in_order([*known.methods, *known.counts]) if kind == TRAINED or _has(known, m, columns)]
     return replace(group, rows=tuple(_row(group, m, known.counts.get(m, {}), known.unfinished) for m in methods))
@@ -197,7 +201,7 @@ def _row(
     group: Group,
     method: str,
     counts: Mapping[str, Mapping[int, Mapping[int, _Count]]],
-    unfinished: set[tuple[str, int, str]],
+    unfinished: set[_Asked],
 ) -> Row:
     complete: dict[str, dict[int, list[_Count]]] = {}
     for name in group.degradations:

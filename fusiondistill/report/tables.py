@@ -146,7 +146,7 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
 def caption(group: Group) -> str:
     """Unit, spread, seeds, images and levels of a table's numbers."""
     opening = "" if group.kind == TRAINED else f"{kind_lines(group.kind)} "
-    if not group.seeds:
+    if not any(group.levels.values()):
         return opening + NOTHING
     text = f"{opening}Accuracy in %, the mean over the levels of a degradation. "
     if len(group.seeds) == 1:

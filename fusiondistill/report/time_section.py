@@ -1,4 +1,4 @@
-"""The section about time: stages on workers, what the end waited for, and device-hours."""
+"""The section about time: stages on workers, what the end waited for, and worker-hours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fusiondistill.report.drawing_time import lane_chart
 from fusiondistill.report.figures import Picture, Pictures
 from fusiondistill.report.markup import Markup, element, joined, plain_table
 from fusiondistill.report.sections import figures
-from fusiondistill.report.timeline import Ran, chain, clock, device_hours, lanes, ran
+from fusiondistill.report.timeline import Clock, Ran, chain, clock, lanes, ran, waited, worker_hours
 from fusiondistill.report.words import MISSING, method_title, printable
 
 if TYPE_CHECKING:
@@ -31,54 +31,71 @@ def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, 
         many = "1 pause" if len(pauses) == 1 else f"{len(pauses)} pauses"
         text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
         text += "s" if len(pauses) > 1 else ""
-    pictures = [_picture(stages, draw)] if drawn else []
+    pictures = [_picture(stages, at, draw)] if drawn else []
     return joined(
         element("p", f"{text}.", class_="note"),
         figures("", pictures, wide=True),
-        element("h3", "Device-hours"),
+        element("h3", "Worker-hours"),
         _hours(stages),
         element("h3", "The chain that took longest"),
-        _chain(stages),
+        _chain(stages, at),
     ), pictures
 
 
-def _picture(stages: Sequence[Ran], draw: Pictures) -> Picture:
+def _picture(stages: Sequence[Ran], at: Clock, draw: Pictures) -> Picture:
     by_kind = {kind: sum(one.kind == kind for one in stages) for kind in dict.fromkeys(one.kind for one in stages)}
     counted = ", ".join(f"{n} {printable(kind)}" for kind, n in by_kind.items())
-    most = max(stages, key=lambda one: one.waited)
+    most, longest = max(((one, waited(one, at)) for one in stages), key=lambda of: of[1])
+    resumed = sum(one.earlier > 1 for one in stages)
     alt = f"Stages on {len(lanes(stages))} workers over time: {counted}."
-    if most.waited:
-        alt += f" The longest wait for a worker: {printable(most.name)}, seed {most.seed}, {duration(most.waited)}."
+    if longest:
+        alt += f" The longest wait for a worker: {printable(most.name)}, seed {most.seed}, {duration(longest)}."
     return draw.picture(
         "time",
         "Stages on workers",
         "A row per worker process, a bar per stage. Below: how many stages had all their inputs and waited for a "
-        "worker. A gap in a row while nothing waits: the worker had nothing to do until the next input was finished.",
+        "worker. A gap in a row while nothing waits: the worker had nothing to do until the next input was finished."
+        + (f" {_resumed(resumed)}" if resumed else ""),
         alt,
         lambda: lane_chart(stages),
     )
 
 
+def _resumed(count: int) -> str:
+    stages = "1 training was resumed and is" if count == 1 else f"{count} trainings were resumed and are"
+    return f"{stages} drawn from the last start; where the earlier epochs ran is not on record."
+
+
 def _hours(stages: Sequence[Ran]) -> Markup:
-    rows = device_hours(stages)
-    body: list[Sequence[object]] = [[kind, device or MISSING, n, _hours_text(hours)] for kind, device, n, hours in rows]
+    """What each kind of stage cost, in hours of workers and, where the config says what a worker holds, of GPUs."""
+    rows = worker_hours(stages)
+    gpus = any(row[4] for row in rows)
+    body: list[Sequence[object]] = []
+    for kind, device, n, hours, of_gpus in rows:
+        shown = [MISSING if of_gpus is None else _hours_text(of_gpus)] if gpus else []
+        body.append([kind, device or MISSING, n, _hours_text(hours), *shown])
     if len(rows) > 1:
-        body.append(["all", "", sum(row[2] for row in rows), _hours_text(sum(row[3] for row in rows))])
-    return plain_table(["kind of stage", "device", "stages", "device-hours"], body, "Device-hours", texts=2)
+        known = [row[4] for row in rows if row[4] is not None]
+        all_gpus = [_hours_text(sum(known)) if len(known) == len(rows) else MISSING] if gpus else []
+        body.append(["all", "", sum(row[2] for row in rows), _hours_text(sum(row[3] for row in rows)), *all_gpus])
+    titles = ["kind of stage", "device", "stages", "worker-hours", *(["GPU-hours"] if gpus else [])]
+    text = "A worker is a process with its share of a device; a data-parallel training takes several at once."
+    text += " GPU-hours: times the GPUs that a worker reserves." if gpus else ""
+    return joined(plain_table(titles, body, "Worker-hours", texts=2), element("p", text, class_="note"))
 
 
 def _hours_text(hours: float) -> str:
     return f"{hours:.2f}" if hours >= 0.995 else f"{hours:.3f}"
 
 
-def _chain(stages: Sequence[Ran]) -> Markup:
+def _chain(stages: Sequence[Ran], at: Clock) -> Markup:
     """The stages that the end had to wait for, each with what it waited for itself."""
     links = chain(stages)
     body, before = [], None
     for one in links:
         after = f"{_stage_title(before)}" if before else MISSING
-        waited = MISSING if one.ready is None else duration(one.waited)
-        body.append([_stage_title(one), after, waited, duration(one.finished - one.started)])
+        queued = MISSING if one.ready is None else duration(waited(one, at))
+        body.append([_stage_title(one), after, queued, duration(one.finished - one.started + one.earlier)])
         before = one
     text = (
         "Back from the stage that finished last, over the input that each one got last: the run could not have ended "

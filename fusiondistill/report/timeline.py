@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Clock", "Ran", "chain", "clock", "device_hours", "lanes", "ran", "waiting"]
+__all__ = ["Clock", "Ran", "chain", "clock", "lanes", "ran", "waited", "waiting", "worker_hours"]
 
 _PAUSE = 60.0  # seconds without any stage that are cut out of the axis, if they are also a twentieth of the busy time
 
 
 @dataclass(frozen=True)
 class Ran:
-    """One finished stage: when its last input was there, when it started and finished (Unix seconds), and where."""
+    """One finished stage: when its last input was there, its last start and its end (Unix seconds), and where."""
 
     stage: str
     name: str
@@ -30,19 +30,31 @@ class Ran:
     started: float
     finished: float
     seconds: float
+    """That it cost each of its workers, in however many attempts."""
+    workers: int
+    gpus: float | None
+    """Of a worker; None where nobody said."""
 
     @property
-    def waited(self) -> float:
-        """Seconds between the last input and the start; 0 where there was no input to wait for."""
-        return max(0.0, self.started - self.ready) if self.ready is not None else 0.0
+    def earlier(self) -> float:
+        """Seconds of a training that went into attempts before the last one."""
+        return max(0.0, self.seconds - (self.finished - self.started)) if self.kind == "train" else 0.0
 
 
 def ran(timeline: pa.Table) -> list[Ran]:
-    """The rows of a timeline in the order of their starts; those without times are left out."""
+    """The rows of a timeline in the order of their starts; those without times are left out.
+
+    What an earlier run left was ready at the first start.
+    """
     names = list(Ran.__dataclass_fields__)
-    known = (row for row in timeline.to_pylist() if row["started"] is not None)
-    rows = [Ran(**{**{name: row[name] for name in names}, "device": row["device"] or ""}) for row in known]
-    return sorted((row for row in rows if row.finished is not None), key=lambda row: (row.started, row.stage))
+    known = [row for row in timeline.to_pylist() if None not in (row["started"], row["finished"])]
+    first = min((row["started"] for row in known), default=0.0)
+    rows = []
+    for row in known:
+        given = {"device": row["device"] or "", "workers": row.get("workers") or 1}
+        given["ready"] = None if row["ready"] is None else max(row["ready"], first)
+        rows.append(Ran(**{**{name: row.get(name) for name in names}, **given}))
+    return sorted(rows, key=lambda row: (row.started, row.stage))
 
 
 def lanes(stages: Sequence[Ran]) -> dict[str, list[Ran]]:
@@ -80,13 +92,22 @@ def clock(stages: Sequence[Ran]) -> Clock:
     return Clock(edges[0][0] if edges else 0.0, pauses)
 
 
+def waited(one: Ran, at: Clock) -> float:
+    """Seconds for which a stage had all inputs and no worker, without pauses of the run and its own earlier attempts.
+
+    0 where there was no input to wait for.
+    """
+    return max(0.0, at(one.started) - at(one.ready) - one.earlier) if one.ready is not None else 0.0
+
+
 def waiting(stages: Sequence[Ran], at: Clock) -> tuple[list[float], list[int]]:
     """How many stages had all inputs and no worker yet: (seconds on the axis, count from there on)."""
     steps: dict[float, int] = {}
     for one in stages:
-        if one.ready is not None and one.waited > 0:
-            steps[at(one.ready)] = steps.get(at(one.ready), 0) + 1
-            steps[at(one.started)] = steps.get(at(one.started), 0) - 1
+        if (length := waited(one, at)) > 0:
+            end = at(one.started)
+            steps[end - length] = steps.get(end - length, 0) + 1
+            steps[end] = steps.get(end, 0) - 1
     count, moments, counts = 0, [0.0], [0]
     for moment in sorted(steps):
         count += steps[moment]
@@ -112,10 +133,14 @@ def chain(stages: Sequence[Ran]) -> list[Ran]:
     return found[::-1]
 
 
-def device_hours(stages: Sequence[Ran]) -> list[tuple[str, str, int, float]]:
-    """(kind, device, stages, hours of the device), the most expensive first."""
-    found: dict[tuple[str, str], list[float]] = {}
+def worker_hours(stages: Sequence[Ran]) -> list[tuple[str, str, int, float, float | None]]:
+    """(kind, device, stages, hours of workers, hours of GPUs where all say so), the most expensive first."""
+    found: dict[tuple[str, str], list[Ran]] = {}
     for one in stages:
-        found.setdefault((one.kind, one.device), []).append(one.seconds or 0.0)
-    rows = [(kind, device, len(spent), sum(spent) / 3600) for (kind, device), spent in found.items()]
+        found.setdefault((one.kind, one.device), []).append(one)
+    rows = []
+    for (kind, device), of in found.items():
+        spent = [(one.seconds or 0.0) * one.workers / 3600 for one in of]
+        gpus = [hours * one.gpus for hours, one in zip(spent, of, strict=True) if one.gpus is not None]
+        rows.append((kind, device, len(of), sum(spent), sum(gpus) if len(gpus) == len(of) else None))
     return sorted(rows, key=lambda row: (-row[3], row[:2]))
