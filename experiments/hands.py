@@ -29,8 +29,11 @@ class Hand:
 
     @property
     def blamed(self) -> set[str] | None:
-        """The workers that died by themselves, not because another of their group did; None: nothing says so."""
-        failures = getattr(self.error, "worker_failures", None)
+        """The workers that died by themselves, not because another of their group did; None: all, or nothing says so.
+
+        The workers of a data-parallel run are one to the queue, which knows them by the name of the run.
+        """
+        failures = getattr(self.error, "worker_failures", None) if self.name.endswith("/") else None
         return {f"{self.name}{rank}" for rank in failures} if failures else None
 
     @property

@@ -15,6 +15,8 @@ from fusiondistill import locations
 __all__ = ["CLAIMS", "BucketBoard", "StoreBusy", "held"]
 
 CLAIMS = "leases"
+NAMING = 5.0
+"""Seconds in which whoever took a lock has written its name into it."""
 LOOK = 2.0
 """Seconds between two looks whether a lock is still where it was taken."""
 
@@ -65,12 +67,21 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                time.sleep(0.2)  # whoever took it this instant writes its name
-                lock.seek(0)
-                raise _busy(location, lock.read().decode(errors="replace").strip() or "another run") from error
+                raise _busy(location, _name_in(lock) or "another run") from error
             lock.truncate(0)
             lock.write(whoever().encode())
         yield _Looking(path, lock, location)
+
+
+def _name_in(lock: IO[bytes]) -> str:
+    """Who holds a lock; whoever took it this instant is about to write that."""
+    limit = time.monotonic() + NAMING
+    while True:
+        lock.seek(0)
+        name = lock.read().decode(errors="replace").strip()
+        if name or time.monotonic() > limit:
+            return name
+        time.sleep(0.05)
 
 
 def _busy(location: str, who: str) -> StoreBusy:

@@ -56,7 +56,8 @@ def keep_epochs(ray: Any, queue: Any) -> None:
 class Interruption:
     """While entered, the first signal is noted for :meth:`check`; a second one ends the process at once.
 
-    So does a first one that has not led to an end after :data:`LIMIT` seconds: a call into Ray may never return.
+    So does a first one that has not led to an end after :data:`LIMIT` seconds: a call into Ray may never return. Both
+    hold until the process has ended, also after the block: the way out may hang as well (at a tracker, at the store).
     Whoever signals a whole group of processes may reach one twice: what comes within :data:`ECHO` counts as one.
     """
 
@@ -74,6 +75,8 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.requested:
+            return
         self.over = True
         for number, handler in self.before.items():
             signal.signal(number, handler)

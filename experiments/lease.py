@@ -90,12 +90,11 @@ class Lease:
         self.thread.start()
 
     def give_back(self) -> None:
-        """Leave the board to others."""
+        """Leave the board to others; also when it was lost: a sign of life that came late may lie there again."""
         self.over.set()
         self.thread.join()
-        if self.lost is None:
-            with contextlib.suppress(OSError):
-                self.board.delete(self.name)
+        with contextlib.suppress(OSError):
+            self.board.delete(self.name)
 
     def _others(self) -> dict[str, bytes]:
         """The claims of others, by name."""
@@ -129,7 +128,7 @@ class Lease:
 
     def _live(self) -> None:
         while self.lost is None and not self.over.wait(self.beat):
-            with contextlib.suppress(OSError):  # a gap in the network: the next beat tells
+            with contextlib.suppress(OSError, ValueError):  # a gap in the network, a foreign file: the next beat tells
                 self._sign()
 
     def _sign(self) -> None:

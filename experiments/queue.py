@@ -52,6 +52,7 @@ class StageQueue:
         self.events: list[Event] = []
         self.last_news = time.monotonic()
         self.unkept: set[str] | None = None
+        self.gone: set[str] = set()
 
     def offer(self, stages: list[tuple[float, Stage]]) -> None:
         """Add ready stages with their priorities; higher comes first."""
@@ -68,8 +69,11 @@ class StageQueue:
         """The next stage for a worker; ``trains`` tells whether it may train.
 
         A worker that trains waits while others work, since what follows may come; one that does not costs little to
-        start again, and leaves at once.
+        start again, and leaves at once. So does one whose group is gone: it lives on although its node is lost, or is
+        about to end with its group.
         """
+        if f"{worker.rpartition('/')[0]}/" in self.gone:
+            return "leave"
         if self.unkept is None and (chosen := self._next(worker, trains)) is not None:
             priority, stage = self.ready.pop(chosen)
             self.waiting.discard(worker)
@@ -156,6 +160,8 @@ class StageQueue:
     def lose(self, name: str, why: str = "", blamed: Collection[str] | None = None) -> int:
         """A worker, or a group (its name ends in /), is gone: what it was at is tried again or given up.
 
+        Another worker may bear the name of a lost one; that of a group never comes back, and its workers get no more.
+
         Args:
             why: what is known about the cause.
             blamed: the workers that died by themselves; what the others were at does not lose an attempt. None: all.
@@ -167,6 +173,8 @@ class StageQueue:
         def gone(worker: str) -> bool:
             return worker == name or (name.endswith("/") and worker.startswith(name))
 
+        if name.endswith("/"):
+            self.gone.add(name)
         self.waiting = {w for w in self.waiting if not gone(w)}
         self.models = {w: of for w, of in self.models.items() if not gone(w)}
         lost = [w for w in self.running if gone(w)]

@@ -47,9 +47,12 @@ def execute(
 ) -> None:
     """Do a stage and store its result (on rank 0)."""
     be_patient()  # whoever sent it here had an answer from the store
-    load_plugins(context.plugins)
+    store = Store(context.store)
     if rank == 0:
-        Store(context.store).forget_error(stage)
+        store.forget_error(stage)
+    if world_size == 1 and store.intact(stage) is None:
+        return  # a worker that was taken for lost came to its end
+    load_plugins(context.plugins)
     spec = stage.spec
     if not isinstance(spec, CheckpointSpec):
         torch.set_num_threads(getattr(spec, "threads", 1))

@@ -10,7 +10,7 @@ from typing import Any
 from experiments.materials import Context
 from fusiondistill.locations import NoRoom
 
-__all__ = ["describe", "group_loop", "plain_device", "run_loop", "task_loop"]
+__all__ = ["describe", "group_loop", "lost_a_peer", "plain_device", "run_loop", "task_loop"]
 
 
 def task_loop(queue: Any, worker: str, context: Context) -> int:
@@ -42,7 +42,10 @@ def group_loop(config: dict[str, Any]) -> int:
 
 
 def run_loop(config: dict[str, Any]) -> None:
-    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down."""
+    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down.
+
+    Who only finds that another one is gone says nothing: that one has said why, or it died and the driver counts that.
+    """
     import ray
     import ray.train
 
@@ -67,9 +70,10 @@ def run_loop(config: dict[str, Any]) -> None:
             closing=lambda: ray.get(queue.closing.remote()),
         )
     except Exception as problem:
-        error = describe(problem)
-        stages.note_error(stage, config["context"], error)
-        ray.get(queue.finish.remote(worker, stage.digest, error, False))  # whoever is first names the cause
+        if not lost_a_peer(problem):
+            error = describe(problem)
+            stages.note_error(stage, config["context"], error)
+            ray.get(queue.finish.remote(worker, stage.digest, error, _passing(problem)))  # the first names the cause
         raise
     if rank == 0:
         ray.get(queue.finish.remote(worker, stage.digest, None, False))
@@ -103,9 +107,22 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             )
             done += 1
         except Exception as problem:
-            error, retry = describe(problem), isinstance(problem, OSError) and not isinstance(problem, NoRoom)
+            error, retry = describe(problem), _passing(problem)
             stages.note_error(stage, context, error)
         ray.get(queue.finish.remote(worker, stage.digest, error, retry))
+
+
+def _passing(problem: Exception) -> bool:
+    """Whether another try may go better: the network or a disk failed, not what was asked for."""
+    return isinstance(problem, OSError) and not isinstance(problem, NoRoom)
+
+
+def lost_a_peer(problem: Exception) -> bool:
+    """Whether a collective operation failed since another worker is gone: gloo says it in a plain RuntimeError."""
+    from torch.distributed import DistError
+
+    words = str(problem).lower()
+    return isinstance(problem, DistError) or (isinstance(problem, RuntimeError) and "gloo" in words)
 
 
 def describe(problem: Exception) -> str:

@@ -154,8 +154,9 @@ def test_a_corruption_set_is_judged_as_it_is(tmp_path: Path) -> None:
     assert found["counts"]["right"].to_pylist() == right.sum(1).tolist()
     assert found["images"]["right"].to_pylist() == right.sum(0).tolist()
     np.save(folder / "dark.npy", darker // 2)
+    other = spec_of("c-dark", (1, 3), corruption=digest)
     with pytest.raises(DataError, match=r"dark\.npy and labels\.npy"):
-        evaluated(tmp_path, spec, {"model": stage}, corruptions=place)
+        evaluated(tmp_path, other, {"model": stage}, corruptions=place)
 
 
 def test_a_worker_keeps_a_model_for_each_precision(tmp_path: Path) -> None:
@@ -165,3 +166,20 @@ def test_a_worker_keeps_a_model_for_each_precision(tmp_path: Path) -> None:
         for precision in ("fp32", "bf16", "fp32")
     ]
     assert kept[0] is kept[2] and kept[0] is not kept[1]
+
+
+def test_what_is_stored_by_now_is_not_done_again_and_what_is_damaged_is(tmp_path: Path) -> None:
+    """A worker that was taken for lost may come to its end after all."""
+    model, _ = imported(tmp_path, 0)
+    stage, store = Stage("evaluate", 0, spec_of("noise", (0,)), {"model": model}), Store(tmp_path / "store")
+    place = tmp_path / "store" / stage.directory
+
+    def execute_it() -> dict[str, int]:
+        execute(stage, Context(store.location), CPU, lambda *_: None)
+        assert store.intact(stage) is None
+        return {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+
+    first = execute_it()
+    assert execute_it() == first
+    next(place.glob("counts.*")).write_bytes(b"damaged")
+    assert execute_it() != first

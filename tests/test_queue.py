@@ -115,6 +115,19 @@ def test_a_worker_that_starts_over_takes_nothing_from_its_neighbours() -> None:
     assert q.poll() == ([], 0, 0, 0) and set(q.running) == {"group1/10", "group1/11"}
 
 
+def test_the_workers_of_a_group_that_is_gone_get_nothing_more() -> None:
+    """They may live on when only their node's raylet died; one that starts again under a lost one's name is new."""
+    q = StageQueue()
+    q.offer([(2.0, BASE), (1.0, EVALUATE)])
+    q.lose("group1/0")
+    assert q.take("group1/0", True) is BASE
+    q.lose("group1/")
+    assert q.take("group1/0", True) == q.take("group1/1", True) == "leave"
+    q.lose("group1/1")  # as a worker says of its name when it starts, here too late
+    assert q.take("group1/1", True) == "leave"
+    assert q.take("group10/0", True) is BASE and q.take("task2/0", False) is EVALUATE
+
+
 def test_what_a_stale_worker_says_is_ignored() -> None:
     q = StageQueue()
     q.offer([(1.0, BASE)])
@@ -196,12 +209,12 @@ def test_who_is_lost_with_another_keeps_its_attempts() -> None:
     q = StageQueue(attempts=2)
     for attempt in (1, 2):
         q.offer([(2.0, BASE), (1.0, SCRATCH)] if attempt == 1 else [])
-        assert q.take("g1/0", True) is BASE and q.take("g1/1", True) is SCRATCH
-        q.lose("g1/", "killed", blamed={"g1/0"})
+        assert q.take(f"g{attempt}/0", True) is BASE and q.take(f"g{attempt}/1", True) is SCRATCH
+        q.lose(f"g{attempt}/", "killed", blamed={f"g{attempt}/0"})
     ends = q.poll()[0][-2:]
-    assert told(ends) == [("failed", "base", "g1/0"), ("lost", "scratch", "g1/1")]
-    assert ends[0].facts["error"] == "its worker g1/0 was lost (attempt 2): killed"
-    assert q.take("g2/0", True) is SCRATCH
+    assert told(ends) == [("failed", "base", "g2/0"), ("lost", "scratch", "g2/1")]
+    assert ends[0].facts["error"] == "its worker g2/0 was lost (attempt 2): killed"
+    assert q.take("g3/0", True) is SCRATCH
 
 
 def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_training() -> None:

@@ -61,6 +61,20 @@ def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path
     assert (store / "report" / "index.html").exists()
 
 
+def test_a_data_parallel_stage_that_loses_a_worker_each_time(tmp_path: Path) -> None:
+    config, plugin, store = tmp_path / "config.yaml", tmp_path / "deadly.py", tmp_path / "store"
+    config.write_text(CONFIG)
+    plugin.write_text(DEADLY.replace("if trial or len(images) == 23:", 'if os.environ.get("RANK") == "1":'))
+    settings = ("--set", f"plugins=[{plugin}]", "--set", "methods=[base, scratch]")
+    line = ("run", str(config), "--store", str(store), *settings, "--set", "resources.workers_per_run=2")
+    done = fusiondistill(*line, cache=tmp_path / "cache", timeout=600)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for attempt in (1, 2):
+        assert f"was lost (attempt {attempt})" in done.stdout, done.stdout
+    assert "was lost (attempt 3)" in done.stderr, done.stderr
+    assert not stages(store, "scratch") and stages(store, "base") and stages(store, "evaluate-base")
+
+
 @pytest.fixture(scope="module")
 def declared() -> Iterator[str]:
     """The address of a cluster whose node says that it has two GPUs, on a machine that may have none."""

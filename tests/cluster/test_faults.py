@@ -139,16 +139,31 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
     assert counts(store) == counts(reference)
 
 
-def test_two_workers_train_one_run(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_two_workers_train_one_run_and_one_of_them_is_killed(
+    undisturbed: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     config, _, cache = undisturbed
-    store = tmp_path / "store"
-    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", "--set", "base.epochs=12")
-    done = fusiondistill("run", str(config), "--store", str(store), *settings, cache=cache)
+    reference, store = tmp_path / "reference", tmp_path / "store"
+    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", "--set", "base.epochs=20")
+    done = fusiondistill("run", str(config), "--store", str(reference), *settings, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    (base,) = stages(store, "base")
+    (base,) = stages(reference, "base")
     manifest = json.loads((base / "manifest.json").read_text())
-    assert manifest["spec"]["world_size"] == 2 and manifest["outcome"]["epochs"] == 12
+    assert manifest["spec"]["world_size"] == 2 and manifest["outcome"]["epochs"] == 20
     assert manifest["outcome"]["validation"] > 0.5
+    line = command("run", str(config), "--store", str(store), *settings)
+    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+        half_way(process, store, "base")
+        one, other = frozen(process.pid, "RayTrainWorker")
+        stored = half_way(process, store, "base")
+        os.kill(one, signal.SIGKILL)
+        os.kill(other, signal.SIGCONT)  # it finds that its peer is gone
+        output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert "was lost (attempt 1)" in output
+    tell("one of two ranks killed", stored, output, "base")
+    assert weights(store) == weights(reference)
+    assert counts(store) == counts(reference)
 
 
 def test_a_plugin_reaches_the_workers(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Signals as requests: when a process that hangs on its way out ends all the same."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+HANGS = """
+import sys, time
+from experiments import interruption
+interruption.LIMIT = float(sys.argv[1])
+try:
+    with interruption.Interruption() as request:
+        print("ready", flush=True)
+        while True:
+            request.check()
+            time.sleep(0.05)
+finally:
+    print("leaving", flush=True)
+    time.sleep(600)  # a tracker, say, that does not answer
+"""
+
+
+@pytest.mark.parametrize(("limit", "again", "words"), [(2, False, "not at an end after 2 s"), (500, True, "twice")])
+def test_who_hangs_on_the_way_out_is_ended(limit: int, again: bool, words: str) -> None:
+    line = [sys.executable, "-c", HANGS, str(limit)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "leaving\n"
+            if again:
+                time.sleep(0.5)  # what comes sooner may be the same signal, sent to a whole group
+                process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 75 and words in said and "start the same command again to go on" in said, said

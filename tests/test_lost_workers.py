@@ -1,0 +1,128 @@
+"""Workers that fail or die, without a Ray: what the queue is told of it, and what becomes of their stages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+import torch
+
+from experiments import stages, workers
+from experiments.hands import Hand
+from experiments.materials import Context
+from experiments.plan import build
+from experiments.queue import StageQueue
+from fusiondistill.config_file import parse
+
+FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
+BASE, *_ = build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages
+
+PEER = """
+import os, sys
+from torch import distributed, ones
+distributed.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2)
+distributed.all_reduce(ones(3))
+os._exit(9)
+"""
+
+
+class Handle:
+    """A queue as its actor handle."""
+
+    def __init__(self, queue: StageQueue) -> None:
+        self.queue = queue
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.queue, name))
+
+
+@pytest.fixture
+def gloo_error(tmp_path: Path) -> Exception:
+    """What a worker of two gets to see when the other one dies."""
+    meet = f"file://{tmp_path}/meet"
+    with subprocess.Popen([sys.executable, "-c", PEER, meet]) as peer:
+        torch.distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=2)
+        torch.distributed.all_reduce(torch.ones(3))
+        peer.wait()
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            torch.distributed.all_reduce(torch.ones(3))
+    finally:
+        torch.distributed.destroy_process_group()
+    return raised.value
+
+
+def kinds(queue: StageQueue) -> list[str]:
+    return [event.kind for event in queue.poll()[0]]
+
+
+def run(queue: StageQueue, problem: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 of a data-parallel stage meets with a problem."""
+
+    def execute(*_: Any, **__: Any) -> None:
+        raise problem
+
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    ranks = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
+    monkeypatch.setattr(ray.train, "get_context", lambda: ranks)
+    monkeypatch.setattr(stages, "execute", execute)
+    config = {"queue": Handle(queue), "worker": "run1/base", "context": Context(str(folder)), "stage": BASE}
+    with pytest.raises(type(problem)):
+        workers.run_loop(config)
+
+
+def test_who_only_lost_its_peer_does_not_give_the_stage_up(
+    gloo_error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = StageQueue()
+    queue.assign("run1/base", 1.0, BASE)
+    run(queue, gloo_error, tmp_path, monkeypatch)
+    assert queue.holds("run1/base", BASE.digest) and kinds(queue) == ["started"]
+    assert not list(tmp_path.rglob("error.txt"))
+    queue.lose("run1/base")  # the driver, once the fit has ended
+    assert kinds(queue) == ["lost"]
+
+
+@pytest.mark.parametrize(("problem", "end"), [(OSError("NFS is gone"), "lost"), (ValueError("a mistake"), "failed")])
+def test_who_fails_by_itself_names_the_cause(
+    problem: Exception, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = StageQueue()
+    queue.assign("run1/base", 1.0, BASE)
+    run(queue, problem, tmp_path, monkeypatch)
+    assert kinds(queue) == ["started", end]
+    (noted,) = tmp_path.rglob("error.txt")
+    assert str(problem) in noted.read_text()
+
+
+def _raising(error: BaseException) -> Callable[[], None]:
+    def raises() -> None:
+        raise error
+
+    return raises
+
+
+def test_a_data_parallel_stage_that_always_loses_a_worker_is_given_up() -> None:
+    queue = StageQueue(attempts=3)
+    for number in (1, 2, 3):
+        name = f"run{number}/{BASE.directory}"
+        queue.assign(name, 1.0, BASE)
+        hand = Hand(name, 2, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
+        hand.thread.join()
+        queue.lose(hand.name, hand.why, hand.blamed)
+    news = queue.poll()[0]
+    assert [event.kind for event in news] == ["started", "lost"] * 2 + ["started", "failed"]
+    assert "(attempt 3): killed" in news[-1].facts["error"]
+
+
+def test_of_a_group_those_are_blamed_that_died() -> None:
+    hand = Hand("group1/", 2, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
+    hand.thread.join()
+    assert hand.blamed == {"group1/1"}
