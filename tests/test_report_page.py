@@ -148,7 +148,7 @@ def test_protocols_are_explained_with_their_leaks(tmp_path: Path) -> None:
     results = table([row for name in protocols for row in rows_of(["base", "fusing"], protocol=name)])
     page = Page(report.write(tmp_path, results)[0].read_text())
     said = page.text["li"]
-    for words in ("best on the test split", "as the value 1", "BatchNorm statistics", "validation split is held out"):
+    for words in ("best on the test split", "as the value 1", "BatchNorm statistics", "held out of training"):
         assert words in said, words
     assert "knows nothing about" in said
     assert page.attributes.count(("table", "class", "answer")) == 3

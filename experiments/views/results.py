@@ -11,6 +11,7 @@ from experiments.rows import Plan, check_plan
 from experiments.searching.search_results import best_config
 from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
 from experiments.views.comparisons import comparisons_table
+from experiments.views.settings import settings
 from experiments.views.stage_tables import facts, read_parquet, stage_tables
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, sealed, unsealed
 
@@ -72,13 +73,15 @@ def _place(name: str, plan: Mapping[str, Any]) -> tuple[str, int, str]:
     return (f"{sweep}.json", plan["order"], name) if "order" in plan else (name, 0, name)
 
 
-_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision")
+_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
+         "select", "training", "deviations")  # fmt: skip
 _FRACTIONS = ("nll", "ece")
 _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision")
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision", "select", "training",
+            "deviations")  # fmt: skip
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -101,15 +104,18 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
     """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
 
     first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
-    precision: of the numbers of the evaluation.
+    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`experiments.views.settings`.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
-    precisions = {plan["experiment"]: plan["config"]["evaluation"].get("precision") for plan in plans}
+    said = {
+        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan["config"])}
+        for plan in plans
+    }
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
-        more = {"first": first, "last": last, "complete": True, "precision": precisions[names["experiment"]]}
+        more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
         cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
     return _table(_PLANNED, list(cells.values()))

@@ -54,8 +54,8 @@ def write(
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
             fraction), stopped: bool, and perhaps seeds: int64 (how many each trial was judged on). Every other column
             is a searched dimension; those that are numbers are drawn.
-        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches, and perhaps
-            r2: float64 (of the forest that says so).
+        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches; perhaps
+            with r2: float64 (of the forest that says so).
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).

@@ -65,16 +65,18 @@ def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
 
 
 def setup(group: Group) -> Markup:
-    """What was trained on what, by which protocol, in four lines."""
+    """What was trained on what, by which protocol, in a few lines."""
     seeds = ", ".join(map(str, group.seeds)) or "none evaluated yet"
     images = max(group.images.values(), default=0)
     items = {
         "Data": printable(group.dataset) + (f", {images:,} test images" if images else ""),
         "Network": printable(group.model),
         "Seeds": seeds,
-        "Protocol": joined(element("b", group.protocol), f": {protocol_line(group.protocol)} ",
+        "Protocol": joined(element("b", group.protocol), f": {protocol_line(group.protocol, group.select)} ",
                            element("a", "More", href="#protocol")),
     }  # fmt: skip
+    if group.training:
+        items["Training"] = printable(group.training)
     if missing := _missing(group):
         items["Missing"] = missing
     shown = [joined(element("dt", name), element("dd", value)) for name, value in items.items()]
@@ -92,7 +94,7 @@ def _titled(title: str, body: Markup) -> Markup:
 
 
 def _opening(group: Group, drawn: Drawn) -> Markup:
-    note = published_note(group.dataset, group.model, group.protocol)
+    note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     return joined(
         scroll(_answer(group, drawn), "Accuracies"),
         element("p", caption(group), " ", element("a", "What the rows are", href="#rows"), class_="note"),

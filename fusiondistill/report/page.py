@@ -111,7 +111,7 @@ def _rows_explained(groups: Sequence[Group]) -> Section:
 
 def _protocols_explained(groups: Sequence[Group]) -> Section:
     parts: list[Markup] = []
-    for protocol in dict.fromkeys(group.protocol for group in groups):
-        lines = protocol_lines(protocol) or ("A protocol that this report knows nothing about.",)
+    for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
+        lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
         parts += [element("h3", protocol), element("ul", *(element("li", line) for line in lines))]
     return Section("protocol", "Protocols" if len(parts) > 2 else "Protocol", joined(*parts))

@@ -51,7 +51,8 @@ def trials_body(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Ta
     titles = ["trial", "seed", *names, *(_BESIDE[name] for name in beside), "validation, %", "stopped early"]
     text = (
         f"{len(rows)} trials: the distillation stage{_length(rows)} under other values of "
-        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on top."
+        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials "
+        "first, the best on top."
     )
     if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
