@@ -20,6 +20,7 @@ from fusiondistill.report.words import TOLD, kind_title, method_title, printable
 
 __all__ = ["Drawn", "grid_table", "group_section", "group_sections", "setup"]
 
+_WIDE = 9  # columns that fit on paper side by side
 _FEW = 20  # rows of a table that is shown without being asked for
 
 
@@ -139,7 +140,8 @@ def _answer(group: Group, drawn: Drawn) -> Markup:
             name = element("th", f"published, {NETWORK}", scope="row")
             below = f"published {ours or ''}".strip()
             body.append(element("tr", name, *(_entry(*entry) for entry in published), class_=below))
-    return element("table", element("thead", head), element("tbody", *body), class_="answer")
+    kind = "answer many" if len(group.columns) > _WIDE else "answer"
+    return element("table", element("thead", head), element("tbody", *body), class_=kind)
 
 
 def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> Markup:
@@ -192,7 +194,7 @@ def grid_table(grid: Grid, links: Sequence[str] = ()) -> Markup:
         first = element("a", name, href=links[i]) if links else name
         body.append(element("tr", element("th", first, scope="row"), *(_entry(*entry) for entry in entries)))
     kind = f"grid text-{grid.texts}" + (" sortable" if len(grid.rows) > 5 else "")
-    kind += " many" if len(grid.heading) > 9 else ""
+    kind += " many" if len(grid.heading) > _WIDE else ""
     return scroll(element("table", element("thead", head), element("tbody", *body), class_=kind), grid.title)
 
 

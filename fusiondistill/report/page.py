@@ -91,7 +91,7 @@ def facts_section(facts: Mapping[str, str]) -> Section:
         shown = element("pre", text) if code else joined(text)
         lines = text.count("\n") + 1
         shown = folded(f"{lines} lines", shown) if lines > _FEW else shown
-        items.append(joined(element("dt", name.replace("_", " ")), element("dd", shown)))
+        items.append(joined(element("dt", name), element("dd", shown)))
     return Section("again", "How it was run", element("dl", *items, class_="wide"))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
-from fusiondistill.report.words import CLEAN, in_order, method_title, printable
+from fusiondistill.report.words import CLEAN, degradation_title, in_order, method_title, printable
 from fusiondistill.statistics import Interval, accuracy, average, interpolated_mean
 
 if TYPE_CHECKING:
@@ -287,6 +287,8 @@ def headline(group: Group) -> str | None:
         return None
     if "oracle" in found:
         found["oracle"] += " (told the degradation)"
-    where = f"On {printable(group.dataset)}, averaged over {len(group.degradations)} degradations"
+    count = len(group.degradations)
+    averaged = f", averaged over {count} degradations" if count > 1 else f", {degradation_title(group.degradations[0])}"
+    where = f"On {printable(group.dataset)}{averaged}"
     spread = " (± half the 95 % interval over seeds)" if any("±" in text for text in found.values()) else ""
     return f"{where}{spread}: {', '.join(found.values())}."
