@@ -184,10 +184,12 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         said["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
     if manifests:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
-        training = sum(m.get("training_seconds", 0.0) for m in manifests)
+        trainings = [m for m in manifests if m["kind"] == "train"]
+        training = sum(m.get("training_seconds", 0.0) * m["spec"].get("world_size", 1) for m in trainings)
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
-        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(manifests)} stages"
+        besides = ", beside those of the search" if searches else ""
+        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
     return said
 
 
