@@ -171,7 +171,7 @@ def prune_verb(store: str, yes: bool) -> None:
 def report_verb(stores: tuple[str, ...], out: str | None) -> None:
     """Rebuild results.parquet and the report from a store; works while a run is still going.
 
-    Several stores make one report over all of them.
+    Several stores make one report over all of them. With several, or with --out, nothing is written into them.
     """
     from experiments.views import results, side_by_side
     from fusiondistill import report

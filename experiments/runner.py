@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
 
-def note_plan(prepared: Prepared, command: str) -> None:
-    """Leave the whole plan in the store, with how and where it was started."""
+def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
+    """Leave the whole plan in the store, with how and where it was started.
+
+    A command that does a part of it (``whole`` false) takes nobody's place who did all of the same plan.
+    """
     from experiments.views import results
 
     started = datetime.now(UTC).isoformat()
     extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}
     for order, plan in enumerate(prepared.points):
         place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
-        results.note_plan(prepared.store, plan, {**extra, **place})
+        before = None if whole else results.noted_plan(prepared.store, plan)
+        results.note_plan(prepared.store, plan, {**extra, **(before or {}), **place})
     # After they are written: a damaged plan is mended by running its config again.
     kept = [plan.config.experiment for plan in prepared.points]
     results.retire_points(prepared.store, prepared.config.experiment, kept)

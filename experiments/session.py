@@ -67,7 +67,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
         prepared = prepared.looked_up()
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
-        runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]))
+        runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]), whole=only is None)
         wanted = prepared if only is None else prepared.narrowed(only)
         with (
             Display(wanted.plan, wanted.stored) as display,
@@ -97,23 +97,23 @@ def headline(prepared: Any) -> str:
 
 
 def _print_end(prepared: Any) -> None:
-    from experiments.views import results
+    from experiments.views import results, searches
 
     table = results.write_results(prepared.store)
     click.echo("")
     for line in results.table_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
         click.echo(line)
     for plan in prepared.points:
-        for line in results.search_end(prepared.store, plan, ranked=False):
+        for line in searches.search_end(prepared.store, plan, ranked=False):
             click.echo(line)
     click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
 
 
 def _print_rankings(prepared: Any) -> None:
-    from experiments.views import results
+    from experiments.views import searches
 
     for plan in prepared.points:
-        for line in results.search_end(prepared.store, plan, ranked=True):
+        for line in searches.search_end(prepared.store, plan, ranked=True):
             click.echo(line)
 
 

@@ -46,6 +46,34 @@ def table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: [row[name] for row in rows] for name in COLUMNS})
 
 
+NINETEEN = (
+    "brightness", "contrast", "defocus_blur", "elastic_transform", "fog", "frost", "gaussian_blur", "gaussian_noise",
+    "glass_blur", "impulse_noise", "jpeg_compression", "motion_blur", "pixelate", "saturate", "shot_noise", "snow",
+    "spatter", "speckle_noise", "zoom_blur",
+)  # fmt: skip
+
+
+def corrupted(**names: str) -> pa.Table:
+    """The four degradations, and the nineteen corruptions of a published set."""
+    rows = [{**row, "kind": "trained"} for row in rows_of(**names)]
+    given = {f"c-{name}": range(1, 6) for name in NINETEEN}
+    rows += [{**row, "kind": "corruption"} for row in rows_of(["base", "vanilla", "fusiondistill"], levels=given)]
+    return pa.Table.from_pylist(rows)
+
+
+def chain_of(lengths: Sequence[float]) -> pa.Table:
+    """Stages one after the other, each ready when the one before is finished and 1 s later on its way."""
+    rows, now = [], 0.0
+    for i, length in enumerate(lengths):
+        rows.append(
+            {"experiment": "demo", "stage": f"s{i}", "name": f"s{i}", "kind": "train", "seed": 0, "worker": "w",
+             "host": "a", "device": "CPU", "ready": now or None, "started": now + 1, "finished": now + 1 + length,
+             "seconds": length}
+        )  # fmt: skip
+        now += 1 + length
+    return pa.Table.from_pylist(rows)
+
+
 def curves_of(
     stages: Sequence[str] = ("base", "expert-jpeg", "fusiondistill"), seeds: Sequence[int] = (0, 1)
 ) -> pa.Table:

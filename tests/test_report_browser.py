@@ -2,13 +2,27 @@
 
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_tables import HOSTILE, all_tables, answers_of, known, rows_of, samples_of, table, timeline_of, trials_of
+from report_tables import (
+    HOSTILE,
+    all_tables,
+    answers_of,
+    chain_of,
+    corrupted,
+    known,
+    rows_of,
+    samples_of,
+    table,
+    timeline_of,
+    trials_of,
+)  # fmt: skip
 
 from fusiondistill import report
+from fusiondistill.report.words import MISSING
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if not CHROMIUM:
@@ -37,6 +51,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "answers": answers_of(LONG, odd),
         "timeline": timeline_of(odd),
     }
+    long = chain_of([59, 70, 3600, 9, 7300, 250, 61, 30, 100, 5, 8, 3700, 600])
+    tests["corruptions"] = report.write(folder / "corruptions", corrupted(), **{**all_tables(), "timeline": long})[0]
     tests["hostile"] = report.write(folder / "hostile", table(rows), **given, facts={odd: LONG, LONG: odd})[0]
     return tests
 
@@ -80,7 +96,7 @@ def quiet(said: list[str]) -> bool:
     return not [text for text in said if not text.startswith("data:image/png") and not text.endswith("index.html")]
 
 
-@pytest.mark.parametrize("name", ["usual", "hostile"])
+@pytest.mark.parametrize("name", ["usual", "corruptions", "hostile"])
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page_loads_quietly_and_nothing_sticks_out(
@@ -172,3 +188,52 @@ def test_print_shows_folded_parts_in_black_on_white(visit: Any, tmp_path: Path) 
     assert not page.locator("#counts-1").is_visible(), "but for the long list that is for looking up"
     page.emulate_media(media="screen")
     assert page.locator("details:not([open])").count() == folded, "printing changes nothing"
+
+
+A4 = 680
+"""Pixels that a sheet is wide between its margins."""
+
+
+@pytest.mark.parametrize("name", ["usual", "corruptions", "hostile"])
+def test_nothing_runs_off_the_paper(visit: Any, name: str) -> None:
+    page = visit(name, A4)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    page.emulate_media(media="print")
+    outside = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(one => one.getClientRects().length && !one.closest('.unseen')"
+        f" && one.getBoundingClientRect().right > {A4} + 1)"
+        ".map(one => `${one.tagName} ${one.closest('section').id} ${one.textContent.slice(0, 40)}`)"
+    )
+    assert outside == [], outside[:5]
+
+
+def test_numbers_in_a_map_of_many_columns_can_be_read(visit: Any) -> None:
+    """Each keeps a height of nine pixels at least, and none lies on its neighbour."""
+    for width in (1280, 390):
+        page = visit("corruptions", width)
+        boxes = page.evaluate(
+            "[...document.querySelectorAll('#table-1-2 .wide figure')].flatMap(figure =>"
+            " [...figure.querySelectorAll('svg text')].filter(one => /^.?[0-9.]+$/.test(one.textContent))"
+            ".map(one => one.getBoundingClientRect()).map(({x, y, width, height}) => [x, y, width, height]))"
+        )
+        assert len(boxes) == 2 * 20 and min(box[3] for box in boxes) >= 9
+        boxes.sort(key=lambda box: (round(box[1]), box[0]))
+        pairs = [(a, b) for a, b in pairwise(boxes) if round(a[1]) == round(b[1])]
+        assert len(pairs) == 2 * 19 and all(a[0] + a[2] < b[0] for a, b in pairs)
+
+
+def test_durations_sort_by_their_length_and_what_is_missing_stays_last(visit: Any) -> None:
+    page = visit("corruptions")
+    page.locator("#time summary", has_text="All 13 rows").click()
+    chain = page.locator("#time details table")
+
+    def column(number: int) -> list[str]:
+        return list(chain.locator(f"tbody td:nth-child({number})").all_inner_texts())
+
+    chain.get_by_role("button", name="ran").click()
+    assert column(4) == ["5.0 s", "8.0 s", "9.0 s", "30 s", "59 s", "1 min 01 s", "1 min 10 s", "1 min 40 s",
+                         "4 min 10 s", "10 min 00 s", "1 h 00 min", "1 h 01 min", "2 h 01 min"]  # fmt: skip
+    waited = chain.get_by_role("button", name="then waited")
+    for _ in range(2):
+        waited.click()
+        assert column(3) == ["1.0 s"] * 12 + [MISSING]

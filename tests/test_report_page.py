@@ -148,7 +148,7 @@ def test_protocols_are_explained_with_their_leaks(tmp_path: Path) -> None:
     results = table([row for name in protocols for row in rows_of(["base", "fusing"], protocol=name)])
     page = Page(report.write(tmp_path, results)[0].read_text())
     said = page.text["li"]
-    for words in ("best on the test split", "as the value 1", "BatchNorm statistics", "validation split is held out"):
+    for words in ("best on the test split", "as the value 1", "BatchNorm statistics", "held out of training"):
         assert words in said, words
     assert "knows nothing about" in said
     assert page.attributes.count(("table", "class", "answer")) == 3
@@ -203,6 +203,43 @@ def test_same_tables_same_bytes(written: Written, tmp_path: Path) -> None:
     for old, new in zip(paths, again, strict=True):
         assert old.relative_to(directory) == new.relative_to(tmp_path)
         assert old.read_bytes() == new.read_bytes(), new.name
+
+
+def test_figures_that_an_earlier_report_had_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.png").write_bytes(b"somebody's own, from before there was a report")
+    results = table(rows_of(["base", "fusing"], levels={"blur": (0, 1), "noise": (0, 1)}))
+    first = report.write(tmp_path, results)
+    assert (tmp_path / "figures" / "accuracy-noise.svg") in first and (tmp_path / "figures" / "mine.png").exists()
+    (tmp_path / "figures" / "notes.txt").write_text("no figure")
+    second = report.write(tmp_path, table(rows_of(["base"], levels={"blur": (0, 1)})))
+    kept = {path for path in (tmp_path / "figures").iterdir() if path.suffix != ".txt"}
+    assert kept == {path for path in second if path.parent.name == "figures"} and len(kept) == 2
+    assert (tmp_path / "figures" / "notes.txt").exists()
+
+
+def test_names_of_experiments_are_left_as_they_are(tmp_path: Path) -> None:
+    page = Page(report.write(tmp_path, table([]), facts={"my_run: command": "fusiondistill run my_run"})[0].read_text())
+    assert "my_run: command" in page.text["dt"]
+
+
+def test_sentences_fit_what_there_is(tmp_path: Path) -> None:
+    """Tests that were not made are not pointed at, one degradation is no average, shared stages are told of."""
+    one = rows_of(["base", "fusiondistill"], levels={"blur": (0, 1)})
+    page = Page(report.write(tmp_path, table(one))[0].read_text())
+    assert "On digits, Blur (± half" in page.text["p"] and "a matter of the tests" not in page.text["figcaption"]
+    pair = {"a": "base", "b": "fusiondistill", "images": 9, "seeds": 1, "difference": 1.0, "low": 0.5, "high": 2.0}
+    tests = pa.Table.from_pylist(
+        [{**{k: one[0][k] for k in ("experiment", "dataset", "model", "protocol")}, **pair, "p": 0.1, "p_holm": 0.1,
+          "seed_half": None}]
+    )  # fmt: skip
+    page = Page(report.write(tmp_path, table(one), comparisons=tests)[0].read_text())
+    assert "a matter of the tests above" in page.text["figcaption"]
+    curves = curves_of(("base",))
+    points = [curves.append_column("experiment", pa.array([name] * len(curves))) for name in ("p0", "p1")]
+    for part, shared in ((pa.concat_tables(points), True), (points[0], False)):
+        page = Page(report.write(tmp_path, table(one), curves=part)[0].read_text())
+        assert ("stands under the first of them alone" in page.text["p"]) == shared
 
 
 def test_a_failed_write_leaves_the_old_report_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

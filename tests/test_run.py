@@ -213,4 +213,6 @@ def test_the_paper_protocol_runs_and_names_its_leaks(finished: tuple[Path, Path,
     assert spec["select"] == "test" and spec["data"]["held_out"] == 0 and spec["data_seed"] == 123
     (fused,) = stages(store, "fused")
     assert json.loads((fused / "manifest.json").read_text())["outcome"]["recalibrate"] == "none"
-    assert "test split" in (store / "report" / "index.html").read_text()
+    page = (store / "report" / "index.html").read_text()
+    assert "Leak: the kept epoch is the one that scores best on the test split" in page
+    assert "the kept epoch is the one that scores best on the test split (a leak)." in page

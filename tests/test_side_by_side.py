@@ -10,6 +10,7 @@ from report_tables import Page
 from shelf import Shelf
 
 from experiments.cli import main
+from experiments.store import Store
 from experiments.views.side_by_side import labels, merged, open_stores, side_by_side
 
 RIGHT = np.arange(120).reshape(2, 60) % 3 > 0
@@ -49,6 +50,22 @@ def test_experiments_of_the_same_name_are_told_apart(stores: list[str], tmp_path
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert [row[0] for row in page.rows[1:4]] == ["x (a)", "x (b)", "y"], "the overview"
     assert not (Path(stores[1]) / "report").exists(), "several stores make no report in any of them"
+
+
+def test_stores_that_cannot_be_written_are_reported_all_the_same(
+    stores: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Store, data: bytes, *parts: str) -> None:
+        raise PermissionError(13, "Permission denied", "/".join(parts))
+
+    monkeypatch.setattr(Store, "write", refused)
+    (Path(stores[0]) / "comparisons.parquet").unlink()
+    code, output = run(*stores, "--out", str(tmp_path / "out"))
+    assert code == 0, output
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    pairs = [{row[0], row[1]} for row in page.rows if len(row) == 9]
+    assert {"Base", "Fusing"} in pairs, "the paired tests are there, too"
+    assert not (Path(stores[0]) / "comparisons.parquet").exists()
 
 
 def test_one_store_is_reported_where_it_lies_or_where_it_is_told(stores: list[str], tmp_path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.rows import Plan, check_plan
-from experiments.searching.search_results import best_config
 from experiments.store import ERROR, PROGRESS, Store, parquet_bytes
 from experiments.views.comparisons import comparisons_table
+from experiments.views.settings import settings
 from experiments.views.stage_tables import facts, read_parquet, stage_tables
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, sealed, unsealed
 
@@ -30,6 +31,18 @@ def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
     """Leave the plan in the store, so that whoever finds it knows which stages make which table."""
     content = {**plan.describe(), **extra}
     store.write(sealed(content), "plans", f"{plan.config.experiment}.json")
+
+
+def noted_plan(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """How and where this very plan was started before; None if it is not there, or another one is."""
+    name = f"{plan.config.experiment}.json"
+    try:
+        content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name), must=False)
+    except CheckpointError:
+        return None
+    if any(content.get(key) != value for key, value in json.loads(json.dumps(plan.describe())).items()):
+        return None
+    return {key: content[key] for key in ("command", "started", "machine", "versions") if key in content}
 
 
 def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
@@ -72,13 +85,15 @@ def _place(name: str, plan: Mapping[str, Any]) -> tuple[str, int, str]:
     return (f"{sweep}.json", plan["order"], name) if "order" in plan else (name, 0, name)
 
 
-_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision")
+_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
+         "select", "training", "deviations")  # fmt: skip
 _FRACTIONS = ("nll", "ece")
 _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision")
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision", "select", "training",
+            "deviations")  # fmt: skip
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -101,15 +116,18 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
     """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
 
     first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
-    precision: of the numbers of the evaluation.
+    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`experiments.views.settings`.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
-    precisions = {plan["experiment"]: plan["config"]["evaluation"].get("precision") for plan in plans}
+    said = {
+        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan["config"])}
+        for plan in plans
+    }
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
-        more = {"first": first, "last": last, "complete": True, "precision": precisions[names["experiment"]]}
+        more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
         cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
     return _table(_PLANNED, list(cells.values()))
@@ -145,12 +163,17 @@ def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
 
 def write_results(store: Store) -> pa.Table:
     """Rebuild ``results.parquet`` and ``comparisons.parquet`` from all plans of the store; returns the results."""
+    table, tests = rebuilt(store)
+    store.write(parquet_bytes(table), RESULTS)
+    store.write(parquet_bytes(tests), COMPARISONS)
+    return table
+
+
+def rebuilt(store: Store) -> tuple[pa.Table, pa.Table]:
+    """Results and paired tests as the store's stages give them; nothing is written."""
     known = plans(store)
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
-    table = results_table(seen, known)
-    store.write(parquet_bytes(table), RESULTS)
-    store.write(parquet_bytes(comparisons_table(seen, known, _comparisons(store))), COMPARISONS)
-    return table
+    return results_table(seen, known), comparisons_table(seen, known, _comparisons(store))
 
 
 def _comparisons(store: Store) -> pa.Table | None:
@@ -201,11 +224,12 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
     return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
 
 
-def report_tables(store: Store, results: pa.Table) -> dict[str, Any]:
-    """All that the report takes beside the results."""
+def report_tables(store: Store, results: pa.Table, tests: pa.Table | None = None) -> dict[str, Any]:
+    """All that the report takes beside the results; ``tests``: the paired ones, by default those that are stored."""
     known = plans(store)
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR)
-    return {**_of_tables(store, known, results), **stage_tables(seen, known), "facts": facts(seen, known)}
+    given = {} if tests is None else {"comparisons": tests}
+    return {**_of_tables(store, known, results), **given, **stage_tables(seen, known), "facts": facts(seen, known)}
 
 
 def write_report(store: Store, results: pa.Table) -> str:
@@ -216,57 +240,15 @@ def write_report(store: Store, results: pa.Table) -> str:
         files = report.write(folder, results, **report_tables(store, results))
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
+        _forget_figures(store, {path.name for path in files})
     return store.shown("report", Path(files[0]).name)
 
 
-def ranking(store: Store, directory: str) -> list[str]:
-    """The trials of a search, best first, as lines for a terminal."""
-    manifest = store.manifest_of(directory)
-    assert manifest is not None
-    rows = read_parquet(store.read_from(directory, "trials.parquet")).to_pylist()
-    names = list(manifest["spec"]["space"])
-    lines = ["  ".join(["trial", f"{'validation':>10}", "epochs", *(f"{name:>18}" for name in names)])]
-    for row in sorted(rows, key=lambda row: (row["validation"] is None, -(row["validation"] or 0), row["trial"])):
-        accuracy = f"{100 * row['validation']:.2f} %" if row["validation"] is not None else "failed"
-        values = [f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]) for name in names]
-        lines.append(
-            "  ".join([f"{row['trial']:5}", f"{accuracy:>10}", f"{row['epochs']:6}", *(f"{v:>18}" for v in values)])
-        )
-    return lines
+def _forget_figures(store: Store, kept: Collection[str]) -> None:
+    """Delete figures of an earlier report that the present one does not have."""
+    from pyarrow import fs
 
-
-def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
-    """What came of each search of a plan: its cost, what mattered, the best as a config file; with all trials if asked.
-
-    The config files are written here: like the report, they are views of what is stored.
-    """
-    lines: list[str] = []
-    for stage in plan.stages:
-        if stage.kind != "search" or not (manifest := store.manifest(stage)):
-            continue
-        if ranked:
-            title = f"{plan.config.experiment}, search of seed {stage.seed}"
-            lines += ["", f"{title}: validation accuracy of the best epoch, best first"]
-            lines += ranking(store, stage.directory)
-        outcome = manifest["outcome"]
-        minutes = manifest["training_seconds"] / 60
-        lines.append(
-            f"search, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
-            f"{minutes:.1f} worker-minutes of training; {_importance(outcome)}"
-        )
-        name = f"{plan.config.experiment}-seed{stage.seed}.yaml"
-        store.write(best_config(plan.config, outcome["values"], stage.seed).encode(), "search", name)
-        lines.append(f"  its best as a config: {store.path('search', name)}")
-    return lines
-
-
-def _importance(outcome: Mapping[str, Any]) -> str:
-    """How much each dimension mattered, if the trials can tell."""
-    shares = outcome.get("importance")
-    if not shares:
-        return "too few trials (or too much alike) to say what mattered"
-    text = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1]))
-    fit = outcome.get("importance_r2")
-    return f"what mattered: {text}" + (
-        f" (of a forest with an R² of {fit:.2f} out of its bag)" if fit is not None else ""
-    )
+    found = store.filesystem.get_file_info(fs.FileSelector(store.path("report", "figures"), allow_not_found=True))
+    for info in found:
+        if info.is_file and info.base_name.endswith((".png", ".svg")) and info.base_name not in kept:
+            store.filesystem.delete_file(info.path)

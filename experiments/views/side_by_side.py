@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.store import Store
-from experiments.views.results import report_tables, write_results
+from experiments.views.results import rebuilt, report_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,15 +31,15 @@ def open_stores(locations: Sequence[str]) -> list[Store]:
 
 
 def side_by_side(stores: Sequence[Store]) -> dict[str, Any]:
-    """What :func:`fusiondistill.report.write` takes (``results`` too), of all stores; rebuilds each one's results.
+    """What :func:`fusiondistill.report.write` takes (``results`` too), of all stores; reads them only.
 
     Raises:
         CheckpointError: one of them is no store.
     """
     parts = []
     for store in stores:
-        results = write_results(store)
-        parts.append({"results": results, **report_tables(store, results)})
+        results, tests = rebuilt(store)
+        parts.append({"results": results, **report_tables(store, results, tests)})
     return merged(labels([store.location for store in stores]), parts)
 
 

@@ -15,19 +15,12 @@ from experiments.views.unfinished import SCHEMA as UNFINISHED_SCHEMA
 from experiments.views.unfinished import unfinished
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
+from fusiondistill.report.words import protocol_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["facts", "read_parquet", "stage_tables"]
-
-PROTOCOLS = {
-    "standard": "standard: epochs are chosen on a validation split of the training images, salt is 255, BatchNorm is "
-    "recomputed after merging, the test split is looked at once",
-    "paper": "paper: as the original did it, leaks included: the kept epoch is the one that scores best on the test "
-    "split, salt is painted as 1 (near black), the merged network keeps the first expert's BatchNorm statistics, "
-    "and a seed changes the initial weights only",
-}
 
 
 MOST_VALUES = 2**26
@@ -73,7 +66,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             continue
         common = {"experiment": experiment, "seed": stage["seed"]}
         if stage["kind"] == "train":
-            found["curves"] += _curves(store, stage, common)
+            found["curves"] += _curves(store, stage, common, manifest["spec"].get("select"))
         elif stage["kind"] == "search":
             rows = read_parquet(store.read_from(directory, "trials.parquet")).to_pylist()
             of_searches[directory] = rows
@@ -143,13 +136,17 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
 _CURVES = ("loss", "train_accuracy")
 
 
-def _curves(store: Store, stage: Mapping[str, Any], common: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _curves(
+    store: Store, stage: Mapping[str, Any], common: Mapping[str, Any], select: str | None
+) -> list[dict[str, Any]]:
+    """The metrics of a training by epoch; what its epoch was chosen by is called after the split that it is of."""
+    judged = "test_accuracy" if select == "test" else "validation_accuracy"
     rows = read_parquet(store.read_from(stage["directory"], "metrics.parquet")).to_pylist()
     curves = []
     for row in rows:
         values = {name: row[name] for name in _CURVES}
         if row.get("validation") is not None:
-            values["validation_accuracy"] = row["validation"]
+            values[judged] = row["validation"]
         point = {**common, "stage": stage["name"], "epoch": int(row["epoch"])}
         curves += [{**point, "name": n, "value": float(v)} for n, v in values.items()]
     return curves
@@ -173,7 +170,9 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
         config = plan["config"]
         said[f"{prefix}command"] = plan.get("command", "")
-        said[f"{prefix}protocol"] = PROTOCOLS[config["protocol"]]
+        said[f"{prefix}protocol"] = (
+            f"{config['protocol']}: {protocol_line(config['protocol'], config.get('select') or '')}"
+        )
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
         said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
         said[f"{prefix}started on"] = plan.get("machine", "")
@@ -199,10 +198,12 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         said["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
     if manifests:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
-        training = sum(m.get("training_seconds", 0.0) for m in manifests)
+        trainings = [m for m in manifests if m["kind"] == "train"]
+        training = sum(m.get("training_seconds", 0.0) * m["spec"].get("world_size", 1) for m in trainings)
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
-        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(manifests)} stages"
+        besides = ", beside those of the search" if searches else ""
+        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
     return said
 
 

@@ -6,6 +6,7 @@ Knows no store and trains nothing. :func:`write` makes the files, :func:`table_l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Cell", "Comparison", "Group", "Row", "overview_lines", "published", "summarise", "table_lines", "write"]
+
+_MADE = b"Written by fusiondistill report."  # in the footer of every page
 
 
 def write(
@@ -46,7 +49,8 @@ def write(
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; what is missing shows as "–".
 
     Args:
-        directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename.
+        directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename;
+            figures of an earlier report that this one does not have are deleted.
         results: counts, as :func:`summarise` takes them, like ``planned`` and ``comparisons``; perhaps with the column
             stage: str, whose counts they are.
         curves: rows (stage: str, seed: int64, epoch: int64, name: str, value: float64), a row per metric and epoch.
@@ -54,8 +58,8 @@ def write(
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
             fraction), stopped: bool, and perhaps seeds: int64 (how many each trial was judged on). Every other column
             is a searched dimension; those that are numbers are drawn.
-        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches, and perhaps
-            r2: float64 (of the forest that says so).
+        importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches; perhaps
+            with r2: float64 (of the forest that says so).
         fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
@@ -96,6 +100,7 @@ def write(
 
     folder = Path(directory)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    earlier = _figures_of_a_report(folder)
     paths = [folder / "index.html", folder / "table.md", folder / "table.tex"]
     for picture in found.pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
@@ -103,7 +108,17 @@ def write(
     _replace(paths[1], markdown(groups, comparisons).encode())
     _replace(paths[2], latex(groups).encode())
     _replace(paths[0], page.page(groups, found.sections, end=end, data=found.data, news=found.news).encode())
+    for path in earlier - set(paths):
+        path.unlink(missing_ok=True)
     return paths
+
+
+def _figures_of_a_report(folder: Path) -> set[Path]:
+    """The figures beside an earlier page of this report; pictures that lie elsewhere are somebody's own."""
+    with contextlib.suppress(OSError):
+        if _MADE in (folder / "index.html").read_bytes():
+            return {path for path in (folder / "figures").iterdir() if path.suffix in (".png", ".svg")}
+    return set()
 
 
 def _replace(path: Path, data: bytes) -> Path:

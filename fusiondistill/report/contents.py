@@ -131,6 +131,9 @@ def _add_experiments(
         if body:
             parts += [element("h3", name)] if len(experiments) > 1 else []
             parts.append(body)
+    if len(experiments) > 1 and anchor != "examples":
+        text = "A stage that several experiments share stands under the first of them alone."
+        parts.insert(0, element("p", text, class_="note"))
     if len(experiments) > DRAWN:
         text = f"Figures and pictures are those of the first {DRAWN} of {len(experiments)} experiments."
         parts.insert(0, element("p", text, class_="note"))

@@ -39,6 +39,7 @@ __all__ = [
 _WIDTH = 5.0  # inches; a phone shows it at about its natural size
 _FONT = 9.0  # points
 _LABEL_FONT = 8.2
+_UPRIGHT = 7  # columns of a map whose titles fit side by side
 _LABELS = 1.95  # inches kept for the labels at the right
 
 
@@ -131,8 +132,15 @@ def heat_map(
     import matplotlib as mpl
 
     names = [short(name, 26) for name in rows]
-    titles = [short(name, 14).replace("+", "+\n" if len(columns) > 4 else "+") for name in columns]
-    figure, (axes,) = blank(0.34 * len(rows) + 0.47, left=0.35 + 0.068 * max(map(len, names)), top=0.42, bottom=0.05)
+    slanted = len(columns) > _UPRIGHT
+    titles = [short(name, 20) if slanted else short(name, 14) for name in columns]
+    titles = [name.replace("+", "+\n" if len(columns) > 4 and not slanted else "+") for name in titles]
+    left, top, right = 0.35 + 0.068 * max(map(len, names)), 0.42, 0.1
+    if slanted:
+        top, right = 0.2 + 0.045 * max(map(len, titles)), 0.6
+    width = max(_WIDTH, left + right + 0.52 * len(columns))
+    height = 0.34 * len(rows) + top + 0.05
+    figure, (axes,) = blank(height, left=left, right=right, top=top, bottom=0.05, width=width)
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     colours = mpl.colormaps["PuOr" if signed else "cividis"]
@@ -148,7 +156,8 @@ def heat_map(
         text = MISSING if missing else f"{value:+z.1f}" if signed else f"{value:.1f}"
         axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, titles)
+    slant: dict[str, Any] = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, titles, **slant)
     axes.set_yticks(np.arange(len(rows)) + 0.5, names)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
@@ -202,7 +211,10 @@ def rendered(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def inlined(svg: bytes, prefix: str, alt: str) -> str:
-    """The SVG as it goes into a page: ids of its own, colours as CSS variables, the page's font, a text alternative."""
+    """The SVG as it goes into a page: ids of its own, colours as CSS variables, the page's font, a text alternative.
+
+    A wide one says how narrow it may become.
+    """
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -214,7 +226,10 @@ def inlined(svg: bytes, prefix: str, alt: str) -> str:
     opening = re.match(r"<svg[^>]*>", text)
     view = re.search(r'viewBox="([^"]*)"', text)
     assert opening and view
-    return f'<svg viewBox="{view[1]}" role="img" aria-label="{html.escape(alt)}">' + text[opening.end() :].strip()
+    size = float(view[1].split()[2]) / 12  # in rem: points to twelfths
+    style = f' style="min-width: {0.75 * size:.1f}rem; max-width: {1.06 * size:.1f}rem"' if size > 32 else ""
+    head = f'<svg viewBox="{view[1]}" role="img" aria-label="{html.escape(alt)}"{style}>'
+    return head + text[opening.end() :].strip()
 
 
 def blank(
@@ -226,17 +241,18 @@ def blank(
     top: float = 0.28,
     bottom: float = 0.46,
     above: float = 0.0,
+    width: float = _WIDTH,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with axes in up to two columns; the margins, in inches, are round each of them, ``above`` over all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, height))
+    figure = Figure(figsize=(width, height))
     columns, rows = min(count, 2), -(-count // 2)
-    wide, high = _WIDTH / columns, (height - above) / rows
+    wide, high = width / columns, (height - above) / rows
     boxes = [((i % columns) * wide, height - above - (i // columns + 1) * high) for i in range(count)]
     axes = [
         figure.add_axes(
-            ((x + left) / _WIDTH, (y + bottom) / height, (wide - left - right) / _WIDTH, (high - top - bottom) / height)
+            ((x + left) / width, (y + bottom) / height, (wide - left - right) / width, (high - top - bottom) / height)
         )
         for x, y in boxes
     ]

@@ -28,6 +28,8 @@ class Picture:
     alt: str
     svg: bytes
     png: bytes
+    wide: bool = False
+    """Whether it takes the whole width of the page."""
 
 
 @dataclass
@@ -36,7 +38,9 @@ class Pictures:
 
     used: set[str] = field(default_factory=set)
 
-    def picture(self, name: str, title: str, caption: str, alt: str, figure: Callable[[], Figure]) -> Picture:
+    def picture(
+        self, name: str, title: str, caption: str, alt: str, figure: Callable[[], Figure], *, wide: bool = False
+    ) -> Picture:
         """Draw and render a figure under the next free name."""
         stem = plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"
         count = 1
@@ -45,7 +49,7 @@ class Pictures:
             stem = f"{plain}-{count}"
         self.used.add(stem)
         with drawing.settings():
-            return Picture(stem, title, caption, alt, *drawing.rendered(figure()))
+            return Picture(stem, title, caption, alt, *drawing.rendered(figure()), wide)
 
 
 def seeds_line(

@@ -14,9 +14,12 @@ from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_te
 from fusiondistill.report.groups import TRAINED, Group, Row
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.style import line_styles
-from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, method_title
+from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, method_title, short_title
 
 __all__ = ["level_pictures", "map_pictures"]
+
+
+_MANY = 7  # columns of a map that takes the whole width of the page
 
 
 def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:
@@ -76,14 +79,16 @@ def _gains(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
     rows = [row for row, line in zip(rows, values, strict=True) if np.isfinite(line).any()]
     values = values[np.isfinite(values).any(axis=1)]
     titles = [method_title(row.method) for row in rows]
-    columns = ["Avg" if column == AVERAGE else degradation_title(column) for column in group.columns]
+    columns = ["Avg" if column == AVERAGE else short_title(column) for column in group.columns]
     yield draw.picture(
         f"{prefix}gain",
         "Gain over the base",
         "Accuracy minus the base's in percentage points, the mean over the seeds that both have. Purple: above the "
-        "base, orange: below. Which differences are more than chance is a matter of the tests above.",
+        "base, orange: below."
+        + (" Which differences are more than chance is a matter of the tests above." if group.comparisons else ""),
         f"Points above or below the base. {_said(titles, columns, values, '+.1f')}.",
         partial(heat_map, values, titles, columns, signed=True),
+        wide=len(columns) > _MANY,
     )
 
 
@@ -131,6 +136,7 @@ def _experts(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
         "degradation stands what the Oracle row says.",
         f"Accuracy in percent. {_said(titles, columns, values, '.1f')}.",
         partial(heat_map, values, titles, columns),
+        wide=len(columns) > _MANY,
     )
 
 

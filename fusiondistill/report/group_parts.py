@@ -20,6 +20,7 @@ from fusiondistill.report.words import TOLD, kind_title, method_title, printable
 
 __all__ = ["Drawn", "grid_table", "group_section", "group_sections", "setup"]
 
+_WIDE = 9  # columns that fit on paper side by side
 _FEW = 20  # rows of a table that is shown without being asked for
 
 
@@ -65,16 +66,18 @@ def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
 
 
 def setup(group: Group) -> Markup:
-    """What was trained on what, by which protocol, in four lines."""
+    """What was trained on what, by which protocol, in a few lines."""
     seeds = ", ".join(map(str, group.seeds)) or "none evaluated yet"
     images = max(group.images.values(), default=0)
     items = {
         "Data": printable(group.dataset) + (f", {images:,} test images" if images else ""),
         "Network": printable(group.model),
         "Seeds": seeds,
-        "Protocol": joined(element("b", group.protocol), f": {protocol_line(group.protocol)} ",
+        "Protocol": joined(element("b", group.protocol), f": {protocol_line(group.protocol, group.select)} ",
                            element("a", "More", href="#protocol")),
     }  # fmt: skip
+    if group.training:
+        items["Training"] = printable(group.training)
     if missing := _missing(group):
         items["Missing"] = missing
     shown = [joined(element("dt", name), element("dd", value)) for name, value in items.items()]
@@ -92,7 +95,7 @@ def _titled(title: str, body: Markup) -> Markup:
 
 
 def _opening(group: Group, drawn: Drawn) -> Markup:
-    note = published_note(group.dataset, group.model, group.protocol)
+    note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     return joined(
         scroll(_answer(group, drawn), "Accuracies"),
         element("p", caption(group), " ", element("a", "What the rows are", href="#rows"), class_="note"),
@@ -137,7 +140,8 @@ def _answer(group: Group, drawn: Drawn) -> Markup:
             name = element("th", f"published, {NETWORK}", scope="row")
             below = f"published {ours or ''}".strip()
             body.append(element("tr", name, *(_entry(*entry) for entry in published), class_=below))
-    return element("table", element("thead", head), element("tbody", *body), class_="answer")
+    kind = "answer many" if len(group.columns) > _WIDE else "answer"
+    return element("table", element("thead", head), element("tbody", *body), class_=kind)
 
 
 def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> Markup:
@@ -190,7 +194,7 @@ def grid_table(grid: Grid, links: Sequence[str] = ()) -> Markup:
         first = element("a", name, href=links[i]) if links else name
         body.append(element("tr", element("th", first, scope="row"), *(_entry(*entry) for entry in entries)))
     kind = f"grid text-{grid.texts}" + (" sortable" if len(grid.rows) > 5 else "")
-    kind += " many" if len(grid.heading) > 9 else ""
+    kind += " many" if len(grid.heading) > _WIDE else ""
     return scroll(element("table", element("thead", head), element("tbody", *body), class_=kind), grid.title)
 
 

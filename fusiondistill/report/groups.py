@@ -101,6 +101,9 @@ class Group:
     kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all. ``precision``
     is that of the numbers the networks were evaluated with. ``seeds`` are those that there are to be, evaluated or not;
     ``asked`` the figures that there are to be (method, seed, degradation), None: one for each cell and seed.
+    ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how many images and for how
+    many epochs the rows were trained, ``deviations`` how all that departs from the published experiment, network and
+    protocol apart; each is empty where that is not known.
     """
 
     experiment: str
@@ -118,6 +121,9 @@ class Group:
     comparisons: tuple[Comparison, ...] | None = None
     precision: str = FULL
     asked: frozenset[tuple[str, int, str]] | None = None
+    select: str = ""
+    training: str = ""
+    deviations: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -126,8 +132,8 @@ class Group:
 
     @property
     def comparable(self) -> bool:
-        """Whether a difference from the published figures means something: their network, their protocol."""
-        return self.model == MODEL and self.protocol == "paper"
+        """Whether a difference from the published figures means something: their network, protocol and settings."""
+        return self.model == MODEL and self.protocol == "paper" and not self.deviations
 
     @property
     def missing(self) -> tuple[int, int]:

@@ -8,8 +8,14 @@ function make(name, text, attributes = {}) {
   return made;
 }
 
+const UNITS = { h: 3600, min: 60, s: 1 };
+
 function value(row, column) {
   const text = row.cells[column].textContent.trim();
+  if (text === "–") return null;
+  const times = [...text.matchAll(/([\d.]+) (h|min|s)\b/g)];
+  if (times.length && times.map(one => one[0]).join(" ") === text)
+    return times.reduce((sum, [, count, unit]) => sum + count * UNITS[unit], 0);
   const number = parseFloat(text.replace(/,/g, ""));
   return Number.isNaN(number) ? text : number;
 }
@@ -31,7 +37,8 @@ function sortable(table) {
       heads.forEach(other => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", rising ? "ascending" : "descending");
       const rows = [...table.tBodies[0].rows];
-      rows.sort((a, b) => (rising ? 1 : -1) * compare(value(a, column), value(b, column)));
+      const known = (a, b) => (value(a, column) === null) - (value(b, column) === null);  // what is missing stays last
+      rows.sort((a, b) => known(a, b) || (rising ? 1 : -1) * compare(value(a, column), value(b, column)));
       table.tBodies[0].append(...rows);
     });
   });

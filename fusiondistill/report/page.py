@@ -91,7 +91,7 @@ def facts_section(facts: Mapping[str, str]) -> Section:
         shown = element("pre", text) if code else joined(text)
         lines = text.count("\n") + 1
         shown = folded(f"{lines} lines", shown) if lines > _FEW else shown
-        items.append(joined(element("dt", name.replace("_", " ")), element("dd", shown)))
+        items.append(joined(element("dt", name), element("dd", shown)))
     return Section("again", "How it was run", element("dl", *items, class_="wide"))
 
 
@@ -111,7 +111,7 @@ def _rows_explained(groups: Sequence[Group]) -> Section:
 
 def _protocols_explained(groups: Sequence[Group]) -> Section:
     parts: list[Markup] = []
-    for protocol in dict.fromkeys(group.protocol for group in groups):
-        lines = protocol_lines(protocol) or ("A protocol that this report knows nothing about.",)
+    for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
+        lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
         parts += [element("h3", protocol), element("ul", *(element("li", line) for line in lines))]
     return Section("protocol", "Protocols" if len(parts) > 2 else "Protocol", joined(*parts))

@@ -51,7 +51,8 @@ def trials_body(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Ta
     titles = ["trial", "seed", *names, *(_BESIDE[name] for name in beside), "validation, %", "stopped early"]
     text = (
         f"{len(rows)} trials: the distillation stage{_length(rows)} under other values of "
-        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials first, the best on top."
+        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials "
+        "first, the best on top."
     )
     if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
@@ -123,27 +124,22 @@ def fusion_body(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> Markup:
     )
 
 
-def figures(title: str, pictures: Sequence[Picture], *, wide: bool = False) -> Markup:
-    """Figures beside each other, or each over the whole width, with a heading if there are any."""
+def figures(title: str, pictures: Sequence[Picture]) -> Markup:
+    """Figures beside each other, below them the wide ones, with a heading if there are any."""
     if not pictures:
         return Markup("")
-    drawn = [
-        element(
-            "figure",
-            element("h4", picture.title),
-            _drawing(picture, wide),
-            element("figcaption", picture.caption),
-        )
-        for picture in pictures
-    ]
-    heading = element("h3", title) if title else Markup("")
-    return joined(heading, element("div", *drawn, class_="figures wide" if wide else "figures"))
+    parts = [element("h3", title) if title else Markup("")]
+    for wide in (False, True):
+        drawn = [_figure(picture) for picture in pictures if picture.wide == wide]
+        parts += [element("div", *drawn, class_="figures wide" if wide else "figures")] if drawn else []
+    return joined(*parts)
 
 
-def _drawing(picture: Picture, wide: bool) -> Markup:
-    """The drawing itself; a wide one scrolls sideways on a phone."""
+def _figure(picture: Picture) -> Markup:
+    """A figure with title and caption; a wide one scrolls sideways on a phone."""
     drawing = Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))
-    return scroll(drawing, picture.title) if wide else drawing
+    shown = scroll(drawing, picture.title) if picture.wide else drawing
+    return element("figure", element("h4", picture.title), shown, element("figcaption", picture.caption))
 
 
 def _finite(value: object, otherwise: float) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusiondistill.report.groups import FULL, TRAINED, Cell, Comparison, Group, Row
-from fusiondistill.report.words import CLEAN, in_order, method_title, printable
+from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
+from fusiondistill.report.words import CLEAN, degradation_title, in_order, method_title, printable
 from fusiondistill.statistics import Interval, accuracy, average, interpolated_mean
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ __all__ = ["headline", "summarise"]
 
 _GROUP = ("experiment", "dataset", "model", "protocol")
 _CELL = ("method", "seed", "degradation")
+_SAID = ("precision", "select", "training", "deviations")
 _Key = tuple[str, ...]
 _Asked = tuple[str, int, str]  # method, seed, degradation
 
@@ -48,7 +49,7 @@ class _Known:
     methods: list[str] = field(default_factory=list)
     asked: set[_Asked] = field(default_factory=set)
     unfinished: set[_Asked] = field(default_factory=set)
-    precision: str = FULL
+    said: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(
@@ -75,7 +76,8 @@ def summarise(
             a fraction). ``seen`` null or 0 means not evaluated.
         planned: a row per (experiment, method, model, seed, dataset, protocol, degradation) that there is to be, with
             ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
-            whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32").
+            whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32"),
+            ``select``, ``training`` and ``deviations`` (see :class:`Group`).
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
             Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
         methods: methods that get a row even where nothing of them is evaluated yet.
@@ -98,10 +100,10 @@ def summarise(
 
 def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
     columns = [planned[name].to_pylist() for name in (*_GROUP, *_CELL, "kind", "first", "last", "complete")]
-    columns.append(_optional(planned, "precision"))
-    for *group, method, seed, degradation, kind, first, last, complete, precision in zip(*columns, strict=True):
+    columns.append([*zip(*(_optional(planned, name) for name in _SAID), strict=True)])
+    for *group, method, seed, degradation, kind, first, last, complete, said in zip(*columns, strict=True):
         known = groups.setdefault(tuple(group), _Known())
-        known.precision = precision or FULL
+        known.said = {name: text for name, text in zip(_SAID, said, strict=True) if text}
         known.methods.append(method)
         known.kinds.setdefault(degradation, kind or TRAINED)
         if first is not None and last is not None:
@@ -184,8 +186,8 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         images=images,
         seeds=tuple(sorted(seeds)),
         rows=(),
-        precision=known.precision,
         asked=frozenset(known.asked) if known.asked else None,
+        **known.said,
     )
     methods = [m for m in in_order([*known.methods, *known.counts]) if kind == TRAINED or _has(known, m, columns)]
     return replace(group, rows=tuple(_row(group, m, known.counts.get(m, {}), known.unfinished) for m in methods))
@@ -285,6 +287,8 @@ def headline(group: Group) -> str | None:
         return None
     if "oracle" in found:
         found["oracle"] += " (told the degradation)"
-    where = f"On {printable(group.dataset)}, averaged over {len(group.degradations)} degradations"
+    count = len(group.degradations)
+    averaged = f", averaged over {count} degradations" if count > 1 else f", {degradation_title(group.degradations[0])}"
+    where = f"On {printable(group.dataset)}{averaged}"
     spread = " (± half the 95 % interval over seeds)" if any("±" in text for text in found.values()) else ""
     return f"{where}{spread}: {', '.join(found.values())}."

@@ -57,7 +57,7 @@ def _overview_lines(groups: Sequence[Group]) -> list[str]:
 
 
 def _group_lines(group: Group) -> list[str]:
-    note = published_note(group.dataset, group.model, group.protocol)
+    note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     answer = answer_grid(group)
     lines = [answer.title, *wrapped(answer.note), "", *aligned(answer.heading, answer.rows), ""]
     lines += wrapped(*(text for text in (note, headline(group)) if text))
@@ -92,7 +92,8 @@ def markdown(groups: Sequence[Group], comparisons: pa.Table | None = None) -> st
         if sentence := headline(group):
             parts.append(escaped(sentence))
         parts.append(markdown_grid(answer_grid(group)))
-        if note := published_note(group.dataset, group.model, group.protocol):
+        parts += [escaped(f"Trained on {group.training}.")] if group.training else []
+        if note := published_note(group.dataset, group.model, group.protocol, group.deviations):
             parts.append(escaped(note))
         parts += _comparisons(group)
         parts += _sections(beyond_grid(group), seeds_grid(group))
@@ -103,8 +104,8 @@ def markdown(groups: Sequence[Group], comparisons: pa.Table | None = None) -> st
     if methods:
         rows = [f"- **{escaped(method_title(m))}**: {escaped(method_line(m))}" for m in methods]
         parts += ["## The rows", "\n".join(rows)]
-    for protocol in dict.fromkeys(group.protocol for group in groups):
-        if lines := protocol_lines(protocol):
+    for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
+        if lines := protocol_lines(protocol, select):
             parts += [f"## Protocol {escaped(protocol)}", "\n".join(f"- {escaped(line)}" for line in lines)]
     return "\n\n".join(parts) + "\n"
 

@@ -26,7 +26,9 @@ def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, 
     at = clock(stages)
     end = max(at(one.finished) for one in stages)
     pauses = [length for _, length in at.pauses]
-    text = f"{len(stages)} stages on {len(lanes(stages))} workers, {duration(end)} from the first start to the last end"
+    count = len(lanes(stages))
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    text = f"{len(stages)} stages on {workers}, {duration(end)} from the first start to the last end"
     if pauses:
         many = "1 pause" if len(pauses) == 1 else f"{len(pauses)} pauses"
         text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
@@ -34,7 +36,7 @@ def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, 
     pictures = [_picture(stages, at, draw)] if drawn else []
     return joined(
         element("p", f"{text}.", class_="note"),
-        figures("", pictures, wide=True),
+        figures("", pictures),
         element("h3", "Worker-hours"),
         _hours(stages),
         element("h3", "The chain that took longest"),
@@ -58,6 +60,7 @@ def _picture(stages: Sequence[Ran], at: Clock, draw: Pictures) -> Picture:
         + (f" {_resumed(resumed)}" if resumed else ""),
         alt,
         lambda: lane_chart(stages),
+        wide=True,
     )
 
 

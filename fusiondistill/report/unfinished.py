@@ -34,19 +34,19 @@ def unfinished_section(table: pa.Table | None) -> Section | None:
     body = [
         [
             method_title(row["name"]),
+            "not finished" if row["error"] is None else f"failed: {row['error']}",
             *([row["experiment"]] if several else []),
             row["seed"],
             row["epochs"] or MISSING,
-            "not finished" if row["error"] is None else f"failed: {row['error']}",
         ]
         for row in rows
     ]
-    titles = ["stage", *(["experiment"] if several else []), "seed", "epochs stored", "state"]
+    titles = ["stage", "state", *(["experiment"] if several else []), "seed", "epochs stored"]
     text = (
         "Trainings, fusions and searches that are under way or still to come, and whatever failed, with the last line "
         "of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
     )
-    shown = plain_table(titles, body, "Not finished", texts=1 + several)
+    shown = plain_table(titles, body, "Not finished", texts=2)
     return Section(_ANCHOR, "Not finished", joined(element("p", text, class_="note"), shown))
 
 

@@ -89,34 +89,39 @@ _KINDS = {
     ),
 }
 
+# protocol -> what it does beside choosing epochs
 _PROTOCOLS = {
     "paper": (
         "As the authors' released code does it, leaks included, to make the published tables reproducible.",
-        "Leak: every training stage keeps the epoch that scores best on the test split, so the figures flatter all "
-        "trained rows.",
         "Salt is painted as the value 1, all but black, instead of 255: the salt-and-pepper column is an easier task "
         "of its own.",
-        "The fused network keeps the BatchNorm statistics (buffers) of the first expert in the list; the other "
-        "experts' are dropped. This alone can bring ModelSoups down to chance.",
-        "A training step holds the same images under every degradation, with the same flip and crop. "
-        "The loss weights are the published ones; there is no search.",
+        "The fused network keeps the BatchNorm statistics (buffers) of the first expert in the list, unless the "
+        "configuration says otherwise; the other experts' are dropped. This alone can bring ModelSoups down to chance.",
+        "A training step holds the same images under every degradation, with the same flip and crop, and a seed "
+        "changes the initial weights only. The loss weights are the published ones; there is no search.",
     ),
     "standard": (
-        "A validation split is held out of the training set; every choice (epoch, search) is made on it, and the test "
-        "split is looked at once, at the end.",
+        "Nothing is chosen on the test split: it is looked at once, at the end. A search is judged on images held out "
+        "of the training set.",
         "Salt is painted as 255.",
         "BatchNorm statistics of the fused network are recomputed on a mixture of all degradations, unless the "
         "configuration says otherwise.",
         "Each degradation of a training step draws its own images, flips and crops.",
     ),
 }
-
-
 _PROTOCOL_LINE = {
-    "paper": "the published experiment as its code does it, leaks included: the kept epoch is the one that scores best "
-    "on the test split, and salt is painted as 1, all but black.",
-    "standard": "epochs and search are decided on images held out of training; the test split is looked at once.",
+    "paper": "the published experiment as its code does it, salt painted as 1, all but black",
+    "standard": "the test split is looked at once",
 }
+_USUAL = {"paper": "test", "standard": "validation"}  # how a protocol chooses epochs where nobody says otherwise
+
+# select -> how every training stage chooses the epoch that it keeps
+_SELECTS = {
+    "validation": "the kept epoch is the one that scores best on images held out of training",
+    "last": "the kept epoch is the last one",
+    "test": "the kept epoch is the one that scores best on the test split",
+}
+_LEAK = "Leak: {}, so the figures flatter all trained rows."
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -192,17 +197,30 @@ def kind_lines(kind: str) -> str:
     return _KINDS[kind][1] if kind in _KINDS else "A kind of degradation with an average of its own."
 
 
-def protocol_lines(protocol: str) -> Sequence[str]:
-    """What a protocol does, in sentences; empty for one that is not known here."""
-    return _PROTOCOLS.get(protocol, ())
+def protocol_lines(protocol: str, select: str = "") -> Sequence[str]:
+    """What a protocol does, in sentences; empty for one that is not known here.
+
+    ``select``: how epochs are chosen ("validation", "last" or "test"); "": as the protocol does it by itself.
+    """
+    if protocol not in _PROTOCOLS:
+        return ()
+    chosen = select or _USUAL[protocol]
+    how = _SELECTS.get(chosen, f"epochs are chosen by {printable(chosen)}")
+    sentence = _LEAK.format(how) if chosen == "test" else f"{how[:1].upper()}{how[1:]}."
+    first, *rest = _PROTOCOLS[protocol]
+    return (first, sentence, *rest)
 
 
-def protocol_line(protocol: str) -> str:
-    """What a protocol does, in one line that names its leaks."""
-    return _PROTOCOL_LINE.get(protocol, "a protocol that this report knows nothing about.")
+def protocol_line(protocol: str, select: str = "") -> str:
+    """What a protocol does, in one line that names its leaks; ``select`` as in :func:`protocol_lines`."""
+    if protocol not in _PROTOCOL_LINE:
+        return "a protocol that this report knows nothing about."
+    chosen = select or _USUAL[protocol]
+    how = _SELECTS.get(chosen, f"epochs are chosen by {printable(chosen)}")
+    return f"{_PROTOCOL_LINE[protocol]}; {how}{' (a leak)' if chosen == 'test' else ''}."
 
 
-def published_note(dataset: str, model: str, protocol: str) -> str | None:
+def published_note(dataset: str, model: str, protocol: str, deviations: str = "") -> str | None:
     """What the published figures are and whether ours may be compared with them; None where there are none."""
     if not has_published(dataset):
         return None
@@ -213,6 +231,8 @@ def published_note(dataset: str, model: str, protocol: str) -> str | None:
         reasons.append(f"ours is the network {printable(model)}")
     if protocol != "paper":
         reasons.append(f"ours follows the protocol {printable(protocol)}")
+    if deviations:
+        reasons.append(f"ours has {printable(deviations)}")
     if not reasons:
         note += " Beside them ours minus theirs, in points."
     else:
