@@ -300,9 +300,8 @@ def cluster_group() -> None:
 def cluster_check_verb(config: str | None, store: str | None, overrides: tuple[str, ...]) -> None:
     """Ask every node of the cluster what a run needs of it, and name what does not fit.
 
-    Versions, devices, store, bandwidth; with a CONFIG also its data set (fetched on each node, if it is downloaded by
-    name) and its resources. The cluster is RAY_ADDRESS's, or a local Ray; one that grows is asked for a run's nodes
-    first. Exit code 1: something does not fit.
+    Versions, devices, store, bandwidth; with a CONFIG its data set (fetched on each node, if it is downloaded by name)
+    and resources. The cluster is RAY_ADDRESS's (which may have to grow first) or local. Exit code 1: it does not fit.
     """
     from experiments import runner
 
