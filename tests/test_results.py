@@ -10,17 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_tables import Page
 from running import TINY
 from shelf import LABELS, PLAN, Shelf, drawn
 
 from experiments import runner
 from experiments.prepared import prepare
 from experiments.rows import every
-from experiments.stage import FuseSpec, SearchSpec, Stage, TrainSpec
+from experiments.stage import SearchSpec, Stage
 from experiments.store import Store, parquet_bytes
 from experiments.views import comparisons, results, searches
-from experiments.views.stage_tables import facts, stage_tables
 from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.report.words import MISSING
@@ -206,66 +204,6 @@ def test_the_search_shows_choices_seeds_and_what_mattered(tmp_path: Path) -> Non
     assert "4 trials: the distillation stage of at most 2 epochs under other values of loss.ce, fusion.method," in page
     assert "What mattered" in page and page.index("<td>0.700</td>") < page.index("<td>0.300</td>")
     assert any("75.00 %" in line for line in searches.ranking(shelf.store, shelf.plan["stages"][0]["directory"]))
-
-
-def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, FuseSpec))
-    for seed, (i, way) in itertools.product((0, 1), enumerate((("average", "mixed"), ("ties", "none")))):
-        fused = Stage("fused", seed, template.model_copy(update=dict(zip(("method", "recalibrate"), way, strict=True))))
-        points = [[a, 1.0 + i] for a in (0.0, 1.0)]
-        outcome = {"distance": {"blur": 0.1 + 0.5 * i}, "barrier": 1.0 + i, "surface": {"blur": points}}
-        shelf.store.commit(fused, {}, {"outcome": outcome}, new_attempt())
-        shelf.plan["stages"].append({"name": "fused", "kind": "fuse", "seed": seed, "directory": fused.directory})
-    table = shelf.write()
-    page = Page(Path(results.write_report(shelf.store, table)).read_text())
-    assert [row for row in page.rows if row[0].startswith("fused")] == [
-        ["fused (average, mixed)", "blur", "2", "0.100 ±0.000", "1.000 ±0.000"],
-        ["fused (ties, none)", "blur", "2", "0.600 ±0.000", "2.000 ±0.000"],
-    ]
-    surfaces = sorted(path.name for path in (tmp_path / "report" / "figures").glob("surface*.svg"))
-    assert surfaces == ["surface-fused-average-mixed.svg", "surface-fused-ties-none.svg"]
-    shelf.plan["stages"] = shelf.plan["stages"][::2]
-    fusion = stage_tables(shelf.store, [shelf.plan])["fusion"]
-    assert fusion is not None and set(fusion["stage"].to_pylist()) == {"fused"}, "one a seed needs no telling apart"
-
-
-def test_a_report_in_a_store_leaves_no_figure_of_an_earlier_one(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
-    results.write_report(shelf.store, shelf.write())
-    figures = tmp_path / "report" / "figures"
-    (figures / "accuracy-gone.png").write_bytes(b"")
-    (figures / "notes.txt").write_bytes(b"")
-    results.write_report(shelf.store, shelf.write())
-    assert sorted(path.name for path in figures.iterdir()) == ["accuracy-blur.png", "accuracy-blur.svg", "notes.txt"]
-
-
-def test_time_spent_training_is_that_of_trainings_on_all_their_workers(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    spec = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, TrainSpec))
-    for seed, workers in ((0, 1), (1, 4)):
-        stage = Stage("base", seed, spec.model_copy(update={"world_size": workers}))
-        shelf.store.commit(stage, {}, {"training_seconds": 60.0}, new_attempt())
-        shelf.plan["stages"].append({"name": "base", "kind": "train", "seed": seed, "directory": stage.directory})
-    directory = shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
-    shelf.plan["stages"].append({"name": "evaluate", "kind": "evaluate", "seed": 0, "directory": directory})
-    assert facts(shelf.store, [shelf.plan])["time spent training"] == "5.0 worker-minutes in 2 trainings"
-
-
-def test_a_part_of_a_plan_does_not_take_the_place_of_the_command_that_did_all_of_it(tmp_path: Path) -> None:
-    config = tmp_path / "x.yaml"
-    config.write_text(TINY)
-    ready = prepare(str(config), (), str(tmp_path / "store"))
-
-    def noted(command: str, whole: bool, *overrides: str) -> str:
-        runner.note_plan(prepare(str(config), overrides, str(tmp_path / "store")), command, whole=whole)
-        return str(results.plans(ready.store)[0]["command"])
-
-    assert noted("search x", False) == "search x", "nobody did more"
-    assert noted("run x", True) == "run x"
-    assert noted("search x", False) == "run x", "a run makes all of it again"
-    assert noted("search x --set", False, "base.epochs=3") == "search x --set", "of another plan it does not"
 
 
 def test_points_of_a_sweep_keep_their_order_and_other_plans_stand_by_name(tmp_path: Path) -> None:
