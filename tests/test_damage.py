@@ -145,7 +145,7 @@ def test_a_table_that_claims_to_be_huge_is_not_read(shelf: Shelf) -> None:
     many = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**27, np.int8)), pa.array([0.5]))
     lie = parquet_bytes(pa.table({"p": many}))
     assert len(lie) < 2**20
-    with pytest.raises(CheckpointError, match="claims to hold 134,217,728 values"):
+    with pytest.raises(CheckpointError, match="claims to hold 134,217,728 rows"):
         read_parquet(lie)
     sound = Path(shelf.store.path("comparisons.parquet")).read_bytes()
     shelf.store.write(lie, "comparisons.parquet")
