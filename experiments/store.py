@@ -321,7 +321,7 @@ class Store:
         data, path = self.read_raw(directory, PROGRESS), self.path(directory, PROGRESS)
         if data is None:
             return None
-        entry = checkpoints.unsealed(data, path, must=False)
+        entry = checkpoints.unsealed(data, path)
         kinds = {"file": str, "epoch": int, "sha256": str}
         if not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()) or "/" in entry["file"]:
             raise CheckpointError(f"{path} is damaged: it points at no epoch")

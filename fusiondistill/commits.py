@@ -70,12 +70,8 @@ def sealed(content: Mapping[str, Any]) -> bytes:
     return json.dumps({**content, SEAL: digest(_canonical(content))}, indent=1, sort_keys=True).encode()
 
 
-def unsealed(data: bytes, path: str, *, must: bool = True) -> dict[str, Any]:
-    """The facts in what :func:`sealed` made.
-
-    Args:
-        path: for the message.
-        must: refuse facts without a seal, as earlier versions left some.
+def unsealed(data: bytes, path: str) -> dict[str, Any]:
+    """The facts in what :func:`sealed` made; ``path`` is for the message.
 
     Raises:
         CheckpointError: cut short, changed, or no such facts.
@@ -86,8 +82,7 @@ def unsealed(data: bytes, path: str, *, must: bool = True) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: it holds no facts")
-    seal = content.pop(SEAL, None)
-    if seal != digest(_canonical(content)) and (must or seal is not None):
+    if content.pop(SEAL, None) != digest(_canonical(content)):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest")
     return content
 

@@ -15,7 +15,7 @@ from experiments.plan import build
 from experiments.stage import EvaluateSpec, Stage
 from experiments.store import Store, parquet_bytes
 from experiments.views import results
-from fusiondistill.checkpoints import new_attempt
+from fusiondistill.checkpoints import new_attempt, sealed
 from fusiondistill.config_file import parse
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
@@ -65,7 +65,7 @@ class Shelf:
         return stage.directory
 
     def write(self) -> pa.Table:
-        self.store.write(json.dumps(self.plan).encode(), "plans", f"{self.experiment}.json")
+        self.store.write(sealed(self.plan), "plans", f"{self.experiment}.json")
         return results.write_results(self.store)
 
     def pairs(self) -> dict[tuple[str, str], dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from experiments.store import PROGRESS, Store, parquet_bytes
 from experiments.training_stage import pack
 from experiments.views import results
 from experiments.views.stage_tables import read_parquet
-from fusiondistill.checkpoints import CheckpointError, sealed
+from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.training import Progress
 
 
@@ -70,6 +72,8 @@ def test_every_committed_file(harm: str, tmp_path: Path) -> None:
 def harmed(data: bytes, harm: str) -> bytes:
     if harm == "emptied":
         return b""
+    if harm == "unsealed":
+        return re.sub(rb'"seal": "\w+"', b'"other": 1', data)
     if harm == "cut":
         return data[: len(data) * 2 // 3]
     at = {"first": 0, "middle": len(data) // 2, "last": len(data) - 1}[harm]
@@ -90,8 +94,10 @@ def test_every_bit_of_a_manifest(tmp_path: Path) -> None:
             assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("what", ["state", "pointer"])
-@pytest.mark.parametrize("harm", ["first", "middle", "last", "cut", "emptied", "gone"])
+HARMS = itertools.product(("state", "pointer"), ("first", "middle", "last", "cut", "emptied", "gone"))
+
+
+@pytest.mark.parametrize(("what", "harm"), [*HARMS, ("pointer", "unsealed")])
 def test_the_epochs_of_an_unfinished_training(what: str, harm: str, tmp_path: Path) -> None:
     store, stage = Store(tmp_path), SMALL.stages[0]
     state = pack(_progress())
@@ -145,7 +151,7 @@ def test_a_table_that_claims_to_be_huge_is_not_read(shelf: Shelf) -> None:
     many = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**27, np.int8)), pa.array([0.5]))
     lie = parquet_bytes(pa.table({"p": many}))
     assert len(lie) < 2**20
-    with pytest.raises(CheckpointError, match="claims to hold 134,217,728 values"):
+    with pytest.raises(CheckpointError, match="claims to hold 134,217,728 rows"):
         read_parquet(lie)
     sound = Path(shelf.store.path("comparisons.parquet")).read_bytes()
     shelf.store.write(lie, "comparisons.parquet")
@@ -165,7 +171,6 @@ def test_a_changed_figure_of_the_paired_tests_is_not_taken_over(shelf: Shelf) ->
 
 def test_every_byte_of_a_plan(shelf: Shelf) -> None:
     store, path = shelf.store, Path(shelf.store.path("plans", "x.json"))
-    path.write_bytes(sealed(shelf.plan))
     (said,) = results.plans(store)
     sound = path.read_bytes()
     for at in range(0, len(sound), 97):
@@ -175,8 +180,9 @@ def test_every_byte_of_a_plan(shelf: Shelf) -> None:
             assert {key: found[key] for key in said} == said
         except CheckpointError as error:
             assert str(path) in str(error) and "run the config again" in str(error)
-    for size in (0, 1, len(sound) // 2, len(sound) - 1):
-        path.write_bytes(sound[:size])
+    unsealed = json.dumps({**json.loads(sound), "seal": None}).encode()
+    for broken in (b"", sound[:1], sound[: len(sound) // 2], sound[:-1], unsealed, json.dumps(shelf.plan).encode()):
+        path.write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"x\.json is damaged"):
             results.plans(store)
     shutil.rmtree(path.parent)

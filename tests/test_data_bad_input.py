@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -113,6 +115,35 @@ def test_a_parquet_file_that_lies_about_its_rows(tmp_path):
     everywhere = content[:footer] + content[footer:].replace(true, lie)
     file.write_bytes(everywhere)
     fails("train.parquet", root=tmp_path)
+
+
+FLIPS = """
+import sys
+from pathlib import Path
+from fuzzing import cases
+from fusiondistill.data import DataError
+from fusiondistill.data import parquet
+
+(sound,), _ = cases()["parquet"]
+path = Path(sys.argv[1]) / "train.parquet"
+footer = int.from_bytes(sound[-8:-4], "little")
+for at in range(len(sound) - footer - 8, len(sound)):
+    path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+    print(at, flush=True)
+    try:
+        list(parquet._read({path.name: path}, "train").rows)
+    except DataError:
+        pass
+print("whole")
+"""
+
+
+def test_a_flipped_bit_in_what_a_parquet_file_says_of_itself_does_not_end_the_process(tmp_path):
+    """As it did, in C++, where a column's statistics were damaged: in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    line = [sys.executable, "-c", FLIPS, str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0 and done.stdout.endswith("whole\n"), (done.stdout[-20:], done.stderr[-1000:])
 
 
 def test_a_parquet_bomb_stays_small(tmp_path):

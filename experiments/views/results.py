@@ -70,7 +70,7 @@ def plans(store: Store) -> list[dict[str, Any]]:
     for name in names:
         path = store.path("plans", name)
         try:
-            content = unsealed(store.read_raw("plans", name) or b"", path, must=False)
+            content = unsealed(store.read_raw("plans", name) or b"", path)
             check_plan(content, name.removesuffix(".json"), path)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; run the config again") from error

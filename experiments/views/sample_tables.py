@@ -79,7 +79,7 @@ def _pieces(plan: Mapping[str, Any], manifests: Manifests) -> Rows:
         named = row["method"] in order or row["method"] == f"expert-{row['degradation']}"
         if not named or manifest is None or PREDICTIONS not in manifest["files"]:
             continue
-        model = manifests(next(iter(manifest["inputs"].values()), "")) or {}
+        model = next((manifests(needed) for needed in manifest["inputs"].values()), None) or {}
         if classes := model.get("card", {}).get("classes"):
             found.append({**row, "manifest": manifest, "levels": manifest["spec"]["levels"], "classes": classes})
     return sorted(found, key=lambda row: order.index(row["method"]) if row["method"] in order else 0.5)
