@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from report_tables import Page
 from running import TINY, command, counts, environment, fusiondistill, stages, weights
+
+from fusiondistill.report.words import MISSING
 
 METHODS = {"base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"}
 DEGRADATIONS = {"jpeg", "blur", "noise", "saltpepper"}
@@ -45,8 +48,21 @@ def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Pa
         assert oracle == own != {}
     assert "FusionDistill" in (config.parent / "output.txt").read_text()
     assert "FusionDistill" in (store / "report" / "table.md").read_text()
-    assert list((store / "report" / "figures").glob("*.png"))
-    assert (store / "report" / "index.html").stat().st_size > 10_000
+    text = (store / "report" / "index.html").read_text()
+    page = Page(text)
+    for heading in (
+        "The answer", "Which differences are established", "Accuracy against level", "Gains and costs", "Examples",
+        "Training", "Search", "Fusion", "Time", "What the rows are", "How it was run",
+    ):  # fmt: skip
+        assert f"<h2>{heading}</h2>" in text, heading
+    figures = {path.stem for path in (store / "report" / "figures").glob("*.png")}
+    assert figures == {
+        *(f"accuracy-{d}" for d in DEGRADATIONS), "gain", "clean", "experts", "training-loss", "training-accuracy",
+        "search", "search-best", "surface-fused", "time",
+    }  # fmt: skip
+    assert page.tags.count("svg") == len(figures) and "Not finished" not in page.text["h2"]
+    answers = re.search(r'<table class="answer">.*?</table>', text, re.DOTALL)
+    assert answers and MISSING not in answers[0] and "Missing" not in page.text["dt"]
 
 
 def test_counts_are_what_the_stored_model_says_by_hand(finished: tuple[Path, Path, Path], monkeypatch) -> None:
