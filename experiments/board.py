@@ -39,7 +39,7 @@ class Board:
     def __init__(self, store: Store, look: Callable[[], dict[str, Any]]) -> None:
         self.store, self.look = store, look
         self.every = EVERY_REMOTE if store.remote else EVERY
-        self.ended = threading.Event()
+        self.ended, self.lock = threading.Event(), threading.Lock()
         self.thread = threading.Thread(target=self._keep_writing, name="board", daemon=True)
 
     def __enter__(self) -> Board:
@@ -50,7 +50,6 @@ class Board:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.ended.set()
-        self.thread.join(timeout=self.every)
         content = self.look()
         self._write("interrupted" if error else "done" if content["complete"] else "failed", content)
 
@@ -66,9 +65,14 @@ class Board:
             self.ended.wait(self.every)
 
     def _write(self, state: str, content: dict[str, Any]) -> None:
-        """A store that cannot be written is the run's concern; this file is a view that may lag."""
+        """A store that cannot be written is the run's concern; this file is a view that may lag.
+
+        Nothing is written over how the run ended: that waits for a write under way, and none comes after it.
+        """
         at = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "updated": time.time()}
-        with contextlib.suppress(OSError):
+        with self.lock, contextlib.suppress(OSError):
+            if state == "running" and self.ended.is_set():
+                return
             self.store.write(json.dumps({"state": state, **at, **content}).encode(), BOARD)
 
 
@@ -80,10 +84,27 @@ def read_board(store: Store) -> dict[str, Any] | None:
     data = store.read_raw(BOARD)
     try:
         board = json.loads(data) if data is not None else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(board, dict) or "updated" not in board:
+    if not isinstance(board, dict) or not _readable(board):
         return None
     age = time.time() - board["updated"]
     lost = age > SILENT or gone(board.get("machine"), board.get("process"))
     return {**board, "silent": age if board["state"] == "running" and lost else None}
+
+
+def _readable(board: dict[str, Any]) -> bool:
+    """Whether it has what whoever looks at it relies on."""
+    running = board.get("running", None if board.get("state") == "running" else [])
+    return (
+        all(isinstance(board.get(name), str) for name in ("state", "host"))
+        and all(_number(board.get(name)) for name in ("updated", "process"))
+        and (board.get("seconds_left") is None or _number(board["seconds_left"]))
+        and isinstance(running, list)
+        and all(isinstance(one, dict) and _number(one.get("since")) for one in running)
+        and all(isinstance(one.get(name), str) for one in running for name in ("directory", "worker"))
+    )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15  # no NaN either

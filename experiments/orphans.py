@@ -16,16 +16,22 @@ __all__ = ["reaped"]
 
 DELAY = 5
 """Seconds in which Ray's processes may end by themselves."""
+_KILL = """
+    id=${one%:*}
+    started=$(sed 's/.*) //' /proc/$id/stat 2>/dev/null | cut -d ' ' -f 20)
+    [ "$started" = "${one#*:}" ] && kill -KILL $id 2>/dev/null"""
+"""A shell's words for one of them: after the name, which may hold anything, the 20th field says when it started."""
 
 
 @contextlib.contextmanager
 def reaped() -> Iterator[None]:
     """While this process lives in the block, a shell waits for its end: should it be killed, its descendants are, too.
 
-    Enter it when Ray has just started: only what runs by then is known.
+    Enter it when Ray has just started: only what runs by then is known. Process ids are given again in time: what did
+    not start when the one that was noted did is another.
     """
-    family = " ".join(map(str, _descendants(os.getpid())))
-    line = f"cat; sleep {DELAY}; kill -KILL {family} 2>/dev/null"
+    family = " ".join(f"{one}:{started}" for one, started in _descendants(os.getpid()))
+    line = f"cat; sleep {DELAY}; for one in {family}; do {_KILL}; done"
     shell = subprocess.Popen(
         ["sh", "-c", line], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
     )
@@ -36,13 +42,14 @@ def reaped() -> Iterator[None]:
         shell.communicate()
 
 
-def _descendants(process: int) -> list[int]:
-    """The processes below one; none where there is no ``/proc``."""
-    parents = {}
+def _descendants(process: int) -> list[tuple[int, int]]:
+    """The processes below one and when they started; none where there is no ``/proc``."""
+    parents, started = {}, {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+            fields = entry.read_text().rpartition(")")[2].split()
+            parents[int(entry.parent.name)], started[int(entry.parent.name)] = int(fields[1]), int(fields[19])
     found = [process]
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
+    return [(one, started[one]) for one in found[1:]]

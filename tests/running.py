@@ -139,14 +139,15 @@ def tell(fault: str, stored: int, output: str, stage: str) -> None:
     assert int(resumed[1]) >= stored, output
 
 
-def ends(process: subprocess.Popen[str], seconds: float = 60) -> None:
-    """Wait for the end of a run and of all that it started."""
-    family = workers_of(process.pid, "")
+def ends(process: subprocess.Popen[str], family: list[int], seconds: float = 60) -> None:
+    """Wait for the end of a run and of its ``family``, listed before anything happened to it."""
+    assert len(family) > 5, family
     process.wait(timeout=seconds)
-    wait_for(lambda: not [pid for pid in family if _lives(pid)], seconds)
+    wait_for(lambda: not [pid for pid in family if lives(pid)], seconds)
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,54 @@ def test_a_run_says_what_it_is_at_and_how_it_ended(tmp_path: Path) -> None:
     with Board(store, lambda: dict(content)):
         pass
     assert (read_board(store) or {})["state"] == "done"
-    (tmp_path / BOARD).write_text("{")
-    assert read_board(store) is None
+
+
+SAID = {"state": "running", "host": "h", "process": 1, "updated": 1.0, "running": [], "seconds_left": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[" * 100_000,
+        "[1]",
+        json.dumps({name: value for name, value in SAID.items() if name != "state"}),
+        json.dumps({name: value for name, value in SAID.items() if name != "running"}),
+        json.dumps({**SAID, "updated": "yesterday"}),
+        json.dumps({**SAID, "updated": float("nan")}),
+        json.dumps({**SAID, "updated": 10**400}),
+        json.dumps({**SAID, "running": [{"directory": ["x"], "worker": "w", "since": 0}]}),
+        json.dumps({**SAID, "running": [{"directory": "x", "worker": "w"}]}),
+    ],
+    ids=range(10),
+)
+def test_what_is_no_board_counts_as_none(text: str, tmp_path: Path) -> None:
+    shelf = shelf_with_one_missing(tmp_path)
+    (tmp_path / BOARD).write_text(json.dumps(SAID))
+    assert read_board(shelf.store) is not None
+    (tmp_path / BOARD).write_text(text)
+    assert read_board(shelf.store) is None
+    assert status._end_lines(StoreWatch(shelf.store).look())[-1].endswith("no run says what it is at")
+
+
+def test_a_slow_write_does_not_hide_how_a_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, begun, go_on = Store(tmp_path), threading.Event(), threading.Event()
+    write = store.write
+
+    def slowly(data: bytes, *parts: str) -> None:
+        if json.loads(data)["state"] == "running":
+            begun.set()
+            assert go_on.wait(60)
+        write(data, *parts)
+
+    monkeypatch.setattr(store, "write", slowly)
+    board = Board(store, lambda: {"running": [], "complete": True})
+    board.every = 0.0
+    with board:
+        assert begun.wait(60)
+        threading.Timer(1, go_on.set).start()
+    board.thread.join(60)
+    assert (read_board(store) or {})["state"] == "done"
 
 
 def test_a_run_that_is_gone_is_told_from_one_that_goes_on(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ data: {name: digits, train_images: 600, test_images: 50}
 model: {name: cifar_resnet8}
 methods: [base, oracle]
 degradations: [blur, noise]
-base: {epochs: 40, batch_size: 16}
+base: {epochs: 80, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
 """
@@ -121,11 +121,10 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
                 stored = half_way(process, store, "base", stored + 1)
             if before:
                 tell(last, before, log.read_text(), "base")
-            family = workers_of(process.pid, "RayTrainWorker")
+            family, trainers = workers_of(process.pid, ""), workers_of(process.pid, "RayTrainWorker")
             strike(process)
-            sleeping = family if strike is _kill_driver else []
-            if not sleeping:
-                ends(process)
+            sleeping = trainers if strike is _kill_driver else []
+            ends(process, [pid for pid in family if pid not in sleeping])
         said = log.read_text()
         assert process.returncode == code, (fault, said)
         assert words in said and (code != 75 or "start the same command again to go on" in said), (fault, said)
