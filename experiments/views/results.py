@@ -37,7 +37,7 @@ def noted_plan(store: Store, plan: Plan) -> dict[str, Any] | None:
     """How and where this very plan was started before; None if it is not there, or another one is."""
     name = f"{plan.config.experiment}.json"
     try:
-        content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name), must=False)
+        content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name))
     except CheckpointError:
         return None
     if any(content.get(key) != value for key, value in json.loads(json.dumps(plan.describe())).items()):
