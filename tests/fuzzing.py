@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -22,13 +23,16 @@ import torch
 from PIL import Image
 from running import TINY
 
+from experiments.board import read_board
 from experiments.searching.journal import Journal
+from experiments.searching.search_results import epoch_rows, summary, trial_rows
+from experiments.stage import SearchSpec
 from experiments.store import Store
-from experiments.views.results import plans
+from experiments.views.results import note_plan, plans
 from experiments.views.status import status_lines
 from fusiondistill import config_file
 from fusiondistill.checkpoints import CheckpointError, card_of, from_card, parse_weights, sealed, to_safetensors
-from fusiondistill.commits import read_file, read_manifest
+from fusiondistill.commits import digest, read_file, read_manifest
 from fusiondistill.config_file import ConfigError
 from fusiondistill.data import DataError, load_images
 from fusiondistill.data.corruptions import check_corruptions, load_corruption
@@ -145,16 +149,20 @@ def card(folder: Path, data: bytes) -> object:
     return from_card(state, found)
 
 
-def manifest(folder: Path, data: bytes) -> object:
-    """As it lies there; and as facts that somebody sealed."""
-    place = folder / "stage-0123456789abcdef"
-    place.mkdir(exist_ok=True)
-    (place / "a.x.bin").write_bytes(b"data")
+def resealed(data: bytes) -> bytes:
+    """What a stranger would leave: changed facts under a seal of their own; what holds no facts as it is."""
     try:
         facts = json.loads(data)
     except (ValueError, RecursionError):
-        facts = None
-    (place / "manifest.json").write_bytes(sealed(facts) if isinstance(facts, dict) else data)
+        return data
+    return sealed({name: fact for name, fact in facts.items() if name != "seal"}) if isinstance(facts, dict) else data
+
+
+def manifest(folder: Path, data: bytes) -> object:
+    place = folder / "stage-0123456789abcdef"
+    place.mkdir(exist_ok=True)
+    (place / "a.x.bin").write_bytes(b"data")
+    (place / "manifest.json").write_bytes(resealed(data))
     store = Store(folder)
     found = read_manifest(store.filesystem, str(place))
     for name in found["files"] if found else ():
@@ -163,27 +171,42 @@ def manifest(folder: Path, data: bytes) -> object:
 
 
 def plan(folder: Path, data: bytes) -> object:
-    (folder / "plans").mkdir(exist_ok=True)
-    (folder / "plans" / "x.json").write_bytes(data)
     store = Store(folder)
+    store.write(resealed(data), "plans", "x.json")
     return plans(store), status_lines(store)
+
+
+def board(folder: Path, data: bytes) -> object:
+    from shelf import PLAN
+
+    store = Store(folder)
+    note_plan(store, PLAN, {})
+    store.write(data, "status.json")
+    return read_board(store), status_lines(store)
 
 
 def progress(folder: Path, data: bytes) -> object:
     from shelf import PLAN
 
     store, stage = Store(folder), PLAN.stages[0]
-    store.write(data, stage.directory, "progress.json")
+    store.write(resealed(data), stage.directory, "progress.json")
     return store.load_progress(stage), store.epochs_stored(stage.directory), store.stored([stage])
 
 
 def journal(folder: Path, data: bytes) -> object:
+    """A candidate under a digest of its own: whatever it says, what the search would delete are its trainings."""
     from shelf import PLAN
 
-    search = next(stage for stage in PLAN.stages if stage.kind == "search")
-    store = Store(folder)
-    store.write(data, search.directory, "last.candidate-000000.json")
-    return Journal(search, store).candidates
+    search, store = next(stage for stage in PLAN.stages if stage.kind == "search"), Store(folder)
+    address = {"search": search.digest, "made_from": store.made_from(search)}
+    body = f'{json.dumps(address)[:-1]}, "candidate": {data.decode(errors="replace")}}}'
+    content = json.dumps({"sha256": digest(body.encode()), "body": body})
+    store.write(content.encode(), search.directory, "last.candidate-000000.json")
+    found = Journal(search, store).candidates
+    for one in found:
+        assert all(re.fullmatch(r"(trial|fusiondistill)-[0-9a-f]{16}", name) for name in one.directories)
+        assert isinstance(search.spec, SearchSpec) and summary(one, search.spec)
+    return trial_rows([summary(one, search.spec) for one in found]), epoch_rows(found, ("jpeg",))
 
 
 def lease(folder: Path, data: bytes) -> object:
@@ -201,6 +224,24 @@ def _plan() -> bytes:
     from shelf import PLAN
 
     return json.dumps(PLAN.describe()).encode()
+
+
+def _candidate(outcome: str, value: float) -> bytes:
+    row = {"epoch": 1.0, "validation": 0.5, "validation_jpeg": 0.5, "seconds": 1.0}
+    return json.dumps(
+        {"number": 0, "values": {"loss.ce": value}, "directories": ["../victim"], "rows": {"1": row},
+         "outcome": outcome, "error": None, "started": 1.0, "finished": 2.0}
+    ).encode()  # fmt: skip
+
+
+def _board() -> bytes:
+    from shelf import PLAN
+
+    running = [{"directory": PLAN.stages[0].directory, "since": 1.0, "epoch": 1, "epochs": 2, "worker": "w"}]
+    return json.dumps(
+        {"state": "running", "host": "h", "machine": "m", "process": 1, "updated": 1e12, "running": running,
+         "seconds_left": 3.0, "complete": False, "failed": [], "finished": 0}
+    ).encode()  # fmt: skip
 
 
 def _batch() -> bytes:
@@ -234,6 +275,7 @@ def cases() -> dict[str, Case]:
         "manifest": ([_facts(), sealed(json.loads(_facts()))], manifest),
         "plan": ([_plan()], plan),
         "progress": ([sealed({"file": "last.a.1.pt", "epoch": 1, "sha256": "0" * 64, "made_from": {}})], progress),
-        "journal": ([json.dumps({"sha256": "0" * 64, "body": "{}"}).encode()], journal),
+        "journal": ([_candidate("done", 0.5), _candidate("open", 0.25)], journal),
+        "board": ([_board()], board),
         "lease": ([b'{"who": "process 1", "machine": "here", "process": 1, "beat": 1, "held": true}'], lease),
     }

@@ -48,7 +48,8 @@ class Seen:
         board = self.board or {}
         if board.get("state") != "running" or board.get("silent"):
             return {}
-        return {one["directory"]: one for one in board["running"] if one["directory"] not in self.seconds}
+        here = self.stages.keys() - self.seconds.keys()
+        return {one["directory"]: one for one in board["running"] if one["directory"] in here}
 
     @property
     def outcome(self) -> str | None:
