@@ -232,7 +232,10 @@ def check_card(card: Mapping[str, Any], source: str) -> None:
             return False
         return all(type(one) in kind for one in value)
 
-    wrong = [name for name in ("mean", "std") if not list_of(name, (int, float), 3)]
+    def numbers(name: str, least: float) -> bool:
+        return list_of(name, (int, float), 3) and all(least < one < 1e9 for one in card[name])  # and none is NaN
+
+    wrong = [name for name, least in (("mean", -1e9), ("std", 0.0)) if not numbers(name, least)]
     wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
     wrong += [] if isinstance(card.get("model"), str) else ["model"]
     wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]

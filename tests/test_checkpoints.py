@@ -19,6 +19,7 @@ from fusiondistill import build_model, load_checkpoint, load_model, save_checkpo
 from fusiondistill.checkpoints import (
     CheckpointError,
     card_of,
+    check_card,
     checkpoint_digest,
     commit,
     digest,
@@ -231,3 +232,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, what: str) -> None:
     assert (tmp_path / "file").read_bytes() == b"old"
     left = {path.name for path in tmp_path.iterdir()} - before
     assert left == ({"a.second"} if what == "commit" else set())  # litter that nothing names
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"std": [0.0, 1.0, 1.0]}, {"std": [-1, 1, 1]}, {"std": [float("nan"), 1.0, 1.0]}, {"mean": [1e999, 1.0, 1.0]},
+        {"mean": [10**400, 1, 1]}, {"mean": [1.0, 2.0]}, {"std": "111"}, {"std": [True, 1, 1]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_card_that_no_image_can_be_normalised_by_is_refused_by_name(changes: dict[str, object]) -> None:
+    card = card_of("cifar_resnet8", None, classes=["a"], mean=(1, 1, 1), std=(1, 1, 1), size=(8, 8), dataset="d")
+    check_card(card, "here")
+    with pytest.raises(CheckpointError, match=f"^here carries a card whose {next(iter(changes))} is missing or not"):
+        check_card({**card, **changes}, "here")
