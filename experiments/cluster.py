@@ -86,6 +86,8 @@ def connected() -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A worker group that finds no room waits for it; each time-out counts as a failure of its controller.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
+    # Whoever still asks something of Ray after its end (Tune, in a thread) would start another one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     import ray
     import ray.train.torch
 

@@ -22,12 +22,10 @@ from experiments.materials import Context
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
 from experiments.rows import Plan
-from experiments.searching import search
 from experiments.searching.search_space import candidate_count
 from experiments.stage import SearchSpec, Stage, TrainSpec, priorities
-from experiments.stages import note_error
 from experiments.store import Store
-from experiments.workers import describe, group_loop, run_loop, task_loop
+from experiments.workers import group_loop, run_loop, search_loop, task_loop
 from fusiondistill.config import Resources
 
 __all__ = ["Driver", "Outcome"]
@@ -98,6 +96,7 @@ class Driver:
         self.outcome = Outcome()
         self.bad_fits = 0
         self.reserved = False
+        self.ending = False
         self.started_hands = 0
         self.seen_workers: set[str] = set()
         # On this node: another one may leave, and what the queue knows with it.
@@ -111,28 +110,34 @@ class Driver:
         Workers that cannot be started end the run: the outcome says why.
         """
         with self.scratch:
-            while "workers" not in self.outcome.failed:
-                try:
-                    check()
-                except KeyboardInterrupt:
-                    if self.store.remote:  # on a disk every epoch is stored
-                        keep_epochs(self.ray, self.queue)
-                    raise
-                for text in self.room.refresh():
-                    self.display.say(text)
-                self._collect()  # before the news, so that what a dead worker leaves behind is part of them
-                news, to_train, others, idle = self.ray.get(self.queue.poll.remote())
-                for event in news:
-                    self._take_note(event)
-                for stage in self._offer():
-                    to_train, others = to_train + (stage.kind == "train"), others + (stage.kind != "train")
-                self._start_hands(to_train, others, idle)
-                if not (self.hands or to_train or others or self.searches or self.parallel or news):
-                    break
-                self._wait_for_nodes()
-                time.sleep(TICK)
+            try:
+                self._walk(check)
+            finally:
+                self.ending = True
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]
         return self.outcome
+
+    def _walk(self, check: Callable[[], None]) -> None:
+        while "workers" not in self.outcome.failed:
+            try:
+                check()
+            except KeyboardInterrupt:
+                if self.store.remote:  # on a disk every epoch is stored
+                    keep_epochs(self.ray, self.queue)
+                raise
+            for text in self.room.refresh():
+                self.display.say(text)
+            self._collect()  # before the news, so that what a dead worker leaves behind is part of them
+            news, to_train, others, idle = self.ray.get(self.queue.poll.remote())
+            for event in news:
+                self._take_note(event)
+            for stage in self._offer():
+                to_train, others = to_train + (stage.kind == "train"), others + (stage.kind != "train")
+            self._start_hands(to_train, others, idle)
+            if not (self.hands or to_train or others or self.searches or self.parallel or news):
+                break
+            self._wait_for_nodes()
+            time.sleep(TICK)
 
     def _wait_for_nodes(self) -> None:
         """Nodes that are all gone may come back, but not for ever."""
@@ -237,7 +242,7 @@ class Driver:
         name = self._name("group")
         config = {"queue": self.queue, "group": name, "context": self.context}
         self.outcome.fits += 1
-        self.hands.append(Hand(name, size, self._fit(name, size, group_loop, config, "gloo", node), node))
+        self.hands.append(Hand(name, size, self._fit(name, size, group_loop, config, node=node), node))
 
     def _start_task(self, node: str) -> None:
         name = self._name("task")
@@ -263,7 +268,7 @@ class Driver:
         size: int,
         loop: Callable[..., Any],
         config: dict[str, Any],
-        backend: str,
+        backend: str | None = None,
         node: str | None = None,
     ) -> Callable[[], None]:
         scratch, labels = self.scratch.name, labels_of(node, self.room.refused)
@@ -274,26 +279,10 @@ class Driver:
     def _start_search(self, stage: Stage, most: int) -> None:
         assert isinstance(stage.spec, SearchSpec)
         at_once, labels = min(most, candidate_count(stage.spec)), labels_of(None, self.room.refused)
-
-        def run() -> None:
-            worker = f"search/{stage.directory}"
-            call = self.queue
-            self.ray.get(call.assign.remote(worker, self.priority[stage.digest], stage))
-            try:
-                search.run(
-                    stage,
-                    self.context,
-                    self.share,
-                    labels=labels,
-                    at_once=at_once,
-                    scratch=self.scratch.name,
-                    report=lambda facts: call.report.remote(worker, facts),
-                    queue=call,
-                )
-            except Exception as problem:
-                note_error(stage, self.context, describe(problem))
-                self.ray.get(call.finish.remote(worker, stage.digest, describe(problem), False))
-            else:
-                self.ray.get(call.finish.remote(worker, stage.digest, None, False))
-
-        self.hands.append(Hand(f"search/{stage.directory}", at_once, run))
+        worker = f"search/{stage.directory}"
+        self.ray.get(self.queue.assign.remote(worker, self.priority[stage.digest], stage))
+        run = partial(
+            search_loop, self.queue, worker, stage, self.context, lambda: self.ending,
+            share=self.share, labels=labels, at_once=at_once, scratch=self.scratch.name,
+        )  # fmt: skip
+        self.hands.append(Hand(worker, at_once, run))

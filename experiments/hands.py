@@ -71,20 +71,25 @@ def fit(
     size: int,
     share: Share,
     scratch: str,
-    backend: str,
+    backend: str | None,
     labels: dict[str, str] | None,
 ) -> None:
     """A Ray Train fit of ``size`` workers, on nodes with these labels; returns when all have left.
 
     Ray does not try it again: the next one may need another size or place.
-    """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
-    TorchTrainer(
+    Args:
+        backend: of the workers' process group; None: each works by itself, so there is none. (Its first worker would
+            listen on all addresses of its machine, for whoever comes.)
+    """
+    from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    DataParallelTrainer(
         loop,
         train_loop_config=config,
-        torch_config=TorchConfig(backend=backend),
+        backend_config=TorchConfig(backend=backend) if backend else BackendConfig(),
         scaling_config=ScalingConfig(
             num_workers=size,
             use_gpu=share.gpus > 0,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from experiments.materials import Context
+from experiments.stage import Stage
+from experiments.store import Store
 from fusiondistill.locations import NoRoom
 
-__all__ = ["describe", "group_loop", "lost_a_peer", "plain_device", "run_loop", "task_loop"]
+__all__ = ["describe", "group_loop", "lost_a_peer", "plain_device", "run_loop", "search_loop", "task_loop"]
 
 
 def task_loop(queue: Any, worker: str, context: Context) -> int:
@@ -27,10 +30,11 @@ def plain_device() -> Any:
 
 
 def _train_device() -> Any:
+    """The device of a Ray Train worker: it may see the GPUs of its neighbours, too."""
     import ray.train.torch
-    import torch
 
-    return ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+    device = plain_device()
+    return ray.train.torch.get_device() if device.type == "cuda" else device
 
 
 def group_loop(config: dict[str, Any]) -> int:
@@ -77,6 +81,35 @@ def run_loop(config: dict[str, Any]) -> None:
         raise
     if rank == 0:
         ray.get(queue.finish.remote(worker, stage.digest, None, False))
+
+
+def search_loop(
+    queue: Any, worker: str, stage: Stage, context: Context, ending: Callable[[], bool], **how: Any
+) -> None:
+    """A search, in a thread of the driver.
+
+    Args:
+        ending: whether the run is at its end, so that what fails now fails for that.
+        how: what :func:`experiments.searching.search.run` takes besides.
+
+    Raises:
+        Exception: Ray or the run has come to its end, not the search: the driver counts it as lost.
+    """
+    import ray
+
+    from experiments import stages
+    from experiments.searching import search
+
+    error = None
+    Store(context.store).forget_error(stage)
+    try:
+        search.run(stage, context, report=lambda facts: queue.report.remote(worker, facts), queue=queue, **how)
+    except Exception as problem:
+        if ending() or isinstance(problem, ray.exceptions.RayError):
+            raise
+        error = describe(problem)
+        stages.note_error(stage, context, error)
+    ray.get(queue.finish.remote(worker, stage.digest, error, False))
 
 
 def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:

@@ -19,10 +19,13 @@ from experiments.hands import Hand
 from experiments.materials import Context
 from experiments.plan import build
 from experiments.queue import StageQueue
+from experiments.searching import search
 from fusiondistill.config_file import parse
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
-BASE, *_ = build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages
+SEARCHING = "experiment: x\nsearch: {space: {loss.kd: {uniform: [0, 1]}}}\n"
+STAGES = build(parse(SEARCHING), "f", FOUR.__getitem__).stages
+BASE, SEARCH = STAGES[0], next(stage for stage in STAGES if stage.kind == "search")
 
 PEER = """
 import os, sys
@@ -126,3 +129,40 @@ def test_of_a_group_those_are_blamed_that_died() -> None:
     hand = Hand("group1/", 2, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
     hand.thread.join()
     assert hand.blamed == {"group1/1"}
+
+
+def search_that_raises(
+    problem: Exception, ending: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[StageQueue, Callable[[], None]]:
+    """A search of an earlier run that failed: the queue that knows it, and what carries it out in the driver."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        assert not list(folder.rglob("error.txt"))
+        raise problem
+
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(search, "run", fails)
+    queue, context = StageQueue(), Context(str(folder))
+    stages.note_error(SEARCH, context, "of an earlier run")
+    queue.assign("search/x", 1.0, SEARCH)
+    return queue, lambda: workers.search_loop(Handle(queue), "search/x", SEARCH, context, lambda: ending)
+
+
+@pytest.mark.parametrize(
+    ("problem", "ending"), [(ray.exceptions.RaySystemError("no Ray"), False), (ValueError("no Ray"), True)]
+)
+def test_a_search_whose_ray_is_gone_has_not_failed(
+    problem: Exception, ending: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, carry_out = search_that_raises(problem, ending, tmp_path, monkeypatch)
+    with pytest.raises(type(problem)):
+        carry_out()
+    assert queue.holds("search/x", SEARCH.digest) and not list(tmp_path.rglob("error.txt"))
+
+
+def test_a_search_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, carry_out = search_that_raises(RuntimeError("no trial came to a result"), False, tmp_path, monkeypatch)
+    carry_out()
+    assert kinds(queue) == ["started", "failed"]
+    (noted,) = tmp_path.rglob("error.txt")
+    assert "no trial came to a result" in noted.read_text()

@@ -10,10 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import command, environment
+from running import command, environment, epochs_stored, stages, wait_for
 
 pytestmark = pytest.mark.slow
 
+LOCAL = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1 in both versions of IP, and ::1."""
+CONFIG = """
+experiment: trust
+data: {name: digits, train_images: 300, test_images: 50}
+model: {name: cifar_resnet8}
+methods: [base]
+base: {epochs: 200, batch_size: 16}
+"""
 HOLD = """
 import sys
 from experiments.cluster import connected
@@ -64,7 +73,18 @@ def test_nothing_of_it_listens_to_other_machines(running: tuple[str, int, Path])
     address, driver, _ = running
     found = listening(family(driver))
     assert address.startswith("127.0.0.1:") and len(found) >= 5
-    assert set(found) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}, found
+    assert set(found) <= LOCAL, found
+
+
+def test_nothing_listens_to_other_machines_while_a_run_trains(tmp_path: Path) -> None:
+    config, store = tmp_path / "config.yaml", tmp_path / "store"
+    config.write_text(CONFIG)
+    line = command("run", str(config), "--store", str(store))
+    with subprocess.Popen(line, env=environment(tmp_path / "cache"), stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: epochs_stored(store, "base") >= 1, 240)
+        found, still = listening(family(process.pid)), not stages(store, "base")
+        process.terminate()
+    assert still and len(found) >= 5 and set(found) <= LOCAL, found
 
 
 def test_its_token_is_private_and_needed(running: tuple[str, int, Path], tmp_path: Path) -> None:

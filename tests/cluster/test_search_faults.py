@@ -9,18 +9,19 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from running import command, environment, frozen, fusiondistill, stages, wait_for
+from running import command, ends, environment, frozen, fusiondistill, stages, wait_for, workers_of
 
 from experiments.prepared import prepare
 from experiments.searching.journal import Candidate, Journal
 from experiments.stage import Stage
 from experiments.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 CONFIG = """
 experiment: faults
@@ -37,11 +38,32 @@ search:
 """
 
 
+FEW = ("--set", "search.trials=2", "--set", "search.scheduler=none")
+
+
+@pytest.fixture(scope="module")
+def two_trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(config, store, cache) of a search with two trials that both come to their end, and that nothing happened to."""
+    folder = tmp_path_factory.mktemp("two trials")
+    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
+    config.write_text(CONFIG)
+    done = fusiondistill("search", str(config), *FEW, "--store", str(store), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return config, store, cache
+
+
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
 def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, store, cache = tmp_path / "config.yaml", tmp_path / "store", tmp_path / "cache"
+    config, store, cache, reference = (tmp_path / name for name in ("config.yaml", "store", "cache", "reference"))
     config.write_text(CONFIG)
-    settings = ("--set", f"search.searcher={searcher}", "--store", str(store))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # (Ray's sockets bear no long path)
+    search_for = ("--set", f"search.searcher={searcher}")
+    done = fusiondistill("search", str(config), *search_for, "--store", str(reference), cache=cache, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    settings = (*search_for, "--store", str(store))
     line = command("search", str(config), *settings)
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
         limit = time.monotonic() + 200
@@ -50,6 +72,10 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
             time.sleep(0.05)
         process.kill()
     time.sleep(3)  # its workers notice
+    of_ray = [path for path in temporary.glob("fusiondistill-ray-*/**/*") if path.is_file() and path.stat().st_size]
+    assert of_ray
+    for path in of_ray:
+        os.truncate(path, path.stat().st_size // 2)
     monkeypatch.setenv("FUSIONDISTILL_CACHE", str(cache))
     (search,) = (s for s in prepare(str(config), [settings[1]], str(store)).plan.stages if s.kind == "search")
     before = _noted(search, store)
@@ -76,20 +102,14 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
         assert row["error"] is None and row["validation"] is not None
         assert row["stopped"] != ((store / row["directory"]).exists()), row  # what was stopped leaves nothing
     assert again.stdout.count(" %  ") == 8  # the ranking
+    _compare(store, reference, set(before) if searcher == "optuna" else set(range(8)))
     outcome = json.loads((store / search.directory / "manifest.json").read_text())["outcome"]
     assert outcome["trials"] == 8 and set(outcome["importance"]) == {"loss.kd", "optimizer.lr"}
 
 
-def test_a_killed_trial_goes_on_in_another_process(tmp_path: Path) -> None:
-    config, reference, store, cache = (tmp_path / name for name in ("config.yaml", "reference", "store", "cache"))
-    config.write_text(CONFIG)
-    few = ("--set", "search.trials=2", "--set", "search.scheduler=none")
-    done = fusiondistill("search", str(config), *few, "--store", str(reference), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    shutil.copytree(reference, store, ignore=shutil.ignore_patterns("search-*", "trial-*"))
-    line = command("search", str(config), *few, "--store", str(store))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
+def test_a_killed_trial_goes_on_in_another_process(two_trials: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    reference, store = two_trials[1], tmp_path / "store"
+    with _under_way(two_trials, store) as process:
         trials = frozen(process.pid, "ray::ImplicitFunc")
         reached = {path.parent: json.loads(path.read_text())["epoch"] for path in store.glob("trial-*/progress.json")}
         assert reached and all(1 <= epoch < 12 for epoch in reached.values()) and not stages(store, "search")
@@ -97,9 +117,63 @@ def test_a_killed_trial_goes_on_in_another_process(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output
+    _equal(store, reference)
+
+
+def test_a_search_that_is_told_to_end_goes_on(two_trials: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, reference, cache = two_trials
+    store = tmp_path / "store"
+    with _under_way(two_trials, store) as process:
+        family = workers_of(process.pid, "")
+        process.send_signal(signal.SIGTERM)
+        ends(process, family)
+        assert process.stdout is not None
+        output = process.stdout.read()
+    assert process.returncode == 75 and "start the same command again to go on" in output, output
+    assert "Traceback" not in output and "local Ray instance" not in output, output  # none was started in the end
+    (search,) = store.glob("search-*")
+    assert not stages(store, "search") and not (search / "error.txt").exists()
+    assert any(1 <= epoch < 12 for epoch in _epochs_of_open_trials(store))
+    (search / "error.txt").write_text("left by an earlier run")
+    again = fusiondistill("search", str(config), *FEW, "--store", str(store), cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    _equal(store, reference)
+    assert not (search / "error.txt").exists()
+
+
+@contextlib.contextmanager
+def _under_way(two_trials: tuple[Path, Path, Path], store: Path) -> Iterator[subprocess.Popen[str]]:
+    """The same search over another store, when a trial has some epochs stored and more to go."""
+    config, reference, cache = two_trials
+    shutil.copytree(reference, store, ignore=shutil.ignore_patterns("search-*", "trial-*"))
+    line, pipe = command("search", str(config), *FEW, "--store", str(store)), subprocess.PIPE
+    with subprocess.Popen(line, env=environment(cache), stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
+        yield process
+
+
+def _models(store: Path) -> dict[str, bytes]:
+    """Directory -> weights, of the trials too."""
+    return {path.parent.name: path.read_bytes() for path in store.glob("*/model.*.safetensors")}
+
+
+def _equal(store: Path, reference: Path) -> None:
+    """Both searches came to the same: two trials, and the better one."""
     assert sorted(_judged(store)) == sorted(_judged(reference)) and len(_judged(store)) == 24
-    models = {path.name: next(path.glob("model.*")).read_bytes() for path in stages(store, "trial")}
-    assert models == {path.name: next(path.glob("model.*")).read_bytes() for path in stages(reference, "trial")}
+    assert _models(store) == _models(reference) and stages(store, "trial")
+    best = [next(next(iter(stages(one, "search"))).glob("best.*.json")).read_bytes() for one in (store, reference)]
+    assert best[0] == best[1]
+
+
+def _compare(store: Path, reference: Path, numbers: set[int]) -> None:
+    """These trials are those of a search that nothing happened to; whom ASHA stops when is chance."""
+    ours, theirs = ({(trial, epoch): score for trial, epoch, score in _judged(one)} for one in (store, reference))
+    common = {key for key in ours.keys() & theirs.keys() if key[0] in numbers}
+    assert {trial for trial, _ in common} == numbers
+    assert {key: ours[key] for key in common} == {key: theirs[key] for key in common}
+    whole = _models(store).keys() & _models(reference).keys()
+    assert any(name.startswith("trial-") for name in whole)
+    assert all(_models(store)[name] == _models(reference)[name] for name in whole)
 
 
 def _judged(store: Path) -> list[tuple[int, int, float]]:
