@@ -103,6 +103,9 @@ def _readable(board: dict[str, Any]) -> bool:
         and isinstance(running, list)
         and all(isinstance(one, dict) and _number(one.get("since")) for one in running)
         and all(isinstance(one.get(name), str) for one in running for name in ("directory", "worker"))
+        and all("epoch" in one or "epochs" not in one for one in running)
+        and all(_number(one[name]) for one in running for name in ("epoch", "epochs") if name in one)
+        and all(isinstance(one.get(name, 0.0), float | int) for one in running for name in ("loss", "validation"))
     )
 
 

@@ -102,7 +102,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-FACTS = ("card", "manifest", "plan", "progress", "journal", "lease")
+FACTS = ("card", "manifest", "plan", "progress", "journal", "board", "lease")
 
 
 @pytest.mark.parametrize("name", FACTS)
