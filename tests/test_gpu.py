@@ -21,7 +21,8 @@ from fusiondistill.evaluation import judge
 from fusiondistill.inference import for_inference
 from fusiondistill.training import train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+if not torch.cuda.is_available():
+    pytest.skip("no GPU here", allow_module_level=True)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 DISTILLING: dict[str, float] = {"ce": 0.5, "feature": 1.0, "kd": 0.25, "temperature": 3.0}
