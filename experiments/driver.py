@@ -114,6 +114,8 @@ class Driver:
         with self.scratch:
             try:
                 self._walk(check)
+                if self.outcome.failed:
+                    check()  # it may be for the store's sake
             finally:
                 self.ending = True
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]

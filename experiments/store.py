@@ -61,6 +61,21 @@ class Store:
         self.remote = not locations.is_local(self.filesystem)
         self.location = str(location) if self.remote or "://" not in str(location) else self.root
         self.check_held: Callable[[], None] = _nothing
+        self.began_there = self._there()
+
+    def _there(self) -> bool:
+        return self.remote or Path(self.root).is_dir()
+
+    def check_there(self) -> None:
+        """Look whether its directory is there; of a bucket the requests themselves tell.
+
+        Whoever writes does so, too, if it was there before: nobody makes a store again that was moved away.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        if not self._there():
+            raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
 
     def glance(self, *patterns: str) -> Store:
         """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
@@ -197,6 +212,8 @@ class Store:
 
     def commit(self, stage: Stage, files: Mapping[str, bytes], facts: Mapping[str, Any], attempt: str) -> None:
         """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go."""
+        if self.began_there:
+            self.check_there()
         manifest = {
             "format": 1,
             "kind": stage.kind,
@@ -260,6 +277,8 @@ class Store:
             slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
                 three requests); the caller never overwrites what the last call wrote.
         """
+        if self.began_there:
+            self.check_there()
         name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
         before = None
         if slot is None:
@@ -316,6 +335,8 @@ class Store:
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file that no manifest names (plans, views, the report): whole or not at all."""
+        if self.began_there:
+            self.check_there()
         checkpoints.write_file(self.filesystem, self.path(*parts), data)
 
     def directories(self) -> list[str]:
@@ -336,4 +357,5 @@ class Store:
         if self.remote:
             self.glance()  # is it there?
         with held(self.filesystem, self.root, self.location) as self.check_held:
+            self.began_there = True
             yield
