@@ -7,7 +7,6 @@ data-parallel stage gets a fit of its own. What is handed out never exceeds what
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from experiments.cluster import labels_of, on_node, patience
 from experiments.hands import FIT_FAILURES, Hand, fit, give_back, pull
 from experiments.interruption import keep_epochs
 from experiments.materials import Context
+from experiments.orphans import Scratch
 from experiments.queue import Event, StageQueue
 from experiments.room import Room
 from experiments.rows import Plan
@@ -31,6 +31,8 @@ from fusiondistill.config import Resources
 __all__ = ["Driver", "Outcome"]
 
 TICK = 0.2
+LATE = 90.0
+"""Seconds after which a worker group that does nothing is told of."""
 WITHOUT_NODES = 600.0
 """Seconds without any node that could hold a worker after which a run ends."""
 
@@ -96,13 +98,13 @@ class Driver:
         self.outcome = Outcome()
         self.bad_fits = 0
         self.reserved = False
-        self.ending = False
+        self.ending = self.said_late = False
         self.started_hands = 0
         self.seen_workers: set[str] = set()
         # On this node: another one may leave, and what the queue knows with it.
         here = on_node(ray.get_runtime_context().get_node_id())
         self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
-        self.scratch = tempfile.TemporaryDirectory(prefix="fusiondistill-ray-")
+        self.scratch = Scratch()
 
     def run(self, check: Callable[[], None]) -> Outcome:
         """Run until nothing is left to do; ``check`` is called often, at points where it is safe to raise.
@@ -112,6 +114,8 @@ class Driver:
         with self.scratch:
             try:
                 self._walk(check)
+                if self.outcome.failed:
+                    check()  # it may be for the store's sake
             finally:
                 self.ending = True
         self.outcome.blocked = [self.by_digest[d] for d in self.missing if not self._failed(d)]
@@ -134,6 +138,7 @@ class Driver:
             for stage in self._offer():
                 to_train, others = to_train + (stage.kind == "train"), others + (stage.kind != "train")
             self._start_hands(to_train, others, idle)
+            self._say_if_late()
             if not (self.hands or to_train or others or self.searches or self.parallel or news):
                 break
             self._wait_for_nodes()
@@ -230,6 +235,13 @@ class Driver:
                 self._start_task(node)
         while wanted <= 0 and self.searches and (left := self.room.free(self.hands).total) > 0:
             self._start_search(self.searches.pop(0), -(-left // (len(self.searches) + 1)))
+
+    def _say_if_late(self) -> None:
+        """Ray waits without a word for room that others hold on a shared cluster."""
+        late = [hand for hand in self.hands if hand.name.startswith("group") and not self._seen(hand)]
+        if not self.said_late and any(time.monotonic() - hand.began > LATE for hand in late):
+            self.said_late = True
+            self.display.say(f"no worker after {LATE:.0f} s: Ray waits for room, which others may hold (`ray status`)")
 
     def _seen(self, hand: Hand) -> bool:
         return any(w.startswith(hand.name) for w in self.seen_workers)

@@ -24,6 +24,7 @@ class Hand:
         self.name, self.slots, self.node = name, slots, node
         self.error: BaseException | None = None
         self.left: float | None = None
+        self.began = time.monotonic()
         self.thread = threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
         self.thread.start()
 

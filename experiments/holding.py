@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ __all__ = ["CLAIMS", "BucketBoard", "StoreBusy", "held"]
 CLAIMS = "leases"
 NAMING = 5.0
 """Seconds in which whoever took a lock has written its name into it."""
-LOOK = 2.0
-"""Seconds between two looks whether a lock is still where it was taken."""
+GAP = 10.0
+"""Seconds in which nobody need be able to tell whether a lock is still where it was taken."""
 
 
 class StoreBusy(RuntimeError):
@@ -89,24 +90,24 @@ def _busy(location: str, who: str) -> StoreBusy:
 
 
 class _Looking:
-    """Looks now and then whether a lock is still the file that everybody else would lock."""
+    """Looks whether a lock is still the file that everybody else would lock."""
 
     def __init__(self, path: Path, lock: IO[bytes], location: str) -> None:
-        self.path, self.lock, self.location, self.next = path, lock, location, 0.0
+        self.path, self.lock, self.location, self.seen = path, lock, location, time.monotonic()
 
     def __call__(self) -> None:
-        if time.monotonic() < self.next:
-            return
-        self.next = time.monotonic() + LOOK
         try:
             there = os.path.samestat(self.path.stat(), os.fstat(self.lock.fileno()))
         except OSError as error:
+            if error.errno != errno.ENOENT and time.monotonic() - self.seen < GAP:
+                return  # NFS does not answer
             raise StoreBusy(
                 f"{self.location} is gone ({error.strerror}): was it moved, or its disk unmounted? Bring it back and "
                 "start the same command again"
             ) from error
         if not there:
             raise StoreBusy(f"{self.location} is another store than the one that this run began with: was it replaced?")
+        self.seen = time.monotonic()
 
 
 class BucketBoard:

@@ -82,7 +82,7 @@ class LiveEvents:
             return
         data = event_file(rows[self.written :], time.time())
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)  # not the store itself, should it be gone
             with self.path.open("ab") as file:
                 file.write(data[_first_record(data) :] if self.written else data)
             self.written = len(rows)

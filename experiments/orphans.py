@@ -1,18 +1,21 @@
 """Sees to it that the Ray which a process started does not outlive it, even when it is killed.
 
 On Linux the kernel ends Ray's own processes with the driver, and their workers follow within seconds. But the two
-agents of a node then try for a whole minute to tell the dead head about it.
+agents of a node then try for a whole minute to tell the dead head about it. Its files are left to the next run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["reaped"]
+__all__ = ["Scratch", "reaped"]
 
 DELAY = 5
 """Seconds in which Ray's processes may end by themselves."""
@@ -53,3 +56,33 @@ def _descendants(process: int) -> list[tuple[int, int]]:
     for one in found:
         found += [child for child, parent in parents.items() if parent == one]
     return [(one, started[one]) for one in found[1:]]
+
+
+class Scratch:
+    """A temporary folder for Ray's files, which nobody needs afterwards; those that dead processes left are removed."""
+
+    PREFIX, LOCK = "fusiondistill-ray-", "lock"
+
+    def __init__(self) -> None:
+        import fcntl
+
+        self._remove_others(fcntl)
+        self.folder = tempfile.TemporaryDirectory(prefix=self.PREFIX)
+        self.name = self.folder.name
+        new = Path(self.name, "new")
+        self.lock = new.open("w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        new.rename(Path(self.name, self.LOCK))  # whoever finds it finds it locked
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
+        self.lock.close()
+
+    def _remove_others(self, fcntl: Any) -> None:
+        for folder in Path(tempfile.gettempdir()).glob(f"{self.PREFIX}*"):
+            with contextlib.suppress(OSError), (folder / self.LOCK).open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)

@@ -48,6 +48,7 @@ def execute(
     """Do a stage and store its result (on rank 0)."""
     be_patient()  # whoever sent it here had an answer from the store
     store = Store(context.store)
+    store.check_there()
     if rank == 0:
         store.forget_error(stage)
     if world_size == 1 and store.intact(stage) is None:
@@ -70,8 +71,10 @@ def execute(
 
 def note_error(stage: Stage, context: Context, error: str) -> None:
     """Leave the reason beside what the stage had stored; a store that cannot be written keeps the first error."""
+    store = Store(context.store)
     with contextlib.suppress(OSError):
-        Store(context.store).write(error.encode(), stage.directory, ERROR)
+        store.check_there()
+        store.write(error.encode(), stage.directory, ERROR)
 
 
 def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.device) -> None:

@@ -61,6 +61,21 @@ class Store:
         self.remote = not locations.is_local(self.filesystem)
         self.location = str(location) if self.remote or "://" not in str(location) else self.root
         self.check_held: Callable[[], None] = _nothing
+        self.began_there = self._there()
+
+    def _there(self) -> bool:
+        return self.remote or Path(self.root).is_dir()
+
+    def check_there(self) -> None:
+        """Look whether its directory is there; of a bucket the requests themselves tell.
+
+        Whoever writes does so, too, if it was there before: nobody makes a store again that was moved away.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        if not self._there():
+            raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
 
     def glance(self, *patterns: str) -> Store:
         """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
@@ -214,6 +229,8 @@ class Store:
         Args:
             made_from: the inputs as they were before the stage read them; default: as they are now.
         """
+        if self.began_there:
+            self.check_there()
         manifest = {
             "format": 1,
             "kind": stage.kind,
@@ -277,6 +294,8 @@ class Store:
             slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
                 three requests); the caller never overwrites what the last call wrote.
         """
+        if self.began_there:
+            self.check_there()
         name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
         before = None
         if slot is None:
@@ -333,6 +352,8 @@ class Store:
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file that no manifest names (plans, views, the report): whole or not at all."""
+        if self.began_there:
+            self.check_there()
         checkpoints.write_file(self.filesystem, self.path(*parts), data)
 
     def directories(self) -> list[str]:
@@ -353,4 +374,5 @@ class Store:
         if self.remote:
             self.glance()  # is it there?
         with held(self.filesystem, self.root, self.location) as self.check_held:
+            self.began_there = True
             yield

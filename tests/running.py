@@ -128,6 +128,21 @@ def frozen(driver: int, name: str) -> list[int]:
     return workers
 
 
+def frozen_at_work(driver: int, name: str, store: Path) -> list[int]:
+    """The same, at an instant at which each of them has a stage that is not stored yet, as their driver says."""
+    while True:
+        workers = frozen(driver, name)
+        time.sleep(3)  # the driver writes what they are at
+        running = json.loads((store / "status.json").read_text())["running"]
+        if len(running) == len(workers) and not any(
+            (store / at["directory"] / "manifest.json").exists() for at in running
+        ):
+            return workers
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(0.2)
+
+
 def tell(fault: str, stored: int, output: str, stage: str) -> None:
     """Print what a fault cost: epochs stored when it struck, and the epoch that the stage went on from."""
     resumed = re.search(rf"{stage}[^\n]*: epoch (\d+)/(\d+), found stored", output)

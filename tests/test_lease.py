@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -261,8 +262,7 @@ def test_a_stopped_process_that_goes_on_is_told(bucket_uri: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("harm", ["deleted", "replaced"])
-def test_a_directory_that_goes_away_ends_the_run(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.holding.LOOK", 0.0)
+def test_a_directory_that_goes_away_ends_the_run(harm: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with store.held():
         store.check_held()
@@ -271,4 +271,25 @@ def test_a_directory_that_goes_away_ends_the_run(harm: str, tmp_path: Path, monk
             (tmp_path / "store").mkdir()
             (tmp_path / "store" / ".lock").write_text("")
         with pytest.raises(StoreBusy, match="is gone .No such file" if harm == "deleted" else "is another store"):
+            store.check_held()
+
+
+def test_a_file_system_that_does_not_answer_for_a_moment_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, silent = Path.stat, False
+
+    def look(path: Path, **how: bool) -> os.stat_result:
+        if path.name == ".lock" and silent:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", look)
+    store = Store(tmp_path / "store")
+    with store.held():
+        store.check_held()
+        silent = True
+        store.check_held()
+        monkeypatch.setattr("experiments.holding.GAP", 0.0)
+        with pytest.raises(StoreBusy, match=r"is gone \(Stale"):
             store.check_held()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import ray.train
 import torch
 
 from experiments import stages, workers
+from experiments.driver import Driver
 from experiments.hands import Hand
 from experiments.materials import Context
 from experiments.plan import build
@@ -123,6 +125,23 @@ def test_a_data_parallel_stage_that_always_loses_a_worker_is_given_up() -> None:
     news = queue.poll()[0]
     assert [event.kind for event in news] == ["started", "lost"] * 2 + ["started", "failed"]
     assert "(attempt 3): killed" in news[-1].facts["error"]
+
+
+def test_a_group_that_waits_for_room_is_told_of_once() -> None:
+    said: list[str] = []
+    driver: Any = object.__new__(Driver)
+    hand, other = (SimpleNamespace(name=f"group{n}/", began=time.monotonic()) for n in (1, 2))
+    driver.__dict__ |= {"hands": [hand, other], "seen_workers": set(), "said_late": False}
+    driver.display = SimpleNamespace(say=said.append)
+    driver._say_if_late()
+    hand.began -= 100
+    driver.seen_workers.add("group1/0")  # it works
+    driver._say_if_late()
+    assert said == []
+    driver.seen_workers.clear()
+    driver._say_if_late()
+    driver._say_if_late()
+    assert len(said) == 1 and "waits for room" in said[0]
 
 
 def test_of_a_group_those_are_blamed_that_died() -> None:

@@ -175,14 +175,14 @@ def test_a_tracker_that_hangs_or_fails_neither_slows_nor_stops_a_run(monkeypatch
             raise ConnectionError("nobody answers\nat all")
 
     monkeypatch.setattr(tracking, "trackers_of", lambda config: {"slow": Hanging, "gone": Failing})
-    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+    monkeypatch.setattr(tracking, "PATIENCE", 3.0)
     shown = Shown()
     began = time.monotonic()
     with Tracking(config, shown):
         for _ in range(200):
             train(shown, stages["base"])
         assert time.monotonic() - began < 5
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15
     released.set()
     assert shown.said[0] == "gone: nobody answers; the run goes on without it"
     assert shown.said[1:] == ["slow does not keep up: what it has not taken by now is lost"]

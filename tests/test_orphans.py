@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from running import lives, wait_for
 
+from experiments.orphans import Scratch
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
 
 DRIVER = """
@@ -49,6 +51,39 @@ def test_its_own_processes_end_and_a_later_one_of_the_same_number_does_not() -> 
         driver.kill()
         driver.communicate(timeout=60)
         os.kill(other, signal.SIGKILL)
+
+
+LEAVES = """
+import sys
+from experiments.orphans import Scratch
+with Scratch() as scratch:
+    print(scratch.name, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_next_run_removes_the_files_of_dead_ones_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "fusiondistill-ray-of-somebody").mkdir()
+    pipe, line = subprocess.PIPE, [sys.executable, "-c", LEAVES]
+    dead, alive = (subprocess.Popen(line, stdin=pipe, stdout=pipe, text=True) for _ in range(2))
+    try:
+        left, used = (Path(one.stdout.readline().strip()) for one in (dead, alive) if one.stdout)
+        (left / "snapshot.json").write_text("{")
+        dead.kill()
+        dead.wait(60)
+        with Scratch() as scratch:
+            assert Path(scratch.name).parent == tmp_path and Path(scratch.name).is_dir()
+            assert not left.exists() and used.is_dir() and (tmp_path / "fusiondistill-ray-of-somebody").is_dir()
+        assert not Path(scratch.name).exists()
+    finally:
+        dead.kill()
+        dead.communicate(timeout=60)
+        alive.communicate("end\n", timeout=60)
+    assert not used.exists()
 
 
 def test_who_ends_by_itself_has_nothing_killed() -> None:

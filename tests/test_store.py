@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,9 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.materials import Context
+from experiments.metrics import LiveEvents
 from experiments.plan import build
 from experiments.rows import Plan
+from experiments.searching.trial import train_candidate
 from experiments.stage import Stage
+from experiments.stages import execute, note_error
 from experiments.store import Store, StoreBusy
 from experiments.training_stage import pack, unpack
 from fusiondistill.checkpoints import CheckpointError, commit, new_attempt, to_safetensors
@@ -160,6 +165,31 @@ def test_committing_sweeps_litter_and_nothing_else(tmp_path: Path, plan: Plan) -
     ]  # fmt: skip
     assert store.intact(base) is None and store.weights(base)[0]["w"].tolist() == [1, 1]
     assert store.load_progress(other) == b"state"
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_nobody_makes_a_store_again_that_was_moved_away(held: bool, tmp_path: Path, plan: Plan) -> None:
+    base, place = plan.stages[0], tmp_path / "store"
+    with contextlib.ExitStack() as stack:
+        if held:  # by the driver, who makes it
+            stack.enter_context((store := Store(place)).held())
+        else:
+            place.mkdir()
+            store = Store(place)
+        store.write(b"there", "file")
+        place.rename(tmp_path / "moved")
+        for write in (
+            lambda: store.write(b"", "status.json"),
+            lambda: store.commit(base, {"a.bin": b""}, {}, new_attempt()),
+            lambda: store.save_progress(base, 1, b"", new_attempt()),
+            lambda: execute(base, Context(str(place)), torch.device("cpu"), lambda _: None),
+            lambda: train_candidate(base, {}, Context(str(place)), torch.device("cpu"), lambda _: None),
+        ):
+            with pytest.raises(FileNotFoundError, match="is gone: was it moved"):
+                write()
+        note_error(base, Context(str(place)), "its store is gone")
+        LiveEvents(place / base.directory / "events").add([{"epoch": 1, "seconds": 1.0, "train_loss": 1.0}])
+    assert not place.exists()
 
 
 def test_two_writers_of_one_stage_leave_it_intact(tmp_path: Path, plan: Plan) -> None:

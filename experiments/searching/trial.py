@@ -28,6 +28,8 @@ def train_candidate(
     ``closing``: as :func:`experiments.training_stage.run_train` takes it.
     """
     be_patient()  # whoever sent it here had an answer from the store
+    store = Store(context.store)
+    store.check_there()
     from experiments.training_stage import run_train
 
     spec = search.spec
@@ -36,7 +38,6 @@ def train_candidate(
     if len(stages) == 1:
         run_train(stages[0], context, device, lambda facts: report(metrics_of(facts)), closing=closing)
         return
-    store = Store(context.store)
     for epoch in range(1, spec.train.recipe.epochs + 1):
         tables = [
             _stored_table(one, store) or run_train(one, context, device, lambda _: None, until=epoch) for one in stages

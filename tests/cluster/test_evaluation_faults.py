@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import command, counts, environment, frozen, fusiondistill, stages, wait_for, workers_of
+from running import command, counts, environment, frozen_at_work, fusiondistill, stages, wait_for, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_a_lost_worker_costs_its_piece_and_not_the_job(measured: tuple[Path, Pat
     line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 3)
-        killed = frozen(process.pid, "task_loop")[0]
+        killed = frozen_at_work(process.pid, "task_loop", tmp_path)[0]
         before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
         os.kill(killed, signal.SIGKILL)
         for pid in workers_of(process.pid, "task_loop"):

@@ -86,6 +86,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
 
     again = fusiondistill("search", str(config), *settings, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert not list(temporary.glob("fusiondistill-ray-*"))  # nor what the killed one had left
     assert finished == {path: (path / "manifest.json").stat().st_mtime_ns for path in finished}
     trials = pq.read_table(next((store / search.directory).glob("trials.*.parquet"))).to_pylist()
     assert [t["trial"] for t in trials] == list(range(8)) and len({t["optimizer.lr"] for t in trials}) == 8

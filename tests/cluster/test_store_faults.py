@@ -116,6 +116,25 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_store_that_is_moved_away_and_back(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    config, reference, cache = undisturbed
+    place, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    store = Store(place)
+    with started(command("run", str(config), "--store", str(place)), environment(cache)) as process:
+        wait_for(lambda: half_way(store), LONG)
+        place.rename(elsewhere)
+        output, errors = process.communicate(timeout=LONG)
+    assert process.returncode == 1 and f"{place} is gone (No such file or directory)" in errors, output + errors
+    assert "Traceback" not in errors and not place.exists()
+    elsewhere.rename(place)
+    reached = epochs(store)
+    assert 2 <= reached < 12
+    again = fusiondistill("run", str(config), "--store", str(place), cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"base: epoch {reached}/12, found stored" in again.stdout, again.stdout
+    assert same_as(reference, store)
+
+
 def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Bucket) -> None:
     """A short one is waited for; after a long one the run ends and says why, and the same command goes on."""
     config, reference, cache = undisturbed
