@@ -12,6 +12,7 @@ from test_report_tables import as_table, counted, one, planned
 from experiments.store import ERROR
 from experiments.views import results
 from fusiondistill import report
+from fusiondistill.commits import sealed
 from fusiondistill.report.tables import caption
 from fusiondistill.report.words import MISSING
 
@@ -73,9 +74,8 @@ def half_done(tmp_path: Path) -> Shelf:
               ("evaluate-scratch-blur", "evaluate"))  # fmt: skip
     for name, kind in stages:
         shelf.plan["stages"].append({"name": name, "kind": kind, "seed": 0, "directory": f"{name}-01"})
-    progress = '{"file": "last.pt", "epoch": 2, "sha256": "0"}'
-    (tmp_path / "scratch-01").mkdir()
-    (tmp_path / "scratch-01" / "progress.json").write_text(progress)
+    progress = sealed({"file": "last.pt", "epoch": 2, "sha256": "0"})
+    shelf.store.write(progress, "scratch-01", "progress.json")
     shelf.store.write(f"Traceback\n  <b>\nValueError: {WRONG}\n".encode(), "vanilla-01", ERROR)
     shelf.store.write(b"OSError: no room", "evaluate-scratch-blur-01", ERROR)
     return shelf
