@@ -188,19 +188,3 @@ def test_every_byte_of_a_plan(shelf: Shelf) -> None:
     shutil.rmtree(path.parent)
     with pytest.raises(CheckpointError, match="is no store"):
         results.plans(store)
-
-
-def test_rays_own_snapshot_is_nowhere_in_a_store() -> None:
-    """It is written in place and kills the next fit when cut short (so it is never kept: Ray's storage is scratch)."""
-    import ast
-    import inspect
-
-    from experiments import driver, hands
-    from experiments.searching import search
-
-    source = inspect.getsource(driver.Driver.__init__)
-    assert "tempfile.TemporaryDirectory" in source
-    for module in (hands, search):
-        calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.keyword)]
-        given = [ast.unparse(node.value) for node in calls if node.arg == "storage_path"]
-        assert given and set(given) == {"scratch"}, module.__name__

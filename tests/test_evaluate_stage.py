@@ -105,6 +105,7 @@ def test_a_checkpoint_that_was_replaced_after_the_planning_is_not_taken_for_the_
     other = imported(tmp_path, 1)[0].spec
     assert isinstance(other, CheckpointSpec)
     Path(stage.spec.path).write_bytes(Path(other.path).read_bytes())
+    (tmp_path / "again").mkdir()
     with pytest.raises(CheckpointError, match=r"given0.*is no longer the checkpoint that this run was planned with"):
         execute(stage, Context(str(tmp_path / "again")), CPU, lambda *_: None)
     assert Store(tmp_path / "again").intact(stage) == "not stored"
