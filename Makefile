@@ -8,12 +8,14 @@ export OMP_NUM_THREADS ?= 1
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
 
-test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+# Two files side by side: whole runs mostly wait for Ray.
+TWO := --numprocesses 2 --dist loadfile
 
-# Two files side by side: these tests mostly wait for Ray.
+test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" $(TWO)
+
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow --timeout 900 --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow --timeout 900 $(TWO)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
