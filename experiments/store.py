@@ -69,13 +69,16 @@ class Store:
     def check_there(self) -> None:
         """Look whether its directory is there; of a bucket the requests themselves tell.
 
-        Whoever writes does so, too, if it was there before: nobody makes a store again that was moved away.
-
         Raises:
             FileNotFoundError: it is not.
         """
         if not self._there():
             raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
+
+    def _check_still_there(self) -> None:
+        """For whoever writes: nobody makes a store again that was there before and was moved away."""
+        if self.began_there:
+            self.check_there()
 
     def glance(self, *patterns: str) -> Store:
         """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
@@ -229,8 +232,7 @@ class Store:
         Args:
             made_from: the inputs as they were before the stage read them; default: as they are now.
         """
-        if self.began_there:
-            self.check_there()
+        self._check_still_there()
         manifest = {
             "format": 1,
             "kind": stage.kind,
@@ -294,8 +296,7 @@ class Store:
             slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
                 three requests); the caller never overwrites what the last call wrote.
         """
-        if self.began_there:
-            self.check_there()
+        self._check_still_there()
         name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
         before = None
         if slot is None:
@@ -352,8 +353,7 @@ class Store:
 
     def write(self, data: bytes, *parts: str) -> None:
         """Write a file that no manifest names (plans, views, the report): whole or not at all."""
-        if self.began_there:
-            self.check_there()
+        self._check_still_there()
         checkpoints.write_file(self.filesystem, self.path(*parts), data)
 
     def directories(self) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import torch
 from gpu_training import network, pipeline, recipe
 from test_inference import classifier
+from toy_training import run_both
 
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
@@ -121,12 +120,7 @@ def test_evaluation_says_what_a_cpu_says() -> None:
 def test_two_workers_with_synchronised_batchnorm_are_one(tmp_path: Path) -> None:
     """Two processes share this GPU (over gloo: NCCL wants one each), each with half of every batch."""
     script = Path(gpu_training.__file__)
-    workers = [subprocess.Popen([sys.executable, str(script), str(tmp_path), rank]) for rank in "01"]
-    try:
-        assert [worker.wait(200) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_both(str(script), str(tmp_path), seconds=200)
     alone = asdict(train(network(1), recipe(epochs=3), pipeline(GPU, 48, teacher_view=None), seed=0))
     kept = {sync: torch.load(tmp_path / f"{sync}.pt", weights_only=True) for sync in (True, False)}
     for one, both in zip(alone["rows"], kept[True]["rows"], strict=True):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from parallel_training import EPOCHS, SIZES, network, pipeline, recipe
 from torch import nn
 from torch.nn import functional
-from toy_training import Toy, make_pipeline, make_recipe
+from toy_training import Toy, make_pipeline, make_recipe, run_both
 
 from experiments.plan import Plan, build
 from experiments.runner import check_synchronised
@@ -79,12 +77,7 @@ def by_hand(batch_size: int) -> tuple[list[float], list[list[torch.Tensor]], nn.
 def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path) -> None:
     """Two gloo processes; three degradations, features and kd, an uneven last batch, a last batch too small to cut."""
     script = Path(parallel_training.__file__)
-    workers = [subprocess.Popen([sys.executable, str(script), str(tmp_path), rank]) for rank in "01"]
-    try:
-        assert [worker.wait(250) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_both(str(script), str(tmp_path))
     for size in SIZES:
         losses, states, other = by_hand(size)
         kept = torch.load(tmp_path / f"{size}-0.pt", weights_only=True)
@@ -123,12 +116,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_every_worker_goes_on_from_the_epoch_that_the_first_has_read(tmp_path: Path) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", SENT, str(tmp_path), rank]) for rank in "01"]
-    try:
-        assert [worker.wait(250) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_both("-c", SENT, str(tmp_path))
 
 
 def test_batchnorm_becomes_synchronised_where_there_are_gpus() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe
+from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe, run_both
 
 from experiments.training_stage import pack, unpack
 from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
@@ -217,12 +215,7 @@ def test_a_compiled_student_trains_to_the_same() -> None:
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     """Without BatchNorm data-parallel training is the same sum in another order. NaN is noticed by both alike."""
     script = Path(__file__).parent / "toy_training.py"
-    workers = [subprocess.Popen([sys.executable, str(script), str(tmp_path), rank]) for rank in "01"]
-    try:
-        assert [worker.wait(250) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_both(str(script), str(tmp_path))
     for batch_size in BATCH_SIZES:
         single = train(
             Toy(1), make_recipe(epochs=3, feature=1.0), make_pipeline(("noise", "blur"), batch_size=batch_size),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +63,16 @@ def make_recipe(epochs: int, optimizer: str = "sgd", ce: float = 1.0, **loss: fl
 
 BATCH_SIZES = (8, 9)
 """Of 21 images: with 8 the tail of 5 is cut between the two processes, with 9 the tail of 3 is done by both."""
+
+
+def run_both(*arguments: str, seconds: float = 250) -> None:
+    """Run this interpreter twice, side by side, with these arguments and then a rank, 0 and 1; both have to succeed."""
+    workers = [subprocess.Popen([sys.executable, *arguments, rank]) for rank in "01"]
+    try:
+        assert [worker.wait(seconds) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def _worker(folder: Path, rank: int) -> None:
