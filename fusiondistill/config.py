@@ -24,6 +24,8 @@ __all__ = [
     "Resources",
     "SearchConfig",
     "TrackingConfig",
+    "chosen_by",
+    "held_out_of",
 ]
 
 Protocol = Literal["standard", "paper"]
@@ -43,6 +45,18 @@ PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
 
 _STRONGER_DECAY = ("cifar100", "tiny_imagenet")
 """The original trains the base on these with a weight decay of 5e-4 instead of 1e-4."""
+
+
+def chosen_by(select: str | None, protocol: str) -> str:
+    """How epochs are chosen: what ``select`` says, or the protocol where it says nothing."""
+    return select or ("test" if protocol == "paper" else "validation")
+
+
+def held_out_of(validation: float | None, protocol: str) -> float:
+    """The part of the training images that is held out: what ``data.validation`` says, or the protocol."""
+    if validation is not None:
+        return validation
+    return 0.0 if protocol == "paper" else 0.1
 
 
 class DataConfig(Frozen):
@@ -262,14 +276,12 @@ class Config(Frozen):
     @property
     def epoch_choice(self) -> str:
         """The resolved ``select``."""
-        return self.select or ("test" if self.protocol == "paper" else "validation")
+        return chosen_by(self.select, self.protocol)
 
     @property
     def held_out(self) -> float:
         """The resolved fraction of the validation split."""
-        if self.data.validation is not None:
-            return self.data.validation
-        return 0.0 if self.protocol == "paper" else 0.1
+        return held_out_of(self.data.validation, self.protocol)
 
     @property
     def threads(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS, Config
+from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out_of
 
 __all__ = ["settings"]
 
@@ -24,7 +24,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: as a plan holds it, of this version or an earlier one.
     """
-    select = config.get("select") or ("test" if config["protocol"] == "paper" else "validation")
+    select = chosen_by(config.get("select"), config["protocol"])
     return {"select": select, "training": _training(config), "deviations": "; ".join(_deviations(config, select))}
 
 
@@ -37,8 +37,7 @@ def _roles(config: Mapping[str, Any]) -> list[str]:
 def _training(config: Mapping[str, Any]) -> str:
     data = config["data"]
     images = f"{data['train_images']:,} training images" if data.get("train_images") else "all training images"
-    held_out = data.get("validation")
-    held_out = (0.0 if config["protocol"] == "paper" else 0.1) if held_out is None else held_out
+    held_out = held_out_of(data.get("validation"), config["protocol"])
     less = f", {100 * held_out:.3g} % of them held out" if held_out else ""
     epochs = ", ".join(f"{role} {config[role]['epochs']}" for role in _roles(config))
     return f"{images}{less}; epochs: {epochs}"
