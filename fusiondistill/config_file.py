@@ -72,7 +72,7 @@ def find(name: str) -> Path:
 def _shipped() -> dict[str, Path]:
     """The configs that come with the project: beside the packages in a checkout, inside them when installed."""
     here = Path(__file__).resolve().parent.parent
-    for folder in (here / "experiments" / "configs", here / "configs"):
+    for folder in (here / "fusiondistill_runner" / "configs", here / "configs"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     return {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bucket import KEYS, Bucket, serving
 
+from bucket import KEYS, Bucket, serving
 from fusiondistill.data import ImageSet
 
 Images = Callable[..., ImageSet]

@@ -21,15 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from running import TINY
 
-from experiments.board import read_board
-from experiments.searching.journal import Journal
-from experiments.searching.search_results import epoch_rows, summary, trial_rows
-from experiments.stage import SearchSpec
-from experiments.store import Store
-from experiments.views.results import note_plan, plans
-from experiments.views.status import status_lines
 from fusiondistill import config_file
 from fusiondistill.checkpoints import CheckpointError, card_of, from_card, parse_weights, sealed, to_safetensors
 from fusiondistill.commits import digest, read_file, read_manifest
@@ -38,6 +30,14 @@ from fusiondistill.data import DataError, load_images
 from fusiondistill.data.corruptions import check_corruptions, load_corruption
 from fusiondistill.data.decoding import decode_image
 from fusiondistill.data.pickles import read_pickle
+from fusiondistill_runner.planning.stage import SearchSpec
+from fusiondistill_runner.searching.journal import Journal
+from fusiondistill_runner.searching.search_results import epoch_rows, summary, trial_rows
+from fusiondistill_runner.storage.noted_plans import note_plan, plans
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.watching.board import read_board
+from fusiondistill_runner.watching.status import status_lines
+from running import TINY
 
 OURS = (ConfigError, DataError, CheckpointError)
 Case = tuple[list[bytes], Callable[[Path, bytes], object]]
@@ -210,7 +210,7 @@ def journal(folder: Path, data: bytes) -> object:
 
 
 def lease(folder: Path, data: bytes) -> object:
-    from experiments.lease import _dead, _who
+    from fusiondistill_runner.storage.lease import _dead, _who
 
     return _dead(data), _who(data)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from toy_training import BATCH_SIZES, make_pipeline
 
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.models import build_model
 from fusiondistill.recipe import Recipe
 from fusiondistill.training import train
+from toy_training import BATCH_SIZES, make_pipeline
 
 EPOCHS = 3
 DEGRADATIONS = ("noise", "blur", "jpeg")

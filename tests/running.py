@@ -44,7 +44,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
     """``fusiondistill ...`` with this interpreter."""
-    return [sys.executable, *options, "-c", "from experiments.cli import main; main()", *arguments]
+    return [sys.executable, *options, "-c", "from fusiondistill_runner.cli import main; main()", *arguments]
 
 
 def fusiondistill(

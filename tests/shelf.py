@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.plan import build
-from experiments.stage import EvaluateSpec, Stage
-from experiments.store import Store, parquet_bytes
-from experiments.views import results
 from fusiondistill.checkpoints import new_attempt, sealed
 from fusiondistill.config_file import parse
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views import results
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 PLAN = build(

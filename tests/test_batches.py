@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Images
 
+from conftest import Images
 from fusiondistill.batches import Batch, Pipeline, normalise, random_levels
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import fusiondistill
 from torch import nn
 
 from fusiondistill import build_model
 from fusiondistill.bench_evaluation import _multiply_adds, bench_evaluation
+from running import fusiondistill
 
 
 def test_rows_of_the_benchmark() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from shelf import LABELS, Shelf, drawn
 
-from experiments.views import between, comparisons, results
 from fusiondistill import report
 from fusiondistill.report.between import between_grids, between_lines
 from fusiondistill.statistics import holm
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.views import between, comparisons, results
+from shelf import LABELS, Shelf, drawn
 
 METHODS = ("base", "fusing", "fusiondistill")
 
@@ -53,7 +54,7 @@ def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
     assert found == expected and len(rows) == 8, "not the base, other images, other levels, or the very same stages"
     assert all(row["experiment"] == "s" and row["seeds"] == 2 for row in rows)
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
-    plans = results.plans(shelves[0].store)
+    plans = noted_plans.plans(shelves[0].store)
     groups = {g.experiment: g for g in report.summarise(table, planned=results.planned_table(plans, table))}
     for row in rows:
         (a, method), (b, _) = row["a"].split(), row["b"].split()

@@ -11,21 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from bucket import KEYS, Bucket, free_port, serving
 from click.testing import CliRunner
 from pyarrow import fs
-from test_store import FOUR, fill, follows, progress
 
-from experiments.board import BOARD
-from experiments.cli import main
-from experiments.holding import CLAIMS, BucketBoard
-from experiments.lease import Taken, leased
-from experiments.plan import Plan, build
-from experiments.progress import ProgressWriter
-from experiments.store import Store, StoreBusy
-from experiments.training_stage import pack, unpack
-from experiments.views.results import note_plan
-from experiments.views.status import StoreWatch, status_lines
+from bucket import KEYS, Bucket, free_port, serving
 from fusiondistill.checkpoints import (
     CheckpointError,
     load_checkpoint,
@@ -34,6 +23,17 @@ from fusiondistill.checkpoints import (
 )
 from fusiondistill.config_file import parse
 from fusiondistill.locations import LocationError, open_location
+from fusiondistill_runner.cli import main
+from fusiondistill_runner.planning.plan import Plan, build
+from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard
+from fusiondistill_runner.storage.lease import Taken, leased
+from fusiondistill_runner.storage.noted_plans import note_plan
+from fusiondistill_runner.storage.progress import ProgressWriter
+from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.watching.board import BOARD
+from fusiondistill_runner.watching.status import StoreWatch, status_lines
+from fusiondistill_runner.working.training import pack, unpack
+from test_store import FOUR, fill, follows, progress
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_progress_takes_a_tenth_of_the_time_at_most(tmp_path: Path, plan: Plan, 
 
 HOLD = """
 import sys, time
-from experiments.store import Store
+from fusiondistill_runner.storage.store import Store
 with Store(sys.argv[1]).held():
     print("held", flush=True)
     time.sleep(60)

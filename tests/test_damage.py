@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from shelf import PLAN, Shelf, drawn
 
-from experiments.rows import Plan
-from experiments.stage import Stage
-from experiments.store import PROGRESS, Store, parquet_bytes
-from experiments.training_stage import pack
-from experiments.views import results
-from experiments.views.stage_tables import read_parquet
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.training import Progress
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
+from fusiondistill_runner.storage.store import PROGRESS, Store
+from fusiondistill_runner.views import results
+from fusiondistill_runner.working.training import pack
+from shelf import PLAN, Shelf, drawn
 
 
 def contents(stage: Stage) -> dict[str, bytes]:
@@ -171,12 +172,12 @@ def test_a_changed_figure_of_the_paired_tests_is_not_taken_over(shelf: Shelf) ->
 
 def test_every_byte_of_a_plan(shelf: Shelf) -> None:
     store, path = shelf.store, Path(shelf.store.path("plans", "x.json"))
-    (said,) = results.plans(store)
+    (said,) = noted_plans.plans(store)
     sound = path.read_bytes()
     for at in range(0, len(sound), 97):
         path.write_bytes(sound[:at] + bytes([sound[at] ^ (1 << at % 8)]) + sound[at + 1 :])
         try:
-            (found,) = results.plans(store)
+            (found,) = noted_plans.plans(store)
             assert {key: found[key] for key in said} == said
         except CheckpointError as error:
             assert str(path) in str(error) and "run the config again" in str(error)
@@ -184,7 +185,7 @@ def test_every_byte_of_a_plan(shelf: Shelf) -> None:
     for broken in (b"", sound[:1], sound[: len(sound) // 2], sound[:-1], unsealed, json.dumps(shelf.plan).encode()):
         path.write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"x\.json is damaged"):
-            results.plans(store)
+            noted_plans.plans(store)
     shutil.rmtree(path.parent)
     with pytest.raises(CheckpointError, match="is no store"):
-        results.plans(store)
+        noted_plans.plans(store)

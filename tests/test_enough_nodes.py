@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from experiments.cluster import enough_nodes, nodes_of
-from experiments.cluster_check import Facts, NodeFacts
-from experiments.runner import check_cluster
 from fusiondistill.config import Resources
+from fusiondistill_runner.nodes.check import Facts, NodeFacts
+from fusiondistill_runner.nodes.cluster import enough_nodes, nodes_of
+from fusiondistill_runner.runner import check_cluster
 
 FOUR_CPUS = Resources(workers=2, cpus_per_worker=4)
 
@@ -99,8 +99,8 @@ def test_the_check_asks_the_nodes_that_a_run_would_have(asked: list[Any], monkey
         found = tuple(NodeFacts(node.address, node.resources, None, "silent") for node in nodes_of(ray))
         return Facts(address, found, {"versions": {}})
 
-    monkeypatch.setattr("experiments.cluster.connected", lambda: contextlib.nullcontext(cluster))
-    monkeypatch.setattr("experiments.cluster_check.gather", gather)
+    monkeypatch.setattr("fusiondistill_runner.nodes.cluster.connected", lambda: contextlib.nullcontext(cluster))
+    monkeypatch.setattr("fusiondistill_runner.nodes.check.gather", gather)
     with pytest.raises(ConnectionError, match="no machine for a worker of 1 CPU"):
         check_cluster(None, (), None, print)
     monkeypatch.setattr("time.sleep", lambda seconds: setattr(cluster, "workers", 1))  # what was asked for comes

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from experiments.cli import main
-from experiments.forecasting.estimates import Estimates, cost_lines, measured
-from experiments.plan import build
-from experiments.pruning import unneeded
-from experiments.rows import Plan
-from experiments.stage import Stage, trial_stage
-from experiments.store import Store
-from experiments.views import results
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
+from fusiondistill_runner.cli import main
+from fusiondistill_runner.forecasting.estimates import Estimates, cost_lines, measured
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import Stage, trial_stage
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.storage.pruning import unneeded
+from fusiondistill_runner.storage.store import Store
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 SEARCH = "search={trials: 4, epochs: 5, space: {loss.kd: {uniform: [0, 1]}}}"
@@ -32,7 +32,7 @@ def store_all(store: Store, content: Plan, seconds: dict[str, float]) -> None:
     for stage in content.stages:
         facts = {"seconds": seconds[stage.kind], "training_seconds": seconds[stage.kind]}
         store.commit(stage, {"a.txt": b"a" * 1000}, facts, new_attempt())
-    results.note_plan(store, content, {})
+    noted_plans.note_plan(store, content, {})
 
 
 def named(content: Plan, name: str, seed: int = 0) -> Stage:
@@ -106,10 +106,10 @@ def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
     for stage in (*content.stages, mine, other):
         if stage is not search:
             store.commit(stage, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
-    results.note_plan(store, content, {})
+    noted_plans.note_plan(store, content, {})
     assert unneeded(store) == []  # the search is not done: both may be its
     facts = {"seconds": 1.0, "training_seconds": 1.0, "outcome": {"directories": [mine.directory]}}
     store.commit(search, {"a.txt": b"a"}, facts, new_attempt())
     assert [one.directory for one in unneeded(store)] == [other.directory]
-    results.note_plan(store, plan("base.epochs=3"), {})
+    noted_plans.note_plan(store, plan("base.epochs=3"), {})
     assert {"trial", "search", "base"} <= {one.directory.split("-")[0] for one in unneeded(store)}

@@ -13,10 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.materials import Context
-from experiments.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
-from experiments.stages import _cached_classifier, execute
-from experiments.store import Store
 from fusiondistill import build_model, load_images
 from fusiondistill.checkpoints import CheckpointError, card_of, checkpoint_digest, save_checkpoint
 from fusiondistill.config import ModelConfig
@@ -24,6 +20,10 @@ from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.evaluation import judge
 from fusiondistill.models import ImageClassifier
+from fusiondistill_runner.planning.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import _cached_classifier, execute
 
 CPU = torch.device("cpu")
 

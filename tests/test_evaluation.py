@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Images
 from torch import nn
 
+from conftest import Images
 from fusiondistill import build_model, load_images
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade

@@ -9,24 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from running import TINY
 
-from experiments.cli import main
-from experiments.forecasting.estimates import Estimates, measured
-from experiments.forecasting.forecast import Times, clock, forecast, forecast_lines, jobs_of, parse_cluster, read_times
-from experiments.forecasting.paper_schedule import SPEEDS, bench_schedule, paper_stages, parse_speeds, seconds_at
-from experiments.forecasting.simulation import critical_path, simulate
-from experiments.forecasting.traffic import network_of, traffic, weight_bytes
-from experiments.plan import build
-from experiments.prepared import prepare
-from experiments.rows import Plan
-from experiments.stage import EvaluateSpec, Stage, TrainSpec, priorities
-from experiments.training_stage import pack
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
 from fusiondistill.training import Progress
+from fusiondistill_runner.cli import main
+from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.forecasting.estimates import Estimates, measured
+from fusiondistill_runner.forecasting.forecast import (
+    Times,
+    clock,
+    forecast,
+    forecast_lines,
+    jobs_of,
+    parse_cluster,
+    read_times,
+)
+from fusiondistill_runner.forecasting.paper_schedule import (
+    SPEEDS,
+    bench_schedule,
+    paper_stages,
+    parse_speeds,
+    seconds_at,
+)
+from fusiondistill_runner.forecasting.simulation import critical_path, simulate
+from fusiondistill_runner.forecasting.traffic import network_of, traffic, weight_bytes
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import EvaluateSpec, Stage, TrainSpec, priorities
+from fusiondistill_runner.working.training import pack
+from running import TINY
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 SEARCH = "search={trials: 4, epochs: 5, scheduler: none, space: {loss.kd: {uniform: [0, 1]}}}"

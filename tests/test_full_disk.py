@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shelf import PLAN
 
-from experiments.store import Store
 from fusiondistill.locations import NoRoom
+from fusiondistill_runner.storage.store import Store
+from shelf import PLAN
 
 
 @pytest.fixture

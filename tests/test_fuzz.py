@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzzing import OURS, TINY, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusiondistill import config_file
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
+from fuzzing import OURS, TINY, cases
 
 SLOW = {"parquet": 60, "archive": 50, "folder": 40, "torch": 60, "card": 40, "plan": 40, "config": 60}
 """Examples of what takes longer than most."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from fuzzing import cases
 
 pytest.importorskip("atheris", reason="has wheels for Linux on x86_64 only")
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 import atheris
 import torch, pyarrow.parquet, PIL.Image, safetensors.torch, ray  # before: their code is not what is looked at
-with atheris.instrument_imports(include=["fusiondistill", "experiments", "yaml", "zipfile"]):
+with atheris.instrument_imports(include=["fusiondistill", "fusiondistill_runner", "yaml", "zipfile"]):
     from fuzzing import OURS, cases
 
 def fuzz(name, use, valid):

@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gpu_training
 import pytest
 import torch
-from gpu_training import network, pipeline, recipe
-from test_inference import classifier
-from toy_training import run_both
 
+import gpu_training
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
 from fusiondistill.evaluation import judge
 from fusiondistill.inference import for_inference
 from fusiondistill.training import train
+from gpu_training import network, pipeline, recipe
+from test_inference import classifier
+from toy_training import run_both
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)

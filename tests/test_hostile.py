@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-import experiments
 import fusiondistill
-from experiments.store import Store
-from experiments.views import results
+import fusiondistill_runner
 from fusiondistill.checkpoints import CheckpointError, load_checkpoint, sealed
 from fusiondistill.config_file import ConfigError, load_points, parse
 from fusiondistill.data import DataError, cifar
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.storage.store import Store
 
 BOUNDED = """
 import json, resource, sys, time
@@ -178,7 +178,7 @@ def test_a_plan_cannot_make_a_sweep_delete_something_else(tmp_path: Path) -> Non
     content = {"experiment": "../../victim", "sweep": "x", "order": 0, "stages": [], "rows": [], "config": {}}
     store.write(sealed(content), "plans", "y.json")
     with pytest.raises(CheckpointError, match=r"y\.json is damaged: it is the plan of '\.\./\.\./victim'"):
-        results.retire_points(store, "x", [])
+        noted_plans.retire_points(store, "x", [])
     assert victim.exists()
 
 
@@ -237,9 +237,12 @@ OBJECTS = {
 }  # fmt: skip
 """How torch.distributed sends objects: pickled. Forbidden under whatever name the module has."""
 ALLOWED = {
-    ("experiments/materials.py", "exec"): "the plugins that a config names, announced when they are loaded",
+    (
+        "fusiondistill_runner/working/materials.py",
+        "exec",
+    ): "the plugins that a config names, announced when they are loaded",
     ("fusiondistill/checkpoints.py", "torch.load"): "with weights_only=True",
-    ("experiments/training_stage.py", "torch.load"): "with weights_only=True",
+    ("fusiondistill_runner/working/training.py", "torch.load"): "with weights_only=True",
     ("fusiondistill/data/cache.py", "np.load"): "with allow_pickle=False",
     ("fusiondistill/data/pickles.py", "pickle._Unpickler"): "the base of the one that admits five names",
 }
@@ -253,7 +256,7 @@ def dotted(node: ast.AST) -> str:
 
 def test_nothing_is_unpickled_evaluated_or_extracted() -> None:
     found = {}
-    for package in (fusiondistill, experiments):
+    for package in (fusiondistill, fusiondistill_runner):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             tree, name = ast.parse(path.read_text()), f"{root.name}/{path.relative_to(root).as_posix()}"

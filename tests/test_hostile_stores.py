@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from experiments.prepared import prepare_evaluation
-from experiments.store import Store
 from fusiondistill import build_model
 from fusiondistill.checkpoints import MODEL, CheckpointError, card_of, commit, open_location, to_safetensors
+from fusiondistill_runner.driving.prepared import prepare_evaluation
+from fusiondistill_runner.storage.store import Store
 
 CARD = card_of("cifar_resnet8", None, classes=[str(i) for i in range(10)], mean=(1, 1, 1), std=(1, 1, 1),
                size=(16, 16), dataset="digits")  # fmt: skip

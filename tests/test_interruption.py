@@ -11,7 +11,7 @@ import pytest
 
 HANGS = """
 import sys, time
-from experiments import interruption
+from fusiondistill_runner.driving import interruption
 interruption.LIMIT = float(sys.argv[1])
 try:
     with interruption.Interruption() as request:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 PLAN = """
 import json, sys, time
-from experiments.plan import build
-from experiments.rows import union
-from experiments.stage import priorities
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import union
+from fusiondistill_runner.planning.stage import priorities
 from fusiondistill.config_file import parse_points
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
@@ -41,14 +41,16 @@ print(len(directories), seconds, int(peak.split()[1]) / 1024)
 
 STORED = """
 import os
-from experiments.views import results, status
-from experiments.store import Store
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.views import results
+from fusiondistill_runner.watching import status
+from fusiondistill_runner.storage.store import Store
 os.fsync = lambda descriptor: None  # of 30,000 files, which no test waits for
 store = Store(sys.argv[1])
 for stage in plan.stages:
     store.commit(stage, {"a.bin": b"x" * 100}, {"seconds": 1.0}, "a")
 for one in plans:
-    results.note_plan(store, one, {})
+    noted_plans.note_plan(store, one, {})
 began = time.process_time()
 stored, damage = store.stored(plan.stages)
 assert len(stored) == len(directories) and not damage

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bucket import KEYS, serving
-from running import wait_for
 
-from experiments.holding import CLAIMS, BucketBoard, StoreBusy
-from experiments.lease import Lease, Taken, leased, machine
-from experiments.store import Store
+from bucket import KEYS, serving
 from fusiondistill.locations import LocationError
+from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard, StoreBusy
+from fusiondistill_runner.storage.lease import Lease, Taken, leased, machine
+from fusiondistill_runner.storage.store import Store
+from running import wait_for
 
 
 class Folder:
@@ -81,7 +81,7 @@ def test_of_many_that_start_at_the_same_instant_never_two_hold(tmp_path: Path) -
 RIVAL = """
 import sys, time
 from pathlib import Path
-from experiments.store import Store, StoreBusy
+from fusiondistill_runner.storage.store import Store, StoreBusy
 folder, me, rounds = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 for i in range(rounds):
     print("ready", flush=True)
@@ -223,9 +223,9 @@ def test_a_foreign_file_does_not_end_the_signs_of_life(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from experiments import lease
+from fusiondistill_runner.storage import lease
 lease.BEAT = 2.0
-from experiments.store import Store, StoreBusy
+from fusiondistill_runner.storage.store import Store, StoreBusy
 store = Store(sys.argv[1])
 with store.held():
     print("held", flush=True)
@@ -241,7 +241,7 @@ with store.held():
 def test_a_stopped_process_that_goes_on_is_told(bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    monkeypatch.setattr("experiments.lease.BEAT", 2.0)
+    monkeypatch.setattr("fusiondistill_runner.storage.lease.BEAT", 2.0)
     store = Store(bucket_uri.replace("ROUND", "stopped"))
     with subprocess.Popen([sys.executable, "-c", HOLD, store.location], stdout=subprocess.PIPE, text=True) as holder:
         try:
@@ -290,6 +290,6 @@ def test_a_file_system_that_does_not_answer_for_a_moment_ends_no_run(
         store.check_held()
         silent = True
         store.check_held()
-        monkeypatch.setattr("experiments.holding.GAP", 0.0)
+        monkeypatch.setattr("fusiondistill_runner.storage.holding.GAP", 0.0)
         with pytest.raises(StoreBusy, match=r"is gone \(Stale"):
             store.check_held()

@@ -15,14 +15,15 @@ import ray
 import ray.train
 import torch
 
-from experiments import stages, workers
-from experiments.driver import Driver
-from experiments.hands import Hand
-from experiments.materials import Context
-from experiments.plan import build
-from experiments.queue import StageQueue
-from experiments.searching import search
 from fusiondistill.config_file import parse
+from fusiondistill_runner.driving import workers
+from fusiondistill_runner.driving.driver import Driver
+from fusiondistill_runner.driving.hands import Hand
+from fusiondistill_runner.driving.queue import StageQueue
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.searching import search
+from fusiondistill_runner.working import stages
+from fusiondistill_runner.working.materials import Context
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 SEARCHING = "experiment: x\nsearch: {space: {loss.kd: {uniform: [0, 1]}}}\n"

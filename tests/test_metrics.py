@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from experiments import tracking
-from experiments.materials import Context
-from experiments.metrics import EVENTS, LiveEvents, event_file, scalars
-from experiments.plan import build
-from experiments.queue import Event
-from experiments.stage import Stage
-from experiments.stages import execute
-from experiments.tracking import Feed, MLflow, Run, Tracking, WeightsAndBiases
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError, parse
 from fusiondistill.data import fingerprint
+from fusiondistill_runner.driving.queue import Event
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.watching import tracking
+from fusiondistill_runner.watching.tracking import Feed, MLflow, Run, Tracking, WeightsAndBiases
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.metrics import EVENTS, LiveEvents, event_file, scalars
+from fusiondistill_runner.working.stages import execute
 
 ROWS = [
     {"epoch": e, "seconds": 2.0, "lr": 0.1, "images": 9.0, "train_accuracy": e / 4, "loss": 1 / e, "validation": e / 5,

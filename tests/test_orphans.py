@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from running import lives, wait_for
 
-from experiments.orphans import Scratch
+from fusiondistill_runner.nodes.orphans import Scratch
+from running import lives, wait_for
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc here")
 
 DRIVER = """
 import subprocess, sys
-from experiments import orphans
+from fusiondistill_runner.nodes import orphans
 orphans.DELAY = 1
 known = orphans._descendants
 own, other = (subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL) for _ in range(2))
@@ -55,7 +55,7 @@ def test_its_own_processes_end_and_a_later_one_of_the_same_number_does_not() -> 
 
 LEAVES = """
 import sys
-from experiments.orphans import Scratch
+from fusiondistill_runner.nodes.orphans import Scratch
 with Scratch() as scratch:
     print(scratch.name, flush=True)
     sys.stdin.readline()

@@ -6,18 +6,18 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import parallel_training
 import pytest
 import torch
-from parallel_training import EPOCHS, SIZES, network, pipeline, recipe
 from torch import nn
 from torch.nn import functional
-from toy_training import Toy, make_pipeline, make_recipe, run_both
 
-from experiments.plan import Plan, build
-from experiments.runner import check_synchronised
+import parallel_training
 from fusiondistill.config_file import parse
 from fusiondistill.training import NeedsGPU, synchronised, train
+from fusiondistill_runner.planning.plan import Plan, build
+from fusiondistill_runner.runner import check_synchronised
+from parallel_training import EPOCHS, SIZES, network, pipeline, recipe
+from toy_training import Toy, make_pipeline, make_recipe, run_both
 
 
 def half_loss(model: nn.Module, teachers: list[nn.Module], batch: Any, rank: int) -> tuple[torch.Tensor, float]:
@@ -102,7 +102,7 @@ def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path)
 SENT = """
 import sys
 import torch
-from experiments.training_stage import _same_for_all
+from fusiondistill_runner.working.training import _same_for_all
 
 folder, rank = sys.argv[1], int(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

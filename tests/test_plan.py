@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.plan import build, build_evaluation
-from experiments.rows import Plan, union
-from experiments.stage import (
+from fusiondistill import save_checkpoint
+from fusiondistill.config import METHODS, ModelConfig
+from fusiondistill.config_file import ConfigError, parse, parse_points
+from fusiondistill_runner.planning.plan import build, build_evaluation
+from fusiondistill_runner.planning.rows import Plan, union
+from fusiondistill_runner.planning.stage import (
     CheckpointSpec,
     EvaluateSpec,
     FuseSpec,
@@ -25,9 +28,6 @@ from experiments.stage import (
     priorities,
     trial_stage,
 )
-from fusiondistill import save_checkpoint
-from fusiondistill.config import METHODS, ModelConfig
-from fusiondistill.config_file import ConfigError, parse, parse_points
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FOUR = tuple(LEVELS)

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from experiments.plan import build
-from experiments.rows import Plan, union
-from experiments.searching.search_results import best_config
-from experiments.stage import FuseSpec, Stage, as_it_stands, trial_stage
 from fusiondistill import save_checkpoint
 from fusiondistill.config_file import parse, parse_points
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import Plan, union
+from fusiondistill_runner.planning.stage import FuseSpec, Stage, as_it_stands, trial_stage
+from fusiondistill_runner.searching.search_results import best_config
 
 SPACE = "space: {loss.kd: {uniform: [0, 1]}, fusion.method: {choice: [average, ties, median]}}"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.plan import build
-from experiments.queue import GRACE, Event, StageQueue
-from experiments.stage import Stage
 from fusiondistill.config_file import parse
+from fusiondistill_runner.driving.queue import GRACE, Event, StageQueue
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.stage import Stage
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 STAGES = {s.name: s for s in build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages}

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_tables import FEW, LEVELS, METHODS, Page, known, rows_of, table, trials_of
 
 from fusiondistill import report
 from fusiondistill.report.drawing import spread
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.words import MISSING
+from report_tables import FEW, LEVELS, METHODS, Page, known, rows_of, table, trials_of
 
 
 def expected(rows: list[dict[str, Any]], method: str, degradation: str, seed: int) -> float:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fusiondistill import report
+from fusiondistill.report.words import MISSING
 from report_tables import (
     HOSTILE,
     all_tables,
@@ -20,9 +23,6 @@ from report_tables import (
     timeline_of,
     trials_of,
 )  # fmt: skip
-
-from fusiondistill import report
-from fusiondistill.report.words import MISSING
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if not CHROMIUM:

@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from report_tables import METHODS
 
 from fusiondistill.report.style import COLOURS, line_styles, plain_styles
+from report_tables import METHODS
 
 # Machado, Oliveira and Fernandes (2009), the full deficiency, for linear RGB.
 VISIONS = {

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from report_tables import Page, known, rows_of, table
 
 from fusiondistill import report
 from fusiondistill.report.comparing import BEST, comparison_grid, short_lines
 from fusiondistill.report.groups import Group
 from fusiondistill.report.words import MISSING
+from report_tables import Page, known, rows_of, table
 
 GROUP = {"experiment": "demo", "dataset": "digits", "model": "cifar_resnet8", "protocol": "standard"}
 ROWS = ["base", "oracle", "fusing", "fusiondistill", "expert-blur"]

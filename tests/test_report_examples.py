@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from report_tables import CASES, HOSTILE, Page, answers_of, png, rows_of, samples_of, table
 
 from fusiondistill import report
 from fusiondistill.report.examples import Example, chosen, examples_body, final_method
+from report_tables import CASES, HOSTILE, Page, answers_of, png, rows_of, samples_of, table
 
 
 def example(index: int, **said: str) -> Example:

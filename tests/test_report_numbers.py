@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from report_tables import HOSTILE, METHODS, Page, known, rows_of, table
 
 from fusiondistill import report
 from fusiondistill.report import behind
 from fusiondistill.report.latex import escaped, latex
+from report_tables import HOSTILE, METHODS, Page, known, rows_of, table
 
 
 def embedded(text: str) -> dict[str, dict[str, list[list[object]]]]:

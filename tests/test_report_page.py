@@ -11,6 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+
+from fusiondistill import report
+from fusiondistill.report.markup import element
+from fusiondistill.report.words import MISSING
 from report_tables import (
     HOSTILE,
     LEVELS,
@@ -29,10 +33,6 @@ from report_tables import (
     timeline_of,
     trials_of,
 )
-
-from fusiondistill import report
-from fusiondistill.report.markup import element
-from fusiondistill.report.words import MISSING
 
 EVERY_FIFTH = {name: of[::5] for name, of in LEVELS.items()}
 
@@ -258,7 +258,7 @@ def test_a_failed_write_leaves_the_old_report_alone(tmp_path: Path, monkeypatch:
 def test_import_is_light() -> None:
     code = (
         "import sys; from fusiondistill import report, statistics; "
-        "print(*sorted({'ray', 'pydantic', 'matplotlib', 'experiments', 'scipy'} & set(sys.modules)))"
+        "print(*sorted({'ray', 'pydantic', 'matplotlib', 'fusiondistill_runner', 'scipy'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert found == []

@@ -7,19 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from report_tables import Page, rows_of, table
-from shelf import PLAN, Shelf, drawn
-from test_report_tables import as_table, counted, planned
 
-from experiments.stage import Stage, TrainSpec
-from experiments.store import parquet_bytes
-from experiments.views import results
-from experiments.views.settings import settings
-from experiments.views.stage_tables import facts, stage_tables
 from fusiondistill import report
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import protocol_line, protocol_lines
+from fusiondistill_runner.planning.stage import Stage, TrainSpec
+from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.views import results
+from fusiondistill_runner.views.settings import settings
+from fusiondistill_runner.views.stage_tables import facts, stage_tables
+from report_tables import Page, rows_of, table
+from shelf import PLAN, Shelf, drawn
+from test_report_tables import as_table, counted, planned
 
 PAPER = "experiment: x\nprotocol: paper\ndata: {name: cifar100}\n"
 

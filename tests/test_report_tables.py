@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from report_tables import HOSTILE, METHODS, Page, known, rows_of, table
 
 from fusiondistill import report
 from fusiondistill.report.beyond import beyond_grid, corruption_error, mean_corruption_error
 from fusiondistill.report.groups import Cell, Group
 from fusiondistill.report.tables import caption, column_title, overview_grid, seeds_grid
 from fusiondistill.report.words import MISSING, degradation_title
+from report_tables import HOSTILE, METHODS, Page, known, rows_of, table
 
 GROUP = {"experiment": "demo", "model": "cifar_resnet8", "dataset": "digits", "protocol": "standard"}
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from report_tables import Page, rows_of, table, timeline_of
 
 from fusiondistill import report
 from fusiondistill.report.drawing_time import lane_names
 from fusiondistill.report.time_section import duration
 from fusiondistill.report.timeline import chain, clock, lanes, ran, waited, waiting, worker_hours
 from fusiondistill.report.words import MISSING
+from report_tables import Page, rows_of, table, timeline_of
 
 
 def test_pauses_of_the_whole_run_are_cut_out() -> None:

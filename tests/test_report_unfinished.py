@@ -5,16 +5,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from report_tables import HOSTILE, Page, curves_of, rows_of, table
-from shelf import Shelf, drawn
-from test_report_tables import as_table, counted, one, planned
 
-from experiments.store import ERROR
-from experiments.views import results
 from fusiondistill import report
 from fusiondistill.commits import sealed
 from fusiondistill.report.tables import caption
 from fusiondistill.report.words import MISSING
+from fusiondistill_runner.storage.store import ERROR
+from fusiondistill_runner.views import results
+from report_tables import HOSTILE, Page, curves_of, rows_of, table
+from shelf import Shelf, drawn
+from test_report_tables import as_table, counted, one, planned
 
 
 def said_of(folder: Path, counts: pa.Table, plan: pa.Table) -> dict[str, str]:

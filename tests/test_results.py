@@ -10,19 +10,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import TINY
-from shelf import LABELS, PLAN, Shelf, drawn
 
-from experiments import runner
-from experiments.prepared import prepare
-from experiments.rows import every
-from experiments.stage import SearchSpec, Stage
-from experiments.store import Store, parquet_bytes
-from experiments.views import comparisons, results, searches
 from fusiondistill import report
 from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.report.words import MISSING
 from fusiondistill.statistics import holm, paired_permutation_test
+from fusiondistill_runner import runner
+from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.planning.rows import every
+from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views import comparisons, results, searches
+from running import TINY
+from shelf import LABELS, PLAN, Shelf, drawn
 
 
 def test_pieces_of_a_degradation_make_one_cell_and_missing_ones_leave_it_missing(tmp_path: Path) -> None:
@@ -212,7 +214,7 @@ def test_points_of_a_sweep_keep_their_order_and_other_plans_stand_by_name(tmp_pa
         shelf.plan |= {} if order is None else {"sweep": "s", "order": order}
         shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
         table = shelf.write()
-    assert [plan["experiment"] for plan in results.plans(shelves[0].store)] == ["a", "s-1", "s-2", "s-10", "z"]
+    assert [plan["experiment"] for plan in noted_plans.plans(shelves[0].store)] == ["a", "s-1", "s-2", "s-10", "z"]
     lines = results.table_lines(shelves[0].store, table)
     names = [line.split()[0] for line in lines[: next(i for i, line in enumerate(lines) if " · " in line)] if line]
     assert [name for name in names if name in ("a", "s-1", "s-2", "s-10", "z")] == ["a", "s-1", "s-2", "s-10", "z"]
@@ -263,6 +265,6 @@ def test_a_damaged_plan_is_mended_by_running_the_config_again(tmp_path: Path) ->
     (damaged,) = (tmp_path / "store" / "plans").glob("*.json")
     damaged.write_text('{"experiment": ')
     with pytest.raises(CheckpointError, match="run the config again"):
-        results.plans(ready.store)
+        noted_plans.plans(ready.store)
     runner.note_plan(ready, "second")
-    assert [plan["command"] for plan in results.plans(ready.store)] == ["second"]
+    assert [plan["command"] for plan in noted_plans.plans(ready.store)] == ["second"]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from ray import exceptions
 
-from experiments import room as rooms
-from experiments.fitness import DataSet, Fitness, Landmark, Needs, Survey, look
-from experiments.room import Room
 from fusiondistill.config import Resources
 from fusiondistill.data import fingerprint
+from fusiondistill_runner.nodes import room as rooms
+from fusiondistill_runner.nodes.fitness import DataSet, Fitness, Landmark, Needs, Survey, look
+from fusiondistill_runner.nodes.room import Room
 
 RESOURCES = Resources()
 NO_DATA = Fitness(lacking="the data set 'cifar10' is not on the node n2: copy it")
@@ -59,7 +59,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def short_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.fitness.on_node", lambda node: node)  # Ray's wants ids of 56 digits
+    monkeypatch.setattr("fusiondistill_runner.nodes.fitness.on_node", lambda node: node)  # Ray's wants ids of 56 digits
 
 
 def _room(cluster: Cluster, resources: Resources = RESOURCES) -> Room:
@@ -139,7 +139,7 @@ def test_what_a_node_says_of_itself(tmp_path: Path) -> None:
 
 
 def test_a_node_that_cannot_decode_lacks_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.materials import load_split
+    from fusiondistill_runner.working.materials import load_split
 
     load_split.cache_clear()
     (tmp_path / "file").write_text("")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from report_tables import Page
-from running import TINY, command, counts, ends, environment, fusiondistill, stages, weights, workers_of
 
 from fusiondistill.report.words import MISSING
+from report_tables import Page
+from running import TINY, command, counts, ends, environment, fusiondistill, stages, weights, workers_of
 
 METHODS = {"base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"}
 DEGRADATIONS = {"jpeg", "blur", "noise", "saltpepper"}

@@ -14,23 +14,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from experiments.materials import Context
-from experiments.plan import build
-from experiments.rows import spread
-from experiments.stage import EvaluateSpec, Stage
-from experiments.stages import execute
-from experiments.store import Store
-from experiments.views import results
-from experiments.views.sample_tables import samples_and_answers
-from experiments.views.stage_tables import stage_tables
 from fusiondistill import reference_degrade
 from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.samples import png, sample_rows
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import spread
+from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views import results
+from fusiondistill_runner.views.sample_tables import samples_and_answers
+from fusiondistill_runner.views.stage_tables import stage_tables
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
+from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 
 
 def pixels(data: bytes) -> Any:

@@ -11,21 +11,21 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from running import fusiondistill, stages
 
-from experiments.materials import Context
-from experiments.plan import build
-from experiments.rows import Plan
-from experiments.searching.importance import importance
-from experiments.searching.journal import Candidate
-from experiments.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
-from experiments.searching.trial import stored_rows, train_candidate
-from experiments.stage import SearchSpec, Stage, TrainSpec, ancestors, trial_stage, with_found
-from experiments.stages import execute
-from experiments.store import Store
-from experiments.training_stage import run_train
 from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, ancestors, trial_stage, with_found
+from fusiondistill_runner.searching.importance import importance
+from fusiondistill_runner.searching.journal import Candidate
+from fusiondistill_runner.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
+from fusiondistill_runner.working.training import run_train
+from fusiondistill_runner.working.trial import stored_rows, train_candidate
+from running import fusiondistill, stages
 
 CONFIG = """
 experiment: x

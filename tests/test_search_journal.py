@@ -10,14 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from experiments.plan import build
-from experiments.searching import search as searching
-from experiments.searching.journal import Journal
-from experiments.searching.search_results import outcome
-from experiments.stage import Stage, ancestors, as_it_stands, trial_stage
-from experiments.store import Store, parquet_bytes
 from fusiondistill.checkpoints import digest, new_attempt
 from fusiondistill.config_file import parse
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.stage import Stage, ancestors, as_it_stands, trial_stage
+from fusiondistill_runner.searching import search as searching
+from fusiondistill_runner.searching.journal import Journal
+from fusiondistill_runner.searching.search_results import outcome
+from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.storage.store import Store
 
 KD = "{loss.kd: {uniform: [0, 1]}}"
 NOTHING = {"loss.ce": 0, "loss.feature": 0, "loss.kd": 0}

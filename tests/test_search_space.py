@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from experiments.plan import build
-from experiments.searching.journal import Candidate
-from experiments.searching.search_space import candidate_count, candidates, draw, signature
-from experiments.searching.searchers import Optuna, searcher_for
-from experiments.stage import SearchSpec, Stage
 from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.search_space import candidate_count, candidates, draw, signature
+from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.searching.journal import Candidate
+from fusiondistill_runner.searching.searchers import Optuna, searcher_for
 
 
 def search(trials: int, **space: Any) -> SearchConfig:
@@ -81,7 +81,10 @@ def test_a_grid_of_millions_is_counted_and_begun_at_once_without_ray_or_torch() 
     began = time.process_time()
     assert candidate_count(huge) == 1 + 1000 * 100**4
     assert time.process_time() - began < 5  # one by one they would take hours
-    code = "import experiments.searching.search_space, sys; assert not {'torch', 'ray', 'optuna'} & set(sys.modules)"
+    module, heavy = "fusiondistill_runner.planning.search_space", {"torch", "ray", "optuna"}
+    code = f"import {module}, sys; assert not {heavy} & set(sys.modules)"
+        "import sys, fusiondistill_runner.planning.search_space; assert not {*sys.modules} & {'torch', 'ray', 'optuna'}"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

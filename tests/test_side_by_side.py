@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from fusiondistill_runner.cli import main
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.side_by_side import labels, merged, open_stores, side_by_side
 from report_tables import Page
 from shelf import Shelf
-
-from experiments.cli import main
-from experiments.store import Store
-from experiments.views.side_by_side import labels, merged, open_stores, side_by_side
 
 RIGHT = np.arange(120).reshape(2, 60) % 3 > 0
 

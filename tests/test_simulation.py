@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.forecasting.simulation import (
+from fusiondistill_runner.forecasting.simulation import (
     FIT_END,
     FIT_START,
     OFFER,

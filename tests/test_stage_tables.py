@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from fusiondistill.checkpoints import new_attempt
+from fusiondistill_runner import runner
+from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.planning.stage import FuseSpec, Stage, TrainSpec
+from fusiondistill_runner.storage import noted_plans
+from fusiondistill_runner.views import results
+from fusiondistill_runner.views.stage_tables import facts, stage_tables
 from report_tables import Page
 from running import TINY
 from shelf import PLAN, Shelf, drawn
-
-from experiments import runner
-from experiments.prepared import prepare
-from experiments.stage import FuseSpec, Stage, TrainSpec
-from experiments.views import results
-from experiments.views.stage_tables import facts, stage_tables
-from fusiondistill.checkpoints import new_attempt
 
 
 def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_part_of_a_plan_does_not_take_the_place_of_the_command_that_did_all_of
 
     def noted(command: str, whole: bool, *overrides: str) -> str:
         runner.note_plan(prepare(str(config), overrides, str(tmp_path / "store")), command, whole=whole)
-        return str(results.plans(ready.store)[0]["command"])
+        return str(noted_plans.plans(ready.store)[0]["command"])
 
     assert noted("search x", False) == "search x", "nobody did more"
     assert noted("run x", True) == "run x"

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fusiondistill_runner.storage.lease import machine
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.watching import status
+from fusiondistill_runner.watching.board import BOARD, Board, read_board
+from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from running import command, environment, fusiondistill, wait_for
 from shelf import Shelf, drawn
-
-from experiments.board import BOARD, Board, read_board
-from experiments.lease import machine
-from experiments.store import Store
-from experiments.views import status
-from experiments.views.status import StoreWatch, status_lines
 
 CONFIG = """
 experiment: watched

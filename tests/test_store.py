@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.materials import Context
-from experiments.metrics import LiveEvents
-from experiments.plan import build
-from experiments.rows import Plan
-from experiments.searching.trial import train_candidate
-from experiments.stage import Stage
-from experiments.stages import execute, note_error
-from experiments.store import Store, StoreBusy
-from experiments.training_stage import pack, unpack
 from fusiondistill.checkpoints import CheckpointError, commit, new_attempt, to_safetensors
 from fusiondistill.config_file import parse
 from fusiondistill.training import Progress
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.metrics import LiveEvents
+from fusiondistill_runner.working.stages import execute, note_error
+from fusiondistill_runner.working.training import pack, unpack
+from fusiondistill_runner.working.trial import train_candidate
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 
@@ -205,7 +205,7 @@ def test_two_writers_of_one_stage_leave_it_intact(tmp_path: Path, plan: Plan) ->
 
 HOLD = """
 import subprocess, sys, time
-from experiments.store import Store
+from fusiondistill_runner.storage.store import Store
 with Store(sys.argv[1]).held():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print(child.pid, flush=True)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluate_stage import CPU, data_spec, imported
 from torch import nn
 
-from experiments.materials import Context
-from experiments.stage import FuseSpec, Stage
-from experiments.stages import execute
-from experiments.store import Store
-from experiments.views.stage_tables import stage_tables
 from fusiondistill import build_model, load_images
 from fusiondistill.config_file import parse
 from fusiondistill.evaluation import mixed_batches
+from fusiondistill_runner.planning.stage import FuseSpec, Stage
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.stage_tables import stage_tables
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
+from test_evaluate_stage import CPU, data_spec, imported
 
 
 def test_the_loss_between_an_expert_and_the_average_is_that_of_their_mixture(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.views.timeline import SCHEMA, timeline
+from fusiondistill_runner.views.timeline import SCHEMA, timeline
 
 
 def stage(name: str, kind: str) -> dict[str, Any]:

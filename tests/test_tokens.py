@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.tokens import keep_token_private
+from fusiondistill_runner.nodes.tokens import keep_token_private
 
 
 @pytest.fixture

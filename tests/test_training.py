@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe, run_both
 
-from experiments.training_stage import pack, unpack
 from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
+from fusiondistill_runner.working.training import pack, unpack
+from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe, run_both
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:

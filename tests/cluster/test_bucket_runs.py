@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bucket import Bucket
-from running import command, environment, fusiondistill, wait_for
 
-from experiments.store import Store
+from bucket import Bucket
+from fusiondistill_runner.storage.store import Store
+from running import command, environment, fusiondistill, wait_for
 
 pytestmark = pytest.mark.slow
 

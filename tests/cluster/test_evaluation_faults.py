@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from running import command, counts, environment, frozen_at_work, fusiondistill, stages, wait_for, workers_of
 
 pytestmark = pytest.mark.slow

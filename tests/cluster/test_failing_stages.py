@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
 from running import command, environment, fusiondistill, stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

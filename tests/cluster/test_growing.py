@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from heads import RAY, free_port, stop
 from running import command, environment, wait_for
 

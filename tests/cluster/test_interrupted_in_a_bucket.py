@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from bucket import KEYS, serving
-from running import command, environment, wait_for
 
-from experiments.interruption import LIMIT
-from experiments.store import Store
+from bucket import KEYS, serving
+from fusiondistill_runner.driving.interruption import LIMIT
+from fusiondistill_runner.storage.store import Store
+from running import command, environment, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

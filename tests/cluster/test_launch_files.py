@@ -62,7 +62,7 @@ def test_ray_start_knows_the_options(name: str) -> None:
 @pytest.mark.parametrize("name", [*RAY_UP, "README.md"])
 def test_a_stopped_job_has_the_time_that_a_run_needs(name: str) -> None:
     """For clusters that are already there, the job itself says so."""
-    from experiments.interruption import LIMIT
+    from fusiondistill_runner.driving.interruption import LIMIT
 
     (seconds,) = re.findall(r'RAY_JOB_STOP_WAIT_TIME_S(?:=|": ")(\d+)', (CLUSTER / name).read_text())
     assert int(seconds) >= LIMIT + 10
@@ -195,7 +195,7 @@ def test_the_walk_through_s_commands_exist(words: list[str]) -> None:
     import click
     from ray.scripts.scripts import cli as ray
 
-    from experiments.cli import main
+    from fusiondistill_runner.cli import main
 
     name, *rest = words
     command: click.Command = {"ray": ray, "fusiondistill": main, "cluster/slurm.sh": main}[name]

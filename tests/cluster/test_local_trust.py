@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from running import command, environment, epochs_stored, stages, wait_for
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ base: {epochs: 200, batch_size: 16}
 """
 HOLD = """
 import sys
-from experiments.cluster import connected
+from fusiondistill_runner.nodes.cluster import connected
 with connected() as ray:
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.readline()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
-from experiments.interruption import LIMIT
+from fusiondistill_runner.driving.interruption import LIMIT
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 TYPES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "kubernetes_fields.yaml").read_text())

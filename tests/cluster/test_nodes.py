@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from running import command, counts, environment, finished, frozen, stages, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,7 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("experiments", "fusiondistill"):
+        if name.split(".")[0] in ("fusiondistill_runner", "fusiondistill"):
             raise ModuleNotFoundError(f"No module named {name!r}")
 
 sys.meta_path.insert(0, Absent())
@@ -167,9 +168,9 @@ def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any)
     """One file system cannot be two, so what is missing here is missing everywhere; who is asked is the point."""
     import ray
 
-    from experiments.fitness import Landmark, Needs, Survey
-    from experiments.room import Room
     from fusiondistill.config import Resources
+    from fusiondistill_runner.nodes.fitness import Landmark, Needs, Survey
+    from fusiondistill_runner.nodes.room import Room
 
     def room(name: str, content: bytes = b"seen", resources: Resources = Resources()) -> Room:  # noqa: B008
         landmark = Landmark(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+
 from running import command, counts, environment, stages, weights
 
 pytestmark = pytest.mark.slow

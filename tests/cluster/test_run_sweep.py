@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from running import counts, fusiondistill, stages
 
 pytestmark = pytest.mark.slow

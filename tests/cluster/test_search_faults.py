@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from running import command, ends, environment, frozen, fusiondistill, stages, wait_for, workers_of
 
-from experiments.prepared import prepare
-from experiments.searching.journal import Candidate, Journal
-from experiments.stage import Stage
-from experiments.store import Store
+from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.searching.journal import Candidate, Journal
+from fusiondistill_runner.storage.store import Store
+from running import command, ends, environment, frozen, fusiondistill, stages, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from running import counts, environment, fusiondistill, weights
 
 HERE = Path(__file__).parent
-SCRIPT = HERE.parents[1] / "cluster" / "slurm.sh"
+MAIN = "from fusiondistill_runner.cli import main; main()"
+ROOT = HERE.parents[1]
+SCRIPT = ROOT / "cluster" / "slurm.sh"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare", "nsenter", "ip")
 MISSING = [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
 
@@ -82,10 +86,10 @@ def _submitted(site: Inside, folder: Path, config: Path, store: Path) -> tuple[s
     programs = folder / "bin"
     programs.mkdir()
     program = programs / "fusiondistill"
-    program.write_text(f'#!/bin/bash\nexec {sys.executable} -c "from experiments.cli import main; main()" "$@"\n')
+    program.write_text(f'#!/bin/bash\nexec {sys.executable} -c {shlex.quote(MAIN)} "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    variables = {**environment(folder / "cache"), "PATH": path, "PYTHONPATH": str(HERE.parents[1])}
+    variables = {**environment(folder / "cache"), "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'experiments'}"}
     exported = ",".join(
         f"{name}={variables[name]}" for name in ("PATH", "PYTHONPATH", "FUSIONDISTILL_CACHE", "OMP_NUM_THREADS")
     )

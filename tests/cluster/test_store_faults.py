@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from bucket import Bucket, Gate
-from running import command, counts, environment, finished, fusiondistill, stages, wait_for, weights
 
-from experiments.holding import CLAIMS, BucketBoard
-from experiments.store import Store
+from bucket import Bucket, Gate
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard
+from fusiondistill_runner.storage.store import Store
+from running import command, counts, environment, finished, fusiondistill, stages, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -215,6 +215,6 @@ def test_damage_of_every_kind_is_named_and_made_again(undisturbed: tuple[Path, P
         assert f"damaged, will be made again: {path} is damaged" in mended.stderr
     assert same_as(reference, Store(store))
     with pytest.raises(CheckpointError, match="is no store"):  # not one that was never there
-        from experiments.views.results import plans
+        from fusiondistill_runner.storage.noted_plans import plans
 
         plans(Store(tmp_path / "nowhere"))

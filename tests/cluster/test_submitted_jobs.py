@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from heads import RAY, free_port, stop
 from running import environment, fusiondistill, stages
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = [sys.executable, "-c", "from experiments.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from fusiondistill_runner.cli import main; main()"]
 
 PATIENT = ["--runtime-env-json", '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "40"}}']
 

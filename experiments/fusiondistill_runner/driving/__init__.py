@@ -1,0 +1,1 @@
+"""Who runs next: the driver, its queue, the workers that pull from it, and how a run is interrupted."""

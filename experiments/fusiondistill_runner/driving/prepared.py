@@ -1,0 +1,241 @@
+"""From a config to a checked plan beside its store: all that is known before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from fusiondistill import config_file
+from fusiondistill.config import METHODS, Config, ModelConfig
+from fusiondistill.locations import absolute
+from fusiondistill_runner.planning.plan import build, build_evaluation
+from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
+from fusiondistill_runner.planning.stage import Stage, ancestors
+from fusiondistill_runner.storage.store import Store
+
+__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation", "read_plugins"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked config with its plan, and what its store already holds."""
+
+    config: Config
+    plan: Plan
+    """All stages; of a sweep those of all its points, each once."""
+    points: tuple[Plan, ...]
+    """The experiments: one for each point of a sweep, else the plan itself."""
+    store: Store
+    context: Any
+    stored: set[str] = field(default_factory=set)
+    damage: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[Stage]:
+        """Stages that need work."""
+        return [stage for stage in self.plan.stages if stage.digest not in self.stored]
+
+    def looked_up(self) -> Prepared:
+        """The same with a fresh look at what the store holds."""
+        stored, damage = self.store.stored(self.plan.stages)
+        return replace(self, stored=stored, damage=damage)
+
+    def narrowed(self, stages: Sequence[Stage]) -> Prepared:
+        """Only these stages and what they rest on; no rows."""
+        kept = {needed.digest: needed for one in stages for needed in ancestors(one)}
+        return replace(self, plan=replace(self.plan, stages=tuple(kept.values()), rows=()))
+
+
+def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
+    """Read a config, find its data and plan it; starts nothing, and does not look into the store (``looked_up``).
+
+    Raises:
+        ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
+    """
+    config, points = config_file.load_points(name, overrides)
+    outside = _Outside(config.plugins)
+    shared: dict[str, Stage] = {}
+    plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
+    return outside.prepared(config, plans, store)
+
+
+def prepare_evaluation(
+    checkpoints: Sequence[str], overrides: Sequence[str], store: str | None, *, data: str
+) -> Prepared:
+    """Plan the evaluation of checkpoints on a data set; a row of its table each.
+
+    Args:
+        checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network.
+        overrides: as for a config, whose ``data`` and ``evaluation`` and ``degradations`` count.
+        data: name of the data set.
+
+    Raises:
+        as :func:`prepare`.
+    """
+    name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
+    found = _Found()
+    for path in checkpoints:
+        found.add(path)
+    settings = hashlib.sha256(repr((sorted(checkpoints), sorted(overrides))).encode()).hexdigest()[:6]
+    points = []
+    for model, models in found.by_network.items():
+        # Different networks are different tables.
+        label = f"{name}-{settings}" + (f".{model.name}" if len(found.by_network) > 1 else "")
+        given = [f"data.name={data}", *overrides, f"model.name={model.name}"]
+        points.append((config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given), models))
+    config = points[0][0].model_copy(update={"experiment": name})
+    outside = _Outside(config.plugins)
+    shared: dict[str, Stage] = {}
+    plans = tuple(
+        build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
+        for point, models in points
+    )
+    return outside.prepared(config, plans, store)
+
+
+class _Found:
+    """Checkpoints to evaluate, by network: (row, seed) -> (path, network, card)."""
+
+    def __init__(self) -> None:
+        self.by_network: dict[ModelConfig, dict[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]]] = {}
+
+    def add(self, path: str) -> None:
+        """Look at a checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or does not say which network it belongs to.
+        """
+        from fusiondistill.checkpoints import CheckpointError, check_card, load_checkpoint
+
+        _, card = load_checkpoint(path)
+        if not card:
+            raise CheckpointError(
+                f"{path} carries no card: it does not say which network it belongs to; take it into a run as "
+                "base: {checkpoint: FILE}, whose config names the network"
+            )
+        check_card(card, path)
+        model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"))
+        models = self.by_network.setdefault(model, {})
+        name, seed = _row(path)
+        unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
+        models[unique, seed] = (path, model, card)
+
+
+_STAGES = {"fused": "modelsoups", **{name: name for name in (*METHODS, "fusiondistill-searched")}}
+"""Stage -> the row of the table that it is."""
+
+
+def _row(path: str) -> tuple[str, int]:
+    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method.
+
+    The row becomes a part of paths, and the manifest may be a stranger's: it names a method or an expert, or nothing.
+    """
+    from fusiondistill.checkpoints import CheckpointError, open_location, read_manifest
+
+    filesystem, place = open_location(path)
+    if not place.endswith((".safetensors", ".pt", ".pth")):
+        manifest = read_manifest(filesystem, place.removesuffix("/manifest.json")) or {}
+        stage, seed = str(manifest.get("name", "")), manifest.get("seed", 0)
+        if type(seed) is not int or abs(seed) >= 2**63:
+            raise CheckpointError(f"{path} has a manifest whose seed is none: {str(seed)[:80]}")
+        if stage in _STAGES or (stage.startswith("expert-") and stage.removeprefix("expert-").isidentifier()):
+            return _STAGES.get(stage, stage), seed
+    end = PurePosixPath(place.removesuffix("/manifest.json")).name
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", end)).strip("-.") or "checkpoint"
+    return (f"file-{name}" if name in _STAGES or name.startswith("expert-") else name), 0
+
+
+class _Data(NamedTuple):
+    """What plans need to know of a data set."""
+
+    fingerprint: str
+    images: int
+    classes: int
+    size: tuple[int, int]
+
+
+class _Outside:
+    """What plans need to know of the world: data sets, plugins, corruption sets; each looked at once."""
+
+    def __init__(self, plugins: Sequence[str]) -> None:
+        self.plugins = read_plugins(plugins)
+        self.digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in self.plugins)
+        self.data: dict[tuple[str, str | None], _Data] = {}
+        self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
+
+    def of(self, config: Config) -> tuple[str, Any]:
+        """Fingerprint of the data, and the levels of each degradation."""
+        from fusiondistill.degradations import DEGRADATIONS
+
+        unknown = [d for d in (*config.degradations, *config.evaluation.unseen) if d not in DEGRADATIONS]
+        if unknown:
+            known = ", ".join(DEGRADATIONS)
+            raise ValueError(f"no degradation {unknown[0]!r}, not in the plugins either; known: {known}")
+        return self._data(config).fingerprint, lambda name: DEGRADATIONS[name].levels
+
+    def _data(self, config: Config) -> _Data:
+        from fusiondistill.data import fingerprint, load_images
+        from fusiondistill_runner.working.materials import image_size
+
+        key = (config.data.name, config.data.root)
+        if key not in self.data:
+            test = load_images(config.data.name, "test", root=config.data.root)
+            found = fingerprint(config.data.name, root=config.data.root)
+            self.data[key] = _Data(found, len(test), len(test.classes), image_size(test))
+        return self.data[key]
+
+    def facts(self, config: Config) -> dict[str, Any]:
+        """The rest of what :func:`planning.plan.build` takes."""
+        data, folder = self._data(config), config.evaluation.corruptions
+        found = self._corruptions(folder, data) if folder else {}
+        return {"test_images": data.images, "plugins": self.digests, "corruptions": found}
+
+    def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
+        from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
+
+        if (folder, data) not in self.corruptions:
+            check_corruptions(folder, data.classes, data.size)
+            names = corruption_names(folder)
+            self.corruptions[folder, data] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
+        return self.corruptions[folder, data]
+
+    def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
+        """Everything together, beside the store."""
+        from fusiondistill_runner.working.materials import Context
+
+        place = Store(store or f"runs/{config.experiment}")
+        roots = tuple((found.fingerprint, absolute(root)) for (_, root), found in self.data.items() if root)
+        sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
+        context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
+        return Prepared(config, union(config, plans), plans, place, context)
+
+
+def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Run the users' files that register degradations; returns (file name, source) of each.
+
+    Raises:
+        ValueError: a file is missing or raises.
+    """
+    if not paths:
+        return ()
+    from fusiondistill_runner.working.materials import load_plugins
+
+    try:
+        plugins = tuple((Path(path).name, Path(path).read_text()) for path in paths)
+        load_plugins(plugins)
+    except Exception as error:  # whatever the user's file does
+        raise ValueError(f"plugin {', '.join(paths)}: {type(error).__name__}: {error}") from error
+    return plugins
+
+
+def check_data(prepared: Prepared) -> None:
+    """Decode the images (once), so that a broken file is reported before any worker starts."""
+    from fusiondistill.data import load_images
+
+    for name, root in dict.fromkeys((plan.config.data.name, plan.config.data.root) for plan in prepared.points):
+        for split in ("train", "test"):
+            load_images(name, split, root)

@@ -1,0 +1,151 @@
+"""What a worker does all day, as the body of a Ray Train worker or of a plain Ray task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fusiondistill.locations import NoRoom
+from fusiondistill_runner.nodes.devices import plain_device
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.errors import describe
+from fusiondistill_runner.working.materials import Context
+
+__all__ = ["group_loop", "lost_a_peer", "run_loop", "search_loop", "task_loop"]
+
+
+def task_loop(queue: Any, worker: str, context: Context) -> int:
+    """A plain Ray task: whatever needs no training."""
+    return work(queue, worker, context, plain_device(), trains=False)
+
+
+def _train_device() -> Any:
+    """The device of a Ray Train worker: it may see the GPUs of its neighbours, too."""
+    import ray.train.torch
+
+    device = plain_device()
+    return ray.train.torch.get_device() if device.type == "cuda" else device
+
+
+def group_loop(config: dict[str, Any]) -> int:
+    """A worker of a Ray Train group, pulling stages of any kind."""
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    return work(config["queue"], f"{config['group']}{rank}", config["context"], _train_device(), trains=True)
+
+
+def run_loop(config: dict[str, Any]) -> None:
+    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down.
+
+    Who only finds that another one is gone says nothing: that one has said why, or it died and the driver counts that.
+    """
+    import ray
+    import ray.train
+
+    from fusiondistill_runner.working import stages
+
+    ranks = ray.train.get_context()
+    rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
+
+    def report(facts: dict[str, Any]) -> None:
+        queue.report.remote(worker, facts)
+
+    if not ray.get(queue.holds.remote(worker, stage.digest)):
+        return  # it failed, and only the group started over
+    try:
+        stages.execute(
+            stage,
+            config["context"],
+            _train_device(),
+            report,
+            rank=rank,
+            world_size=ranks.get_world_size(),
+            closing=lambda: ray.get(queue.closing.remote()),
+        )
+    except Exception as problem:
+        if not lost_a_peer(problem):
+            error = describe(problem)
+            stages.note_error(stage, config["context"], error)
+            ray.get(queue.finish.remote(worker, stage.digest, error, _passing(problem)))  # the first names the cause
+        raise
+    if rank == 0:
+        ray.get(queue.finish.remote(worker, stage.digest, None, False))
+
+
+def search_loop(
+    queue: Any, worker: str, stage: Stage, context: Context, ending: Callable[[], bool], **how: Any
+) -> None:
+    """A search, in a thread of the driver.
+
+    Args:
+        ending: whether the run is at its end, so that what fails now fails for that.
+        how: what :func:`searching.search.run` takes besides.
+
+    Raises:
+        Exception: Ray or the run has come to its end, not the search: the driver counts it as lost.
+    """
+    import ray
+
+    from fusiondistill_runner.searching import search
+    from fusiondistill_runner.working import stages
+
+    error = None
+    Store(context.store).forget_error(stage)
+    try:
+        search.run(stage, context, report=lambda facts: queue.report.remote(worker, facts), queue=queue, **how)
+    except Exception as problem:
+        if ending() or isinstance(problem, ray.exceptions.RayError):
+            raise
+        error = describe(problem)
+        stages.note_error(stage, context, error)
+    ray.get(queue.finish.remote(worker, stage.digest, error, False))
+
+
+def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> int:
+    """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
+    import ray
+
+    from fusiondistill_runner.working import stages
+
+    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
+    node = ray.get_runtime_context().get_node_id()
+    context = replace(context, worker=f"{worker} on node {node[:8]}")
+    done = 0
+    while True:
+        stage = ray.get(queue.take.remote(worker, trains))
+        if stage == "leave":
+            return done
+        if stage == "wait":
+            time.sleep(0.1)
+            continue
+        error, retry = None, False
+        try:
+            stages.execute(
+                stage,
+                context,
+                device,
+                lambda facts: queue.report.remote(worker, facts),
+                closing=lambda: ray.get(queue.closing.remote()),
+            )
+            done += 1
+        except Exception as problem:
+            error, retry = describe(problem), _passing(problem)
+            stages.note_error(stage, context, error)
+        ray.get(queue.finish.remote(worker, stage.digest, error, retry))
+
+
+def _passing(problem: Exception) -> bool:
+    """Whether another try may go better: the network or a disk failed, not what was asked for."""
+    return isinstance(problem, OSError) and not isinstance(problem, NoRoom)
+
+
+def lost_a_peer(problem: Exception) -> bool:
+    """Whether a collective operation failed since another worker is gone: gloo says it in a plain RuntimeError."""
+    from torch.distributed import DistError
+
+    words = str(problem).lower()
+    return isinstance(problem, DistError) or (isinstance(problem, RuntimeError) and "gloo" in words)

@@ -1,0 +1,134 @@
+"""What stages will take, from what stored ones took: seconds of one worker, and device-hours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill.config import Resources
+from fusiondistill_runner.forecasting.traffic import network_of
+from fusiondistill_runner.planning.search_space import candidate_count
+from fusiondistill_runner.planning.stage import KINDS, EvaluateSpec, SearchSpec, Stage, TrainSpec
+from fusiondistill_runner.storage.store import Store
+
+__all__ = ["Estimates", "cost_lines", "measured", "size_of"]
+
+Kind = tuple[str, ...]
+
+
+@dataclass
+class Estimates:
+    """Seconds per unit of work, by what a stage does; the more alike the stages, the better the estimate."""
+
+    rates: dict[Kind, list[float]] = field(default_factory=dict)
+
+    def learn(self, stage: Stage, seconds: float) -> None:
+        """Take in that a worker did a stage in so many seconds."""
+        for kind in _kinds(stage):
+            self.rates.setdefault(kind, []).append(seconds / size_of(stage))
+
+    def seconds(self, stage: Stage) -> float | None:
+        """Of one worker, for a stage that is not done yet; None where nothing like it was measured.
+
+        Stages of the same name are asked first (they differ in seed or settings alone), then those that do the same
+        with the same network on the same data set. Another network or data set tells nothing.
+        """
+        for kind in _kinds(stage):
+            if rates := self.rates.get(kind):
+                return size_of(stage) * sum(rates) / len(rates)
+        return None
+
+
+def size_of(stage: Stage) -> float:
+    """A stage's work in a unit that seconds grow with: its passes, times the images where their number is set."""
+    spec = stage.spec
+    data = spec.train.data if isinstance(spec, SearchSpec) else spec.data
+    images = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
+    return stage.work * (images or 1)
+
+
+def _kinds(stage: Stage) -> list[Kind]:
+    """What a measurement of this stage speaks for, the closest first."""
+    spec = stage.spec
+    inner = spec.train if isinstance(spec, SearchSpec) else spec
+    data = inner.data
+    cut = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
+    same = (stage.kind, data.name, "all" if cut is None else "some", _network(stage))
+    teachers = ""
+    if isinstance(inner, TrainSpec):
+        teachers = "taught" if inner.recipe.loss.feature or inner.recipe.loss.kd else "alone"
+    return [(*same, stage.name), (*same, teachers)]
+
+
+def _network(stage: Stage) -> str:
+    """The network that a stage runs; empty where what it rests on is not stored any more."""
+    try:
+        return network_of(stage)[0].name
+    except StopIteration:
+        return ""
+
+
+def measured(store: Store) -> Estimates:
+    """Estimates from all that a store holds, whichever config it was made for."""
+    estimates, store = Estimates(), store.glance(MANIFEST)
+    found: dict[str, Stage | None] = {}
+    for directory in store.directories():
+        stage = _stored_stage(store, directory, found)
+        manifest = store.manifest_of(directory) if stage else None
+        if stage and manifest and stage.kind != "import":
+            # A search keeps several workers busy, and a training may have been resumed: what counts is the training.
+            estimates.learn(stage, manifest.get("training_seconds", manifest["seconds"]))
+    return estimates
+
+
+def _stored_stage(store: Store, directory: str, found: dict[str, Stage | None]) -> Stage | None:
+    """The stage that a directory holds, as its manifest tells; None for what is no stage or cannot be read."""
+    if directory not in found:
+        found[directory] = None
+        with contextlib.suppress(CheckpointError, ValidationError, KeyError):
+            manifest = store.manifest_of(directory)
+            if manifest is not None:
+                spec = _SPECS[manifest["kind"]].model_validate(manifest["spec"])
+                inputs = {role: _stored_stage(store, name, found) for role, name in manifest["inputs"].items()}
+                there = {role: stage for role, stage in inputs.items() if stage is not None}
+                found[directory] = Stage(manifest["name"], manifest["seed"], spec, there)
+    return found[directory]
+
+
+_SPECS: dict[str, Any] = {kind: spec for spec, kind in KINDS.items()}
+
+
+def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
+    """What stages will take, for a person: device-hours in all, and what of it is unknown."""
+    missing = list(missing)
+    by_kind: dict[str, list[float | None]] = {}
+    for stage in missing:
+        by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
+    count = sum(len(times) for times in by_kind.values())
+    if not count:
+        return ["nothing to do"]
+    known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
+    trials = sum(candidate_count(s.spec) * s.spec.seeds for s in missing if isinstance(s.spec, SearchSpec))
+    more = {"search": f" ({trials:,} trainings at most)"}
+    kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
+    lines = [f"{count} stages to do: {kinds}"]
+    if not known:
+        return [*lines, "cost unknown: nothing like them was measured in this store yet"]
+    lines.append(f"about {_hours(sum(known), resources)}, from the measured times of stored stages")
+    unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
+    if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
+        lines.append(f"and an unknown time for {rest}: nothing like them was measured in this store yet")
+    return lines
+
+
+def _hours(seconds: float, resources: Resources) -> str:
+    """Device-hours of so many seconds of a worker: of GPUs where a worker holds a part of one, else of workers."""
+    if resources.gpus_per_worker:
+        return f"{seconds / 3600 * resources.gpus_per_worker:.2g} GPU-hours ({seconds / 3600:.2g} worker-hours)"
+    amount = f"{seconds / 3600:.2f} device-hours" if seconds >= 360 else f"{seconds / 60:.1f} device-minutes"
+    return f"{amount} (a device: what one worker holds)"

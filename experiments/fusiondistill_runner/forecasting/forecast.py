@@ -1,0 +1,269 @@
+"""What a plan will take on a given cluster: measured or assumed seconds of each stage, simulated, as lines to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusiondistill.checkpoints import MODEL
+from fusiondistill.config import Resources
+from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.forecasting.estimates import Estimates
+from fusiondistill_runner.forecasting.simulation import Job, Schedule, critical_path, simulate
+from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
+from fusiondistill_runner.nodes.cluster import share_of, slots
+from fusiondistill_runner.planning.search_space import candidate_count
+from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, priorities
+
+__all__ = [
+    "Cluster",
+    "Times",
+    "clock",
+    "forecast",
+    "forecast_lines",
+    "jobs_of",
+    "parse_cluster",
+    "path_line",
+    "read_times",
+    "traffic_line",
+]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is simulated: so many workers at once."""
+
+    label: str
+    slots: int
+
+
+def parse_cluster(text: str, resources: Resources) -> Cluster:
+    """``nodes=30,gpus=8`` (``gpus`` and ``cpus`` of each node), or ``workers=8`` for so many equal workers.
+
+    A worker holds what ``resources`` say, as in a run; without ``cpus`` the nodes have enough of them.
+
+    Raises:
+        ValueError: not of this form, or no node can hold a worker.
+    """
+    given: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in ("nodes", "gpus", "cpus", "workers") or not value.isdecimal() or name in given:
+            raise ValueError(f"--simulate {text}: expected nodes=30,gpus=8 or nodes=4,cpus=16 or workers=8")
+        given[name] = int(value)
+    if "workers" in given:
+        if len(given) > 1 or not given["workers"]:
+            raise ValueError(f"--simulate {text}: give workers=N alone, with N of at least 1")
+        return Cluster(_count(given["workers"], "worker"), given["workers"])
+    count = given.get("nodes", 1)
+    if not count or not ("gpus" in given or "cpus" in given):
+        raise ValueError(f"--simulate {text}: give gpus=N or cpus=N for each of at least one node, or workers=N")
+    node = {"CPU": float(given.get("cpus", 1_000_000)), "GPU": float(given.get("gpus", 0))}
+    nodes: list[Mapping[str, float]] = [node] * count
+    fit = slots(share_of(resources, nodes), nodes)
+    fit = min(fit, resources.workers or fit)
+    have = " and ".join(f"{given[name]} {name[:-1].upper()}s" for name in ("gpus", "cpus") if name in given)
+    return Cluster(f"{_count(count, 'node')} with {have}, {_count(fit, 'worker')}", fit)
+
+
+@dataclass
+class Times:
+    """Seconds of each stage: what was given for it, else what was measured.
+
+    Attributes:
+        given: ``DATA/NAME``, ``NAME``, ``DATA/KIND`` or ``KIND`` -> seconds of one such stage (of a search: of all its
+            trials together), the closest counts; NAME as ``plan`` prints it without its hash, DATA the data set's.
+        estimates: from stored stages.
+    """
+
+    given: Mapping[str, float] = field(default_factory=dict)
+    estimates: Estimates = field(default_factory=Estimates)
+
+    def of(self, stage: Stage) -> tuple[float | None, bool]:
+        """(seconds or None for unknown, whether they are assumed rather than measured)."""
+        if stage.kind == "import":
+            return 0.0, False
+        key = next((key for key in _keys(stage) if key in self.given), None)
+        return (self.given[key], True) if key else (self.estimates.seconds(stage), False)
+
+
+def _keys(stage: Stage) -> tuple[str, ...]:
+    data = network_of(stage)[1]
+    return f"{data}/{stage.name}", stage.name, f"{data}/{stage.kind}", stage.kind
+
+
+def read_times(sources: Sequence[str], stages: Iterable[Stage]) -> dict[str, float]:
+    """Times from the command line: each NAME=SECONDS or a YAML or JSON file of them; the last one counts.
+
+    Raises:
+        ValueError: not of this form, or a name that no stage answers to.
+        FileNotFoundError: no such file.
+    """
+    found: dict[str, float] = {}
+    known = dict.fromkeys(key for stage in stages for key in _keys(stage))
+    for source in sources:
+        name, is_pair, value = source.partition("=")
+        content: Any = {name: value} if is_pair else _read(source)
+        if not isinstance(content, dict):
+            raise ValueError(f"--times {source}: expected a mapping of names or kinds of stages to seconds")
+        for key, seconds in content.items():
+            if str(key) not in known:
+                short = ", ".join(key for key in known if "/" not in key and not key.startswith("evaluate-"))
+                raise ValueError(f"--times {source}: no stage or kind is called {key!r}; there are: {short}")
+            try:
+                found[str(key)] = float(seconds)
+            except (TypeError, ValueError):
+                found[str(key)] = math.nan
+            if not 0 <= found[str(key)] < math.inf:
+                raise ValueError(f"--times {source}: {key}: {seconds!r} is no number of seconds")
+    return found
+
+
+def _read(path: str) -> Any:
+    from fusiondistill import safe_yaml
+
+    if not Path(path).exists():
+        raise FileNotFoundError(f"--times {path}: no such file; give a YAML file or NAME=SECONDS")
+    try:
+        return safe_yaml.read(safe_yaml.read_text(Path(path)))[0]
+    except safe_yaml.YAMLProblem as error:
+        raise ValueError(f"--times {path}: {error}") from error
+
+
+def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
+    """Stages as jobs in the driver's order.
+
+    Args:
+        stages: inputs before what uses them; inputs that are not among them count as stored.
+        seconds: digest -> seconds.
+    """
+    order = priorities(stages)
+    return [
+        Job(
+            key=stage.digest,
+            kind=stage.kind,
+            seconds=seconds[stage.digest],
+            needs=tuple(dict.fromkeys(needed.digest for needed in stage.inputs.values())),
+            priority=order[stage.digest],
+            workers=stage.spec.world_size if isinstance(stage.spec, TrainSpec) else 1,
+            trials=candidate_count(stage.spec) if isinstance(stage.spec, SearchSpec) else 1,
+        )
+        for stage in stages
+    ]
+
+
+def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> list[str]:
+    """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says of what is missing.
+
+    Args:
+        estimates: what the store has measured.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` alone.
+    """
+    if not clusters:
+        if times:
+            raise ValueError("--times is for a simulation: give --simulate workers=N, or nodes=N,gpus=N, too")
+        return []
+    parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
+    given = Times(read_times(times, prepared.plan.stages), estimates)
+    sizes: dict[tuple[str, str], float] = {}
+    for stage in prepared.plan.stages:
+        manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None
+        if manifest and MODEL in manifest["files"]:
+            model, data = network_of(stage)
+            sizes[model.name, data] = manifest["files"][MODEL]["bytes"]
+    return forecast_lines(prepared.missing, parsed, given, sizes)
+
+
+def forecast_lines(
+    stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Mapping[tuple[str, str], float]
+) -> list[str]:
+    """The simulated runs of stages, for a person; says what it would need to know where it does not know it.
+
+    Args:
+        stages: what is to be done, inputs before what uses them.
+        clusters: where; a line each.
+        times: how long.
+        sizes: (network, data set) -> measured bytes of its weights; others are computed.
+    """
+    if not stages:
+        return []
+    found = {stage.digest: times.of(stage) for stage in stages}
+    known = {digest: seconds for digest, (seconds, _) in found.items() if seconds is not None}
+    if len(known) < len(stages):
+        return _unknown([stage for stage in stages if stage.digest not in known])
+    jobs = jobs_of(stages, known)
+    assumed = sum(is_assumed for _, is_assumed in found.values())
+    source = f"{assumed} assumed (--times), {len(stages) - assumed} measured" if assumed else "measured"
+    lines = [f"simulated as the driver would run it, {len(stages)} stages, times {source}; start of Ray not counted:"]
+    lines += [f"  {cluster.label}: {_line(simulate(jobs, cluster.slots))}" for cluster in clusters]
+    moved = traffic(stages, lambda stage: _size(stage, sizes))
+    return [*lines, f"  {path_line(jobs, {s.digest: s for s in stages})}", f"  {traffic_line(moved)}"]
+
+
+def _unknown(stages: Sequence[Stage]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for stage in stages:
+        names.setdefault(stage.kind, []).append(stage.name)
+    lines = ["no simulation: some times are unknown"]
+    for kind, of in names.items():
+        some = list(dict.fromkeys(of))
+        which = ", ".join(some[:4]) + (", ..." if len(some) > 4 else "")
+        lines.append(
+            f"  unknown for {_count(len(of), 'stage')} of kind {kind} ({which}): give --times {kind}=SECONDS, "
+            "or run one seed first"
+        )
+    return lines
+
+
+def _size(stage: Stage, sizes: Mapping[tuple[str, str], float]) -> float:
+    model, data = network_of(stage)
+    return sizes.get((model.name, data)) or weight_bytes(stage)
+
+
+def _line(schedule: Schedule) -> str:
+    hours = schedule.device_seconds / 3600
+    amount = f"{hours:.3g} device-hours" if hours >= 0.1 else f"{hours * 60:.2g} device-minutes"
+    return f"{clock(schedule.makespan)}, {amount}, utilisation {schedule.utilisation:.0%}"
+
+
+def path_line(jobs: Sequence[Job], stages: Mapping[str, Stage]) -> str:
+    """The critical path with the time of each of its stages."""
+    chain = critical_path(jobs)
+    first = stages[chain[0].key]
+    steps = " -> ".join(f"{stages[job.key].name} {clock(job.shortest)}" for job in chain)
+    where = f"{network_of(first)[1]}, seed {first.seed}"
+    return f"critical path {clock(sum(job.shortest for job in chain))} on any number of devices ({where}): {steps}"
+
+
+def traffic_line(moved: Traffic) -> str:
+    """Bytes through the store."""
+    return (
+        f"through the store: about {_bytes(moved.written)} written ({_bytes(moved.progress)} of it progress, which "
+        f"each epoch replaces), {_bytes(moved.read)} read"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: 6 h 57 min, 36 min 24 s, 12.3 s."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

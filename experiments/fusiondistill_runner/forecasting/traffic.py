@@ -1,0 +1,121 @@
+"""How many bytes a plan moves through its store, from the number of parameters of its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fusiondistill.config import ModelConfig
+from fusiondistill.recipe import Recipe
+from fusiondistill_runner.planning.search_space import candidate_count
+from fusiondistill_runner.planning.stage import (
+    PLAIN,
+    CheckpointSpec,
+    EvaluateSpec,
+    FuseSpec,
+    SearchSpec,
+    Stage,
+    TrainSpec,
+)
+
+__all__ = ["Traffic", "network_of", "traffic", "weight_bytes"]
+
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+USUAL_CLASSES = 100
+"""Of a data set that is not known by its name; the last layer is a small part of a network."""
+TEST_IMAGES = 10_000
+"""Of a test split whose size a stage does not tell: all of it. Every published set here has so many."""
+STOPPED = 0.5
+"""ASHA stops trials early: the part of their epochs that run, as :attr:`planning.stage.Stage.work` has it."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes through the store."""
+
+    read: float
+    results: float
+    """Written and kept: weights and predictions."""
+    progress: float
+    """Written after every epoch, to go on from; each epoch replaces the one before."""
+
+    @property
+    def written(self) -> float:
+        """All that is written."""
+        return self.results + self.progress
+
+
+def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = None) -> Traffic:
+    """What so many stages read and write, in bytes; manifests, logs and metrics (kilobytes) are left out.
+
+    With W = bytes of a network's weights and buffers (4 for each number in float32), m = 2 moments of RAdam or AdamW
+    and 1 of SGD, t teachers (0 where the loss has no teacher term), E epochs:
+
+    - a training reads (start ? W : 0) + t W, and writes W at its end and (2 + m) W after every epoch (weights, those of
+      the best epoch so far, moments): E (2 + m) W;
+    - a search is so many trainings; ASHA stops them after about half of their epochs, so half of them keep their W;
+    - a fusion reads W for the base and for each expert, and writes W;
+    - an evaluation reads W for each of its models (an upper bound: a worker keeps the models that it used last) and
+      writes 2 bytes an image and level, and 4 an image (an upper bound: they are compressed);
+    - an import writes W.
+
+    Args:
+        stages: those that are to be done.
+        weights: W of a stage's network; default :func:`weight_bytes`.
+    """
+    weights = weights or weight_bytes
+    parts = [_of(stage, weights(stage)) for stage in stages]
+    return Traffic(*(sum(values) for values in zip(*parts, strict=True))) if parts else Traffic(0.0, 0.0, 0.0)
+
+
+def _of(stage: Stage, size: float) -> tuple[float, float, float]:
+    """(read, results, progress) in bytes."""
+    spec = stage.spec
+    # Of a search's ways to start each training reads one, and the plain distillation is no training's input.
+    inputs = sum(role not in ("search", PLAIN) and not role.startswith("start-") for role in stage.inputs)
+    if isinstance(spec, TrainSpec):
+        return _training(spec.recipe, inputs, size)
+    if isinstance(spec, SearchSpec):
+        read, results, progress = _training(spec.train.recipe, inputs, size)
+        trials = candidate_count(spec) * spec.seeds
+        part = STOPPED if spec.scheduler == "asha" else 1.0
+        return trials * read, part * trials * results, part * trials * progress
+    if isinstance(spec, EvaluateSpec):
+        images = spec.data.test_images or TEST_IMAGES
+        return inputs * size, 2.0 * images * (len(spec.levels) + 2), 0.0
+    return inputs * size, size, 0.0
+
+
+def _training(recipe: Recipe, inputs: int, size: float) -> tuple[float, float, float]:
+    moments = 1 if recipe.optimizer.name == "sgd" else 2
+    return inputs * size, size, recipe.epochs * (2 + moments) * size
+
+
+def weight_bytes(stage: Stage) -> float:
+    """Bytes of the weights and buffers of the network that a stage makes or uses."""
+    model, data = network_of(stage)
+    return _network_bytes(model.name, CLASSES.get(data, USUAL_CLASSES))
+
+
+def network_of(stage: Stage) -> tuple[ModelConfig, str]:
+    """The network that a stage makes or uses, and the name of the data set that it was trained on."""
+    spec = stage.spec
+    if isinstance(spec, FuseSpec | EvaluateSpec):
+        return network_of(next(iter(stage.inputs.values())))
+    if isinstance(spec, SearchSpec):
+        spec = spec.train
+    assert isinstance(spec, TrainSpec | CheckpointSpec)
+    return spec.model, spec.data.name
+
+
+@lru_cache(maxsize=64)
+def _network_bytes(name: str, classes: int) -> int:
+    """Counted on the meta device: nothing is allocated."""
+    import torch
+
+    from fusiondistill.models import build_model
+
+    with torch.device("meta"):
+        state = build_model(name, classes).state_dict()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -1,0 +1,245 @@
+"""What the verbs of the command line do once a config is prepared: run what is missing, and measure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.stage import EvaluateSpec, SearchSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from fusiondistill_runner.nodes.fitness import Needs
+
+__all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
+
+
+def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
+    """Leave the whole plan in the store, with how and where it was started.
+
+    A command that does a part of it (``whole`` false) takes nobody's place who did all of the same plan.
+    """
+    from fusiondistill_runner.storage import noted_plans
+
+    started = datetime.now(UTC).isoformat()
+    extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}
+    for order, plan in enumerate(prepared.points):
+        place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
+        before = None if whole else noted_plans.noted_plan(prepared.store, plan)
+        noted_plans.note_plan(prepared.store, plan, {**extra, **(before or {}), **place})
+    # After they are written: a damaged plan is mended by running its config again.
+    kept = [plan.config.experiment for plan in prepared.points]
+    noted_plans.retire_points(prepared.store, prepared.config.experiment, kept)
+
+
+def run(prepared: Prepared, display: Any) -> Any:
+    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
+    from fusiondistill_runner.driving.driver import Driver, Outcome
+    from fusiondistill_runner.driving.queue import Event
+    from fusiondistill_runner.nodes.cluster import connected, enough_nodes, refuse_fleeting
+    from fusiondistill_runner.working.stages import execute
+
+    refuse_fleeting(prepared.context.store)
+    store, plan = prepared.store, prepared.plan
+    stored = set(prepared.stored)
+    for stage in prepared.missing:
+        if stage.kind == "import":
+            import torch
+
+            execute(stage, prepared.context, torch.device("cpu"), lambda facts: None)
+            stored.add(stage.digest)
+            display.note(stage, Event("done", stage.digest, "driver", {}))
+    if len(stored) == len(plan.stages):
+        return Outcome()
+    _compile_kernels(prepared)
+    from fusiondistill_runner.driving.interruption import Interruption
+    from fusiondistill_runner.nodes.fitness import Survey
+    from fusiondistill_runner.nodes.room import Room
+    from fusiondistill_runner.nodes.watch import Watch
+
+    driver = None
+    with Interruption() as interruption:
+
+        def check() -> None:
+            interruption.check()
+            store.check_held()
+
+        try:
+            with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
+                interruption.install()
+                resources, survey = prepared.config.resources, Survey(ray, _needs(prepared))
+                with enough_nodes(ray, resources, display.say, check, survey.screen) as checked:
+                    room = Room(ray, resources, survey, checked)
+                    for text in room.warnings:
+                        display.say(text)
+                    check_synchronised(plan, room.share.gpus)
+                    driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                    return driver.run(checked)
+        except Exception as error:
+            if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
+                raise KeyboardInterrupt from error
+            if _ray_failed(error):
+                display.say(f"Ray failed: {error}")
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            if driver:
+                driver.leave()
+
+
+def _needs(prepared: Prepared) -> Needs:
+    """What nodes must have: the plan as :func:`note_plan` has just written it, which no other store holds to the byte,
+    and the data of what is missing (the one machine of a Ray of our own has those).
+    """
+    from fusiondistill_runner.nodes.fitness import DataSet, Landmark, Needs
+
+    name = f"{prepared.points[0].config.experiment}.json"
+    digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
+    landmark = Landmark(prepared.context.store, prepared.store.path("plans", name), digest)
+    if "RAY_ADDRESS" not in os.environ:
+        return Needs(landmark)
+    context, specs = prepared.context, [stage.spec for stage in prepared.missing]
+    data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
+    corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
+    return Needs(
+        landmark,
+        tuple(dict.fromkeys(DataSet(one.name, context.root(one), one.fingerprint) for one in data)),
+        tuple(sorted({context.corruption_folder(digest) for digest in corrupted})),
+    )
+
+
+def _lost(interruption: Any, what: str) -> None:
+    from fusiondistill_runner.driving.interruption import end_at_once
+
+    end_at_once("interrupted" if interruption.requested else f"Ray failed ({what})")
+
+
+def _ray_failed(error: Exception) -> bool:
+    """Whether one of Ray's own processes is gone, the queue's among them; not an error of what it ran."""
+    from ray import exceptions
+
+    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
+
+
+def check_synchronised(plan: Plan, gpus: float) -> None:
+    """Refuse synchronised BatchNorm where a worker holds ``gpus`` of a GPU, and that is not a whole one.
+
+    Raises:
+        ValueError: says which setting to change.
+    """
+    asked = any(isinstance(stage.spec, TrainSpec) and stage.spec.sync_batchnorm for stage in plan.stages)
+    if asked and gpus < 1:
+        raise ValueError(
+            f"resources.sync_batchnorm needs a GPU for each worker, these hold {gpus:g}: leave it out, or set "
+            "resources.gpus_per_worker to 1 on a cluster that has GPUs"
+        )
+
+
+def _compile_kernels(prepared: Prepared) -> None:
+    """Compile the CPU kernels once (they are kept on disk), so that workers that start together need not."""
+    import torch
+
+    from fusiondistill.degradations import DEGRADATIONS, degrade
+
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    configs = [plan.config for plan in prepared.points]
+    for name, protocol in {(d, c.protocol) for c in configs for d in (*c.degradations, *c.evaluation.unseen)}:
+        degrade(image, name, DEGRADATIONS[name].levels[0], seed=0, protocol=protocol)
+
+
+def _machine() -> str:
+    from fusiondistill_runner.working.materials import processor
+
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def _versions() -> str:
+    from fusiondistill_runner.nodes.probe import versions
+
+    found = versions(("fusiondistill", "ray", "torch", "torchvision", "imagedegrade", "numpy"))
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def check_cluster(
+    config: str | None, overrides: Sequence[str], store: str | None, say: Callable[[str], None]
+) -> list[str]:
+    """Ask every node of the cluster, say what was found; returns what does not fit.
+
+    A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
+    """
+    from fusiondistill_runner.nodes import check as cluster_check
+    from fusiondistill_runner.nodes.cluster import connected, enough_nodes
+
+    wanted = _wanted(config, overrides, store)
+    with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
+        address = os.environ.get("RAY_ADDRESS") or "a Ray started here for this check"
+        facts = cluster_check.gather(ray, wanted, address)
+        for line in cluster_check.lines(facts, wanted):
+            say(line)
+    return cluster_check.complaints(facts, wanted)
+
+
+def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> Any:
+    from fusiondistill.data import fingerprint
+    from fusiondistill.locations import absolute
+    from fusiondistill_runner.driving.prepared import prepare
+    from fusiondistill_runner.nodes.check import Wanted
+    from fusiondistill_runner.nodes.fitness import DataSet
+
+    if config is None:
+        if overrides:
+            raise ValueError("--set lays values over a config: name one")
+        return Wanted(store=absolute(store) if store else None)
+    prepared = prepare(config, overrides, store)
+    sets = {(p.config.data.name, p.config.data.root) for p in prepared.points}
+    folders = {p.config.evaluation.corruptions for p in prepared.points} - {None}
+    return Wanted(
+        store=prepared.context.store,
+        data=tuple(
+            DataSet(name, absolute(root) if root else None, fingerprint(name, root=root))
+            for name, root in sorted(sets, key=str)
+        ),
+        folders=tuple(sorted(absolute(folder) for folder in folders if folder)),
+        resources=prepared.config.resources,
+    )
+
+
+def bench(
+    what: str, device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
+) -> None:
+    """Run the benchmark of the degradations or of the evaluation; a line per row as it comes."""
+    import json
+
+    from fusiondistill.bench import bench_degradations
+    from fusiondistill.bench_evaluation import bench_evaluation
+
+    measure: Callable[..., list[dict[str, Any]]] = {"evaluation": bench_evaluation}.get(what, bench_degradations)
+
+    say(f"{'images/s':42} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
+    rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
+    if json_file:
+        Path(json_file).write_text(json.dumps(rows, indent=1))
+
+
+def bench_schedule(speeds: Sequence[str], json_file: str | None, say: Callable[[str], None]) -> None:
+    """Simulate the paper sweep; a line per number of devices."""
+    import json
+
+    from fusiondistill_runner.forecasting import paper_schedule
+
+    rows = paper_schedule.bench_schedule(say, paper_schedule.parse_speeds(speeds))
+    if json_file:
+        Path(json_file).write_text(json.dumps(rows, indent=1))
+
+
+def _bench_line(row: dict[str, Any]) -> str:
+    reference = f"{row['reference']:12,.0f}" if row["reference"] else f"{'-':>12}"
+    ratio = f"{row['ratio']:7.2f}x" if row["ratio"] else f"{'-':>8}"
+    return f"{row['name']:42} {row['ours']:12,.0f} {reference} {ratio}  {row['limit']}"

@@ -1,0 +1,156 @@
+"""What a search has tried so far, kept in the store while it runs: a small file for each candidate.
+
+Whoever starts a search again finds them in their order: those that ended are judged by the rows noted here, those that
+were under way go on from their last stored epoch, and those that failed are tried once more, unless their values are no
+recipe. A file that cannot be relied on is one candidate lost: its number goes to the next one that is noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from fusiondistill.checkpoints import digest
+from fusiondistill_runner.planning.stage import SearchSpec, Stage, trial_stage
+from fusiondistill_runner.storage.store import Store
+
+__all__ = ["Candidate", "Journal", "Outcome"]
+
+NAME = "last.candidate-"
+"""Opens the name of a candidate's file: the store deletes ``last.*`` once the search is committed."""
+
+Outcome = Literal["open", "done", "stopped", "failed"]
+"""stopped: early."""
+
+
+@dataclass
+class Candidate:
+    """One point of the space and what became of it."""
+
+    number: int
+    values: dict[str, Any]
+    directories: list[str] = field(default_factory=list)
+    """Of its training stages, one for each repeat; none if its values are no recipe together."""
+    rows: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Epoch -> metrics, means over the repeats; accuracies are fractions."""
+    outcome: Outcome = "open"
+    error: str | None = None
+    started: float = field(default_factory=time.time)
+    finished: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it needs no more work."""
+        return self.outcome != "open"
+
+    @property
+    def invalid(self) -> bool:
+        """Whether its values are no recipe together, so that there is nothing to train."""
+        return self.outcome == "failed" and not self.directories
+
+    @property
+    def score(self) -> float | None:
+        """The best validation accuracy of its epochs, a fraction; None if it failed or has none."""
+        judged = [row["validation"] for row in self.rows.values()]
+        return max(judged) if judged and self.error is None else None
+
+
+_READER = TypeAdapter(Candidate)
+_MEASURED = {"epoch", "validation", "seconds"}
+
+
+class Journal:
+    """The candidates of a search in the order in which they were started.
+
+    Args:
+        search: the search stage.
+        store: where its directory lies.
+    """
+
+    def __init__(self, search: Stage, store: Store) -> None:
+        self.search, self.store = search, store
+        self.address = {"search": search.digest, "made_from": store.made_from(search)}
+        self.known: dict[int, Candidate] = {}
+        for number in self._numbers():
+            if found := self._read(number):
+                self.known[number] = found
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """All candidates, by their numbers."""
+        return [self.known[number] for number in sorted(self.known)]
+
+    def begin(self, values: dict[str, Any]) -> Candidate:
+        """Note a new candidate."""
+        count = len(self.known)
+        number = min(set(range(count)) - self.known.keys(), default=count)  # a lost one's, or the next
+        candidate = self.known[number] = Candidate(number, values)
+        try:
+            candidate.directories = self._directories(values)
+        except ValueError as error:  # values that are no recipe together
+            self.end(candidate, "failed", str(error).replace("\n", " "))
+        else:
+            self._write(candidate)
+        return candidate
+
+    def _directories(self, values: Mapping[str, Any]) -> list[str]:
+        """Of a candidate's training stages; ValueError: its values are no recipe together."""
+        assert isinstance(self.search.spec, SearchSpec)
+        return [trial_stage(self.search, values, repeat).directory for repeat in range(self.search.spec.seeds)]
+
+    def end(self, candidate: Candidate, outcome: Outcome, error: str | None = None) -> None:
+        """Note how a candidate ended: done, stopped or failed."""
+        candidate.outcome, candidate.error, candidate.finished = outcome, error, time.time()
+        self._write(candidate)
+
+    def _name(self, number: int) -> str:
+        return f"{NAME}{number:06}.json"
+
+    def _numbers(self) -> list[int]:
+        """Of the candidates that an earlier run noted, in order."""
+        from pyarrow import fs
+
+        folder = fs.FileSelector(self.store.path(self.search.directory), allow_not_found=True)
+        names = [info.base_name for info in self.store.filesystem.get_file_info(folder)]
+        found = (name.removeprefix(NAME).removesuffix(".json") for name in names if name.startswith(NAME))
+        return sorted(int(number) for number in found if number.isdecimal())
+
+    def _write(self, candidate: Candidate) -> None:
+        body = json.dumps({**self.address, "candidate": asdict(candidate)})
+        content = json.dumps({"sha256": digest(body.encode()), "body": body})
+        self.store.write(content.encode(), self.search.directory, self._name(candidate.number))
+
+    def _read(self, number: int) -> Candidate | None:
+        """A candidate that an earlier run noted; None if it cannot be relied on."""
+        data = self.store.read_raw(self.search.directory, self._name(number))
+        try:
+            content = json.loads(data) if data is not None else {}
+            body = json.loads(content["body"]) if digest(content["body"].encode()) == content["sha256"] else {}
+            candidate = self._candidate(body, number)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        if candidate.outcome == "failed" and not candidate.invalid:
+            candidate.outcome, candidate.error = "open", None
+        return candidate
+
+    def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
+        """What a file says, if it is what :meth:`_write` wrote: the digest in it is no proof, anybody can compute it.
+
+        Its directories, which go when the search ends, are never taken from the file.
+        """
+        assert isinstance(self.search.spec, SearchSpec)
+        candidate = _READER.validate_python(body["candidate"])
+        known = {name: body.get(name) for name in self.address} == self.address and candidate.number == number
+        measured = all(row.keys() >= _MEASURED for row in candidate.rows.values())
+        if not known or not measured or candidate.values.keys() != self.search.spec.space.keys():
+            raise ValueError("a candidate of another search, or of none")
+        candidate.directories = []
+        with contextlib.suppress(ValueError):
+            candidate.directories = self._directories(candidate.values)
+        return candidate

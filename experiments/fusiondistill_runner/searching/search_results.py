@@ -1,0 +1,136 @@
+"""What a search makes of its trials: their tables, the winner, what mattered, and the winner as a config file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusiondistill.config import METHODS, Config
+from fusiondistill_runner.planning.stage import FUSION_KEYS, SearchSpec, with_found
+from fusiondistill_runner.searching.importance import importance
+from fusiondistill_runner.searching.journal import Candidate
+
+__all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_rows", "without_nothing"]
+
+
+def summary(candidate: Candidate, spec: SearchSpec) -> dict[str, Any]:
+    """What became of a candidate; ``validation`` is its best epoch's mean accuracy, a fraction, the later of equals."""
+    rows = list(candidate.rows.values())
+    best: Mapping[str, float] = max(rows, key=lambda row: (row["validation"], row["epoch"])) if rows else {}
+    return {
+        "trial": candidate.number,
+        "values": {name: candidate.values.get(name) for name in spec.space},
+        "epochs": int(max(candidate.rows, default=0)),
+        "best_epoch": int(best.get("epoch", 0)),
+        "validation": float(best["validation"]) if best else None,
+        **{f"validation_{d}": best.get(f"validation_{d}") for d in spec.train.degradations},
+        "stopped": candidate.outcome == "stopped",
+        "seconds": float(sum(row["seconds"] for row in rows)),
+        "error": candidate.error,
+        "directory": candidate.directories[0] if candidate.directories else None,
+        "seeds": spec.seeds,
+        "started": candidate.started,
+        "finished": candidate.finished,
+    }
+
+
+def choose(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The trial with the best validation accuracy, the earlier one of equals; None if none ran without an error."""
+    judged = [trial for trial in trials if trial["validation"] is not None and not trial["error"]]
+    return max(judged, key=lambda trial: (trial["validation"], -trial["trial"]), default=None)
+
+
+def trial_rows(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Summaries as rows of a table: a column for each dimension, of numbers, truth values or texts."""
+    rows = [{name: value for name, value in trial.items() if name != "values"} for trial in trials]
+    for name in trials[0]["values"] if trials else ():
+        for row, value in zip(rows, _column([trial["values"][name] for trial in trials]), strict=True):
+            row[name] = value
+    return rows
+
+
+def _column(values: Sequence[Any]) -> list[Any]:
+    """Values of one type: as they are if they have one, else as text."""
+    if all(isinstance(value, bool) for value in values) or all(isinstance(value, str) for value in values):
+        return list(values)
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        whole = all(isinstance(value, int) for value in values)
+        return list(values) if whole else [float(value) for value in values]
+    return [value if isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def epoch_rows(candidates: Sequence[Candidate], degradations: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each candidate and epoch: ``trial``, ``epoch``, ``validation``, ``validation_<d>``, ``seconds``."""
+    names = ("validation", *(f"validation_{d}" for d in degradations), "seconds")
+    return [
+        {"trial": one.number, "epoch": epoch, **{name: row.get(name) for name in names}}
+        for one in candidates
+        for epoch, row in sorted(one.rows.items())
+    ]
+
+
+def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a search: the winner, counts, and how much each dimension mattered.
+
+    Trials are compared after as many epochs as all of them had, so that the importance is not that of being stopped.
+    """
+    judged = [one for one in candidates if one.score is not None]
+    epoch = min(max(one.rows) for one in judged)
+    scores = [max(row["validation"] for e, row in one.rows.items() if e <= epoch) for one in judged]
+    shares, fit = importance([one.values for one in judged], scores)
+    return {
+        "values": best["values"],
+        "validation": best["validation"],
+        "trial": best["trial"],
+        "trials": len(candidates),
+        "stopped": sum(one.outcome == "stopped" for one in candidates),
+        "failed": sum(one.outcome == "failed" for one in candidates),
+        "importance": shares,
+        "importance_r2": fit,
+        "importance_epoch": epoch,
+        "directories": [d for one in candidates if one.outcome == "done" for d in one.directories],
+    }
+
+
+def best_config(config: Config, values: Mapping[str, Any], seed: int | None = None) -> str:
+    """One seed of the experiment with what its search found, and without the search, as the text of a config file.
+
+    Its ``fusiondistill`` row is the row ``fusiondistill-searched`` of the original. It has no other rows, since what
+    was found for the fusion is not theirs, but ``base``, which the corruption error is relative to. In the same store
+    everything but the distillation and its evaluation is there already.
+
+    Args:
+        config: the experiment that was searched.
+        values: what ``best.json`` calls ``values``.
+        seed: of the search; default: the first.
+    """
+    import yaml
+
+    found = {key.removeprefix("fusion."): value for key, value in values.items() if key in FUSION_KEYS}
+    seed = config.seeds[0] if seed is None else seed
+    end = f"-best-seed{seed}"
+    best = config.model_copy(
+        update={
+            "experiment": config.experiment[: 64 - len(end)] + end,
+            "seeds": (seed,),
+            "methods": tuple(method for method in METHODS if method in {"base", "fusiondistill"} & {*config.methods}),
+            "fusiondistill": with_found(config.fusiondistill, values),
+            "fusion": config.fusion.model_copy(update=found),
+            "search": None,
+        }
+    )
+    content = without_nothing(best.model_dump(mode="json")) | {"search": None}
+    listed = "".join(f"#   {name}: {json.dumps(value)}\n" for name, value in values.items())
+    head = (
+        f"# {config.experiment}, seed {seed}, with what its search found laid into fusiondistill and fusion:\n{listed}"
+        "# Run it with the --store of the search: only the distillation itself and its evaluation are new.\n"
+    )
+    return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
+
+
+def without_nothing(content: Any) -> Any:
+    """Without the keys that are null, which is every such key's default."""
+    if isinstance(content, dict):
+        return {name: without_nothing(value) for name, value in content.items() if value is not None}
+    return content

@@ -1,0 +1,134 @@
+"""One call of a verb that does work: prepare, ask, run what is missing, say what came of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fusiondistill_runner.command import FAILED
+
+__all__ = ["carry_out", "execute", "headline"]
+
+MANY_TRIALS = 1000
+
+
+def execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb: str, yes: bool = False) -> None:
+    """Do what ``run``, ``sweep`` or ``search`` asks of a config; ``yes``: without asking about a very large search.
+
+    Raises:
+        ValueError: the verb does not fit the config.
+    """
+    from fusiondistill_runner.driving.prepared import prepare
+
+    prepared = prepare(config, overrides, store)
+    if prepared.config.sweep and verb == "run":
+        raise ValueError(f"{config} is a sweep of {len(prepared.points)} experiments: use fusiondistill sweep")
+    searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
+    if verb == "search" and not searches:
+        why = "its methods do not need it" if prepared.config.search else "give it a search.space"
+        raise ValueError(f"{config} has no search: {why}")
+    _ask_about_size(searches, yes)
+    carry_out(prepared, only=searches if verb == "search" else None)
+
+
+def _ask_about_size(searches: list[Any], yes: bool) -> None:
+    """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
+    if not searches:
+        return
+    from fusiondistill_runner.planning.search_space import candidate_count
+
+    count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
+    if count <= MANY_TRIALS or yes:
+        return
+    grids = [name for name, dimension in searches[0].spec.space.items() if dimension.grid is not None]
+    text = f"the search has {count:,} trainings" + (f" (grids: {', '.join(grids)})" if grids else "")
+    if not sys.stdin.isatty():
+        raise ValueError(f"{text}: if that is meant, say --yes")
+    if not click.confirm(f"{text}. Start?"):
+        raise ValueError("not started")
+
+
+def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
+    """Do what is missing (of some stages only, if given) and say what came of it."""
+    import shlex
+
+    from fusiondistill_runner import runner
+    from fusiondistill_runner.driving.prepared import check_data
+    from fusiondistill_runner.watching.board import Board
+    from fusiondistill_runner.watching.display import Display
+    from fusiondistill_runner.watching.tracking import Tracking
+
+    for path in prepared.config.plugins:
+        click.echo(f"plugin loaded: {path}")
+    check_data(prepared)
+    with prepared.store.held():
+        prepared = prepared.looked_up()
+        for text in prepared.damage:
+            click.echo(f"damaged, will be made again: {text}", err=True)
+        runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]), whole=only is None)
+        wanted = prepared if only is None else prepared.narrowed(only)
+        with (
+            Display(wanted.plan, wanted.stored) as display,
+            Board(wanted.store, display.snapshot),
+            Tracking(wanted.config, display),
+        ):
+            display.say(headline(wanted))
+            outcome = runner.run(wanted, display)
+        if outcome.done:
+            fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
+            click.echo(f"{len(outcome.done)} stages done{fits}")
+        if only is None:
+            _print_end(prepared)
+        else:
+            _print_rankings(prepared)
+    _report_failures(outcome)
+
+
+def headline(prepared: Any) -> str:
+    """How much there is and how much of it is left, in a line."""
+    total, missing = len(prepared.plan.stages), len(prepared.missing)
+    rest = f"{missing} to do" if missing else "nothing to do"
+    stored = f"{total} stages, {total - missing} stored, {rest}"
+    if len(prepared.points) > 1:
+        stored = f"{len(prepared.points)} experiments, {stored}"
+    return f"{prepared.config.experiment}: {stored}; store {prepared.store.location}"
+
+
+def _print_end(prepared: Any) -> None:
+    from fusiondistill_runner.views import results, searches
+
+    table = results.write_results(prepared.store)
+    click.echo("")
+    for line in results.table_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
+        click.echo(line)
+    for plan in prepared.points:
+        for line in searches.search_end(prepared.store, plan, ranked=False):
+            click.echo(line)
+    click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
+
+
+def _print_rankings(prepared: Any) -> None:
+    from fusiondistill_runner.views import searches
+
+    for plan in prepared.points:
+        for line in searches.search_end(prepared.store, plan, ranked=True):
+            click.echo(line)
+
+
+def _some(stages: list[Any]) -> str:
+    """The directories of stages, a few of many."""
+    names = ", ".join(stage.directory for stage in stages[:12])
+    return names if len(stages) <= 12 else f"{names} and {len(stages) - 12} more"
+
+
+def _report_failures(outcome: Any) -> None:
+    if not (outcome.failed or outcome.blocked):
+        return
+    for name, error in outcome.failed.items():
+        click.echo(f"\nfailed: {name}\n  {error}", err=True)
+    if outcome.blocked:
+        click.echo(f"\nnot done, since they need what failed: {_some(outcome.blocked)}", err=True)
+    click.echo("\nMend the cause and start the same command again: what is stored stays.", err=True)
+    sys.exit(FAILED)

@@ -1,0 +1,144 @@
+"""One driver per store: on a disk by a lock that dies with its holder, in a bucket by a lease."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fusiondistill import locations
+from fusiondistill_runner.storage.lease import Lease, Taken, leased, whoever
+
+__all__ = ["CLAIMS", "BucketBoard", "StoreBusy", "held"]
+
+CLAIMS = "leases"
+NAMING = 5.0
+"""Seconds in which whoever took a lock has written its name into it."""
+GAP = 10.0
+"""Seconds in which nobody need be able to tell whether a lock is still where it was taken."""
+
+
+class StoreBusy(RuntimeError):
+    """Another run holds the store."""
+
+
+@contextlib.contextmanager
+def held(filesystem: Any, root: str, location: str) -> Iterator[Callable[[], None]]:
+    """Hold a store for the length of a block.
+
+    Yields:
+        A function that raises :class:`StoreBusy` once the store is no longer held; costs next to nothing.
+
+    Raises:
+        StoreBusy: another driver holds it; says who.
+    """
+    if locations.is_local(filesystem):
+        with _locked(Path(root), location) as check:
+            yield check
+        return
+    locations.be_patient()  # it answered
+    try:
+        with leased(BucketBoard(filesystem, f"{root}/{CLAIMS}")) as lease:
+            yield lambda: _check_lease(lease, location)
+    except Taken as taken:
+        raise _busy(location, str(taken)) from None
+
+
+def _check_lease(lease: Lease, location: str) -> None:
+    if lease.lost is not None:
+        raise StoreBusy(
+            f"{location} was taken over by {lease.lost}, since this run gave no sign of life for a while; what it "
+            "stored until then stays"
+        )
+
+
+@contextlib.contextmanager
+def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
+    import fcntl
+
+    path = root / ".lock"
+    with contextlib.ExitStack() as stack:
+        with locations.making_room_known(str(path), 100):
+            root.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("a+b", buffering=0))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _busy(location, _name_in(lock) or "another run") from error
+            lock.truncate(0)
+            lock.write(whoever().encode())
+        yield _Looking(path, lock, location)
+
+
+def _name_in(lock: IO[bytes]) -> str:
+    """Who holds a lock; whoever took it this instant is about to write that."""
+    limit = time.monotonic() + NAMING
+    while True:
+        lock.seek(0)
+        name = lock.read().decode(errors="replace").strip()
+        if name or time.monotonic() > limit:
+            return name
+        time.sleep(0.05)
+
+
+def _busy(location: str, who: str) -> StoreBusy:
+    return StoreBusy(f"{location} is in use by {who}: wait for it, stop it, or give another --store")
+
+
+class _Looking:
+    """Looks whether a lock is still the file that everybody else would lock."""
+
+    def __init__(self, path: Path, lock: IO[bytes], location: str) -> None:
+        self.path, self.lock, self.location, self.seen = path, lock, location, time.monotonic()
+
+    def __call__(self) -> None:
+        try:
+            there = os.path.samestat(self.path.stat(), os.fstat(self.lock.fileno()))
+        except OSError as error:
+            if error.errno != errno.ENOENT and time.monotonic() - self.seen < GAP:
+                return  # NFS does not answer
+            raise StoreBusy(
+                f"{self.location} is gone ({error.strerror}): was it moved, or its disk unmounted? Bring it back and "
+                "start the same command again"
+            ) from error
+        if not there:
+            raise StoreBusy(f"{self.location} is another store than the one that this run began with: was it replaced?")
+        self.seen = time.monotonic()
+
+
+class BucketBoard:
+    """Claims as the files of a folder in a bucket, which answers a listing with what is there now."""
+
+    def __init__(self, filesystem: Any, folder: str) -> None:
+        self.filesystem, self.folder = filesystem, folder
+
+    def names(self) -> list[str]:
+        """Of all claims."""
+        from pyarrow import fs
+
+        found = self.filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
+        return [info.base_name for info in found if info.is_file]
+
+    def read(self, name: str) -> bytes | None:
+        """A claim, None if it is gone."""
+        path = f"{self.folder}/{name}"
+        for again in (True, True, False):
+            try:
+                return locations.read_whole(self.filesystem, path, 10_000, patience=0)
+            except OSError:  # it was taken away between the request for its size and the one for its content
+                if not again or self.filesystem.get_file_info(path).is_file:
+                    raise
+        return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a claim whole."""
+        locations.write_file(self.filesystem, f"{self.folder}/{name}", data, patience=0)
+
+    def delete(self, name: str) -> None:
+        """Take a claim away, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.folder}/{name}")

@@ -1,0 +1,71 @@
+"""The plans that were run into a store, each noted there under its experiment's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
+from fusiondistill_runner.planning.rows import Plan, check_plan
+from fusiondistill_runner.storage.store import Store
+
+__all__ = ["note_plan", "noted_plan", "plans", "retire_points"]
+
+
+def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
+    """Leave the plan in the store, so that whoever finds it knows which stages make which table."""
+    content = {**plan.describe(), **extra}
+    store.write(sealed(content), "plans", f"{plan.config.experiment}.json")
+
+
+def noted_plan(store: Store, plan: Plan) -> dict[str, Any] | None:
+    """How and where this very plan was started before; None if it is not there, or another one is."""
+    name = f"{plan.config.experiment}.json"
+    try:
+        content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name))
+    except CheckpointError:
+        return None
+    if any(content.get(key) != value for key, value in json.loads(json.dumps(plan.describe())).items()):
+        return None
+    return {key: content[key] for key in ("command", "started", "machine", "versions") if key in content}
+
+
+def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
+    """Forget the points of an earlier form of a sweep; their stages stay until somebody prunes the store."""
+    for plan in plans(store):
+        if plan.get("sweep") == sweep and plan["experiment"] not in kept:
+            store.filesystem.delete_file(store.path("plans", f"{plan['experiment']}.json"))
+
+
+def plans(store: Store) -> list[dict[str, Any]]:
+    """The plans that were run into a store: by experiment, the points of a sweep as it numbers them.
+
+    Raises:
+        CheckpointError: there is none, or one is damaged.
+    """
+    from pyarrow import fs
+
+    store = store.glance()
+    found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
+    names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
+    names = [name for name in names if not name.startswith(".")]
+    if not names:
+        raise CheckpointError(f"{store.location} is no store: it holds no plans/*.json; a run makes one")
+    contents = []
+    for name in names:
+        path = store.path("plans", name)
+        try:
+            content = unsealed(store.read_raw("plans", name) or b"", path)
+            check_plan(content, name.removesuffix(".json"), path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; run the config again") from error
+        contents.append(content)
+    in_order = sorted(zip(names, contents, strict=True), key=lambda named: _place(*named))
+    return [content for _, content in in_order]
+
+
+def _place(name: str, plan: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Where a plan stands among the others: with the points of its sweep, if it is one."""
+    sweep = plan.get("sweep") or ""
+    return (f"{sweep}.json", plan["order"], name) if "order" in plan else (name, 0, name)

@@ -1,0 +1,368 @@
+"""Where results live: a directory or a bucket of stage directories, each committed by its manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fusiondistill import checkpoints, locations
+from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.glance import Glance
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.storage.holding import StoreBusy, held
+
+__all__ = ["Store", "StoreBusy"]
+
+PROGRESS = "progress.json"
+ERROR = "error.txt"
+DAMAGED = "damaged.txt"
+"""Left beside a file whose digest did not match, so that the next look at a bucket does not trust sizes."""
+YOUNG = 600
+"""Seconds in which a writer has surely named the files that it wrote."""
+
+
+def _nothing() -> None:
+    """What there is to check while nobody holds a store."""
+
+
+class Store:
+    """Stage results under one location. Cheap to make; a worker makes its own from the location.
+
+    On a disk or NFS whatever counts as stored was read and matches its digests. In a bucket, where a look at hundreds
+    of stages would download them all, it has the sizes that its manifest names, by one listing; digests are compared
+    when a file is used, and a stage that is found damaged so is made again by the next run.
+
+    Args:
+        location: as :func:`fusiondistill.locations.open_location` takes it.
+
+    Attributes:
+        location: the same, a path for ``file://`` URIs.
+        remote: whether it is a bucket, not a directory.
+        check_held: raises :class:`StoreBusy` once another run has taken over what :meth:`held` holds.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.filesystem: Any
+        self.filesystem, self.root = locations.open_location(location)
+        self.remote = not locations.is_local(self.filesystem)
+        self.location = str(location) if self.remote or "://" not in str(location) else self.root
+        self.check_held: Callable[[], None] = _nothing
+        self.began_there = self._there()
+
+    def _there(self) -> bool:
+        return self.remote or Path(self.root).is_dir()
+
+    def check_there(self) -> None:
+        """Look whether its directory is there; of a bucket the requests themselves tell.
+
+        Raises:
+            FileNotFoundError: it is not.
+        """
+        if not self._there():
+            raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
+
+    def _check_still_there(self) -> None:
+        """For whoever writes: nobody makes a store again that was there before and was moved away."""
+        if self.began_there:
+            self.check_there()
+
+    def glance(self, *patterns: str) -> Store:
+        """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
+
+        Raises:
+            LocationError, ConnectionError: there is no such bucket, the credentials are refused, no answer.
+        """
+        seen = copy.copy(self)
+        if self.remote:
+            below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a glance: look anew
+            seen.filesystem = Glance(below, self.root, patterns, self.location)
+        return seen
+
+    def shown(self, *parts: str) -> str:
+        """A path in the store as a user would give it."""
+        kind = self.location.partition("://")[0]
+        return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
+
+    def path(self, *parts: str) -> str:
+        """A path inside the store's file system.
+
+        Raises:
+            CheckpointError: it would lead elsewhere, as a name from a stranger's file may.
+        """
+        if any({"", ".", ".."} & set(part.split("/")) for part in parts):
+            raise CheckpointError(f"{parts} leads out of the store {self.location}")
+        return "/".join([self.root, *parts])
+
+    def manifest(self, stage: Stage) -> dict[str, Any] | None:
+        """The manifest of a stage, if it is stored under exactly this digest.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        manifest = checkpoints.read_manifest(self.filesystem, self.path(stage.directory))
+        return manifest if manifest and manifest.get("digest") == stage.digest else None
+
+    def intact(self, stage: Stage) -> str | None:
+        """None if the stage is stored and every file matches its digest, else what is wrong."""
+        return self._problem(stage, self._matches)
+
+    def _problem(self, stage: Stage, check: Callable[[str, dict[str, Any], str], object]) -> str | None:
+        try:
+            manifest = self.manifest(stage)
+            if manifest is None or manifest.get("made_from") != self.made_from(stage):
+                return "not stored"
+            for name in manifest["files"]:
+                check(stage.directory, manifest, name)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def _matches(self, directory: str, manifest: dict[str, Any], name: str) -> bytes:
+        """A file whose digest is that of the manifest."""
+        try:
+            return checkpoints.read_file(self.filesystem, self.path(directory), manifest, name)
+        except CheckpointError as error:
+            if self.remote and name in manifest["files"]:
+                with contextlib.suppress(OSError):
+                    self.write(str(error).encode(), directory, DAMAGED)
+            raise
+
+    def _fits(self, directory: str, manifest: dict[str, Any], name: str) -> None:
+        """Check a file's size by the listing of a glance; its digest, too, where damage was found before."""
+        sizes = self.filesystem.sizes
+        entry, there = manifest["files"][name], self.path(directory)
+        if self.path(directory, DAMAGED) in sizes:
+            checkpoints.read_file(self.filesystem, there, manifest, name)
+        checkpoints.check_size(there, entry, sizes.get(f"{there}/{entry['file']}"))
+
+    def made_from(self, stage: Stage) -> dict[str, str | None]:
+        """Role -> the attempt that wrote the input as it is now; None for one that is not stored."""
+        attempts: dict[str, str | None] = {}
+        for needed in stage.inputs.values():  # one stage may play several roles
+            if needed.digest not in attempts:
+                manifest = self.manifest(needed)
+                attempts[needed.digest] = manifest["attempt"] if manifest else None
+        return {role: attempts[needed.digest] for role, needed in stage.inputs.items()}
+
+    def stored(self, stages: Iterable[Stage]) -> tuple[set[str], list[str]]:
+        """Which stages are stored, and what was found damaged.
+
+        A stage counts as stored if its manifest and files are intact, all its inputs are stored, and it was made from
+        just these: whoever re-runs an input re-runs what follows.
+
+        Args:
+            stages: inputs before what uses them.
+
+        Returns:
+            Digests of the stored stages; messages about damaged ones, and about damaged epochs of unfinished ones.
+        """
+        done: set[str] = set()
+        damage: list[str] = []
+        seen = self.glance(checkpoints.MANIFEST)
+        check = seen._fits if self.remote else seen._matches
+        for stage in stages:
+            if not all(needed.digest in done for needed in stage.inputs.values()):
+                continue
+            problem = seen._problem(stage, check)
+            if problem is None:
+                done.add(stage.digest)
+                continue
+            if problem == "not stored":
+                problem = seen._progress_problem(stage)
+            if problem:
+                damage.append(problem)
+        return done, damage
+
+    def _progress_problem(self, stage: Stage) -> str | None:
+        """What is wrong with the epochs of an unfinished training, if anything."""
+        try:
+            self._progress(stage)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def read(self, stage: Stage, name: str) -> bytes:
+        """A committed file of a stage, verified."""
+        return self.read_from(stage.directory, name)
+
+    def read_from(self, directory: str, name: str) -> bytes:
+        """A committed file of a stage directory, verified.
+
+        Raises:
+            CheckpointError: not stored or damaged.
+        """
+        manifest = self.manifest_of(directory)
+        if manifest is None:
+            raise CheckpointError(f"{self.path(directory)} is not stored")
+        return self._matches(directory, manifest, name)
+
+    def manifest_of(self, directory: str) -> dict[str, Any] | None:
+        """The manifest of a stage directory, or None."""
+        return checkpoints.read_manifest(self.filesystem, self.path(directory))
+
+    def weights(self, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state dict and card of a stage that has weights."""
+        data = self.read(stage, checkpoints.MODEL)
+        return checkpoints.parse_weights(data, self.path(stage.directory, checkpoints.MODEL))
+
+    def commit(
+        self,
+        stage: Stage,
+        files: Mapping[str, bytes],
+        facts: Mapping[str, Any],
+        attempt: str,
+        made_from: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go.
+
+        Args:
+            made_from: the inputs as they were before the stage read them; default: as they are now.
+        """
+        self._check_still_there()
+        manifest = {
+            "format": 1,
+            "kind": stage.kind,
+            "name": stage.name,
+            "seed": stage.seed,
+            "digest": stage.digest,
+            "spec": stage.spec.model_dump(mode="json"),
+            "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
+            "made_from": self.made_from(stage) if made_from is None else made_from,
+            **facts,
+        }
+        written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)
+        keep = {checkpoints.MANIFEST, *(entry["file"] for entry in written["files"].values())}
+        self._sweep(stage.directory, keep)
+
+    def _sweep(self, directory: str, keep: set[str]) -> None:
+        """Delete what a manifest does not name. Litter harms nobody, so a failure here is no error.
+
+        What is young stays, unless it is progress: a second writer may be about to name it in a manifest of its own.
+        """
+        from pyarrow import fs
+
+        with contextlib.suppress(OSError):
+            for info in self.filesystem.get_file_info(fs.FileSelector(self.path(directory))):
+                name = info.base_name
+                done = name in (PROGRESS, ERROR, DAMAGED) or name.startswith("last.")
+                old = info.mtime is not None and info.mtime.timestamp() < time.time() - YOUNG
+                if info.is_file and name not in keep and (old or (done and not name.startswith("."))):
+                    self.filesystem.delete_file(info.path)
+
+    def forget_error(self, stage: Stage) -> None:
+        """Delete the reason of an earlier failure: the stage is tried again."""
+        with contextlib.suppress(OSError):
+            self.filesystem.delete_file(self.path(stage.directory, ERROR))
+
+    def discard(self, directory: str) -> None:
+        """Delete an unfinished stage's directory; a finished one stays, and so does one whose manifest is damaged."""
+        with contextlib.suppress(OSError, CheckpointError):
+            if self.manifest_of(directory) is None:
+                self.filesystem.delete_dir(self.path(directory))
+
+    def delete(self, directory: str) -> None:
+        """Delete a stage's directory, finished or not: the manifest first, so that no half of it counts as stored."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.path(directory, checkpoints.MANIFEST))
+        self.filesystem.delete_dir(self.path(directory))
+
+    def save_progress(
+        self,
+        stage: Stage,
+        epoch: int,
+        state: bytes,
+        attempt: str,
+        made_from: Mapping[str, str | None] | None = None,
+        slot: int | None = None,
+    ) -> None:
+        """Store the last epoch of a training: the state, then the small file that points at it with its digest.
+
+        Args:
+            made_from: the inputs that the training read; default: as they are now.
+            slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
+                three requests); the caller never overwrites what the last call wrote.
+        """
+        self._check_still_there()
+        name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
+        before = None
+        if slot is None:
+            with contextlib.suppress(CheckpointError):
+                before = self._progress_entry(stage.directory)
+        checkpoints.write_file(self.filesystem, self.path(stage.directory, name), state)
+        made_from = self.made_from(stage) if made_from is None else made_from
+        entry = {"file": name, "epoch": epoch, "sha256": checkpoints.digest(state), "made_from": made_from}
+        path = self.path(stage.directory, PROGRESS)
+        checkpoints.write_file(self.filesystem, path, checkpoints.sealed(entry))
+        if before and before["file"] != name:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(self.path(stage.directory, before["file"]))
+
+    def load_progress(self, stage: Stage) -> bytes | None:
+        """The state of the last stored epoch; None if there is none or it is damaged (then training starts over)."""
+        try:
+            return self._progress(stage)
+        except CheckpointError:
+            return None
+
+    def _progress(self, stage: Stage) -> bytes | None:
+        entry = self._progress_entry(stage.directory)
+        if entry is None or entry.get("made_from") != self.made_from(stage):
+            return None
+        path, data = self.path(stage.directory, entry["file"]), self.read_raw(stage.directory, entry["file"])
+        if data is None:
+            raise CheckpointError(f"{path} is missing although {PROGRESS} names it")
+        if checkpoints.digest(data) != entry["sha256"]:
+            raise CheckpointError(f"{path} is damaged: {len(data)} bytes that do not match their digest")
+        return data
+
+    def epochs_stored(self, directory: str) -> int:
+        """How many epochs of an unfinished training are stored."""
+        try:
+            entry = self._progress_entry(directory)
+        except CheckpointError:
+            return 0
+        return int(entry["epoch"]) if entry else 0
+
+    def _progress_entry(self, directory: str) -> dict[str, Any] | None:
+        data, path = self.read_raw(directory, PROGRESS), self.path(directory, PROGRESS)
+        if data is None:
+            return None
+        entry = checkpoints.unsealed(data, path)
+        kinds = {"file": str, "epoch": int, "sha256": str}
+        if not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()) or "/" in entry["file"]:
+            raise CheckpointError(f"{path} is damaged: it points at no epoch")
+        return entry
+
+    def read_raw(self, *parts: str) -> bytes | None:
+        """A file that no manifest names, or None."""
+        return locations.read_whole(self.filesystem, self.path(*parts))
+
+    def write(self, data: bytes, *parts: str) -> None:
+        """Write a file that no manifest names (plans, views, the report): whole or not at all."""
+        self._check_still_there()
+        checkpoints.write_file(self.filesystem, self.path(*parts), data)
+
+    def directories(self) -> list[str]:
+        """Names of all directories in the store."""
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self.root, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the store for one driver: see :func:`storage.holding.held`.
+
+        Raises:
+            StoreBusy: another driver holds it; says who.
+        """
+        if self.remote:
+            self.glance()  # is it there?
+        with held(self.filesystem, self.root, self.location) as self.check_held:
+            self.began_there = True
+            yield

@@ -1,0 +1,1 @@
+"""Tables and the report of a store, rebuilt from what its stages committed."""

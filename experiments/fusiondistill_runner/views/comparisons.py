@@ -1,0 +1,131 @@
+"""Paired tests between methods and between points of a sweep, from what evaluate stages say of each test image."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusiondistill.checkpoints import digest
+from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.between import sweeps
+from fusiondistill_runner.views.correctness import Correctness, correctness, evaluated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["RESAMPLES", "SEED", "comparisons_table"]
+
+RESAMPLES = 10_000
+SEED = 0
+
+_SCHEMA = {
+    **dict.fromkeys(("experiment", "dataset", "model", "protocol", "a", "b"), "string"),
+    **dict.fromkeys(("images", "seeds"), "int64"),
+    **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "seed_half"), "float64"),
+    "points": "bool",
+}
+
+
+def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
+    """A row per pair of methods (a, b) of an experiment that share a seed: how they differ on the same test images.
+
+    The unit is the test image: whether it was classified right, averaged over a degradation's levels (as the table
+    does it: see :mod:`views.correctness`), over the seeds that both methods have in full and over the
+    degradations that experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and
+    seeds (how many), difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile
+    bootstrap over images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half
+    the 95 % interval of the difference over seeds; null for one seed), points (false).
+
+    Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
+    "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
+    :mod:`views.between`).
+
+    Single experts are left out. So is a method and seed as long as one of its pieces is missing, or was stored by a
+    version that kept no ``images.parquet``, or lacks levels that others have.
+
+    Args:
+        before: an earlier table; experiments whose stages are still those of then are taken from it.
+
+    Raises:
+        CheckpointError: a file is damaged, or methods of one experiment saw different test images.
+    """
+    import pyarrow as pa
+
+    earlier, made_from = _intact(before)
+    rows: list[dict[str, Any]] = []
+    stamps: list[str] = []
+
+    def unchanged(own: Mapping[str, Any], inputs: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
+        """Note what rows are made from, and take them from the earlier table if it made them from the same."""
+        stamps.append(json.dumps([own, inputs, RESAMPLES, SEED], sort_keys=True))
+        if stamps[-1] not in made_from:
+            return False
+        mine = (row for row in earlier if own.items() <= row.items())
+        rows.extend(row for row in mine if pairs is None or (row["a"], row["b"]) in pairs)
+        return True
+
+    for plan in plans:
+        config, known = plan["config"], evaluated(store, plan)
+        names = {"dataset": config["data"]["name"], "model": config["model"]["name"], "protocol": config["protocol"]}
+        own = {"experiment": plan["experiment"], **names, "points": False}
+        if not unchanged(own, known.digest):
+            right = correctness(store, known)
+            rows += [{**own, **pair} for pair in _tested(right, itertools.combinations(right, 2))]
+    for sweep in sweeps(store, plans):
+        own = {"experiment": sweep.name, **sweep.names, "points": True}
+        if sweep.pairs and not unchanged(own, sweep.digest, set(sweep.pairs)):
+            rows += [{**own, **pair} for pair in _tested(sweep.correctness(store), sweep.pairs)]
+    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+    columns = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in _SCHEMA.items()}
+    table = pa.table(columns)
+    made_of = json.dumps(stamps)
+    return table.replace_schema_metadata({"made_from": made_of, "digest": _digest(table.to_pylist(), made_of)})
+
+
+def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
+    """The rows of an earlier table and what they were made from; nothing, if they are not as they were written."""
+    metadata = (before.schema.metadata or {}) if before is not None else {}
+    made_of = metadata.get(b"made_from", b"[]").decode(errors="replace")
+    try:
+        rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
+    except ValueError:  # its text is none
+        return [], set()
+    if metadata.get(b"digest", b"").decode(errors="replace") != _digest(rows, made_of):
+        return [], set()
+    return rows, set(json.loads(made_of))
+
+
+def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
+    return digest(json.dumps([rows, made_of], sort_keys=True, default=str).encode())
+
+
+def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """The tests of those pairs that share a seed."""
+    known = [(a, b) for a, b in asked if a in right and b in right]
+    pairs = [(a, b, sorted(right[a].keys() & right[b].keys())) for a, b in known]
+    pairs = [pair for pair in pairs if pair[2]]
+    if not pairs:
+        return
+    by_seed = [np.stack([right[a][s] - right[b][s] for s in seeds]) for a, b, seeds in pairs]
+    differences = np.stack([100 * of_seeds.mean(axis=0) for of_seeds in by_seed])
+    p_values = sign_flip_tests(differences, seed=SEED, resamples=RESAMPLES)
+    intervals = bootstrap_intervals(differences, seed=SEED, resamples=RESAMPLES)
+    corrected = holm(p_values)
+    for i, (a, b, seeds) in enumerate(pairs):
+        yield {
+            "a": a,
+            "b": b,
+            "images": differences.shape[1],
+            "seeds": len(seeds),
+            "difference": float(differences[i].mean()),
+            "low": intervals[i][0],
+            "high": intervals[i][1],
+            "p": p_values[i],
+            "p_holm": corrected[i],
+            "seed_half": mean_interval(100 * by_seed[i].mean(axis=1)).half,
+        }

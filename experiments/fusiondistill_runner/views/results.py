@@ -1,0 +1,196 @@
+"""Views of a store: the results table, the paired tests and the report, rebuilt from committed stages alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.checkpoints import MANIFEST
+from fusiondistill_runner.storage.noted_plans import plans
+from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
+from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.comparisons import comparisons_table
+from fusiondistill_runner.views.settings import settings
+from fusiondistill_runner.views.stage_tables import facts, stage_tables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "planned_table", "report_tables", "results_table", "table_lines", "write_report",
+    "write_results",
+]  # fmt: skip
+
+RESULTS = "results.parquet"
+COMPARISONS = "comparisons.parquet"
+
+
+_TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
+         "select", "training", "deviations")  # fmt: skip
+_FRACTIONS = ("nll", "ece")
+_COLUMNS = (
+    "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
+    "nll", "ece", "stage",
+)  # fmt: skip
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision", "select", "training",
+            "deviations")  # fmt: skip
+
+
+def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """One row per (method, seed, degradation, level) that is stored: counts, never percentages.
+
+    nll (mean negative log-likelihood in nats) and ece (expected calibration error, a fraction) are null where a stage
+    has none.
+    """
+    rows: list[dict[str, Any]] = []
+    read: dict[str, list[dict[str, Any]]] = {}
+    for names, piece in _pieces(plans):
+        directory = piece["directory"]
+        if directory not in read:
+            read[directory] = _counts(store, directory)
+        rows += [{**names, **counted, "stage": directory} for counted in read[directory]]
+    return _table(_COLUMNS, rows)
+
+
+def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
+    """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
+
+    first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
+    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`views.settings`.
+    """
+    stored = set(results["stage"].to_pylist())
+    cells: dict[tuple[Any, ...], dict[str, Any]] = {}
+    spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
+    said = {
+        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan["config"])}
+        for plan in plans
+    }
+    for names, piece in _pieces(plans):
+        first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
+        more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
+        cell = cells.setdefault(tuple(names.values()), {**names, **more})
+        cell["complete"] = cell["complete"] and piece["directory"] in stored
+    return _table(_PLANNED, list(cells.values()))
+
+
+def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """Every piece of every plan, with the columns that say what it is of."""
+    for plan in plans:
+        config = plan["config"]
+        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": config["data"]["name"]}
+        for piece in plan["rows"]:
+            own = {name: piece[name] for name in ("method", "seed", "degradation")}
+            yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
+
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    def kind(name: str) -> pa.DataType:
+        if name in _TEXT:
+            return pa.string()
+        return pa.float64() if name in _FRACTIONS else pa.bool_() if name == "complete" else pa.int64()
+
+    return pa.table({name: pa.array([row.get(name) for row in rows], kind(name)) for name in columns})
+
+
+def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
+    if store.manifest_of(directory) is None:
+        return []
+    rows: list[dict[str, Any]] = read_parquet(store.read_from(directory, "counts.parquet")).to_pylist()
+    return rows
+
+
+def write_results(store: Store) -> pa.Table:
+    """Rebuild ``results.parquet`` and ``comparisons.parquet`` from all plans of the store; returns the results."""
+    table, tests = rebuilt(store)
+    store.write(parquet_bytes(table), RESULTS)
+    store.write(parquet_bytes(tests), COMPARISONS)
+    return table
+
+
+def rebuilt(store: Store) -> tuple[pa.Table, pa.Table]:
+    """Results and paired tests as the store's stages give them; nothing is written."""
+    known = plans(store)
+    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
+    return results_table(seen, known), comparisons_table(seen, known, _comparisons(store))
+
+
+def _comparisons(store: Store) -> pa.Table | None:
+    """The paired tests as they were last computed, or None; a damaged file is computed again."""
+    import pyarrow as pa
+
+    data = store.read_raw(COMPARISONS)
+    try:
+        return read_parquet(data) if data is not None else None
+    except (pa.ArrowException, OSError, ValueError):  # ValueError: its text is none
+        return None
+
+
+def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
+    """What the report's tables need beside the counts."""
+    return {"planned": planned_table(plans, results), "comparisons": _comparisons(store)}
+
+
+_SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
+
+
+def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
+    """The tables for a terminal; what is not stored yet is shown as missing.
+
+    Args:
+        experiments: show only these; of more than four the overview alone.
+    """
+    from fusiondistill import report
+
+    known = plans(store)
+    tables: dict[str, Any] = _of_tables(store, known, results)
+    if experiments is None:
+        return report.table_lines(results, **tables)
+    sweeps = {plan["sweep"] for plan in known if plan.get("sweep") and plan["experiment"] in experiments}
+    results, tables["planned"] = _only(results, experiments), _only(tables["planned"], experiments)
+    tables["comparisons"] = _only(tables["comparisons"], {*experiments, *sweeps})
+    if len(set(experiments)) <= _SHOWN:
+        return report.table_lines(results, **tables)
+    return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]
+
+
+def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | None:
+    """The rows of these experiments."""
+    import pyarrow as pa
+
+    if table is None:
+        return None
+    return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
+
+
+def report_tables(store: Store, results: pa.Table, tests: pa.Table | None = None) -> dict[str, Any]:
+    """All that the report takes beside the results; ``tests``: the paired ones, by default those that are stored."""
+    known = plans(store)
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR)
+    given = {} if tests is None else {"comparisons": tests}
+    return {**_of_tables(store, known, results), **given, **stage_tables(seen, known), "facts": facts(seen, known)}
+
+
+def write_report(store: Store, results: pa.Table) -> str:
+    """Rebuild ``report/`` in the store; returns the path of its page."""
+    from fusiondistill import report
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = report.write(folder, results, **report_tables(store, results))
+        for path in files:
+            store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
+        _forget_figures(store, {path.name for path in files})
+    return store.shown("report", Path(files[0]).name)
+
+
+def _forget_figures(store: Store, kept: Collection[str]) -> None:
+    """Delete figures of an earlier report that the present one does not have."""
+    from pyarrow import fs
+
+    found = store.filesystem.get_file_info(fs.FileSelector(store.path("report", "figures"), allow_not_found=True))
+    for info in found:
+        if info.is_file and info.base_name.endswith((".png", ".svg")) and info.base_name not in kept:
+            store.filesystem.delete_file(info.path)

@@ -1,0 +1,111 @@
+"""Real test images under each degradation and what the methods said of them, as the report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fusiondistill_runner.views.timeline import Manifests
+
+__all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
+
+SAMPLES, PREDICTIONS = "samples.parquet", "predictions.parquet"
+EXPERIMENTS = 4
+"""So many show images: a page of all points of a sweep would be too large to send."""
+_FIRST = ("base", "vanilla", "fusing", "fusiondistill", "fusiondistill-searched")
+_LEFT_OUT = ("oracle", "ensemble", "scratch", "modelsoups", "modelsoups-told")
+_NAMED = {**dict.fromkeys(("experiment", "degradation"), "string"), **dict.fromkeys(("level", "index"), "int64")}
+SAMPLE_SCHEMA = {**_NAMED, "label": "string", "image": "binary"}
+ANSWER_SCHEMA = {**_NAMED, "method": "string", "said": "string"}
+
+Rows = list[dict[str, Any]]
+Tables = Callable[[Sequence[str], str], Sequence[Any]]
+"""(stage directories, name of a file) -> the table in that file of each, None for one that cannot be read."""
+
+
+def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests, tables: Tables) -> tuple[Rows, Rows]:
+    """Stored test images (by the first method of an experiment that has them), and what was said of each, by method.
+
+    Of the first seed only, of the base, each degradation's own expert, and the rows that were trained on all
+    degradations; of at most four experiments, other data or another protocol before more of the same.
+
+    Args:
+        plans: as a store holds them.
+        manifests: of the stored stages, by directory.
+        tables: reads files of stages.
+    """
+    samples: Rows = []
+    answers: Rows = []
+    for plan in _chosen(plans):
+        pieces = _pieces(plan, manifests)
+        own = {"experiment": plan["experiment"]}
+        shown: dict[tuple[str, int], list[int]] = {}
+        pictures = [of[0] for of in _by_levels(p for p in pieces if SAMPLES in p["manifest"]["files"]).values()]
+        for piece, table in _read(tables, pictures, SAMPLES):
+            for row in table.to_pylist():
+                place = (piece["degradation"], row["level"])
+                shown.setdefault(place, []).append(row["index"])
+                label = piece["classes"][row.pop("label")]
+                samples.append({**own, "degradation": place[0], **row, "label": label})
+        asked = [p for p in pieces if any((p["degradation"], level) in shown for level in p["levels"])]
+        for piece, table in _read(tables, asked, PREDICTIONS):
+            named = {**own, "degradation": piece["degradation"], "method": piece["method"]}
+            answers += [{**named, **said} for said in _said(piece, table, shown)]
+    return samples, answers
+
+
+def _chosen(plans: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A few experiments: one of each data set and protocol first, in the order of the plans."""
+    first: list[Mapping[str, Any]] = []
+    more: list[Mapping[str, Any]] = []
+    seen = set()
+    for plan in plans:
+        kind = (str(plan["config"]["data"]), plan["config"]["protocol"])
+        (more if kind in seen else first).append(plan)
+        seen.add(kind)
+    kept = [*first, *more][:EXPERIMENTS]
+    return [plan for plan in plans if plan in kept]
+
+
+def _pieces(plan: Mapping[str, Any], manifests: Manifests) -> Rows:
+    """The stored evaluations of an experiment's first seed whose answers are shown, methods in order."""
+    wanted = [row for row in plan["rows"] if row["seed"] == plan["config"]["seeds"][0]]
+    there = dict.fromkeys(row["method"] for row in wanted)
+    own = (m for m in there if m not in (*_FIRST, *_LEFT_OUT) and not m.startswith("expert-"))
+    order = [*(method for method in _FIRST if method in there), *own]
+    found = []
+    for row in wanted:
+        manifest = manifests(row["directory"])
+        named = row["method"] in order or row["method"] == f"expert-{row['degradation']}"
+        if not named or manifest is None or PREDICTIONS not in manifest["files"]:
+            continue
+        model = next((manifests(needed) for needed in manifest["inputs"].values()), None) or {}
+        if classes := model.get("card", {}).get("classes"):
+            found.append({**row, "manifest": manifest, "levels": manifest["spec"]["levels"], "classes": classes})
+    return sorted(found, key=lambda row: order.index(row["method"]) if row["method"] in order else 0.5)
+
+
+def _by_levels(pieces: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...]], Rows]:
+    """Pieces of the same levels of a degradation hold the same images."""
+    found: dict[tuple[str, tuple[int, ...]], Rows] = {}
+    for piece in pieces:
+        found.setdefault((piece["degradation"], tuple(piece["levels"])), []).append(piece)
+    return found
+
+
+def _read(tables: Tables, pieces: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    found = tables([piece["directory"] for piece in pieces], name)
+    return ((piece, table) for piece, table in zip(pieces, found, strict=True) if table is not None)
+
+
+def _said(
+    piece: Mapping[str, Any], table: Any, shown: Mapping[tuple[str, int], Sequence[int]]
+) -> Iterator[dict[str, Any]]:
+    """What a method said of the images that are shown."""
+    for i, level in enumerate(table["level"].to_pylist()):
+        indices = shown.get((piece["degradation"], level), ())
+        predictions = table["predictions"][i].values if indices else ()
+        for index in indices:
+            if index < len(predictions):
+                said = piece["classes"][predictions[index].as_py()]
+                yield {"level": level, "index": index, "said": said}

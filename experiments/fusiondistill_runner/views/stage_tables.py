@@ -1,0 +1,191 @@
+"""What stages leave beside counts, as the report's tables: training curves, trials, fusions, and how it was run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.locations import side_by_side
+from fusiondistill.report.words import protocol_line
+from fusiondistill_runner.searching.search_results import without_nothing
+from fusiondistill_runner.storage.parquet import read_parquet
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
+from fusiondistill_runner.views.timeline import SCHEMA, timeline
+from fusiondistill_runner.views.unfinished import SCHEMA as UNFINISHED_SCHEMA
+from fusiondistill_runner.views.unfinished import unfinished
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["facts", "stage_tables"]
+
+
+def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:
+    """What all stored stages left, in the report's form: a table by the name of each argument; None where it is empty.
+
+    Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
+    under the first of them. For samples and answers see :mod:`views.sample_tables`, for the time line
+    :mod:`views.timeline`, for what is not stored :mod:`views.unfinished`.
+    """
+    found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
+    manifests = cache(store.manifest_of)
+    of_searches: dict[str, list[dict[str, Any]]] = {}
+    seen = set()
+    alike = {plan["experiment"]: _alike(plan) for plan in plans}
+    for experiment, stage in ((plan["experiment"], stage) for plan in plans for stage in plan["stages"]):
+        directory = stage["directory"]
+        manifest = manifests(directory) if directory not in seen else None
+        seen.add(directory)
+        if manifest is None:
+            continue
+        common = {"experiment": experiment, "seed": stage["seed"]}
+        if stage["kind"] == "train":
+            found["curves"] += _curves(store, stage, common, manifest["spec"].get("select"))
+        elif stage["kind"] == "search":
+            rows = read_parquet(store.read_from(directory, "trials.parquet")).to_pylist()
+            of_searches[directory] = rows
+            found["trials"] += _trials(rows, manifest, common)
+            importance = manifest["outcome"].get("importance") or {}
+            shares = {**common, "r2": manifest["outcome"].get("importance_r2")}
+            found["importance"] += [{**shares, "dimension": d, "value": float(v)} for d, v in importance.items()]
+        elif stage["kind"] == "fuse":
+            outcome, spec = manifest["outcome"], manifest["spec"]
+            way = f" ({spec['method']}, {spec['recalibrate']})" if stage["name"] in alike[experiment] else ""
+            named = {**common, "stage": f"{stage['name']}{way}"}
+            distances = {**named, "barrier": outcome["barrier"]}
+            found["fusion"] += [{**distances, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
+            found["surface"] += _surface(outcome.get("surface") or {}, named)
+
+    def tables(directories: Sequence[str], name: str) -> list[Any]:
+        return side_by_side(lambda directory: _readable(store, directory, name), directories)
+
+    samples, answers = samples_and_answers(plans, manifests, tables)
+    rows_of = {"samples": (samples, SAMPLE_SCHEMA), "answers": (answers, ANSWER_SCHEMA)}
+    rows_of["timeline"] = (timeline(plans, manifests, of_searches), SCHEMA)
+    rows_of["unfinished"] = (unfinished(store, plans, manifests), UNFINISHED_SCHEMA)
+    typed = {name: _typed(rows, schema) for name, (rows, schema) in rows_of.items()}
+    return {**{name: _table(rows) for name, rows in found.items()}, **typed}
+
+
+def _alike(plan: Mapping[str, Any]) -> set[str]:
+    """Names that a seed has several fuse stages of: those that a search chooses between."""
+    counted = Counter((stage["name"], stage["seed"]) for stage in plan["stages"] if stage["kind"] == "fuse")
+    return {name for (name, _), count in counted.items() if count > 1}
+
+
+def _readable(store: Store, directory: str, name: str) -> Any:
+    """The table in a committed file; None for a damaged one, which the next run makes again."""
+    try:
+        return read_parquet(store.read_from(directory, name))
+    except CheckpointError:
+        return None
+
+
+def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**named, "expert": expert, "alpha": float(alpha), "loss": float(loss)}
+        for expert, points in of_experts.items()
+        for alpha, loss in points
+    ]
+
+
+def _typed(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, str]) -> pa.Table | None:
+    """Rows as a table of these columns and types; None of no rows."""
+    import pyarrow as pa
+
+    kinds = {name: pa.type_for_alias(kind) for name, kind in schema.items()}
+    return (
+        pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()}) if rows else None
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
+    """Rows that need not all have the same columns as a table; null where a row lacks one."""
+    import pyarrow as pa
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in names}) if rows else None
+
+
+_CURVES = ("loss", "train_accuracy")
+
+
+def _curves(
+    store: Store, stage: Mapping[str, Any], common: Mapping[str, Any], select: str | None
+) -> list[dict[str, Any]]:
+    """The metrics of a training by epoch; what its epoch was chosen by is called after the split that it is of."""
+    judged = "test_accuracy" if select == "test" else "validation_accuracy"
+    rows = read_parquet(store.read_from(stage["directory"], "metrics.parquet")).to_pylist()
+    curves = []
+    for row in rows:
+        values = {name: row[name] for name in _CURVES}
+        if row.get("validation") is not None:
+            values[judged] = row["validation"]
+        point = {**common, "stage": stage["name"], "epoch": int(row["epoch"])}
+        curves += [{**point, "name": n, "value": float(v)} for n, v in values.items()]
+    return curves
+
+
+def _trials(
+    rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    keep = ("epochs", "seeds", "validation", "stopped", *manifest["spec"]["space"], "fusion.method")
+    return [{**common, "trial": str(row["trial"]), **{name: row[name] for name in keep if name in row}} for row in rows]
+
+
+def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What it takes to run it again, and on what it ran: by name, in the order in which a reader wants it."""
+    import yaml
+
+    said: dict[str, str] = {}
+    directories = dict.fromkeys(stage["directory"] for plan in plans for stage in plan["stages"])
+    manifests = {directory: manifest for directory in directories if (manifest := store.manifest_of(directory))}
+    for plan in plans:
+        prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
+        config = plan["config"]
+        said[f"{prefix}command"] = plan.get("command", "")
+        said[f"{prefix}protocol"] = (
+            f"{config['protocol']}: {protocol_line(config['protocol'], config.get('select') or '')}"
+        )
+        said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
+        said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
+        said[f"{prefix}started on"] = plan.get("machine", "")
+        content = without_nothing(config)
+        said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+    return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
+
+
+def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:
+    """The data set and the digest that says which images it held."""
+    specs = [manifest["spec"] for manifest in manifests if manifest]
+    found = {spec.get("train", spec)["data"]["fingerprint"] for spec in specs}
+    return ", fingerprint ".join([config["data"]["name"], *sorted(found)])
+
+
+def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Versions, hardware and cost, as the stages noted them."""
+    said = {}
+    searches = [m for m in manifests if m["kind"] == "search"]
+    if searches:
+        minutes = sum(m["training_seconds"] for m in searches) / 60
+        count = sum(m["outcome"]["trials"] for m in searches)
+        said["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
+    if manifests:
+        versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
+        trainings = [m for m in manifests if m["kind"] == "train"]
+        training = sum(m.get("training_seconds", 0.0) * m["spec"].get("world_size", 1) for m in trainings)
+        said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
+        said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
+        besides = ", beside those of the search" if searches else ""
+        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
+    return said
+
+
+def _hardware(manifest: Mapping[str, Any]) -> str:
+    """The device that a stage ran on, and the machine around it."""
+    around = f" ({manifest['processor']}, {manifest['cores']} cores)" if "processor" in manifest else ""
+    return f"{manifest['device']} on {manifest['host']}{around}"

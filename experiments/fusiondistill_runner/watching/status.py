@@ -1,0 +1,279 @@
+"""What of the experiments in a store is done, under way, failed or missing: once, or again and again until all is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill_runner.storage.noted_plans import plans
+from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.unfinished import last_line
+from fusiondistill_runner.watching.board import BOARD, read_board
+from fusiondistill_runner.watching.display import duration, progress, running_table
+
+__all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
+
+EVERY, EVERY_REMOTE = 1.0, 10.0
+"""Seconds between two looks, where the user says nothing."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at a store."""
+
+    location: str
+    plans: list[dict[str, Any]]
+    seconds: Mapping[str, float]
+    """Directory of each stored stage -> the seconds that it cost one worker."""
+    epochs: Mapping[str, int]
+    """Directory -> epochs stored, of those that are not done."""
+    errors: Mapping[str, str]
+    """Directory -> the last line of what went wrong."""
+    board: Mapping[str, Any] | None
+    """What the run says of itself, see :mod:`watching.board`."""
+
+    @cached_property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Directory -> stage, of all plans."""
+        return {stage["directory"]: stage for plan in self.plans for stage in plan["stages"]}
+
+    @cached_property
+    def running(self) -> dict[str, Mapping[str, Any]]:
+        """Directory -> what a run says about a stage that it is at; nothing of a run that is over or silent."""
+        board = self.board or {}
+        if board.get("state") != "running" or board.get("silent"):
+            return {}
+        here = self.stages.keys() - self.seconds.keys()
+        return {one["directory"]: one for one in board["running"] if one["directory"] in here}
+
+    @property
+    def outcome(self) -> str | None:
+        """``done`` or ``failed`` if there is nothing to wait for."""
+        if all(directory in self.seconds for directory in self.stages):
+            return "done"
+        state = (self.board or {}).get("state")
+        return state if state in ("done", "failed") else None
+
+    def state(self, directory: str) -> str:
+        """What a stage is at, in words."""
+        if directory in self.seconds:
+            return "done"
+        if directory in self.errors:
+            return f"failed: {self.errors[directory]}"
+        if one := self.running.get(directory):
+            return ", ".join(part for part in (f"running on {one['worker']}", progress(one)) if part)
+        if epochs := self.epochs.get(directory):
+            return f"{epochs} epochs stored"
+        return "missing"
+
+
+class StoreWatch:
+    """Looks at a store again and again; what it knows already is not read again."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.seconds: dict[str, float] = {}
+        self.last: Seen | None = None
+
+    def look(self) -> Seen:
+        """How it stands now: by one small file as long as its run tells no news of stages that ended.
+
+        Raises:
+            CheckpointError: it is no store, or a plan is damaged.
+            OSError: a bucket does not answer.
+        """
+        last = self.last
+        board = read_board(self.store) if last else None
+        if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
+            self.last = replace(last, board=board)
+            return self.last
+        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
+        board = board or read_board(seen)
+        known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
+        directories = {stage["directory"] for plan in known for stage in plan["stages"]}
+        self.seconds = {name: value for name, value in self.seconds.items() if name in directories}
+        for directory in directories - self.seconds.keys():
+            if (seconds := _seconds(seen, directory)) is not None:
+                self.seconds[directory] = seconds
+        left = directories - self.seconds.keys()
+        errors = {d: error for d in left if (error := seen.read_raw(d, ERROR))}
+        self.last = Seen(
+            self.store.location,
+            known,
+            dict(self.seconds),
+            {d: epochs for d in left if (epochs := seen.epochs_stored(d))},
+            {d: last_line(error) for d, error in errors.items()},
+            board,
+        )
+        return self.last
+
+
+_RUN = ("host", "process")
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) -> bool:
+    return other is not None and all(one.get(name) == other.get(name) for name in names)
+
+
+def _seconds(store: Store, directory: str) -> float | None:
+    """What a stored stage cost one worker; None for one that is not stored, or damaged, which is made again."""
+    try:
+        manifest = store.manifest_of(directory)
+    except CheckpointError:
+        return None
+    if manifest is None:
+        return None
+    return float(manifest.get("training_seconds", manifest.get("seconds", 0.0)))
+
+
+def status_lines(store: Store) -> list[str]:
+    """What of each experiment is stored, under way (where, with its epoch), failed or missing."""
+    seen, lines = StoreWatch(store).look(), []
+    for plan in seen.plans:
+        lines.append(_head(seen, plan))
+        for stage in plan["stages"]:
+            if (directory := stage["directory"]) not in seen.seconds:
+                lines.append(f"  {_name(stage)}: {seen.state(directory)}")
+    return lines
+
+
+def _name(stage: Mapping[str, Any]) -> str:
+    return f"{stage['name']}, seed {stage['seed']}"
+
+
+def _head(seen: Seen, plan: Mapping[str, Any]) -> str:
+    directories = [stage["directory"] for stage in plan["stages"]]
+    stored = sum(directory in seen.seconds for directory in directories)
+    return f"{plan['experiment']}: {stored} of {len(directories)} stages stored in {seen.location}"
+
+
+def _cost(seen: Seen) -> str:
+    """Device-seconds so far: those of stored stages, and of what runs at the moment."""
+    now = time.time()
+    running = sum(max(0.0, now - one["since"]) for d, one in seen.running.items() if seen.stages[d]["kind"] != "search")
+    return f"{sum(seen.seconds.values()) + running:,.0f} device-seconds so far"
+
+
+def _left(seen: Seen) -> str:
+    """The time left, or what is wrong with the run."""
+    board = seen.board
+    if seen.outcome == "done":
+        return "complete"
+    if board is None:
+        return "no run says what it is at"
+    where = f"process {board['process']} on {board['host']}"
+    if board["state"] == "interrupted":
+        return f"interrupted ({where}); start the same command again to go on"
+    if board["state"] == "failed":
+        return "ended, with failures; mend the cause and start the same command again"
+    if board["silent"]:
+        return f"no news from {where} for {duration(board['silent'])}: it may be gone"
+    left = board.get("seconds_left")
+    return "time left unknown" if left is None else f"about {duration(left)} left"
+
+
+def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool:
+    """Show how a store stands until nothing is left to wait for: in place on a terminal, else a line for each news.
+
+    Args:
+        every: seconds between two looks; default 1, of a bucket 10.
+        say: prints a line.
+
+    Returns:
+        Whether all was done; False: its run ended with failures.
+    """
+    looking = StoreWatch(store)
+    every = every or (EVERY_REMOTE if store.remote else EVERY)
+    seen = looking.look()
+    if sys.stdout.isatty():
+        seen = _watch_terminal(looking, seen, every)
+        for line in _end_lines(seen):
+            say(line)
+    else:
+        said: dict[str, str] = {}
+        while True:
+            for line in _news(seen, said):
+                say(line)
+            if seen.outcome:
+                break
+            seen = _next(looking, seen, every)
+    return seen.outcome == "done"
+
+
+def _next(looking: StoreWatch, seen: Seen, every: float) -> Seen:
+    """The next look; after one that fails it stands as it was, and the one after that may succeed."""
+    time.sleep(every)
+    try:
+        return looking.look()
+    except OSError:
+        return seen
+
+
+def _watch_terminal(looking: StoreWatch, seen: Seen, every: float) -> Seen:
+    from rich.live import Live
+
+    with Live(get_renderable=lambda: _table(seen), refresh_per_second=2, transient=True):
+        while not seen.outcome:
+            seen = _next(looking, seen, every)
+    return seen
+
+
+def _end_lines(seen: Seen) -> list[str]:
+    failed = [f"{_name(seen.stages[d])}: {seen.state(d)}" for d in seen.errors]
+    return [*map(partial(_head, seen), seen.plans), *failed, f"{_cost(seen)}; {_left(seen)}"]
+
+
+def _news(seen: Seen, said: dict[str, str]) -> list[str]:
+    """A line for whatever is not as it was said last; ``said`` is brought up to date."""
+    lines = []
+    texts = {directory: seen.state(directory) for directory in seen.stages}
+    for directory, text in texts.items():
+        old = said.get(directory, text if text in ("missing", "done") else None)
+        many = seen.stages[directory]["kind"] == "evaluate" and directory not in seen.errors
+        if text != old and not many:
+            lines.append(f"{_name(seen.stages[directory])}: {text}")
+    heads = {f"plan {plan['experiment']}": _head(seen, plan) for plan in seen.plans}
+    changed = [text for key, text in heads.items() if said.get(key) != text]
+    lines += [f"{text}; {_cost(seen)}, {_left(seen)}" for text in changed]
+    end = seen.outcome or (_left(seen) if _quiet(seen) else "")
+    if end and said.get("end") != end and not changed:
+        lines.append(_left(seen))
+    said.update(texts, **heads, end=end)
+    clock = time.strftime("%H:%M:%S")
+    return [f"{clock} {line}" for line in lines]
+
+
+def _quiet(seen: Seen) -> bool:
+    """Whether no run is at it, as far as one can tell."""
+    board = seen.board
+    return board is not None and (board["state"] == "interrupted" or board["silent"] is not None)
+
+
+def _table(seen: Seen) -> Any:
+    """All of it for a terminal: what runs, what waits, what failed, cost and time left."""
+    from rich.console import Group
+    from rich.text import Text
+
+    several = len({stage["seed"] for stage in seen.stages.values()}) > 1
+
+    def short(stage: Mapping[str, Any]) -> str:
+        return f"{stage['name']}[{stage['seed']}]" if several else str(stage["name"])
+
+    running = [(short(seen.stages[d]), one["worker"], one) for d, one in seen.running.items() if d in seen.stages]
+    heads = "\n".join(_head(seen, plan) for plan in seen.plans[:8])
+    parts: list[Any] = [running_table(heads, running)]
+    waiting = [s for d, s in seen.stages.items() if seen.state(d) == "missing"]
+    names = list(dict.fromkeys(short(s) for s in waiting if s["kind"] != "evaluate"))
+    count = sum(s["kind"] == "evaluate" for s in waiting)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    texts = [", ".join(names[:8]) + more, f"{count} evaluations" if count else ""]
+    if waiting:
+        parts.append(Text("waiting: " + "; ".join(text for text in texts if text), style="dim"))
+    for directory in list(seen.errors)[:8]:
+        parts.append(Text(f"{_name(seen.stages[directory])}: {seen.state(directory)}", style="red"))
+    return Group(*parts, Text(f"{_cost(seen)}; {_left(seen)}"))
