@@ -83,8 +83,6 @@ def test_a_grid_of_millions_is_counted_and_begun_at_once_without_ray_or_torch() 
     assert time.process_time() - began < 5  # one by one they would take hours
     module, heavy = "fusiondistill_runner.planning.search_space", {"torch", "ray", "optuna"}
     code = f"import {module}, sys; assert not {heavy} & set(sys.modules)"
-        "import sys, fusiondistill_runner.planning.search_space; assert not {*sys.modules} & {'torch', 'ray', 'optuna'}"
-    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
