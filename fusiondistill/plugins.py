@@ -1,0 +1,82 @@
+"""Users' files that register entries: read, announced, run once a process; what goes wrong names the file and line."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fusiondistill.registry import REGISTRIES, Plugin, Registry
+
+__all__ = ["PluginError", "load_plugins", "read_plugins"]
+
+
+class PluginError(ValueError):
+    """A user's file that cannot be used; the message has its name and the line."""
+
+
+_loaded: dict[str, Plugin] = {}
+
+
+def read_plugins(paths: Iterable[str]) -> tuple[Plugin, ...]:
+    """The users' files, read and not run.
+
+    Raises:
+        PluginError: a file is missing, is no text, or two have the same name.
+    """
+    found: dict[str, Plugin] = {}
+    for path in paths:
+        try:
+            plugin = Plugin(path, Path(path).expanduser().read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise PluginError(f"plugin {path} cannot be read: {error}") from error
+        if plugin.file in found:
+            raise PluginError(f"two plugins are called {plugin.file}: give one of them another name")
+        found[plugin.file] = plugin
+    return tuple(found.values())
+
+
+def load_plugins(plugins: Sequence[Plugin]) -> None:
+    """Run the users' files, each once a process; a file that changed takes the place of what it was.
+
+    Raises:
+        PluginError: a file is no Python, or raises while it runs.
+    """
+    for plugin in plugins:
+        if _loaded.get(plugin.file) != plugin:
+            _run(plugin)
+            _loaded[plugin.file] = plugin
+
+
+def _run(plugin: Plugin) -> None:
+    registries = _all_registries()
+    for registry in registries:
+        registry.forget(plugin.file)
+        registry._plugin = plugin
+    _loaded.pop(plugin.file, None)
+    lines = plugin.source.splitlines(keepends=True)
+    linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)  # a traceback shows its lines
+    try:
+        namespace = {"__name__": f"fusiondistill_plugin_{Path(plugin.file).stem}", "__file__": plugin.path}
+        exec(compile(plugin.source, plugin.path, "exec"), namespace)
+    except SyntaxError as error:
+        raise PluginError(f"plugin {plugin.path}, line {error.lineno}: not valid Python: {error.msg}") from error
+    except Exception as error:  # whatever the user's file does
+        for registry in registries:
+            registry.forget(plugin.file)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == plugin.path]
+        where = f", line {frames[-1].lineno} ({frames[-1].line})" if frames else ""
+        raise PluginError(f"plugin {plugin.path}{where}: {type(error).__name__}: {error}") from error
+    finally:
+        for registry in registries:
+            registry._plugin = None
+
+
+def _all_registries() -> list[Registry]:
+    """Every registry of the project, imported."""
+    from importlib import import_module
+
+    for package in ("degradations", "merging", "losses", "sources", "networks", "inference"):
+        import_module(f"fusiondistill.{package}")
+    return list(REGISTRIES.values())

@@ -1,0 +1,245 @@
+"""One mechanism for whatever a config may name: degradations, merging methods, loss terms, data sources, networks, ways
+of inference.
+
+A registry is a mapping from names to entries. Each built-in entry is a file of the registry's folder, named like it, so
+that the names are known before anything is imported. A plugin registers entries by the same decorator. The keyword-only
+parameters of an entry's function are the keys that a config may give: their annotations say type, range and meaning.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "close_to"]
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A user's file that registers entries.
+
+    Attributes:
+        path: of the file, as the user gave it.
+        source: its text.
+    """
+
+    path: str
+    source: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of its text, 64 hex digits."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def file(self) -> str:
+        """The file's name without its folder."""
+        return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+class UnknownEntry(ValueError):
+    """A name that a registry does not have."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that a config can name.
+
+    Attributes:
+        kind: what it is, in words, like ``merging method``.
+        name: what configs and tables call it.
+        function: what does the work; what it takes and returns is said by its registry.
+        version: raised whenever the function would return something else than before for the same input.
+        source: the paper or library that it follows, "" where there is none.
+        facts: what the registry's decorator was told besides.
+        offered: keyword-only parameters that the project itself passes; they are no keys of a config.
+        plugin: the user's file that registered it, None for a built-in entry.
+    """
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    version: int = 1
+    source: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    offered: frozenset[str] = frozenset()
+    plugin: Plugin | None = None
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the function's docstring, in one line."""
+        return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
+
+    @cached_property
+    def parameters(self) -> type[BaseModel]:
+        """The keys that a config may give this entry, as a pydantic model that refuses all others."""
+        return _model(self)
+
+    def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters to call the function with: those that were given, checked, over the defaults.
+
+        Raises:
+            pydantic.ValidationError: an unknown key, a missing one, or a value of a wrong type or out of range.
+        """
+        return self.parameters.model_validate(dict(given)).model_dump()
+
+    @property
+    def code(self) -> str:
+        """What stands for the entry's code in a digest: its version, or the digest of its plugin's file."""
+        return f"plugin {self.plugin.sha256}" if self.plugin else str(self.version)
+
+
+class Registry(Mapping[str, Entry]):
+    """Entries of one kind by name; reading an entry imports its file.
+
+    Args:
+        kind: what an entry is, in words, like ``merging method``.
+        package: dotted name of the folder that holds a file for each built-in entry. Folders inside of it, and files
+            whose names open with an underscore, are no entries.
+        first: names that come before the others, which follow in the order of the alphabet.
+        offered: keyword-only parameters that the project itself passes to every function of this kind.
+    """
+
+    def __init__(
+        self, kind: str, package: str, *, first: tuple[str, ...] = (), offered: frozenset[str] = frozenset()
+    ) -> None:
+        self.kind, self.package, self.first, self.offered = kind, package, first, offered
+        self._builtin: dict[str, Entry] = {}
+        self._added: dict[str, Entry] = {}
+        self._plugin: Plugin | None = None
+        REGISTRIES[package.rpartition(".")[2]] = self
+
+    @cached_property
+    def builtin(self) -> tuple[str, ...]:
+        """The names of the built-in entries, read off the folder: nothing is imported."""
+        names = (path.name for path in files(self.package).iterdir())
+        found = {name.removesuffix(".py") for name in names if name.endswith(".py") and not name.startswith("_")}
+        return (*(name for name in self.first if name in found), *sorted(found - {*self.first}))
+
+    def register(
+        self, name: str, *, version: int = 1, source: str = "", replace: bool = False, **facts: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make a function an entry of this registry.
+
+        Args:
+            name: lower-case letters, digits and underscores; a letter first.
+            version: raised whenever the function would return something else than before for the same input; every
+                stored result that used the entry is then made anew. A plugin needs none: its file's digest counts.
+            source: the paper or library that the function follows.
+            replace: take the place of an entry of that name.
+            facts: what this registry wants to know besides.
+
+        Raises:
+            ValueError: the name is not usable or taken, there is no docstring, or a parameter has no type.
+        """
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"the name of a {self.kind} is lower-case letters, digits and underscores, a letter first, not {name!r}"
+            )
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            entry = Entry(self.kind, name, function, version, source, facts, self.offered, self._plugin)
+            self.add(entry, replace=replace)
+            return function
+
+        return add
+
+    def add(self, entry: Entry, *, replace: bool = False) -> None:
+        """Take in an entry; see :meth:`register`."""
+        own = self._plugin is None and entry.function.__module__ == f"{self.package}.{entry.name}"
+        if not own and not replace and (entry.name in self.builtin or entry.name in self._added):
+            raise ValueError(
+                f"there already is a {self.kind} {entry.name!r}: choose another name, or say replace=True to take its "
+                "place"
+            )
+        if not entry.summary:
+            raise ValueError(f"the {self.kind} {entry.name!r} needs a docstring: people read its first line")
+        _ = entry.parameters  # raises where one has no type
+        (self._builtin if own else self._added)[entry.name] = entry
+
+    def forget(self, file: str) -> None:
+        """Remove what a plugin of that file name registered; a built-in entry that it replaced is back."""
+        self._added = {n: e for n, e in self._added.items() if not (e.plugin and e.plugin.file == file)}
+
+    def __getitem__(self, name: str) -> Entry:
+        if name in self._added:
+            return self._added[name]
+        if name in self._builtin:
+            return self._builtin[name]
+        if not isinstance(name, str) or name not in self.builtin:
+            raise KeyError(name)
+        import_module(f"{self.package}.{name}")
+        if name not in self._builtin:
+            raise RuntimeError(f"{self.package}.{name} registers no {self.kind} {name!r}")
+        return self._builtin[name]
+
+    def find(self, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            UnknownEntry: there is none; the message has the nearest names, or all of them.
+        """
+        try:
+            return self[name]
+        except (KeyError, TypeError):
+            raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._added or name in self.builtin)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.builtin, *(name for name in self._added if name not in self.builtin)))
+
+    def __len__(self) -> int:
+        return len(tuple(iter(self)))
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}s: {', '.join(self)}>"
+
+
+REGISTRIES: dict[str, Registry] = {}
+"""Every registry that has been imported, by the name of its folder."""
+
+
+def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
+    """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; known: {', '.join(known)}" if listed and known else ""
+
+
+def _model(entry: Entry) -> type[BaseModel]:
+    """The keyword-only parameters of an entry's function as a model."""
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(entry.function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in entry.offered:
+            continue
+        annotation = _annotation(entry.function, parameter.annotation)
+        if annotation is parameter.empty:
+            raise ValueError(f"parameter {name} of the {entry.kind} {entry.name!r} needs a type, like {name}: float")
+        fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    config = ConfigDict(frozen=True, extra="forbid")
+    return create_model(f"{entry.name}_parameters", __config__=config, **fields)
+
+
+def _annotation(function: Callable[..., Any], annotation: Any) -> Any:
+    """An annotation that may be text (``from __future__ import annotations``), evaluated where it was written."""
+    if isinstance(annotation, str):
+        names = {**vars(typing), **getattr(inspect.unwrap(function), "__globals__", {})}
+        return eval(annotation, names)  # written by the author of the function, in the same file
+    return annotation
