@@ -10,6 +10,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+NAME = "fusiondistill"
+"""The package's own name, which is also that of one of its methods."""
+
 _HOMES = {
     "DEGRADATIONS": "degradations",
     "PAPER_DEGRADATIONS": "degradations",
