@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusiondistill.config import PAPER_DEGRADATIONS
+from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
 from fusiondistill.safe_yaml import Location
 
@@ -43,7 +44,7 @@ def cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
 def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     names = raw.get("degradations")
     if isinstance(names, list) and not raw.get("plugins"):
-        known = _known_degradations()
+        known = DEGRADATIONS.builtin
         for i, n in enumerate(names):
             if isinstance(n, str) and n not in known:
                 yield ("degradations", i), f"no degradation {n!r}{_close(n, known)}"
@@ -71,19 +72,11 @@ def _check_unseen(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
             yield where, f"{name} is one of the degradations that experts are trained for"
         elif name in names[:i]:
             yield where, f"{name} is given twice"
-        elif isinstance(name, str) and not raw.get("plugins") and name not in (known := _known_degradations()):
-            yield where, f"no degradation {name!r}{_close(name, known)}"
+        elif isinstance(name, str) and not raw.get("plugins") and name not in DEGRADATIONS.builtin:
+            yield where, f"no degradation {name!r}{_close(name, DEGRADATIONS.builtin)}"
     folder = _at(raw, "evaluation", "corruptions")
     if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
         yield ("evaluation", "corruptions"), f"no such folder: {folder}"
-
-
-def _known_degradations() -> tuple[str, ...]:
-    """The registered names, read off the source: importing it costs torch, and seconds before a typo is reported."""
-    folder = Path(__file__).parent / "degradations"
-    pattern = re.compile(r'^(?:@register|compose)\(\s*"(\w+)"', re.M)
-    found = [pattern.findall(path.read_text()) for path in sorted(folder.glob("*.py"))]
-    return tuple(dict.fromkeys([*PAPER_DEGRADATIONS, *(name for names in found for name in names)]))
 
 
 def _known_torchvision_models() -> tuple[str, ...]:
