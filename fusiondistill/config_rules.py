@@ -15,11 +15,9 @@ from fusiondistill.config import PAPER_DEGRADATIONS
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
 from fusiondistill.safe_yaml import Location
+from fusiondistill.sources import SOURCES
 
 __all__ = ["cross_check"]
-
-_SOURCES = ("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
-_NEEDS_ROOT = ("parquet", "folder", "tiny_imagenet")
 
 
 def cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
@@ -27,10 +25,10 @@ def cross_check(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     name = _at(raw, "data", "name")
     paper = raw.get("protocol") == "paper"
     if isinstance(name, str) and not raw.get("plugins"):
-        if name not in _SOURCES:
-            yield ("data", "name"), f"no data set {name!r}{_close(name, _SOURCES)}"
-        elif name in _NEEDS_ROOT and not _at(raw, "data", "root"):
-            yield ("data",), f"{name} needs root: the folder or file that holds the images"
+        if name not in SOURCES.builtin:
+            yield ("data", "name"), f"no data source {name!r}{_close(name, SOURCES.builtin)}"
+        elif (needed := SOURCES[name].needs_root) and not _at(raw, "data", "root"):
+            yield ("data",), f"{name} needs root: {needed}"
         elif "://" in str(_at(raw, "data", "root")):
             yield ("data", "root"), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
     if paper and raw.get("search"):
