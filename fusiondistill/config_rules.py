@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fusiondistill.config import PAPER_DEGRADATIONS
 from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.networks import NETWORKS
 from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
 from fusiondistill.safe_yaml import Location
 from fusiondistill.sources import SOURCES
@@ -49,16 +50,8 @@ def _check_names(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     yield from _check_unseen(raw)
     model = raw.get("model")
     name = model.get("name") if isinstance(model, dict) else None
-    if isinstance(name, str):
-        depth = re.fullmatch(r"cifar_resnet(\d+)", name)
-        if depth:
-            if len(depth[1]) > 4 or not 8 <= int(depth[1]) <= 1202 or int(depth[1]) % 6 != 2:
-                text = f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110, ..., 1202), not {depth[1][:20]}"
-                yield ("model", "name"), text
-        else:
-            known = ("cifar_resnet56", *_known_torchvision_models())
-            if name not in known:
-                yield ("model", "name"), f"no model {name!r}{_close(name, known, listed=False)}"
+    if isinstance(name, str) and not raw.get("plugins") and (problem := NETWORKS.check_name(name)):
+        yield ("model", "name"), problem
 
 
 def _check_unseen(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
@@ -75,14 +68,6 @@ def _check_unseen(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     folder = _at(raw, "evaluation", "corruptions")
     if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
         yield ("evaluation", "corruptions"), f"no such folder: {folder}"
-
-
-def _known_torchvision_models() -> tuple[str, ...]:
-    """What ``torchvision.models.list_models(module=torchvision.models)`` gives, again without the import."""
-    spec = importlib.util.find_spec("torchvision")
-    folder = Path(next(iter(spec.submodule_search_locations or ()))) / "models" if spec else Path()
-    pattern = re.compile(r"^@register_model\(\)\n(?:.*\n)*?def (\w+)", re.M)
-    return tuple(sorted(name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())))
 
 
 def _check_values(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torchvision.models
 
-from fusiondistill import config_file, config_rules
+from fusiondistill import config_file
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
 from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.networks.torchvision import names as torchvision_names
 from fusiondistill.recipe import ROLES, Recipe, with_keys
 
 OK = "experiment: x\n"
@@ -165,7 +166,7 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("data: {name: folder}\n", 2, "data", "needs root"),
         ("model: {name: cifar_resnet57}\n", 2, "model.name", "not 57"),
         ("model: {name: cifar_resnet2}\n", 2, "model.name", "not 2"),
-        ("model: {name: resnet19}\n", 2, "model.name", "did you mean 'resnet18'?"),
+        ("model: {name: resnet19}\n", 2, "model.name", "did you mean 'resnet18'"),
         ("base: {loss: {ce: 0}}\n", 2, "base.loss", "all weights are 0"),
         ("base: {optimizer: {lr: .nan}}\n", 2, "base.optimizer.lr", "a finite number, not nan"),
         ("base: {schedule: {milestones: [0.7, 0.3]}}\n", 2, "base.schedule.milestones", "must ascend"),
@@ -243,7 +244,7 @@ def test_names_are_known_without_importing_what_they_name() -> None:
     """The file is checked against names read off source files; here they are compared with the real lists."""
     registered = {n for n, d in DEGRADATIONS.items() if d.function.__module__.startswith("fusiondistill.")}
     assert set(DEGRADATIONS.builtin) == registered
-    known = config_rules._known_torchvision_models()
+    known = torchvision_names()
     assert sorted(known) == sorted(torchvision.models.list_models(module=torchvision.models))
 
 
