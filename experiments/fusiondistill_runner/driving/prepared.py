@@ -78,6 +78,8 @@ def prepare_evaluation(
         as :func:`prepare`.
     """
     name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
+    plain = config_file.parse("experiment: x\n", source="evaluate", overrides=[f"data.name={data}", *overrides])
+    load_plugins(read_plugins(plain.plugins))  # a checkpoint's network may be one of theirs
     found = _Found()
     for path in checkpoints:
         found.add(path)
@@ -110,7 +112,7 @@ class _Found:
         Raises:
             CheckpointError: it is missing, damaged, or does not say which network it belongs to.
         """
-        from fusiondistill.checkpoints import CheckpointError, check_card, load_checkpoint
+        from fusiondistill.checkpoints import CheckpointError, check_card, check_plugin, load_checkpoint
 
         _, card = load_checkpoint(path)
         if not card:
@@ -119,6 +121,7 @@ class _Found:
                 "base: {checkpoint: FILE}, whose config names the network"
             )
         check_card(card, path)
+        check_plugin(card, path)
         model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"))
         models = self.by_network.setdefault(model, {})
         name, seed = _row(path)
