@@ -75,7 +75,7 @@ def test_names_come_from_the_folder_and_reading_an_entry_imports_its_file(regist
 
 
 def test_an_unknown_name_gets_the_nearest_or_all(registry):
-    with pytest.raises(UnknownEntry, match="no made-up thing 'strog'; did you mean 'strong'?"):
+    with pytest.raises(UnknownEntry, match=r"no made-up thing 'strog'; did you mean 'strong'\?"):
         registry.find("strog")
     with pytest.raises(UnknownEntry, match="known: strong, plain"):
         registry.find("qqqqqqqq")
@@ -142,7 +142,7 @@ def test_parameters_have_types_ranges_and_defaults(registry):
         ("@R.register('fine')\ndef f(x): pass\n", "needs a docstring"),
         (
             "@R.register('fine')\ndef f(x, *, y=1):\n    'A line.'\n",
-            "parameter y of the made-up thing 'fine' needs a type",
+            "parameter y of the made-up thing .* needs a type",
         ),
     ],
 )
