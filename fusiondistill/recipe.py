@@ -10,10 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["DEFAULTS", "ROLES", "Frozen", "Loss", "Optimizer", "Recipe", "Role", "Schedule", "merged", "with_keys"]
-
-Role = Literal["base", "expert", "scratch", "vanilla", "fusing", "fusiondistill"]
-ROLES: tuple[Role, ...] = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
+__all__ = ["Frozen", "Loss", "Optimizer", "Recipe", "Schedule", "merged", "with_keys"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -79,7 +76,7 @@ class Loss(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that one training stage does. The defaults of each role are METHOD's (see ``DEFAULTS``)."""
+    """Everything that one training stage does; defaults by shape are in :mod:`fusiondistill.recipes`."""
 
     epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
@@ -91,39 +88,17 @@ class Recipe(Frozen):
     cutout: Annotated[int, Field(ge=0)] | None = Field(
         None, description="side of the square hole in pixels, 0 for none; default: half the image"
     )
-    pairing: Literal["same", "independent"] | None = Field(
-        None, description="do all degradations of a step hold the same images? default: by protocol"
+    largest_cutout: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="at most so many pixels where cutout is half the image; default: no limit, paper 16 for what "
+        "starts from merged weights",
+    )
+    pairing: Literal["same", "independent"] = Field(
+        "independent", description="do all degradations of a step hold the same images? default: by protocol"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: bool = Field(False, description="NHWC memory layout")
     compile: bool = Field(False, description="torch.compile the student")
-    checkpoint: str | dict[str, str] | None = Field(
-        None,
-        description="a checkpoint to use instead of training; may contain {seed} and {degradation}, "
-        "for experts also a mapping degradation -> file",
-    )
-
-
-def _recipe(epochs: int, optimizer: tuple[str, float], schedule: dict[str, Any], **loss: float) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "optimizer": {"name": optimizer[0], "lr": optimizer[1], "weight_decay": 1e-4},
-        "schedule": schedule,
-        "loss": loss,
-    }
-
-
-_EARLY = {"name": "steps", "milestones": (0.3, 0.6, 0.8)}
-_LATE = {"name": "steps", "milestones": (0.3, 0.7, 0.9)}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "base": _recipe(200, ("sgd", 0.1), _EARLY, ce=1.0),
-    "expert": _recipe(100, ("radam", 1e-3), {"name": "cosine"}, ce=1.0, feature=1.0),
-    "scratch": _recipe(200, ("sgd", 0.1), _LATE, ce=1.0),
-    "vanilla": _recipe(200, ("radam", 1e-3), _LATE, ce=1.0),
-    "fusing": _recipe(100, ("radam", 1e-3), _LATE, ce=1.0),
-    "fusiondistill": _recipe(100, ("radam", 1e-3), _LATE, ce=0.1, feature=1.0),
-}
-"""METHOD's schedules; milestones are fractions, so a shorter run keeps the shape."""
 
 
 def merged(defaults: dict[str, Any], given: Any) -> Any:

@@ -198,6 +198,10 @@ class Registry(Mapping[str, Entry]):
         except (KeyError, TypeError):
             raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
 
+    def code_of(self, name: str) -> str:
+        """What stands in a digest for the code of whatever that name means here."""
+        return self.find(name).code
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self._added or name in self.builtin)
 

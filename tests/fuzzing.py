@@ -30,7 +30,7 @@ from fusiondistill.data import DataError, load_images
 from fusiondistill.data.corruptions import check_corruptions, load_corruption
 from fusiondistill.data.decoding import decode_image
 from fusiondistill.data.pickles import read_pickle
-from fusiondistill_runner.planning.stage import SearchSpec
+from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.searching.journal import Journal
 from fusiondistill_runner.searching.search_results import epoch_rows, summary, trial_rows
 from fusiondistill_runner.storage.noted_plans import note_plan, plans

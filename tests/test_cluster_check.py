@@ -17,7 +17,7 @@ from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, complaint
 from fusiondistill_runner.nodes.cluster import patience, refuse_fleeting
 from fusiondistill_runner.nodes.fitness import DataSet
 from fusiondistill_runner.nodes.probe import code_digest, look, versions
-from fusiondistill_runner.planning.stage import DataSpec
+from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.materials import load_data
 from running import TINY, fusiondistill
 

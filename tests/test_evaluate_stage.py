@@ -20,7 +20,8 @@ from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.evaluation import judge
 from fusiondistill.models import ImageClassifier
-from fusiondistill_runner.planning.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.materials import Context
 from fusiondistill_runner.working.stages import _cached_classifier, execute

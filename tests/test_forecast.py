@@ -38,7 +38,8 @@ from fusiondistill_runner.forecasting.simulation import critical_path, simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic, weight_bytes
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage, TrainSpec, priorities
+from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, priorities
 from fusiondistill_runner.working.training import pack
 from running import TINY
 

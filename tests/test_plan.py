@@ -15,19 +15,9 @@ from fusiondistill.config import METHODS, ModelConfig
 from fusiondistill.config_file import ConfigError, parse, parse_points
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import Plan, union
-from fusiondistill_runner.planning.stage import (
-    CheckpointSpec,
-    EvaluateSpec,
-    FuseSpec,
-    SearchSpec,
-    Stage,
-    TrainSpec,
-    ancestors,
-    as_it_stands,
-    chosen_start,
-    priorities,
-    trial_stage,
-)
+from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, ancestors, priorities
+from fusiondistill_runner.planning.trials import as_it_stands, chosen_start, trial_stage
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FOUR = tuple(LEVELS)
@@ -144,7 +134,7 @@ def test_a_search_over_fusion_holds_every_way_of_fusing_and_a_trial_the_one_that
     assert starts == {"start", "start-average-mixed", "start-median-mixed", "start-ties-mixed"} <= set(winner.inputs)
     plain, ties = search.inputs["start"], search.inputs["start-ties-mixed"]
     assert search.inputs["start-average-mixed"] is plain and plain.name == ties.name == "fused"
-    assert isinstance(ties.spec, FuseSpec) and isinstance(plain.spec, FuseSpec) and ties.inputs == plain.inputs
+    assert isinstance(ties.spec, MergeSpec) and isinstance(plain.spec, MergeSpec) and ties.inputs == plain.inputs
     assert ties.spec == plain.spec.model_copy(update={"method": "ties"})
     assert as_it_stands(search) == {"loss.kd": 0.0, "fusion.method": "average"}
     trial = trial_stage(search, {"loss.kd": 0.3, "fusion.method": "ties"})
@@ -210,7 +200,7 @@ def test_every_method_has_its_rows() -> None:
             assert row.stage.inputs["model"].name == f"expert-{row.degradation}"
         if row.method == "modelsoups-told":
             fused = row.stage.inputs["model"].spec
-            assert isinstance(fused, FuseSpec) and fused.told == row.degradation and fused.recalibrate == "mixed"
+            assert isinstance(fused, MergeSpec) and fused.told == row.degradation and fused.recalibrate == "mixed"
     assert len(named(content, "evaluate-ensemble-blur").inputs) == 4
     few = plan("evaluation.expert_matrix=false", "evaluation.every=25")
     assert {(r.method, r.degradation) for r in few.rows if r.method.startswith("expert")} == {
@@ -249,7 +239,7 @@ def test_protocols(
     assert {s.data_seed for s in trained} == data_seeds
     assert {s.data.holdout_seed for s in trained} == ({4, 9} if held_out else {0})
     fused = named(content, "fused", 4).spec
-    assert isinstance(fused, FuseSpec) and fused.recalibrate == recalibrate
+    assert isinstance(fused, MergeSpec) and fused.recalibrate == recalibrate
     assert named(content, "base", 4).digest != named(content, "base", 9).digest
     assert {s.spec.protocol for s in content.stages if isinstance(s.spec, EvaluateSpec)} == {protocol}
 

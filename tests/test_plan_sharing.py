@@ -11,7 +11,9 @@ from fusiondistill import save_checkpoint
 from fusiondistill.config_file import parse, parse_points
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan, union
-from fusiondistill_runner.planning.stage import FuseSpec, Stage, as_it_stands, trial_stage
+from fusiondistill_runner.planning.specs import MergeSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import as_it_stands, trial_stage
 from fusiondistill_runner.searching.search_results import best_config
 
 SPACE = "space: {loss.kd: {uniform: [0, 1]}, fusion.method: {choice: [average, ties, median]}}"
@@ -47,7 +49,7 @@ def check(together: Plan) -> None:
 def test_points_that_fuse_in_each_others_ways_share_the_fused_networks() -> None:
     together = swept(f"sweep: {{fusion.method: [average, ties]}}\nsearch: {{{SPACE}}}\n")
     check(together)
-    fused = [s for s in together.stages if isinstance(s.spec, FuseSpec)]
+    fused = [s for s in together.stages if isinstance(s.spec, MergeSpec)]
     assert {s.name for s in fused} == {"fused"} and len(fused) == 3
     first = built(f"search: {{{SPACE}}}\n")
     other = built(f"search: {{{SPACE}}}\n", "fusion.method=ties")  # one after the other into one store

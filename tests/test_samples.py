@@ -21,9 +21,10 @@ from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.samples import png, sample_rows
+from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.rows import spread
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.sample_tables import samples_and_answers

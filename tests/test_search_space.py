@@ -14,7 +14,8 @@ from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.search_space import candidate_count, candidates, draw, signature
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.searchers import Optuna, searcher_for
 

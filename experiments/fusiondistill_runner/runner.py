@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import EvaluateSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
 
 if TYPE_CHECKING:
     from fusiondistill_runner.nodes.fitness import Needs

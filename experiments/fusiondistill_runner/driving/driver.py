@@ -24,7 +24,8 @@ from fusiondistill_runner.nodes.orphans import Scratch
 from fusiondistill_runner.nodes.room import Room
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, priorities
+from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, priorities
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.materials import Context
 

@@ -13,7 +13,8 @@ from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.config import Resources
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import KINDS, EvaluateSpec, SearchSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import KINDS, Stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["Estimates", "cost_lines", "measured", "size_of"]

@@ -16,7 +16,8 @@ from fusiondistill_runner.forecasting.simulation import Job, Schedule, critical_
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from fusiondistill_runner.nodes.cluster import share_of, slots
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, priorities
+from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, priorities
 
 __all__ = [
     "Cluster",

@@ -15,7 +15,8 @@ from fusiondistill_runner.forecasting.simulation import ORDERS, Job, critical_pa
 from fusiondistill_runner.forecasting.traffic import network_of, traffic
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import union
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 
 __all__ = ["SPEEDS", "bench_schedule", "paper_stages", "parse_speeds", "seconds_at"]
 

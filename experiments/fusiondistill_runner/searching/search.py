@@ -17,7 +17,8 @@ from typing import Any
 from fusiondistill import checkpoints
 from fusiondistill_runner.nodes.cluster import Share
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate, Journal, Outcome
 from fusiondistill_runner.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
 from fusiondistill_runner.searching.searchers import searcher_for

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusiondistill.config import METHODS, Config
-from fusiondistill_runner.planning.stage import FUSION_KEYS, SearchSpec, with_found
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.trials import with_found
 from fusiondistill_runner.searching.importance import importance
 from fusiondistill_runner.searching.journal import Candidate
 

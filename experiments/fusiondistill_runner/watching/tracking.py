@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from fusiondistill.config import Config
 from fusiondistill_runner.driving.queue import Event
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.metrics import scalars
 
 __all__ = ["Feed", "Run", "Tracker", "Tracking", "trackers_of"]

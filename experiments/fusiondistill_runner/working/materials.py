@@ -18,7 +18,8 @@ from fusiondistill import checkpoints, fusion
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill.models import build_model
-from fusiondistill_runner.planning.stage import DataSpec, Stage
+from fusiondistill_runner.planning.specs import DataSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = [

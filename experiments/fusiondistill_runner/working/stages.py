@@ -23,7 +23,8 @@ from fusiondistill.inference import for_inference
 from fusiondistill.locations import be_patient
 from fusiondistill.models import Ensemble
 from fusiondistill.samples import png, sample_rows
-from fusiondistill_runner.planning.stage import CheckpointSpec, EvaluateSpec, FuseSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import ERROR, Store
 from fusiondistill_runner.working.materials import (
@@ -69,7 +70,7 @@ def execute(
         torch.set_num_threads(getattr(spec, "threads", 1))
     if isinstance(spec, TrainSpec):
         run_train(stage, context, device, report, rank=rank, world_size=world_size, closing=closing)
-    elif isinstance(spec, FuseSpec):
+    elif isinstance(spec, MergeSpec):
         _run_fuse(stage, spec, context, device)
     elif isinstance(spec, EvaluateSpec):
         _run_evaluate(stage, spec, context, device)
@@ -87,7 +88,7 @@ def note_error(stage: Stage, context: Context, error: str) -> None:
         store.write(error.encode(), stage.directory, ERROR)
 
 
-def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.device) -> None:
+def _run_fuse(stage: Stage, spec: MergeSpec, context: Context, device: torch.device) -> None:
     store, began = Store(context.store), time.time()
     made_from = store.made_from(stage)
     experts = {d: store.weights(stage.inputs[f"expert-{d}"])[0] for d in spec.degradations}

@@ -18,7 +18,9 @@ from fusiondistill.data import ImageSet
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 from fusiondistill.training import Progress, batch_mean_accuracy, train
-from fusiondistill_runner.planning.stage import Stage, TrainSpec, chosen_start, with_found
+from fusiondistill_runner.planning.specs import TrainSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import chosen_start, with_found
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import Store

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusiondistill.locations import be_patient
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, trial_stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 
