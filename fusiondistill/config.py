@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from fusiondistill.loss import modern_key
 from fusiondistill.recipe import DEFAULTS, ROLES, Count, Fraction, Frozen, Positive, Recipe, Role, Weight, merged
 
 __all__ = [
@@ -153,7 +154,7 @@ class SearchConfig(Frozen):
             raise ValueError(
                 "an empty search space: name at least one dimension, like loss.kd: {loguniform: [0.1, 10]}"
             )
-        return value
+        return {modern_key(key): dimension for key, dimension in value.items()}
 
 
 class EvaluationConfig(Frozen):

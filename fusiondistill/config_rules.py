@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusiondistill.config import PAPER_DEGRADATIONS
-from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, with_keys
+from fusiondistill.loss import modern_key
+from fusiondistill.recipe import DEFAULTS, ROLES, Recipe, flat, with_keys
 from fusiondistill.safe_yaml import Location
 
 __all__ = ["cross_check"]
@@ -176,7 +177,7 @@ def _check_search(raw: dict[str, Any]) -> Iterable[tuple[Location, str]]:
     space = _at(raw, "search", "space")
     dimensions = {key: d if isinstance(d, dict) else {} for key, d in space.items()} if isinstance(space, dict) else {}
     for key, forms in dimensions.items():
-        problem = _fusion_problem(key, forms) if key in _FUSION else _space_problem(key, forms)
+        problem = _fusion_problem(key, forms) if key in _FUSION else _space_problem(modern_key(key), forms)
         if problem:
             yield ("search", "space", key), problem
         elif key in _FUSION and _at(raw, "fusion", "checkpoint"):
@@ -208,12 +209,12 @@ def _space_problem(key: str, forms: Mapping[str, Any]) -> str | None:
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
     recipe = Recipe.model_validate(DEFAULTS["fusiondistill"])
-    keys = tuple(_dotted(recipe.model_dump()))
+    keys = tuple(flat(recipe))
     if key not in keys:
         return f"is no key of the recipe{_close(key, (*keys, *_FUSION))}"
     for value in _samples(forms):
         try:
-            content: Any = with_keys(recipe, {key: value}).model_dump()
+            admitted = flat(with_keys(recipe, {key: value}))[key]
         except ValidationError as error:
             for problem in error.errors():
                 if f"{'.'.join(map(str, problem['loc']))}.".startswith(f"{key}."):
@@ -221,9 +222,7 @@ def _space_problem(key: str, forms: Mapping[str, Any]) -> str | None:
                     hint = "; use integers, or a choice" if problem["type"].startswith("int_") else ""
                     return f"cannot be {value!r}: {message[0].lower()}{message[1:]}{hint}"
             continue  # it does not go with the default of another key, which is not said yet
-        for part in key.split("."):
-            content = content[part]
-        if isinstance(value, str | bool) and type(content) is not type(value):
+        if isinstance(value, str | bool) and type(admitted) is not type(value):
             return f"cannot be {value!r}: a number is meant"
     return None
 
@@ -236,13 +235,6 @@ def _samples(forms: Mapping[str, Any]) -> Iterable[Any]:
             ends = [value for value in values if isinstance(value, int | float)]
             if form in ("uniform", "loguniform") and len(ends) == 2:
                 yield ends[0] + (ends[1] - ends[0]) / 2.718
-
-
-def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, value in content.items():
-        keys += _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
-    return keys
 
 
 def _close(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from fusiondistill.config import Dimension, Frozen, ModelConfig
-from fusiondistill.recipe import Recipe, Role, with_keys
+from fusiondistill.loss import FOR_DIGEST
+from fusiondistill.recipe import Recipe, Role, flat, with_keys
 from fusiondistill_runner.planning.search_space import candidate_count
 
 __all__ = [
@@ -169,7 +170,7 @@ class Stage:
         content = {
             "format": FORMAT,
             "kind": self.kind,
-            "spec": self.spec.model_dump(mode="json", exclude=_NOT_DIGESTED),
+            "spec": self.spec.model_dump(mode="json", exclude=_NOT_DIGESTED, context=FOR_DIGEST),
             "seed": self.seed,
             "inputs": {role: stage.digest for role, stage in self.inputs.items()},
             "plugins": self.plugins,
@@ -186,7 +187,7 @@ class Stage:
         """A rough size, in epochs of one degradation: for ordering and for estimating the time left."""
         spec = self.spec
         if isinstance(spec, TrainSpec):
-            teachers = 0.3 if spec.recipe.loss.feature or spec.recipe.loss.kd else 0.0
+            teachers = 0.3 if spec.recipe.loss.needs.teacher else 0.0
             return spec.recipe.epochs * max(1, len(spec.degradations)) * (1 + teachers)
         if isinstance(spec, SearchSpec):
             one = spec.train.recipe.epochs * len(spec.train.degradations) * 1.3
@@ -231,9 +232,7 @@ def with_found(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 def whole_recipe(search: Stage) -> dict[str, Any]:
     """Every key that could be searched -> the value that the recipe (or the fusion) has without a search."""
     assert isinstance(search.spec, SearchSpec)
-    values: dict[str, Any] = {}
-    for name, value in search.spec.train.recipe.model_dump(mode="json").items():
-        values |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    values = flat(search.spec.train.recipe)
     start = search.inputs["start"].spec
     if isinstance(start, FuseSpec):
         values |= dict(zip(FUSION_KEYS, (start.method, start.recalibrate), strict=True))
