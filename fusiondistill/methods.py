@@ -230,7 +230,7 @@ class Trained(_Row, Recipe):
     @property
     def taught(self) -> bool:
         """Whether any term of the loss needs its teachers."""
-        return self.teachers is not None and self.loss.needs_teacher
+        return self.teachers is not None and self.loss.needs.teacher
 
 
 class Merged(_Row):

@@ -8,20 +8,28 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-__all__ = ["Frozen", "Loss", "Optimizer", "Recipe", "Schedule", "merged", "with_keys"]
+from fusiondistill.frozen import Frozen, Positive, Weight
+from fusiondistill.loss import Loss, merged_loss, set_loss_key
+
+__all__ = [
+    "Count",
+    "Fraction",
+    "Frozen",
+    "Loss",
+    "Optimizer",
+    "Positive",
+    "Recipe",
+    "Schedule",
+    "Weight",
+    "flat",
+    "merged",
+    "with_keys",
+]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Frozen(BaseModel):
-    """A value: hashable content, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Optimizer(Frozen):
@@ -60,21 +68,6 @@ class Schedule(Frozen):
         return 1.0
 
 
-class Loss(Frozen):
-    """Weights of the terms of the objective."""
-
-    ce: Weight = Field(1.0, description="weight of the cross-entropy with the labels")
-    feature: Weight = Field(0.0, description="weight of 1 - cosine(student feature, teacher feature)")
-    kd: Weight = Field(0.0, description="weight of T^2 KL(teacher || student) on softened logits")
-    temperature: Positive = Field(4.0, description="T of the softened logits")
-
-    @model_validator(mode="after")
-    def _something(self) -> Loss:
-        if not (self.ce or self.feature or self.kd):
-            raise ValueError("all weights are 0: give ce, feature or kd a positive weight")
-        return self
-
-
 class Recipe(Frozen):
     """Everything that one training stage does; defaults by shape are in :mod:`fusiondistill.recipes`."""
 
@@ -82,7 +75,7 @@ class Recipe(Frozen):
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
     optimizer: Optimizer
     schedule: Schedule
-    loss: Loss
+    loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
     teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
     cutout: Annotated[int, Field(ge=0)] | None = Field(
@@ -102,30 +95,61 @@ class Recipe(Frozen):
 
 
 def merged(defaults: dict[str, Any], given: Any) -> Any:
-    """Lay what a user gave over the defaults of a role, one level deep where both are mappings."""
+    """Lay what a user gave over the defaults of a recipe.
+
+    ``optimizer`` is merged key by key, ``loss`` term by term and key by key (a number sets a term's weight alone).
+    Everything else, ``schedule`` too, replaces whole.
+    """
     if not isinstance(given, dict):
         return given
-    merged = dict(defaults)
+    result = dict(defaults)
     for name, value in given.items():
-        old = merged.get(name)
-        merged[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = result.get(name)
+        if name == "loss":
+            result[name] = merged_loss(old, value)
+        elif name == "optimizer" and isinstance(old, dict) and isinstance(value, dict):
+            result[name] = {**old, **value}
+        else:
+            result[name] = value
+    return result
 
 
 def with_keys(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with dotted keys replaced and checked again: ``with_keys(r, {"loss.kd": 2.0})``.
 
+    ``loss.kd`` is a term's weight, ``loss.kd.temperature`` one of its parameters; a parameter of a term that the
+    recipe does not name adds the term with weight 0.
+
     Raises:
-        KeyError: a key that the recipe does not have.
+        KeyError: a key that no recipe has.
         pydantic.ValidationError: a value that the key does not admit.
     """
     content = recipe.model_dump()
     for dotted, value in values.items():
-        *parents, last = dotted.split(".")
-        place = content
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None  # type: ignore[assignment]
+        first, *rest = dotted.split(".")
+        if first == "loss":
+            if not set_loss_key(content["loss"], rest, value):
+                raise KeyError(dotted)
+            continue
+        place, last = (content.get(first), rest[0]) if len(rest) == 1 else (content, dotted)
         if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
             raise KeyError(dotted)
         place[last] = value
     return Recipe.model_validate(content)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe by its dotted name, with its value: what :func:`with_keys` takes.
+
+    All loss terms are there, those that the recipe does not name with weight 0 and the defaults of their parameters.
+    Values are plain ones, as JSON has them.
+    """
+    values: dict[str, Any] = {}
+    for name, value in recipe.model_dump(mode="json").items():
+        if name == "loss":
+            values |= {f"loss.{key}": one for key, one in recipe.loss.flat().items()}
+        elif isinstance(value, dict):
+            values |= {f"{name}.{key}": one for key, one in value.items()}
+        else:
+            values[name] = value
+    return values

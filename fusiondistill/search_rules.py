@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fusiondistill.methods import SEARCHED, Method, Trained, form_of
-from fusiondistill.recipe import dotted, with_keys
+from fusiondistill.recipe import flat, with_keys
 from fusiondistill.registry import Entry, close_to
 from fusiondistill.resolution import Table
 from fusiondistill.safe_yaml import Location
@@ -143,19 +143,12 @@ def _recipe_problem(key: str, forms: Mapping[str, Any], method: Trained) -> str 
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
     recipe = method.recipe
-    try:
-        with_keys(recipe, {})
-        keys = tuple(dotted(recipe))
-        current = {**dotted(recipe)}
-        if key not in keys:
-            current = {**dotted(with_keys(recipe, {key: next(iter(samples(forms)), 1.0)}))}
-    except KeyError:
-        return f"is no key of the recipe{close_to(key, tuple(dotted(recipe)))}"
-    except ValidationError:
-        current = {}
+    keys = tuple(flat(recipe))
+    if key not in keys:
+        return f"is no key of the recipe{close_to(key, keys)}"
     for value in samples(forms):
         try:
-            found = dotted(with_keys(recipe, {key: value})).get(key)
+            found = flat(with_keys(recipe, {key: value}))[key]
         except ValidationError as error:
             for problem in error.errors():
                 if f"{'.'.join(map(str, problem['loc']))}.".startswith(f"{key}."):

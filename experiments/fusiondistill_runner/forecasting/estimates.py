@@ -62,7 +62,7 @@ def _kinds(stage: Stage) -> list[Kind]:
     same = (stage.kind, data.name, "all" if cut is None else "some", _network(stage))
     teachers = ""
     if isinstance(inner, TrainSpec):
-        teachers = "taught" if inner.recipe.loss.feature or inner.recipe.loss.kd else "alone"
+        teachers = "taught" if inner.recipe.loss.needs.teacher else "alone"
     return [(*same, stage.name), (*same, teachers)]
 
 

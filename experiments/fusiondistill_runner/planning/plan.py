@@ -8,6 +8,7 @@ from typing import Any
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig, SearchConfig
 from fusiondistill.locations import absolute
+from fusiondistill.losses import need_of
 from fusiondistill.methods import Combined, Inference, Merge, Merged, Trained, searched_name
 from fusiondistill.recipes import RANDOM
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
@@ -185,7 +186,8 @@ class _Builder:
         """Whether a term of the loss needs them, or one that a search may turn on."""
         searches = (s for s in self.config.search if self.config.table[s.of] is method)
         keys = (key for search in searches for key in search.space)
-        return method.taught or any(method.recipe.loss.would_need_teacher(key) for key in keys)
+        terms = {key.split(".")[1] for key in keys if key.startswith("loss.")}
+        return method.taught or any(need_of(term) != "nothing" for term in terms)
 
     def _merge(self, merge: Merge, seed: int, told: str | None) -> Stage:
         config = self.config

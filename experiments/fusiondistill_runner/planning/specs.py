@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from fusiondistill.config import DataConfig, Dimension, ModelConfig
+from fusiondistill.loss import FOR_DIGEST
 from fusiondistill.methods import Parametrised
 from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
@@ -83,21 +86,20 @@ class TrainSpec(_Spec):
 
     def digested(self) -> dict[str, Any]:
         """Of the loss only the terms that are computed."""
-        content = super().digested()
-        content["recipe"]["loss"] = self.recipe.loss.digested()
+        content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
             del content["recipe"]["largest_cutout"]
         return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Loss terms, network, degradations and data source."""
-        yield from (("losses", name) for name in self.recipe.loss.digested())
+        yield from (("losses", name) for name in self.recipe.loss.weighted)
         yield from (("degradations", name) for name in self.degradations)
         yield from (("networks", self.model.name), ("sources", self.data.name))
 
     def work(self, inputs: int) -> float:
         """Epochs times degradations; teachers cost a third."""
-        teachers = 0.3 if self.recipe.loss.needs_teacher else 0.0
+        teachers = 0.3 if self.recipe.loss.needs.teacher else 0.0
         return self.recipe.epochs * max(1, len(self.degradations)) * (1 + teachers)
 
     @property
@@ -171,7 +173,7 @@ class EvaluateSpec(_Spec):
     left_out: ClassVar[frozenset[str]] = frozenset({"shown"})
 
     inference: str | None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     degradation: str
     levels: tuple[int, ...]
     data: DataSpec

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from fusiondistill.recipe import Recipe, dotted, with_keys
+from fusiondistill.recipe import Recipe, flat, with_keys
 from fusiondistill.search_rules import START, merges_of
 from fusiondistill_runner.planning.specs import MergeSpec, SearchSpec
 from fusiondistill_runner.planning.stage import Stage
@@ -58,7 +58,7 @@ def whole_recipe(search: Stage) -> dict[str, Any]:
     """Every key that could be searched -> the value that recipe and start have without a search."""
     assert isinstance(search.spec, SearchSpec)
     space = search.spec.space
-    values = dict(dotted(with_keys(search.spec.train.recipe, {}), space))
+    values = flat(search.spec.train.recipe)
     start = search.inputs["start"].spec if "start" in search.inputs else None
     if isinstance(start, MergeSpec):
         values |= {f"{START}merge": start.merge, f"{START}recalibrate": start.recalibrate}

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusiondistill import checkpoints, fusion
+from fusiondistill import checkpoints
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill.models import build_model
-from fusiondistill_runner.planning.specs import DataSpec
-from fusiondistill_runner.planning.stage import Stage
+from fusiondistill.state_dicts import state_difference
+from fusiondistill_runner.planning.stage import DataSpec, Stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = [
@@ -120,7 +120,7 @@ def new_network(model: ModelConfig, images: ImageSet) -> nn.Module:
 def load_into(network: nn.Module, store: Store, source: Stage) -> nn.Module:
     """Give a network the weights of a stored stage; a misfit names the first tensors that differ."""
     state, _ = store.weights(source)
-    if difference := fusion.state_difference(network.state_dict(), state):
+    if difference := state_difference(network.state_dict(), state):
         raise checkpoints.CheckpointError(f"the weights of {source.directory} do not fit the network: {difference}")
     network.load_state_dict(state)
     return network

@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusiondistill import checkpoints, evaluation, fusion
+from fusiondistill import checkpoints, evaluation
 from fusiondistill.data import DataError, ImageSet
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
 from fusiondistill.degradations import degrade
 from fusiondistill.inference import for_inference
 from fusiondistill.locations import be_patient
+from fusiondistill.merging import At, merge
 from fusiondistill.models import Ensemble
+from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.samples import png, sample_rows
-from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, TrainSpec
-from fusiondistill_runner.planning.stage import Stage
+from fusiondistill.state_dicts import average, distance, state_difference, with_statistics
+from fusiondistill_runner.planning.stage import CheckpointSpec, EvaluateSpec, FuseSpec, Stage, TrainSpec
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import ERROR, Store
 from fusiondistill_runner.working.materials import (
@@ -70,7 +72,7 @@ def execute(
         torch.set_num_threads(getattr(spec, "threads", 1))
     if isinstance(spec, TrainSpec):
         run_train(stage, context, device, report, rank=rank, world_size=world_size, closing=closing)
-    elif isinstance(spec, MergeSpec):
+    elif isinstance(spec, FuseSpec):
         _run_fuse(stage, spec, context, device)
     elif isinstance(spec, EvaluateSpec):
         _run_evaluate(stage, spec, context, device)
@@ -88,25 +90,35 @@ def note_error(stage: Stage, context: Context, error: str) -> None:
         store.write(error.encode(), stage.directory, ERROR)
 
 
-def _run_fuse(stage: Stage, spec: MergeSpec, context: Context, device: torch.device) -> None:
+def _run_fuse(stage: Stage, spec: FuseSpec, context: Context, device: torch.device) -> None:
     store, began = Store(context.store), time.time()
     made_from = store.made_from(stage)
     experts = {d: store.weights(stage.inputs[f"expert-{d}"])[0] for d in spec.degradations}
     base, card = store.weights(stage.inputs["base"])
-    buffers = "first" if spec.recalibrate == "none" else "average"
-    fused = fusion.FUSIONS[spec.method](list(experts.values()), base=base, buffers=buffers)
     images, held_out = splits(spec.data, context.root(spec.data), "validation")
-    network = checkpoints.from_card(fused, card).network.to(device)
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=device, protocol=spec.protocol)
+    sample = images.take(min(spec.images, len(images)))
+    at = At(
+        base=base,
+        names=spec.degradations,
+        network=lambda state: _loaded(card, dict(state), device),
+        batches=lambda name: mixed(sample, (name,)),
+        validation=None if held_out is None else lambda name: mixed(held_out, (name,)),
+        seed=spec.data_seed,
+        device=device,
+    )
+    fused = merge(list(experts.values()), spec.method, at=at)
+    if spec.recalibrate == "none":
+        fused = with_statistics(fused, list(experts.values()), "first")
+    network = checkpoints.from_card(fused, card).network.to(device)
     names = (spec.told,) if spec.told else spec.degradations
     if spec.recalibrate == "mixed":
-        sample = images.take(min(spec.images, len(images)))
-        fusion.recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
+        recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
     judged = held_out if held_out is not None else images.take(min(2000, len(images)))
     losses = {d: _loss(_loaded(card, state, device), mixed(judged, names)) for d, state in experts.items()}
     barrier = _loss(network.eval(), mixed(judged, names)) - sum(losses.values()) / len(losses)
     outcome = {
-        "distance": {d: fusion.distance(state, base) for d, state in experts.items()},
+        "distance": {d: distance(state, base) for d, state in experts.items()},
         "barrier": barrier,
         "expert_loss": losses,
         "judged_on": "validation" if held_out is not None else "training images",
@@ -148,11 +160,11 @@ def _surface(
 
     def loss(state: dict[str, torch.Tensor]) -> float:
         network = _loaded(card, state, device)
-        return _loss(fusion.recalibrate_batchnorm(network, (pixels for pixels, _ in sample)), seen)
+        return _loss(recalibrate_batchnorm(network, (pixels for pixels, _ in sample)), seen)
 
     last = [1.0, loss(end)]
     return {
-        name: [*([alpha, loss(fusion.average([state, end], [1 - alpha, alpha]))] for alpha in ALPHAS), last]
+        name: [*([alpha, loss(average([state, end], [1 - alpha, alpha]))] for alpha in ALPHAS), last]
         for name, state in experts.items()
     }
 
@@ -298,7 +310,7 @@ def _run_import(stage: Stage, spec: CheckpointSpec, context: Context) -> None:
             f"than {spec.data.name} has ({len(images.classes)}: {', '.join(images.classes[:3])}, ...)"
         )
     network = new_network(spec.model, images)
-    if difference := fusion.state_difference(network.state_dict(), state):
+    if difference := state_difference(network.state_dict(), state):
         raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
     ours = card_for(spec.model, images)
     for what in ("mean", "std"):

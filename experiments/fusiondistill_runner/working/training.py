@@ -153,7 +153,6 @@ def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> 
 def _pipeline(
     spec: TrainSpec, recipe: Recipe, images: ImageSet, device: torch.device, rank: int, world_size: int
 ) -> Pipeline:
-    needs_teacher = bool(recipe.loss.feature or recipe.loss.kd)
     return Pipeline(
         images=images,
         degradations=spec.degradations,
@@ -163,7 +162,7 @@ def _pipeline(
         padding=recipe.crop_padding,
         cutout=_cutout_side(spec, recipe, images),
         pairing=recipe.pairing or "independent",
-        teacher_view=recipe.teacher_view if needs_teacher else None,
+        teacher_view=recipe.teacher_view if recipe.loss.needs.teacher else None,
         protocol=spec.protocol,
         device=device,
         rank=rank,
