@@ -123,7 +123,7 @@ class _Subject:
         return run
 
     def plain(self, name: str) -> Callable[[], int]:
-        from fusiondistill.degradations.reference import apply_package
+        from fusiondistill.degradations.machinery.reference import apply_package
 
         arrays = list(self.images.images[:_PLAIN_BATCH].permute(0, 2, 3, 1).contiguous().numpy())
         levels = self.levels(name)

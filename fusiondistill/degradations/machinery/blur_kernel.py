@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fusiondistill.degradations.kernels import compiled, inlined, over_batch
+from fusiondistill.degradations.machinery.kernels import compiled, inlined, over_batch
 
 __all__ = ["run"]
 

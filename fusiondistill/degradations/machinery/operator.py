@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fusiondistill import randomness
-from fusiondistill.degradations.registry import Degradation, find
+from fusiondistill.degradations import Degradation, find
 
 __all__ = ["PROTOCOLS", "degrade"]
 
@@ -24,6 +24,7 @@ def degrade(
     seed: int,
     indices: Sequence[int] | torch.Tensor | None = None,
     protocol: str = "standard",
+    **parameters: Any,
 ) -> torch.Tensor:
     """Degrade a batch of images, each at its own level.
 
@@ -35,13 +36,14 @@ def degrade(
         indices: int [B], the address of each image's noise; default 0..B-1. A batch cut in two gives the same pixels
             if the indices are cut with it.
         protocol: ``"standard"``, or ``"paper"`` for the released code's operators (its salt has the value 1).
+        parameters: of the degradation: ``DEGRADATIONS[name].parameters``.
 
     Returns:
         New uint8 [B,3,H,W] on the same device. CPU and GPU agree to the pixel.
 
     Raises:
-        ValueError: unknown name or protocol; images, levels or indices of another shape or type; a level out of
-            range. A tensor of levels on a GPU is not read back to be checked: it is clamped to the range there.
+        ValueError: unknown name, protocol or parameter; images, levels or indices of another shape or type; a level
+            out of range. A tensor of levels on a GPU is not read back to be checked: it is clamped to the range there.
 
     Example:
         >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -53,9 +55,9 @@ def degrade(
         raise ValueError(f"unknown protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
     _check_images(images)
     device_levels = _levels(levels, degradation, images)
+    extra = degradation.checked(parameters)
     if images.numel() == 0:
         return images.clone()
-    extra: dict[str, Any] = {}
     if "keys" in degradation.wants:
         address = randomness.key(operator.index(seed), "degrade", name)
         extra["keys"] = randomness.bits(address, _indices(indices, images))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fusiondistill.degradations.field_kernels import random_bits
-from fusiondistill.degradations.kernels import compiled, over_batch
+from fusiondistill.degradations.machinery.field_kernels import random_bits
+from fusiondistill.degradations.machinery.kernels import compiled, over_batch
 
 __all__ = ["run"]
 

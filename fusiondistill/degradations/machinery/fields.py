@@ -104,5 +104,5 @@ def cpu_kernels(module: str) -> Callable[..., None] | None:
     """The compiled CPU kernel ``module.run``, or None where numba is missing: then the tensor operations do it."""
     if importlib.util.find_spec("numba") is None:
         return None
-    from_module: Callable[..., None] = importlib.import_module(f"fusiondistill.degradations.{module}").run
+    from_module: Callable[..., None] = importlib.import_module(f"fusiondistill.degradations.machinery.{module}").run
     return from_module

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numba.extending import register_jitable
 
-from fusiondistill.degradations import jpeg_arithmetic as arithmetic
-from fusiondistill.degradations.kernels import compiled, inlined, over_batch
+from fusiondistill.degradations.machinery import jpeg_arithmetic as arithmetic
+from fusiondistill.degradations.machinery.kernels import compiled, inlined, over_batch
 
 __all__ = ["run"]
 

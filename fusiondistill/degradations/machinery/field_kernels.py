@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusiondistill.degradations.fields import FIRST_PIECE, MIX_1, MIX_2, PIECE_SHIFT
-from fusiondistill.degradations.kernels import inlined
+from fusiondistill.degradations.machinery.fields import FIRST_PIECE, MIX_1, MIX_2, PIECE_SHIFT
+from fusiondistill.degradations.machinery.kernels import inlined
 
 __all__ = ["normal", "normal_piece", "normal_position", "random_bits"]
 

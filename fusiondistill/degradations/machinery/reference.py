@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fusiondistill.degradations.operator import PROTOCOLS
-from fusiondistill.degradations.registry import PAPER_DEGRADATIONS, find
+from fusiondistill.degradations import PAPER_DEGRADATIONS, find
+from fusiondistill.degradations.machinery.operator import PROTOCOLS
 from fusiondistill.degradations.saltpepper import SALT
 
 __all__ = ["reference_degrade"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fusiondistill.degradations.field_kernels import normal, normal_piece, normal_position, random_bits
-from fusiondistill.degradations.fields import SCALE_BITS
-from fusiondistill.degradations.kernels import compiled, inlined, over_batch
+from fusiondistill.degradations.machinery.field_kernels import normal, normal_piece, normal_position, random_bits
+from fusiondistill.degradations.machinery.fields import SCALE_BITS
+from fusiondistill.degradations.machinery.kernels import compiled, inlined, over_batch
 
 __all__ = ["run"]
 

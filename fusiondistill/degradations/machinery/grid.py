@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from fusiondistill.degradations.operator import degrade
-from fusiondistill.degradations.registry import DEGRADATIONS, find
+from fusiondistill.degradations import DEGRADATIONS, find
+from fusiondistill.degradations.machinery.operator import degrade
 
 __all__ = ["degrade_grid"]
 
