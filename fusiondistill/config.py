@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from fusiondistill.methods import METHODS, SEARCHED, Method
+from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
+from fusiondistill.parametrised import Parametrised
 from fusiondistill.protocols import PROTOCOLS, Protocol, ProtocolName
 from fusiondistill.recipe import Count, Fraction, Frozen, Positive, Weight
 from fusiondistill.recipes import RecipeName
+from fusiondistill.registry import Entry
 from fusiondistill.resolution import default_methods, resolve
 
 __all__ = [
@@ -44,8 +46,8 @@ def held_out_of(validation: float | None, protocol: str) -> float:
     return PROTOCOLS[protocol].held_out if validation is None else validation
 
 
-class DataConfig(Frozen):
-    """Which images."""
+class DataConfig(Parametrised):
+    """Which images; the source's own parameters stand beside these keys."""
 
     name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder ")
     root: str | None = Field(None, description="where the files are; default: the cache folder")
@@ -60,14 +62,26 @@ class DataConfig(Frozen):
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean")
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
+    def entry(self) -> Entry | None:
+        """The data source; an unknown one is for the rules to say."""
+        from fusiondistill.sources import SOURCES
 
-class ModelConfig(Frozen):
-    """Which network."""
+        return SOURCES[self.name] if self.name in SOURCES else None
+
+
+class ModelConfig(Parametrised):
+    """Which network; its own parameters stand beside these keys."""
 
     name: str = Field("cifar_resnet56", description="cifar_resnet<6n+2>, or a torchvision classifier by its name")
     feature_layer: str | None = Field(
         None, description="dotted name of the layer whose output is the feature; default by model"
     )
+
+    def entry(self) -> Entry | None:
+        """What builds it; an unknown name is for the rules to say."""
+        from fusiondistill.networks import NETWORKS, check_name
+
+        return None if check_name(self.name) else NETWORKS.find(self.name)
 
 
 class Dimension(Frozen):
@@ -251,6 +265,20 @@ class Config(Frozen):
     def held_out(self) -> float:
         """The resolved fraction of the validation split."""
         return held_out_of(self.data.validation, self.protocol)
+
+    def content(self) -> dict[str, Any]:
+        """It as a file would say it: methods that rows need as sections, or under ``define``; JSON-able."""
+        whole = self.model_dump(mode="json", exclude={"table", "search"})
+        needed = needed_methods(self.table, self.methods)
+        rows = {name: self.table[name].model_dump(mode="json", exclude={"form"}) for name in needed}
+        defined = {name: row for name, row in rows.items() if name not in METHODS}
+        searches = [search.model_dump(mode="json", exclude_none=True) for search in self.search]
+        return {
+            **whole,
+            **{name: row for name, row in rows.items() if name in METHODS},
+            **({"define": defined} if defined else {}),
+            "search": searches[0] if len(searches) == 1 else searches or None,
+        }
 
     def search_of(self, method: str) -> SearchConfig | None:
         """The search of a method, if it has one."""

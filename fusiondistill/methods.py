@@ -7,28 +7,31 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    computed_field,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, computed_field
 
+from fusiondistill.parametrised import Parametrised, named
 from fusiondistill.recipe import Count, Frozen, Recipe
-from fusiondistill.registry import Entry, Registry
+from fusiondistill.registry import Entry
 
 __all__ = [
-    "DEFAULT_ROWS", "EXPERTS", "METHODS", "SEARCHED", "Combined", "Inference", "Merge", "Merged", "Method", "Parametrised",
-    "Teachers", "Trained", "form_of", "searched_name",
-]  # fmt: skip
+    "DEFAULT_ROWS",
+    "EXPERTS",
+    "METHODS",
+    "SEARCHED",
+    "Combined",
+    "Inference",
+    "Merge",
+    "Merged",
+    "Method",
+    "Teachers",
+    "Trained",
+    "form_of",
+    "needed_methods",
+    "searched_name",
+]
 
 EXPERTS = "expert"
 """The method that a merge or a combination is of, where the config does not say."""
@@ -51,8 +54,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "oracle": {
         "title": "Oracle",
-        "description": "for each degradation the expert that was fine-tuned on it; it is told the degradation, so it is "
-        "a yardstick and not a competitor",
+        "description": "for each degradation the expert that was fine-tuned on it; it is told the degradation, so it "
+        "is a yardstick and not a competitor",
         "of": EXPERTS,
         "inference": "own",
     },
@@ -95,8 +98,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     SEARCHED: {
         "title": "FusionDistill",
-        "description": "starts from the average, fine-tuned on all degradations with cross-entropy and distillation from "
-        "the expert of each image's degradation (step 4), with fixed loss weights; told nothing",
+        "description": "starts from the average, fine-tuned on all degradations with cross-entropy and distillation "
+        "from the expert of each image's degradation (step 4), with fixed loss weights; told nothing",
         "start": "modelsoups",
         "train_on": "all",
         "teachers": EXPERTS,
@@ -110,45 +113,6 @@ DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsou
 def searched_name(method: str) -> str:
     """The row that a search of a method gives."""
     return f"{method}-searched"
-
-
-def wrong(location: tuple[str | int, ...], text: str, value: object = None) -> ValidationError:
-    """An error at a place inside of the value that is being validated."""
-    problem = PydanticCustomError("value_error", "{text}", {"text": text})
-    return ValidationError.from_exception_data("", [InitErrorDetails(type=problem, loc=location, input=value)])
-
-
-class Parametrised(Frozen):
-    """A name of a registry, with the entry's parameters flat beside it. Defaults are filled in."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    def entry(self) -> Entry | None:
-        """The entry that is named, None where the name is not for a registry."""
-        raise NotImplementedError
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of the entry."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="after")
-    def _resolved(self) -> Parametrised:
-        entry = self.entry()
-        resolved = entry.resolve(self.parameters) if entry else {}
-        object.__setattr__(self, "__pydantic_extra__", resolved)
-        return self
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
-
-def named(registry: Registry, name: str, key: str) -> Entry:
-    """The entry of that name; an unknown one is an error at that key."""
-    try:
-        return registry.find(name)
-    except ValueError as error:
-        raise wrong((key,), str(error), name) from error
 
 
 class Merge(Parametrised):
@@ -168,6 +132,27 @@ class Merge(Parametrised):
         from fusiondistill.merging import MERGING
 
         return named(MERGING, self.merge, "merge")
+
+    def changed(self, values: Mapping[str, Any]) -> Merge:
+        """The same with other values; parameters that the merging method does not have are left out.
+
+        Args:
+            values: ``merge``, ``recalibrate``, ``images``, or parameters of a merging method.
+
+        Raises:
+            pydantic.ValidationError: a value that is not admitted.
+        """
+        content = {**self.model_dump(exclude=set(self.parameters)), **values}
+        own = self.parameters if content["merge"] == self.merge else {}
+        fields, known = type(self).model_fields, named_parameters(content["merge"])
+        return Merge.model_validate({k: v for k, v in {**own, **content}.items() if k in fields or k in known})
+
+
+def named_parameters(merge: str) -> frozenset[str]:
+    """The names of a merging method's parameters."""
+    from fusiondistill.merging import MERGING
+
+    return frozenset(MERGING[merge].parameters.model_fields)
 
 
 class Inference(Parametrised):
@@ -275,3 +260,23 @@ Method = Annotated[
     Discriminator(form_of),
 ]
 """A method, by its form."""
+
+
+def needed_methods(table: Mapping[str, Any], rows: Iterable[str]) -> list[str]:
+    """The methods that rows rest on, and the rows themselves, in the order of the table."""
+    needed: set[str] = set()
+
+    def walk(name: object) -> None:
+        if not isinstance(name, str) or name not in table or name in needed:
+            return
+        needed.add(name)
+        method = table[name]
+        start = getattr(method, "start", None)
+        walk(start.of if isinstance(start, Merge) else start)
+        teachers = getattr(method, "teachers", None)
+        walk(teachers.of if teachers else None)
+        walk(getattr(method, "of", None))
+
+    for name in rows:
+        walk(name)
+    return [name for name in table if name in needed]

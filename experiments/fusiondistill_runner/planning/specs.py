@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fusiondistill.config import DataConfig, Dimension, ModelConfig
+from fusiondistill.config import Dimension, ModelConfig
 from fusiondistill.loss import FOR_DIGEST
-from fusiondistill.methods import Parametrised
+from fusiondistill.parametrised import Parametrised
 from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
@@ -31,7 +31,9 @@ class DataSpec(Parametrised):
 
     def entry(self) -> Entry | None:
         """The data source."""
-        return DataConfig.source(self.name)
+        from fusiondistill.sources import SOURCES
+
+        return SOURCES[self.name]
 
 
 class _Spec(Frozen):

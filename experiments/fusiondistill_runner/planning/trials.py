@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from fusiondistill.methods import Merge
 from fusiondistill.recipe import Recipe, flat, with_keys
 from fusiondistill.search_rules import START, merges_of
 from fusiondistill_runner.planning.specs import MergeSpec, SearchSpec
@@ -35,13 +36,11 @@ def chosen_start(plain: Stage, values: Mapping[str, Any]) -> Stage:
     spec = plain.spec
     if not given or not isinstance(spec, MergeSpec):
         return plain
-    from fusiondistill.merging import MERGING
-
-    merge = given.pop("merge", spec.merge)
-    changed = {"merge": merge, "recalibrate": given.pop("recalibrate", spec.recalibrate)}
-    entry, own = MERGING[merge], spec.parameters if merge == spec.merge else {}
-    known = {key: value for key, value in given.items() if key in entry.parameters.model_fields}
-    new = spec.model_copy(update={**changed, "parameters": entry.resolve({**own, **known})})
+    before = Merge(merge=spec.merge, recalibrate=spec.recalibrate, images=spec.images, **spec.parameters)
+    merge = before.changed(given)
+    new = spec.model_copy(
+        update={"merge": merge.merge, "recalibrate": merge.recalibrate, "parameters": merge.parameters}
+    )
     return plain if new == spec else Stage(plain.name, plain.seed, new, plain.inputs)
 
 
