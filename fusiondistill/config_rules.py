@@ -60,7 +60,7 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
     if name not in SOURCES:
         yield ("data", "name"), f"no data set {name!r}{close_to(name, tuple(SOURCES))}"
     elif SOURCES[name].facts.get("needs_root") and not root:
-        yield ("data",), f"{name} needs root: the folder or file that holds the images"
+        yield ("data",), f"{name} needs root: {SOURCES[name].facts['needs_root']}"
     elif "://" in str(root):
         yield ("data", "root"), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from fusiondistill.data.decoding import MAX_FILE_BYTES, decode_image
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.source import Contents, Files, Root, Row, Source
+from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
-__all__ = ["PARQUET"]
+__all__ = ["parquet"]
 
 SPLIT_WORDS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 IMAGE_COLUMNS = ("image", "img")
@@ -30,9 +30,7 @@ MAX_CLASSES = 100_000
 
 
 def _locate(root: Root) -> dict[str, Path]:
-    if root is None:
-        raise DataError("`parquet` needs a root: a folder of train-*.parquet and test-*.parquet, or the files.")
-    given = [Path(item).expanduser() for item in (root if isinstance(root, list) else [root])]
+    given = [Path(item).expanduser() for item in (root if isinstance(root, list) else [root or "."])]
     paths = [found for item in given for found in (_in_folder(item) if item.is_dir() else [item])]
     files = {path.name: path for path in sorted(paths, key=lambda path: path.name)}
     if len(files) < len(paths):
@@ -165,7 +163,9 @@ def _classes(files: Files) -> list[str]:
     return declared[first] or [str(number) for number in range(largest + 1)]
 
 
-def _read(files: Files, split: str) -> Contents:
+@SOURCES.register("parquet", locate=_locate, needs_root="a folder of train-*.parquet and test-*.parquet, or the files")
+def parquet(files: Files, split: str) -> Contents:
+    """Parquet files in the Hugging Face image layout."""
     mine = _files_of(files, split)
     if not mine:
         words = " or ".join(f"{word}-*.parquet" for word in SPLIT_WORDS[split])
@@ -195,6 +195,3 @@ def _rows(path: Path) -> Iterator[Row]:
                 row += 1
         if row != promised:
             raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
-
-
-PARQUET = Source("parquet", "Parquet files in the Hugging Face image layout (root: folder or files)", _locate, _read)

@@ -11,18 +11,19 @@ from pathlib import Path
 
 from fusiondistill.data.decoding import decode_image, read_bounded
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.source import Contents, Files, Root, Row, Source
+from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
-__all__ = ["FOLDER"]
+__all__ = ["folder"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp)"
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp)"
 
 
 def _locate(root: Root) -> dict[str, Path]:
     if root is None or isinstance(root, list):
-        raise DataError(f"`folder` needs a root: {EXPECTED}.")
+        raise DataError(f"`folder` needs one root: {LAYOUT}.")
     base = Path(root).expanduser()
     if not base.is_dir():
         raise DataError(f"{base}: there is no such folder; {EXPECTED}.")
@@ -42,7 +43,9 @@ def _classes(files: Files, split: str) -> list[str]:
     return sorted({name.split("/")[1] for name in files if name.startswith(f"{split}/")})
 
 
-def _read(files: Files, split: str) -> Contents:
+@SOURCES.register("folder", locate=_locate, needs_root=LAYOUT)
+def folder(files: Files, split: str) -> Contents:
+    """One's own images, a folder per class."""
     mine = [(name, path) for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
         raise DataError(f"{next(iter(files.values())).parents[2]}: holds no image of the {split} split; {EXPECTED}.")
@@ -60,6 +63,3 @@ def _rows(mine: list[tuple[str, Path]], label_of: dict[str, int]) -> Iterator[Ro
                 f"{', '.join(list(label_of)[:20])}."
             )
         yield Row(decode_image(read_bounded(path), str(path)), label, str(path))
-
-
-FOLDER = Source("folder", "one's own images, a folder per class (root: the folder)", _locate, _read)

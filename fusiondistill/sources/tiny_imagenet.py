@@ -14,18 +14,19 @@ from pathlib import Path, PurePosixPath
 from fusiondistill.data.archive import open_zip
 from fusiondistill.data.decoding import decode_image, read_bounded
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.source import Contents, Files, Root, Row, Source
+from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
-__all__ = ["TINY_IMAGENET"]
+__all__ = ["tiny_imagenet"]
 
 FOLDER = "tiny-imagenet-200"
 ADDRESS = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+NEEDS_ROOT = f"the official zip ({ADDRESS}) or the folder unpacked from it"
 ANNOTATIONS = "val/val_annotations.txt"
 
 
 def _locate(root: Root) -> dict[str, Path]:
     if root is None or isinstance(root, list):
-        raise DataError(f"`tiny_imagenet` needs a root: the official zip ({ADDRESS}) or the folder unpacked from it.")
+        raise DataError(f"`tiny_imagenet` needs one root: {NEEDS_ROOT}.")
     base = Path(root).expanduser()
     for path in (base, base / f"{FOLDER}.zip"):
         if path.is_file():
@@ -81,7 +82,15 @@ def _path(files: Files, name: str) -> str:
     return str(files.get(name, files["wnids.txt"].parent / name))
 
 
-def _read(files: Files, split: str) -> Contents:
+@SOURCES.register(
+    "tiny_imagenet",
+    locate=_locate,
+    needs_root=NEEDS_ROOT,
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+)
+def tiny_imagenet(files: Files, split: str) -> Contents:
+    """Tiny ImageNet in its official layout."""
     with _tree(files) as tree:
         wnids = [line[0].strip() for line in tree.lines("wnids.txt")]
         words = {line[0]: line[1] for line in tree.lines("words.txt") if len(line) > 1}
@@ -126,13 +135,3 @@ def _validation(tree: _Tree, wnids: list[str]) -> Iterator[tuple[str, int]]:
                 f"wnids.txt, found {' '.join(fields)[:80]!r}."
             )
         yield f"val/images/{fields[0]}", label_of[fields[1]]
-
-
-TINY_IMAGENET = Source(
-    "tiny_imagenet",
-    "Tiny ImageNet in its official layout (root: zip or folder)",
-    _locate,
-    _read,
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
-)

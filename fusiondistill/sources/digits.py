@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.source import Contents, Files, Root, Row, Source
+from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
-__all__ = ["DIGITS"]
+__all__ = ["digits"]
 
 SIZE = 16
 TEST_PER_CLASS = 40
@@ -32,7 +32,9 @@ def _locate(root: Root) -> dict[str, Path]:
     return {"digits.csv.gz": Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"}
 
 
-def _read(files: Files, split: str) -> Contents:
+@SOURCES.register("digits", locate=_locate, flip=False, source="scikit-learn, UCI optdigits")
+def digits(files: Files, split: str) -> Contents:
+    """scikit-learn's handwritten digits at 16x16, no download."""
     from sklearn.datasets import load_digits
 
     values, labels = load_digits(return_X_y=True)
@@ -50,6 +52,3 @@ def _rows(values: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> Iterato
         scan = (values[i].reshape(8, 8).astype(np.int64) * 255 + 8) // 16
         grey = Image.fromarray(scan.astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         yield Row(np.asarray(grey.convert("RGB")), int(labels[i]), f"scikit-learn's digits, scan {i}")
-
-
-DIGITS = Source("digits", "scikit-learn's handwritten digits at 16x16, no download", _locate, _read, flip=False)
