@@ -16,7 +16,7 @@ from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from fusiondistill_runner.nodes.fitness import Needs
+    from fusiondistill_runner.nodes.node_checks import Needs
 
 __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
@@ -43,7 +43,7 @@ def run(prepared: Prepared, display: Any) -> Any:
     """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
     from fusiondistill_runner.driving.driver import Driver, Outcome
     from fusiondistill_runner.driving.queue import Event
-    from fusiondistill_runner.nodes.cluster import connected, enough_nodes, refuse_fleeting
+    from fusiondistill_runner.nodes.cluster import refuse_fleeting
     from fusiondistill_runner.working.stages import execute
 
     refuse_fleeting(prepared.context.store)
@@ -60,8 +60,10 @@ def run(prepared: Prepared, display: Any) -> Any:
         return Outcome()
     _compile_kernels(prepared)
     from fusiondistill_runner.driving.interruption import Interruption
-    from fusiondistill_runner.nodes.fitness import Survey
-    from fusiondistill_runner.nodes.room import Room
+    from fusiondistill_runner.nodes.capacity import Capacity
+    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.growing import enough_nodes
+    from fusiondistill_runner.nodes.node_checks import NodeSurvey
     from fusiondistill_runner.nodes.watch import Watch
 
     driver = None
@@ -74,13 +76,13 @@ def run(prepared: Prepared, display: Any) -> Any:
         try:
             with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
-                resources, survey = prepared.config.resources, Survey(ray, _needs(prepared))
-                with enough_nodes(ray, resources, display.say, check, survey.screen) as checked:
-                    room = Room(ray, resources, survey, checked)
-                    for text in room.warnings:
+                resources, survey = prepared.config.resources, NodeSurvey(ray, _needs(prepared))
+                with enough_nodes(ray, resources, display.say, check, survey.require) as checked:
+                    capacity = Capacity(ray, resources, survey, checked)
+                    for text in capacity.warnings:
                         display.say(text)
-                    check_synchronised(plan, room.share.gpus)
-                    driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                    check_synchronised(plan, capacity.share.gpus)
+                    driver = Driver(ray, plan, store, prepared.context, stored, display, capacity)
                     return driver.run(checked)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
@@ -98,18 +100,18 @@ def _needs(prepared: Prepared) -> Needs:
     """What nodes must have: the plan as :func:`note_plan` has just written it, which no other store holds to the byte,
     and the data of what is missing (the one machine of a Ray of our own has those).
     """
-    from fusiondistill_runner.nodes.fitness import DataSet, Landmark, Needs
+    from fusiondistill_runner.nodes.node_checks import DataSet, KnownFile, Needs
 
     name = f"{prepared.points[0].config.experiment}.json"
     digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
-    landmark = Landmark(prepared.context.store, prepared.store.path("plans", name), digest)
+    plan_file = KnownFile(prepared.context.store, prepared.store.path("plans", name), digest)
     if "RAY_ADDRESS" not in os.environ:
-        return Needs(landmark)
+        return Needs(plan_file)
     context, specs = prepared.context, [stage.spec for stage in prepared.missing]
     data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
     corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
     return Needs(
-        landmark,
+        plan_file,
         tuple(dict.fromkeys(DataSet(one.name, context.root(one), one.fingerprint) for one in data)),
         tuple(sorted({context.corruption_folder(digest) for digest in corrupted})),
     )
@@ -175,7 +177,8 @@ def check_cluster(
     A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
     """
     from fusiondistill_runner.nodes import check as cluster_check
-    from fusiondistill_runner.nodes.cluster import connected, enough_nodes
+    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.growing import enough_nodes
 
     wanted = _wanted(config, overrides, store)
     with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
@@ -191,7 +194,7 @@ def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> 
     from fusiondistill.locations import absolute
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.nodes.check import Wanted
-    from fusiondistill_runner.nodes.fitness import DataSet
+    from fusiondistill_runner.nodes.node_checks import DataSet
 
     if config is None:
         if overrides:

@@ -56,8 +56,8 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
 
     from fusiondistill_runner import runner
     from fusiondistill_runner.driving.prepared import check_data
-    from fusiondistill_runner.watching.board import Board
     from fusiondistill_runner.watching.display import Display
+    from fusiondistill_runner.watching.status_file import StatusFile
     from fusiondistill_runner.watching.tracking import Tracking
 
     for path in prepared.config.plugins:
@@ -71,7 +71,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
         wanted = prepared if only is None else prepared.narrowed(only)
         with (
             Display(wanted.plan, wanted.stored) as display,
-            Board(wanted.store, display.snapshot),
+            StatusFile(wanted.store, display.snapshot),
             Tracking(wanted.config, display),
         ):
             display.say(headline(wanted))

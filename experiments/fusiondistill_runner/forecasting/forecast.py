@@ -11,13 +11,12 @@ from typing import Any
 from fusiondistill.checkpoints import MODEL
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.driving.tasks import tasks_of
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.simulation import Job, Schedule, critical_path, simulate
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from fusiondistill_runner.nodes.cluster import share_of, slots
-from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
-from fusiondistill_runner.planning.stage import Stage, priorities
+from fusiondistill_runner.planning.stage import Stage
 
 __all__ = [
     "Cluster",
@@ -141,18 +140,9 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
         stages: inputs before what uses them; inputs that are not among them count as stored.
         seconds: digest -> seconds.
     """
-    order = priorities(stages)
     return [
-        Job(
-            key=stage.digest,
-            kind=stage.kind,
-            seconds=seconds[stage.digest],
-            needs=tuple(dict.fromkeys(needed.digest for needed in stage.inputs.values())),
-            priority=order[stage.digest],
-            workers=stage.spec.world_size if isinstance(stage.spec, TrainSpec) else 1,
-            trials=candidate_count(stage.spec) if isinstance(stage.spec, SearchSpec) else 1,
-        )
-        for stage in stages
+        Job(task.key, task.kind, seconds[task.key], task.needs, task.priority, task.workers, task.trials)
+        for task in tasks_of(stages)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
-from fusiondistill_runner.nodes.fitness import DataSet
+from fusiondistill_runner.nodes.node_checks import DataSet
 
 __all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
 

@@ -13,8 +13,8 @@ from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
 from fusiondistill_runner.views.unfinished import last_line
-from fusiondistill_runner.watching.board import BOARD, read_board
 from fusiondistill_runner.watching.display import duration, progress, running_table
+from fusiondistill_runner.watching.status_file import STATUS_FILE, read_status
 
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
@@ -35,7 +35,7 @@ class Seen:
     errors: Mapping[str, str]
     """Directory -> the last line of what went wrong."""
     board: Mapping[str, Any] | None
-    """What the run says of itself, see :mod:`watching.board`."""
+    """What the run says of itself, see :mod:`watching.status_file`."""
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -88,12 +88,12 @@ class StoreWatch:
             OSError: a bucket does not answer.
         """
         last = self.last
-        board = read_board(self.store) if last else None
+        board = read_status(self.store) if last else None
         if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
             self.last = replace(last, board=board)
             return self.last
-        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
-        board = board or read_board(seen)
+        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
+        board = board or read_status(seen)
         known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.seconds = {name: value for name, value in self.seconds.items() if name in directories}

@@ -1,4 +1,4 @@
-"""What a run is at, as one small file in its store: for whoever looks from elsewhere, by one request."""
+"""``status.json``: what a run is at, as one small file in its store, which other programs read by one request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from fusiondistill_runner.storage.lease import gone, machine
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["BOARD", "Board", "read_board"]
+__all__ = ["STATUS_FILE", "StatusFile", "read_status"]
 
-BOARD = "status.json"
+STATUS_FILE = "status.json"
 EVERY, EVERY_REMOTE = 1.0, 10.0
 """Seconds between two looks at whether there is news."""
 HEARTBEAT = 30.0
@@ -26,7 +26,7 @@ SILENT = 90.0
 """Seconds without a heartbeat after which its run may be gone."""
 
 
-class Board:
+class StatusFile:
     """Writes what ``look`` gives to ``status.json`` while it is entered, from a thread that never holds up the run.
 
     The file holds that, and ``state`` (running, done, failed or interrupted), ``host``, ``machine``, ``process`` and
@@ -40,9 +40,9 @@ class Board:
         self.store, self.look = store, look
         self.every = EVERY_REMOTE if store.remote else EVERY
         self.ended, self.lock = threading.Event(), threading.Lock()
-        self.thread = threading.Thread(target=self._keep_writing, name="board", daemon=True)
+        self.thread = threading.Thread(target=self._keep_writing, name="status file", daemon=True)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> StatusFile:
         self.thread.start()
         return self
 
@@ -65,41 +65,41 @@ class Board:
             self.ended.wait(self.every)
 
     def _write(self, state: str, content: dict[str, Any]) -> None:
-        """A store that cannot be written is the run's concern; this file is a view that may lag.
+        """Write the file, unless the run has written how it ended: that stays.
 
-        Nothing is written over how the run ended: that waits for a write under way, and none comes after it.
+        A store that cannot be written is reported by the run itself, not here.
         """
         at = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "updated": time.time()}
         with self.lock, contextlib.suppress(OSError):
             if state == "running" and self.ended.is_set():
                 return
-            self.store.write(json.dumps({"state": state, **at, **content}).encode(), BOARD)
+            self.store.write(json.dumps({"state": state, **at, **content}).encode(), STATUS_FILE)
 
 
-def read_board(store: Store) -> dict[str, Any] | None:
+def read_status(store: Store) -> dict[str, Any] | None:
     """What a run last wrote about itself, None where none ever did.
 
-    ``silent`` in it: the seconds without news of one that seems to be gone, else None.
+    ``silent`` in it: the seconds since the last news of a run that seems to be gone, else None.
     """
-    data = store.read_raw(BOARD)
+    data = store.read_raw(STATUS_FILE)
     try:
-        board = json.loads(data) if data is not None else None
+        status = json.loads(data) if data is not None else None
     except (ValueError, RecursionError):
         return None
-    if not isinstance(board, dict) or not _readable(board):
+    if not isinstance(status, dict) or not _readable(status):
         return None
-    age = time.time() - board["updated"]
-    lost = age > SILENT or gone(board.get("machine"), board.get("process"))
-    return {**board, "silent": age if board["state"] == "running" and lost else None}
+    age = time.time() - status["updated"]
+    lost = age > SILENT or gone(status.get("machine"), status.get("process"))
+    return {**status, "silent": age if status["state"] == "running" and lost else None}
 
 
-def _readable(board: dict[str, Any]) -> bool:
-    """Whether it has what whoever looks at it relies on."""
-    running = board.get("running", None if board.get("state") == "running" else [])
+def _readable(status: dict[str, Any]) -> bool:
+    """Whether it has what its readers rely on."""
+    running = status.get("running", None if status.get("state") == "running" else [])
     return (
-        all(isinstance(board.get(name), str) for name in ("state", "host"))
-        and all(_number(board.get(name)) for name in ("updated", "process"))
-        and (board.get("seconds_left") is None or _number(board["seconds_left"]))
+        all(isinstance(status.get(name), str) for name in ("state", "host"))
+        and all(_number(status.get(name)) for name in ("updated", "process"))
+        and (status.get("seconds_left") is None or _number(status["seconds_left"]))
         and isinstance(running, list)
         and all(isinstance(one, dict) and _number(one.get("since")) for one in running)
         and all(isinstance(one.get(name), str) for one in running for name in ("directory", "worker"))

@@ -1,4 +1,4 @@
-"""Whether nodes can work: each is asked, once and where it is, if it sees the store and has the data."""
+"""Whether nodes can work: each is asked once, by a task that runs there, if it sees the store and has the data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from fusiondistill.locations import open_location, read_whole
 from fusiondistill_runner.nodes.cluster import Node, on_node
 
-__all__ = ["DataSet", "Fitness", "Landmark", "Needs", "Survey"]
+__all__ = ["DataSet", "KnownFile", "Needs", "NodeAnswer", "NodeSurvey", "look"]
 
 HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
 
 
 @dataclass(frozen=True)
-class Landmark:
+class KnownFile:
     """A file of the store that a node must read with this content if it is to do any work."""
 
     store: str
@@ -46,54 +46,58 @@ class DataSet:
 class Needs:
     """What a run needs of every node that works for it."""
 
-    landmark: Landmark | None = None
+    store_file: KnownFile | None = None
     data: tuple[DataSet, ...] = ()
     folders: tuple[str, ...] = ()
     """That must be there."""
 
 
-class Fitness(NamedTuple):
-    """What a node says of itself; each a text, "" where there is nothing to say."""
+class NodeAnswer(NamedTuple):
+    """What a node says of itself; each field is a text, "" where there is nothing to say."""
 
-    stranger: str = ""
-    """Why it belongs to another cluster than the store: a run that starts is refused."""
+    refusal: str = ""
+    """Why no run may start while the node is there: it does not see the store, or cannot run the project."""
     lacking: str = ""
-    """What it has not got of the data: others may."""
+    """What the node has not got of the data. Other nodes may have it."""
     warning: str = ""
 
     @property
-    def fit(self) -> bool:
-        """Whether it can work."""
-        return not (self.stranger or self.lacking)
+    def can_work(self) -> bool:
+        """Whether the node can work."""
+        return not (self.refusal or self.lacking)
 
 
-def look(needs: Needs, gpus: int) -> Fitness:
-    """What this machine, on which Ray counts so many GPUs, has of what is needed; decodes the images into its cache."""
-    if stranger := _not_seen(needs.landmark):
-        return Fitness(stranger=stranger)
+def look(needs: Needs, gpus: int) -> NodeAnswer:
+    """What this machine has of what is needed; decodes the images into its cache.
+
+    Args:
+        gpus: how many GPUs Ray counts on this machine.
+    """
+    if refusal := _not_seen(needs.store_file):
+        return NodeAnswer(refusal=refusal)
     if lacking := _lacking(needs):
-        return Fitness(lacking=lacking)
+        return NodeAnswer(lacking=lacking)
     if gpus:
         import torch
 
         if not torch.cuda.is_available():
-            return Fitness(
+            return NodeAnswer(
                 warning=f"Ray counts {gpus} GPUs there, torch sees none: it works on its CPU (see nvidia-smi)"
             )
-    return Fitness()
+    return NodeAnswer()
 
 
-def _not_seen(landmark: Landmark | None) -> str:
-    if landmark is None:
+def _not_seen(file: KnownFile | None) -> str:
+    if file is None:
         return ""
     try:
-        content = read_whole(open_location(landmark.store)[0], landmark.path)
+        content = read_whole(open_location(file.store)[0], file.path)
     except (OSError, ValueError) as error:
         return f"cannot read the store: {error}"
     if content is None:
-        return f"does not see the store (no {landmark.path} there)"
-    if hashlib.sha256(content).hexdigest() != landmark.sha256:
-        return f"does not see the store (another {landmark.path} lies there)"
+        return f"does not see the store (no {file.path} there)"
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        return f"does not see the store (another {file.path} lies there)"
     return ""
 
 
@@ -115,25 +119,25 @@ def _lacking(needs: Needs) -> str:
 
 
 @dataclass
-class Survey:
-    """Asks nodes what they say of themselves.
+class NodeSurvey:
+    """Asks each node once whether it can work.
 
     Args:
         ray: the connected module.
-        needs: what they are asked for.
+        needs: what a node must have.
 
     Attributes:
-        asked: id of a node that has not answered yet -> itself and the reference of its answer.
+        asked: id of a node that has not answered yet -> the node and the reference of its answer.
         told: id -> the node and its answer.
     """
 
     ray: Any
     needs: Needs
     asked: dict[str, tuple[Node, Any]] = field(default_factory=dict)
-    told: dict[str, tuple[Node, Fitness]] = field(default_factory=dict)
+    told: dict[str, tuple[Node, NodeAnswer]] = field(default_factory=dict)
 
     def ask(self, nodes: Iterable[Node]) -> None:
-        """Ask those that have not been asked yet, and take in the answers that there are."""
+        """Ask the nodes that have not been asked yet, and take in the answers that have come."""
         for node in nodes:
             if node.id not in self.asked and node.id not in self.told:
                 there = self.ray.remote(look).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
@@ -146,17 +150,17 @@ class Survey:
                 self.told[node.id] = (node, self.ray.get(answer))
             except self.ray.exceptions.RayTaskError as error:
                 reason = str(error).strip().splitlines()[-1]
-                self.told[node.id] = (node, Fitness(stranger=f"cannot run the project ({reason})"))
-            except self.ray.exceptions.RayError:  # it went as it came
+                self.told[node.id] = (node, NodeAnswer(refusal=f"cannot run the project ({reason})"))
+            except self.ray.exceptions.RayError:  # the node is gone again
                 continue
 
-    def screen(self, nodes: Iterable[Node]) -> None:
-        """Ask them, before a run starts; refuse that where a node has turned out not to belong to the store.
+    def require(self, nodes: Iterable[Node]) -> None:
+        """Ask nodes before a run starts, and raise where an answer that has come forbids the start.
 
         Raises:
             ValueError: says which and why.
         """
         self.ask(nodes)
-        found = [f"node {node.address} {fitness.stranger}" for node, fitness in self.told.values() if fitness.stranger]
+        found = [f"node {node.address} {answer.refusal}" for node, answer in self.told.values() if answer.refusal]
         if found:
             raise ValueError("; ".join([*found, HINT]))

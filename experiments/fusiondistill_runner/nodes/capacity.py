@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, Share, described, nodes_of, share_of, slots, slots_on
-from fusiondistill_runner.nodes.fitness import Fitness, Survey
+from fusiondistill_runner.nodes.node_checks import NodeAnswer, NodeSurvey
 
-__all__ = ["Free", "Room"]
+__all__ = ["Capacity"]
 
 ANSWER = 180.0
-"""Seconds that a start waits for all nodes of a cluster to say whether they can work; who takes longer joins later."""
+"""Seconds that a start waits for all nodes of a cluster to say whether they can work; a slower node joins later."""
 LONGEST = 900.0
 """Seconds that it waits for enough of them; they may have data to fetch and to decode."""
 REFRESH = 1.0
 """Seconds between two looks at the cluster."""
 
 
-class Holder(Protocol):
-    """Something that holds slots, on one node or (None) wherever Ray put it."""
-
-    node: str | None
-    slots: int
-
-
-@dataclass(frozen=True)
-class Free:
-    """What may be started now: ``total`` slots, of which at most so many on each node (by id), the emptiest first."""
-
-    total: int
-    on: dict[str, int]
-
-
-class Room:
+class Capacity:
     """The slots of a cluster for workers of one size.
 
     Args:
         ray: the connected module.
-        resources: what a worker holds, and how many there may be.
+        resources: what a worker holds, and how many workers there may be.
         survey: asks the nodes whether they can work.
         check: called often while nodes are waited for; may raise to end that.
 
     Attributes:
+        nodes: id of a node that can work -> its slots.
+        refused: ids of the nodes that get no work.
         warnings: what there is to say about the nodes that were there at the start.
 
     Raises:
@@ -54,7 +40,7 @@ class Room:
         ConnectionError: too few nodes have answered.
     """
 
-    def __init__(self, ray: Any, resources: Resources, survey: Survey, check: Callable[[], None]) -> None:
+    def __init__(self, ray: Any, resources: Resources, survey: NodeSurvey, check: Callable[[], None]) -> None:
         self.ray, self.survey, self.most = ray, survey, resources.workers
         found = nodes_of(ray)
         shapes = [node.resources for node in found]
@@ -65,17 +51,17 @@ class Room:
         self.refused: set[str] = set()
         self.looked = time.monotonic()
         answers = self._settled(found, resources.workers_per_run, check)
-        lacking = [f"node {node.address}: {fitness.lacking}" for node, fitness in answers if fitness.lacking]
+        lacking = [f"node {node.address}: {answer.lacking}" for node, answer in answers if answer.lacking]
         if lacking and self.slots < resources.workers_per_run:
             raise ValueError("; ".join(["too few nodes can work", *lacking]))
-        self.warnings = [text for node, fitness in answers for text in _told(node, fitness)]
+        self.warnings = [text for node, answer in answers for text in _told(node, answer)]
 
-    def _settled(self, found: Sequence[Node], needed: int, check: Callable[[], None]) -> list[tuple[Node, Fitness]]:
+    def _settled(self, found: Sequence[Node], needed: int, check: Callable[[], None]) -> list[tuple[Node, NodeAnswer]]:
         """The answers of the nodes that there are, of those at least that come in time."""
         answers = []
         while True:
             answers += self._look(found)
-            self.survey.screen(())
+            self.survey.require(())
             asked = [answer for _, answer in self.survey.asked.values()]
             waited, enough = time.monotonic() - self.looked, self.slots >= needed
             if not asked or (enough and waited > ANSWER):
@@ -99,46 +85,35 @@ class Room:
         before = set(self.nodes)
         answers = self._look(nodes_of(self.ray))
         news = [f"node {node[:8]} is gone" for node in before - set(self.nodes)]
-        for node, fitness in answers:
+        for node, answer in answers:
             if node.id in self.nodes:
                 news.append(f"node {node.id[:8]} ({node.address}) has joined with {self.nodes[node.id]} slots")
-            news += _told(node, fitness)
+            news += _told(node, answer)
         return news
 
-    def _look(self, found: Sequence[Node]) -> list[tuple[Node, Fitness]]:
+    def _look(self, found: Sequence[Node]) -> list[tuple[Node, NodeAnswer]]:
         """Ask new nodes, take in those that say they can work; returns the answers that are new."""
         alive = {node.id for node in found}
         self.nodes = {node: count for node, count in self.nodes.items() if node in alive}
         fitting = {node.id: slots_on(self.share, node.resources) for node in found}
         self.survey.ask(node for node in found if fitting[node.id])
         answers = []
-        for identity, (node, fitness) in self.survey.told.items():
+        for identity, (node, answer) in self.survey.told.items():
             if identity in self.nodes or identity in self.refused or not fitting.get(identity):
                 continue
-            if fitness.fit:
+            if answer.can_work:
                 self.nodes[identity] = fitting[identity]
             else:
                 self.refused.add(identity)
-            answers.append((node, fitness))
+            answers.append((node, answer))
         return answers
 
-    def free(self, holders: Iterable[Holder]) -> Free:
-        """What is left beside those that hold slots."""
-        held, pinned = 0, dict.fromkeys(self.nodes, 0)
-        for holder in holders:
-            held += holder.slots
-            if holder.node in pinned:
-                pinned[holder.node] += holder.slots
-        on = {node: count - pinned[node] for node, count in self.nodes.items()}
-        ordered = sorted((node for node in on if on[node] > 0), key=lambda node: (-on[node], node))
-        return Free(max(0, self.slots - held), {node: on[node] for node in ordered})
 
-
-def _told(node: Node, fitness: Fitness) -> list[str]:
+def _told(node: Node, answer: NodeAnswer) -> list[str]:
     """What there is to say of a node."""
     where = f"node {node.id[:8]} ({node.address})"
-    if fitness.stranger:
-        return [f"{where} {fitness.stranger}: it gets no work"]
-    if fitness.lacking:
-        return [f"{where} gets no work: {fitness.lacking}"]
-    return [f"{where}: {fitness.warning}"] if fitness.warning else []
+    if answer.refusal:
+        return [f"{where} {answer.refusal}: it gets no work"]
+    if answer.lacking:
+        return [f"{where} gets no work: {answer.lacking}"]
+    return [f"{where}: {answer.warning}"] if answer.warning else []
