@@ -16,8 +16,9 @@ from fusiondistill.config import SECTIONS, Config
 from fusiondistill.config_rules import cross_check
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.old_spellings import modern, modern_axis
+from fusiondistill.parametrised import Parametrised
 from fusiondistill.plugins import PluginError, load_plugins, read_plugins
-from fusiondistill.resolution import where
+from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, YAMLProblem
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
@@ -190,8 +191,10 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
     except ValidationError as error:
         explained = [_explain(problem, content, lines) for problem in error.errors()]
         found += {m.key: m for m in reversed(explained) if m}.values()  # of a choice of types the first speaks
-    found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
-    return config, found
+    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
+    said = tuple(f"{mistake.key}." for mistake in ruled)
+    found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
+    return config, found + ruled
 
 
 def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
@@ -230,12 +233,15 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
     if not location:
         return [*(SECTIONS - {"fusion"}), *METHODS]
     model: Any = Config
+    raw: Mapping[str, Any] = content
     if location[0] in METHODS or location[0] == "define":
         name = location[0] if location[0] in METHODS else location[1] if len(location) > 1 else ""
+        raw = resolve(content).given.get(str(name), {})
         rows: dict[str, Any] = {"trained": Trained, "merged": Merged, "combined": Combined}
         model = rows[_forms(content).get(str(name)) or "trained"]
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
+        raw = _mapping(raw.get(part))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -244,13 +250,12 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         if not candidates:
             return []
         model = candidates[0]
-    return list(getattr(model, "model_fields", {}))
+    keys = list(getattr(model, "model_fields", {}))
+    return keys + (model.parameter_names(raw) if issubclass(model, Parametrised) else [])
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:
     """Name of each method -> its form."""
-    from fusiondistill.resolution import resolve
-
     return {name: form_of(raw) for name, raw in resolve(content).given.items()}
 
 

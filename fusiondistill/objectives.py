@@ -22,6 +22,12 @@ class _Term:
     parameters: Mapping[str, Any]
     need: str
 
+    def __call__(self, student: Outputs, teacher: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
+        value = self.function(student, teacher, labels, **self.parameters)
+        if value.shape != ():
+            raise ValueError(f"the loss term {self.name!r} must be one number, not of shape {tuple(value.shape)}")
+        return value
+
 
 class Objective:
     """The weighted sum of loss terms, the loss of every trained row of the table.
@@ -99,12 +105,10 @@ class Objective:
         weighted: dict[str, tuple[float, torch.Tensor]] = {}
         for term in self._terms:
             if term.need == "nothing":
-                value = term.function(student, None, labels, **term.parameters)
+                value = term(student, None, labels)
             else:
                 pairs = _pairs(term.need, student, labels, slices, teachers)
-                value = _sum(term.function(*pair, **term.parameters) for pair in pairs)
-            if value.shape != ():
-                raise ValueError(f"the loss term {term.name!r} must be one number, not of shape {tuple(value.shape)}")
+                value = _sum(term(*pair) for pair in pairs)
             weighted[term.name] = term.weight, value
         total = _sum(weight * value for weight, value in weighted.values())
         return total, {name: value.detach() for name, (_, value) in weighted.items()}

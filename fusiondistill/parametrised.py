@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import ConfigDict, ValidationError, model_validator
@@ -28,6 +29,15 @@ class Parametrised(Frozen):
         """The entry that is named, None where the name is not for a registry."""
         raise NotImplementedError
 
+    @classmethod
+    def parameter_names(cls, raw: Mapping[str, Any]) -> list[str]:
+        """The parameters that belong to what some raw content names; none where it names nothing that is there."""
+        try:
+            entry = cls.model_construct(None, **raw).entry()
+        except (ValueError, AttributeError, TypeError):
+            return []
+        return list(entry.parameters.model_fields) if entry else []
+
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of the entry."""
@@ -36,6 +46,9 @@ class Parametrised(Frozen):
     @model_validator(mode="after")
     def _resolved(self) -> Self:
         entry = self.entry()
+        if entry is None and self.parameters:
+            unknown = [InitErrorDetails(type="extra_forbidden", loc=(k,), input=v) for k, v in self.parameters.items()]
+            raise ValidationError.from_exception_data("", unknown)
         resolved = entry.resolve(self.parameters) if entry else {}
         object.__setattr__(self, "__pydantic_extra__", resolved)
         return self

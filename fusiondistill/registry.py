@@ -248,6 +248,8 @@ def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
+        ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
+        close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; known: {', '.join(known)}" if listed and known else ""
 

@@ -33,7 +33,7 @@ def where(name: str, *keys: str | int) -> Location:
 
 def default_methods(content: Mapping[str, Any]) -> tuple[str, ...]:
     """The rows of a table whose config names none."""
-    return (*DEFAULT_ROWS, *_mapping(content.get("define")))
+    return (*DEFAULT_ROWS, *(name for name in _mapping(content.get("define")) if name not in METHODS))
 
 
 @dataclass
@@ -89,7 +89,7 @@ def resolve(content: Mapping[str, Any]) -> Table:
         table.settings[name] = _with_defaults(raw, table.given.get(roots[name], raw), content, table)
     from fusiondistill.resolution_rules import problems_of_table
 
-    table.problems += problems_of_table(table)
+    table.problems += problems_of_table(table, content)
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusiondistill.methods import EXPERTS, METHODS, form_of
+from fusiondistill.methods import EXPERTS, METHODS, SEARCHED, form_of
 from fusiondistill.recipes import RANDOM, RECIPES
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, where
@@ -16,15 +16,48 @@ __all__ = ["problems_of_table"]
 Problem = tuple[Location, str]
 
 
-def problems_of_table(table: Table) -> Iterator[Problem]:
-    """What is wrong with how methods refer to each other."""
-    wrong: set[str] = set()
-    for name, raw in table.given.items():
-        for problem in _of_one(name, raw, table):
-            wrong.add(name)
-            yield problem
-    if not wrong:
-        yield from _circles(table)
+def problems_of_table(table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with how methods refer to each other.
+
+    Args:
+        table: the methods.
+        content: of the config.
+    """
+    wrong = [problem for name, raw in table.given.items() for problem in _of_one(name, raw, table)]
+    yield from wrong
+    if wrong:
+        return
+    yield from _circles(table)
+    for name in table.given:
+        yield from _loss(name, table, content)
+
+
+def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """Terms that need teachers where there are none, and teachers that the method names itself and no term needs."""
+    from fusiondistill.losses import LOSSES, need_of
+
+    settings = table.settings.get(name, {})
+    loss = settings.get("loss")
+    if form_of(settings) != "trained" or not isinstance(loss, Mapping):
+        return
+    weights = {term: value.get("weight") if isinstance(value, Mapping) else value for term, value in loss.items()}
+    terms = [t for t, w in weights.items() if t in LOSSES and isinstance(w, int | float) and w > 0]
+    terms += [term for term in searched_terms(name, content) if term in LOSSES]
+    needing = [term for term in terms if need_of(term) != "nothing"]
+    if needing and settings.get("teachers") is None:
+        yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
+    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
+    if not needing and isinstance(section, Mapping) and section.get("teachers") is not None:
+        yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
+    """The loss terms that a search of a method can turn on."""
+    given = content.get("search")
+    searches = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
+    spaces = [one.get("space") for one in searches if one.get("of", SEARCHED) == name]
+    keys = [str(key) for space in spaces if isinstance(space, Mapping) for key in space]
+    return [key.split(".")[1] for key in keys if key.startswith("loss.")]
 
 
 def _of_one(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:

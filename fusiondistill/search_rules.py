@@ -145,7 +145,8 @@ def _recipe_problem(key: str, forms: Mapping[str, Any], method: Trained) -> str 
     recipe = method.recipe
     keys = tuple(flat(recipe))
     if key not in keys:
-        return f"is no key of the recipe{close_to(key, keys)}"
+        keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
+        return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
     for value in samples(forms):
         try:
             found = flat(with_keys(recipe, {key: value}))[key]
