@@ -79,9 +79,9 @@ class ModelConfig(Parametrised):
 
     def entry(self) -> Entry | None:
         """What builds it; an unknown name is for the rules to say."""
-        from fusiondistill.networks import NETWORKS, check_name
+        from fusiondistill.networks import NETWORKS
 
-        return None if check_name(self.name) else NETWORKS.find(self.name)
+        return None if NETWORKS.check_name(self.name) else NETWORKS.provider(self.name)
 
 
 class Dimension(Frozen):

@@ -76,7 +76,7 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:
     """Degradations and the network must be there; what experts are trained for is not unseen."""
     from fusiondistill.degradations import DEGRADATIONS
-    from fusiondistill.networks import check_name
+    from fusiondistill.networks import NETWORKS
 
     trained, unseen = raw.get("degradations", PAPER_DEGRADATIONS), at(raw, "evaluation", "unseen")
     for where_, names in ((("degradations",), raw.get("degradations")), (("evaluation", "unseen"), unseen)):
@@ -92,7 +92,7 @@ def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:
     if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
         yield ("evaluation", "corruptions"), f"no such folder: {folder}"
     name = at(raw, "model", "name")
-    if isinstance(name, str) and (problem := check_name(name)):
+    if isinstance(name, str) and (problem := NETWORKS.check_name(name)):
         yield ("model", "name"), problem
 
 

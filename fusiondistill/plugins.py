@@ -12,7 +12,7 @@ from types import ModuleType
 
 from fusiondistill.registry import REGISTRIES, Plugin, Registry
 
-__all__ = ["PluginError", "all_registries", "load_plugins", "read_plugins"]
+__all__ = ["Plugin", "PluginError", "all_registries", "load_plugins", "read_plugins"]
 
 
 class PluginError(ValueError):

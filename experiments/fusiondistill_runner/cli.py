@@ -248,9 +248,9 @@ def degrade_verb(
 ) -> None:
     """Show an image under every degradation at five levels."""
     from fusiondistill.degradations import degrade_grid
-    from fusiondistill_runner.driving.prepared import read_plugins
+    from fusiondistill.plugins import load_plugins, read_plugins
 
-    read_plugins(plugins)
+    load_plugins(read_plugins(plugins))
     degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
     click.echo(f"written: {out}")
 

@@ -90,7 +90,11 @@ overrides_option = click.option(
 
 
 plugin_option = click.option(
-    "--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file that registers degradations of your own."
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file that registers degradations, networks, data sources, ... of your own; may be repeated.",
 )
 
 

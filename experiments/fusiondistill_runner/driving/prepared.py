@@ -6,18 +6,19 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from fusiondistill import config_file
 from fusiondistill.config import METHODS, Config, ModelConfig
 from fusiondistill.locations import absolute
+from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation", "read_plugins"]
+__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ class _Outside:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self.plugins = read_plugins(plugins)
-        self.digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in self.plugins)
+        load_plugins(self.plugins)
+        self.digests = tuple(plugin.sha256 for plugin in self.plugins)
         self.data: dict[tuple[str, str | None], _Data] = {}
         self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
 
@@ -212,24 +214,6 @@ class _Outside:
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
         return Prepared(config, union(config, plans), plans, place, context)
-
-
-def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Run the users' files that register degradations; returns (file name, source) of each.
-
-    Raises:
-        ValueError: a file is missing or raises.
-    """
-    if not paths:
-        return ()
-    from fusiondistill_runner.working.materials import load_plugins
-
-    try:
-        plugins = tuple((Path(path).name, Path(path).read_text()) for path in paths)
-        load_plugins(plugins)
-    except Exception as error:  # whatever the user's file does
-        raise ValueError(f"plugin {', '.join(paths)}: {type(error).__name__}: {error}") from error
-    return plugins
 
 
 def check_data(prepared: Prepared) -> None:

@@ -236,9 +236,9 @@ def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]],
         import torch
         from ray import tune
 
+        from fusiondistill.plugins import load_plugins
         from fusiondistill_runner.nodes.devices import plain_device
         from fusiondistill_runner.working.errors import describe
-        from fusiondistill_runner.working.materials import load_plugins
         from fusiondistill_runner.working.trial import train_candidate
 
         assert isinstance(stage.spec, SearchSpec)

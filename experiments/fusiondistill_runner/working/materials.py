@@ -18,7 +18,7 @@ from fusiondistill import checkpoints
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill.models import build_model
-from fusiondistill.state_dicts import state_difference
+from fusiondistill.plugins import Plugin
 from fusiondistill_runner.planning.stage import DataSpec, Stage
 from fusiondistill_runner.storage.store import Store
 
@@ -28,7 +28,6 @@ __all__ = [
     "image_size",
     "load_data",
     "load_into",
-    "load_plugins",
     "load_split",
     "new_network",
     "processor",
@@ -47,8 +46,8 @@ class Context:
     corruptions: tuple[tuple[str, str], ...] = ()
     """(digest, folder) of each published corruption."""
     evaluation_batch: int = 500
-    plugins: tuple[tuple[str, str], ...] = ()
-    """(file name, source) of each plugin."""
+    plugins: tuple[Plugin, ...] = ()
+    """The users' files that register entries; every process runs them before it does a stage."""
     worker: str = "local"
 
     def root(self, data: DataSpec) -> str | None:
@@ -58,13 +57,6 @@ class Context:
     def corruption_folder(self, digest: str) -> str:
         """The folder that holds a published corruption."""
         return dict(self.corruptions)[digest]
-
-
-@lru_cache(maxsize=8)
-def load_plugins(plugins: tuple[tuple[str, str], ...]) -> None:
-    """Run the users' files that register degradations; once per process."""
-    for name, source in plugins:
-        exec(compile(source, name, "exec"), {"__name__": f"fusiondistill_plugin_{name}", "__file__": name})
 
 
 @lru_cache(maxsize=4)

@@ -18,12 +18,10 @@ from torch import nn
 from fusiondistill import checkpoints, evaluation
 from fusiondistill.data import DataError, ImageSet
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
-from fusiondistill.degradations import degrade
-from fusiondistill.inference import for_inference
+from fusiondistill.folding import for_inference
+from fusiondistill.inference import combined
 from fusiondistill.locations import be_patient
-from fusiondistill.merging import At, merge
-from fusiondistill.models import Ensemble
-from fusiondistill.recalibration import recalibrate_batchnorm
+from fusiondistill.plugins import load_plugins
 from fusiondistill.samples import png, sample_rows
 from fusiondistill.state_dicts import average, distance, state_difference, with_statistics
 from fusiondistill_runner.planning.stage import CheckpointSpec, EvaluateSpec, FuseSpec, Stage, TrainSpec
@@ -34,7 +32,6 @@ from fusiondistill_runner.working.materials import (
     card_for,
     image_size,
     load_data,
-    load_plugins,
     new_network,
     run_facts,
     splits,
@@ -186,8 +183,8 @@ def _loss(network: nn.Module, batches: Any) -> float:
 def _run_evaluate(stage: Stage, spec: EvaluateSpec, context: Context, device: torch.device) -> None:
     store, began = Store(context.store), time.time()
     made_from = store.made_from(stage)
-    models = [_classifier(context.store, needed, device, spec.precision) for needed in stage.inputs.values()]
-    model = models[0] if len(models) == 1 else Ensemble(models)
+    models = {role: _classifier(context.store, needed, device, spec.precision) for role, needed in stage.inputs.items()}
+    model = next(iter(models.values())) if len(models) == 1 else combined("vote", models)
     judged, labels, samples = _judged(model, spec, context)
     right = judged.right(labels)
     files = {**_evaluation_files(judged, labels, spec.levels), **_sample_files(samples, labels)}
@@ -205,13 +202,13 @@ def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[eva
     if spec.corruption is not None:
         return _judged_corruption(model, spec, spec.corruption, context)
     images = load_data(spec.data, context.root(spec.data), "test")
-    noise: dict[str, Any] = {"seed": spec.noise_seed, "protocol": spec.protocol}
-    judged = evaluation.judge(
-        model, images, spec.degradation, spec.levels, batch_size=context.evaluation_batch, **noise
-    )  # fmt: skip
+    conditions = evaluation.Conditions(
+        spec.degradation, spec.levels, spec.noise_seed, context.evaluation_batch, spec.protocol
+    )
+    judged = evaluation.judge(model, images, conditions)
     rows = sample_rows(images.labels, image_size(images))
     clean, _ = images.gather(rows)
-    shown = {level: (rows, degrade(clean, spec.degradation, level, indices=rows, **noise)) for level in spec.shown}
+    shown = {level: (rows, conditions.shown(clean, rows, level)) for level in spec.shown}
     return judged, images.labels, shown
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fusiondistill.models.classifier import Ensemble, ImageClassifier
+from fusiondistill.models.classifier import ImageClassifier
 from fusiondistill.models.network import FeatureNetwork
 
 __all__ = ["InferenceClassifier", "for_inference", "piece_of"]
@@ -71,16 +71,16 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     ``torch.fx`` cannot trace it. The logits are the model's but for rounding (about 1e-6 of their size).
 
     Args:
-        model: an :class:`ImageClassifier`, or an :class:`Ensemble` of them; not changed.
+        model: an :class:`ImageClassifier`, or a module made of several, such as an ensemble; not changed.
         precision: ``fp32``; ``bf16`` or ``fp16``: the forward pass runs under ``torch.autocast``, which changes a few
             answers in a thousand (``fp16`` on a CPU is slower than ``fp32`` by far).
 
     Returns:
-        An :class:`InferenceClassifier`, or an Ensemble of them: uint8 [B,3,H,W] -> float32 [B,C], with ``classes``.
+        An :class:`InferenceClassifier`, or a copy of the module made of such: uint8 [B,3,H,W] -> float32 [B,C].
 
     Raises:
         ValueError: unknown precision.
-        TypeError: neither an ImageClassifier nor an Ensemble of them.
+        TypeError: there is no ImageClassifier in it.
 
     Example:
         >>> fast = for_inference(load_model("runs/mine/base-0123456789abcdef"), precision="bf16")
@@ -88,19 +88,20 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
-    if isinstance(model, Ensemble):
-        return Ensemble([for_inference(one, precision=precision) for one in model.models]).eval()
     if not isinstance(model, ImageClassifier):
-        raise TypeError(f"only an ImageClassifier or an Ensemble of them is prepared, not {type(model).__name__}")
+        parts = [part for part in model.modules() if isinstance(part, ImageClassifier)]
+        if not parts:
+            raise TypeError(f"only an ImageClassifier or what is made of some is prepared, not {type(model).__name__}")
+        made = {id(part): for_inference(part, precision=precision) for part in parts}
+        return copy.deepcopy(model, made).eval()  # takes what is made for what it would copy
     network = _folded(copy.deepcopy(model.network).eval()).to(memory_format=torch.channels_last)
     return InferenceClassifier(model, network, precision).eval()
 
 
 def piece_of(model: nn.Module, height: int, width: int) -> int:
     """How many images of this size the model wants at once, or a multiple of it; 1: any number will do."""
-    if isinstance(model, Ensemble):
-        return max(piece_of(one, height, width) for one in model.models)
-    return (model.piece(height, width) or 1) if isinstance(model, InferenceClassifier) else 1
+    parts = (part for part in model.modules() if isinstance(part, InferenceClassifier))
+    return max((part.piece(height, width) or 1 for part in parts), default=1)
 
 
 def _padded(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -122,7 +123,7 @@ class _Logits(nn.Module):
 
 def _folded(network: nn.Module) -> nn.Module:
     """The same function of x with BatchNorms folded into convolutions where that can be; may reuse the network."""
-    from fusiondistill.models.torchvision_networks import without_features
+    from fusiondistill.models.features import without_features
 
     network = without_features(network)
     try:
