@@ -30,6 +30,7 @@ _HOMES = {
     "compose": "degradations",
     "degrade_grid": "degradations",
     "build_model": "models",
+    "fit": "fitting",
     "degrade": "degradations",
     "evaluate": "evaluation",
     "load_checkpoint": "checkpoints",

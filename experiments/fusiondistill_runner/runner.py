@@ -44,7 +44,7 @@ def run(prepared: Prepared, display: Any) -> Any:
     from fusiondistill_runner.driving.driver import Driver, Outcome
     from fusiondistill_runner.driving.queue import Event
     from fusiondistill_runner.nodes.cluster import refuse_fleeting
-    from fusiondistill_runner.working.stages import execute
+    from fusiondistill_runner.working.execute import execute
 
     refuse_fleeting(prepared.context.store)
     store, plan = prepared.store, prepared.plan
@@ -157,7 +157,7 @@ def _compile_kernels(prepared: Prepared) -> None:
 
 
 def _machine() -> str:
-    from fusiondistill_runner.working.materials import processor
+    from fusiondistill_runner.working.facts import processor
 
     return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
 

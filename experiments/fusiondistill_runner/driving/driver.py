@@ -26,7 +26,7 @@ from fusiondistill_runner.nodes.orphans import Scratch
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.context import Context
 
 __all__ = ["Driver", "Outcome"]
 

@@ -13,7 +13,7 @@ from fusiondistill_runner.driving.scheduler import FAILED_STARTS, Reservation
 from fusiondistill_runner.driving.tasks import StageTask
 from fusiondistill_runner.driving.workers import group_loop, run_loop, search_loop, task_loop
 from fusiondistill_runner.nodes.cluster import Share, labels_of, on_node
-from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.context import Context
 
 __all__ = ["Launch", "Launcher", "give_back"]
 

@@ -181,7 +181,7 @@ class _Outside:
 
     def _data(self, config: Config) -> _Data:
         from fusiondistill.data import fingerprint, load_images
-        from fusiondistill_runner.working.materials import image_size
+        from fusiondistill_runner.working.data import image_size
 
         key = (config.data.name, config.data.root)
         if key not in self.data:
@@ -194,7 +194,7 @@ class _Outside:
         """The rest of what :func:`planning.plan.build` takes."""
         data, folder = self._data(config), config.evaluation.corruptions
         found = self._corruptions(folder, data) if folder else {}
-        return {"test_images": data.images, "plugins": self.digests, "corruptions": found}
+        return {"test_images": data.images, "corruptions": found}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
@@ -207,7 +207,7 @@ class _Outside:
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
         """Everything together, beside the store."""
-        from fusiondistill_runner.working.materials import Context
+        from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
         roots = tuple((found.fingerprint, absolute(root)) for (_, root), found in self.data.items() if root)

@@ -12,7 +12,7 @@ from fusiondistill_runner.nodes.devices import plain_device
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.errors import describe
-from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.context import Context
 
 __all__ = ["group_loop", "lost_a_peer", "run_loop", "search_loop", "task_loop"]
 
@@ -46,7 +46,7 @@ def run_loop(config: dict[str, Any]) -> None:
     import ray
     import ray.train
 
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import execute, note_error
 
     ranks = ray.train.get_context()
     rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
@@ -57,7 +57,7 @@ def run_loop(config: dict[str, Any]) -> None:
     if not ray.get(queue.holds.remote(worker, stage.digest)):
         return  # it failed, and only the group started over
     try:
-        stages.execute(
+        execute(
             stage,
             config["context"],
             _train_device(),
@@ -69,7 +69,7 @@ def run_loop(config: dict[str, Any]) -> None:
     except Exception as problem:
         if not lost_a_peer(problem):
             error = describe(problem)
-            stages.note_error(stage, config["context"], error)
+            note_error(stage, config["context"], error)
             ray.get(queue.finish.remote(worker, stage.digest, error, _passing(problem)))  # the first names the cause
         raise
     if rank == 0:
@@ -91,7 +91,7 @@ def search_loop(
     import ray
 
     from fusiondistill_runner.searching import search
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import execute, note_error
 
     error = None
     Store(context.store).forget_error(stage)
@@ -101,7 +101,7 @@ def search_loop(
         if ending() or isinstance(problem, ray.exceptions.RayError):
             raise
         error = describe(problem)
-        stages.note_error(stage, context, error)
+        note_error(stage, context, error)
     ray.get(queue.finish.remote(worker, stage.digest, error, False))
 
 
@@ -109,7 +109,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
     """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
     import ray
 
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import execute, note_error
 
     ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
     node = ray.get_runtime_context().get_node_id()
@@ -124,7 +124,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             continue
         error, retry = None, False
         try:
-            stages.execute(
+            execute(
                 stage,
                 context,
                 device,
@@ -134,7 +134,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             done += 1
         except Exception as problem:
             error, retry = describe(problem), _passing(problem)
-            stages.note_error(stage, context, error)
+            note_error(stage, context, error)
         ray.get(queue.finish.remote(worker, stage.digest, error, retry))
 
 

@@ -107,7 +107,7 @@ def _lacking(needs: Needs) -> str:
             return f"it has no folder {folder}: copy it there, or give one on a file system that all nodes share"
     if needs.data:  # a start on one machine, which has no such question, does not wait for torch
         from fusiondistill.data import SPLITS, DataError
-        from fusiondistill_runner.working.materials import load_split
+        from fusiondistill_runner.working.data import load_split
 
         try:
             for one in needs.data:
