@@ -241,7 +241,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         model = rows[_forms(content).get(str(name)) or "trained"]
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
-        raw = _mapping(raw.get(part))
+        raw = _mapping(raw.get(str(part)))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -288,8 +288,8 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules between methods say it
-    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(location[1])).get("like"):
-        own = _mapping(content["define"][location[1]])
+    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+        own = _mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None
     if problem["type"] == "extra_forbidden":

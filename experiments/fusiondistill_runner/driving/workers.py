@@ -11,8 +11,8 @@ from fusiondistill.locations import NoRoom
 from fusiondistill_runner.nodes.devices import plain_device
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.errors import describe
 from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.errors import describe
 
 __all__ = ["group_loop", "lost_a_peer", "run_loop", "search_loop", "task_loop"]
 
@@ -91,7 +91,7 @@ def search_loop(
     import ray
 
     from fusiondistill_runner.searching import search
-    from fusiondistill_runner.working.execute import execute, note_error
+    from fusiondistill_runner.working.execute import note_error
 
     error = None
     Store(context.store).forget_error(stage)
