@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fusiondistill.report.between import between_grids, between_lines
 
 from fusiondistill import report
-from fusiondistill.report.between import between_grids, between_lines
 from fusiondistill.statistics import holm
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.views import between, comparisons, results

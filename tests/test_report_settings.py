@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import protocol_line, protocol_lines

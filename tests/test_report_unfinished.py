@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.commits import sealed
 from fusiondistill.report.tables import caption
 from fusiondistill.report.words import MISSING

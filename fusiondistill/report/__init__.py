@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
-from fusiondistill.report.latex import latex
+from fusiondistill.report.methods import described
 from fusiondistill.report.published import published
 from fusiondistill.report.summary import summarise
-from fusiondistill.report.text import markdown, overview_lines, table_lines
+from fusiondistill.report.text import latex, markdown, overview_lines, table_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Cell", "Comparison", "Group", "Row", "overview_lines", "published", "summarise", "table_lines", "write"]
-
-_MADE = b"Written by fusiondistill report."  # in the footer of every page
 
 
 def write(
@@ -43,16 +41,14 @@ def write(
     surface: pa.Table | None = None,
     unfinished: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
-    methods: Sequence[str] = (),
-    degradations: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; what is missing shows as "–".
 
     Args:
         directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename;
             figures of an earlier report that this one does not have are deleted.
-        results: counts, as :func:`summarise` takes them, like ``planned`` and ``comparisons``; perhaps with the column
-            stage: str, whose counts they are.
+        results: counts, as :func:`summarise` takes them, like ``planned`` (which also says what each row is called) and
+            ``comparisons``; perhaps with the column stage: str, whose counts they are.
         curves: rows (stage: str, seed: int64, epoch: int64, name: str, value: float64), a row per metric and epoch.
             Metrics with "accuracy" in their name are fractions and drawn as percent; others are drawn as they are.
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
@@ -75,7 +71,6 @@ def write(
             error: str (null: nothing went wrong)) of stages that are not stored.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
             ``curves`` and all tables after it may have a column experiment: str; several experiments get a part each.
-        methods: expected rows, and ``degradations`` expected columns, where nothing is evaluated yet.
 
     Returns:
         The files, ``index.html`` first.
@@ -87,15 +82,14 @@ def write(
     from fusiondistill.report import page
     from fusiondistill.report.contents import contents
 
-    groups = summarise(
-        results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
-    )  # fmt: skip
+    groups = summarise(results, planned=planned, comparisons=comparisons)
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
         "unfinished": unfinished,
     }  # fmt: skip
-    found = contents(groups, results, tables)
+    known = described(planned)
+    found = contents(groups, results, tables, known)
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)
@@ -105,9 +99,10 @@ def write(
     for picture in found.pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
-    _replace(paths[1], markdown(groups, comparisons).encode())
+    _replace(paths[1], markdown(groups, comparisons, known[""]).encode())
     _replace(paths[2], latex(groups).encode())
-    _replace(paths[0], page.page(groups, found.sections, end=end, data=found.data, news=found.news).encode())
+    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news)
+    _replace(paths[0], text.encode())
     for path in earlier - set(paths):
         path.unlink(missing_ok=True)
     return paths
@@ -115,8 +110,10 @@ def write(
 
 def _figures_of_a_report(folder: Path) -> set[Path]:
     """The figures beside an earlier page of this report; pictures that lie elsewhere are somebody's own."""
+    from fusiondistill.report.page import MADE
+
     with contextlib.suppress(OSError):
-        if _MADE in (folder / "index.html").read_bytes():
+        if MADE.encode() in (folder / "index.html").read_bytes():
             return {path for path in (folder / "figures").iterdir() if path.suffix in (".png", ".svg")}
     return set()
 

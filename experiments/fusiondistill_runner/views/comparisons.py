@@ -12,8 +12,8 @@ import numpy as np
 from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.views.between import sweeps
-from fusiondistill_runner.views.correctness import Correctness, correctness, evaluated
+from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
+from fusiondistill_runner.views.sweep_comparisons import differing, sweeps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +43,10 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
-    :mod:`views.between`).
+    :mod:`views.sweep_comparisons`).
 
-    Single experts are left out. So is a method and seed as long as one of its pieces is missing, or was stored by a
+    Networks for one degradation are left out. Two rows that are the very same stages are no pair, and pairs that rest on
+    the same stages are one test with a row each, so that p_holm counts it once. Left out, too, is a method and seed as long as one of its pieces is missing, or was stored by a
     version that kept no ``images.parquet``, or lacks levels that others have.
 
     Args:
@@ -74,8 +75,7 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
         names = {"dataset": config["data"]["name"], "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
         if not unchanged(own, known.digest):
-            right = correctness(store, known)
-            rows += [{**own, **pair} for pair in _tested(right, itertools.combinations(right, 2))]
+            rows += [{**own, **pair} for pair in _of_experiment(store, known)]
     for sweep in sweeps(store, plans):
         own = {"experiment": sweep.name, **sweep.names, "points": True}
         if sweep.pairs and not unchanged(own, sweep.digest, set(sweep.pairs)):
@@ -102,6 +102,24 @@ def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
 
 def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
     return digest(json.dumps([rows, made_of], sort_keys=True, default=str).encode())
+
+
+def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
+    """The tests of all pairs of an experiment's rows; a test that several pairs share is made once."""
+    right = correctness(store, known)
+    sharing: dict[frozenset[str], list[tuple[str, str]]] = {}
+    for a, b in itertools.combinations(right, 2):
+        if rests := differing(known.of_method(a), known.of_method(b)):
+            sharing.setdefault(rests, []).append((a, b))
+    tested = {(row["a"], row["b"]): row for row in _tested(right, [pairs[0] for pairs in sharing.values()])}
+    for pairs in sharing.values():
+        if first := tested.get(pairs[0]):
+            turned = {**first, "difference": -first["difference"], "low": -first["high"], "high": -first["low"]}
+            for a, b in pairs:
+                same = known.of_method(a) == known.of_method(pairs[0][0]) or known.of_method(b) == known.of_method(
+                    pairs[0][1]
+                )
+                yield {**(first if same else turned), "a": a, "b": b}
 
 
 def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
