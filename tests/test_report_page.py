@@ -125,7 +125,7 @@ def test_search_and_fusion_tables(written: Written) -> None:
     assert [row[0] for row in trials] == ["trial", "t2", "t0", "t3", "t1"], "finished first, the best on top"
     assert trials[1][-2] == "73.4" and trials[-1][4] == MISSING and trials[-1][-1] == "yes"
     (fused,) = [row for row in page.rows if row[0] == "fuse" and len(row) == 5]
-    assert fused[:4] == ["fuse", "expert-jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
+    assert fused[:4] == ["fuse", "jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
 
 
 def test_searched_choices_are_drawn_beside_numbers(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def write(
             is a searched dimension; those that are numbers are drawn.
         importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches; perhaps
             with r2: float64 (of the forest that says so).
-        fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
+        fusion: rows (stage: str, seed: int64, degradation: str (whose expert), distance: float64, barrier: float64).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
         answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class
@@ -65,8 +65,9 @@ def write(
             str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
             started: float64 (the last time), finished: float64, seconds: float64 (that it cost one worker), and perhaps
             workers: int64 (that it took at once) and gpus: float64 (of each of them, null where nobody said)).
-        surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
-            fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
+        surface: rows (experiment: str, stage: str, seed: int64, degradation: str (whose expert), alpha: float64 (0: the
+            expert, 1: the fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at
+            every point.
         unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
             error: str (null: nothing went wrong)) of stages that are not stored.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...

@@ -20,9 +20,9 @@ _BYTES = 3_000_000  # of pictures in a page
 
 # (base right, final right) -> what to call it; in this order one image of each is shown
 _CASES = {
-    (False, True): "{base} wrong, {final} right",
+    (False, True): "{0} wrong, {1} right",
     (True, True): "both right",
-    (True, False): "{base} right, {final} wrong",
+    (True, False): "{0} right, {1} wrong",
     (False, False): "both wrong",
 }
 
@@ -55,8 +55,8 @@ def chosen(
             found.setdefault((theirs, ours), one)
     if not found or not base or not final:
         return [("", one) for one in ordered[:4]]
-    names = {"base": base.name, "final": final.name}
-    return [(title.format(**names), found[case]) for case, title in _CASES.items() if case in found]
+    names = (base.name, final.name)
+    return [(title.format(*names), found[case]) for case, title in _CASES.items() if case in found]
 
 
 def examples_blocks(samples: pa.Table, answers: pa.Table | None, methods: Methods, experiments: int = 1) -> list[Block]:

@@ -114,7 +114,7 @@ def _rank(row: dict[str, object]) -> tuple[int, str]:
 def surface_pictures(draw: Pictures, surface: pa.Table, methods: Methods) -> Iterator[Picture]:
     """The loss on the straight way from each expert to the network that they were fused to, a figure per stage."""
     found: dict[str, dict[str, dict[int, dict[float, float]]]] = {}
-    names = ("stage", "expert", "seed", "alpha", "loss")
+    names = ("stage", "degradation", "seed", "alpha", "loss")
     for stage, expert, seed, alpha, loss in zip(*(surface[name].to_pylist() for name in names), strict=True):
         if loss is not None:
             found.setdefault(stage, {}).setdefault(expert, {}).setdefault(seed, {})[alpha] = loss

@@ -97,7 +97,7 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
     """How far each expert went from the base, and how much worse the average is than what it is made of."""
     found: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in fusion.to_pylist():
-        found.setdefault((str(row.get("stage")), str(row.get("expert"))), []).append(row)
+        found.setdefault((str(row.get("stage")), str(row.get("degradation"))), []).append(row)
     body = [
         [stage, expert, len(rows), *(_spread(row.get(name) for row in rows) for name in ("distance", "barrier"))]
         for (stage, expert), rows in found.items()
@@ -108,7 +108,7 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
         "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
-    table = plain_table(["stage", "expert", "n", "distance", "barrier"], body, "Fusion", texts=2)
+    table = plain_table(["stage", "expert of", "n", "distance", "barrier"], body, "Fusion", texts=2)
     return [Text(text), *([Figures(pictures)] if pictures else []), table]
 
 

@@ -13,7 +13,7 @@ from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
-from fusiondistill_runner.views.sweep_comparisons import differing, sweeps
+from fusiondistill_runner.views.sweep_comparisons import rests_on, sweeps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,9 +45,10 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
     :mod:`views.sweep_comparisons`).
 
-    Networks for one degradation are left out. Two rows that are the very same stages are no pair, and pairs that rest on
-    the same stages are one test with a row each, so that p_holm counts it once. Left out, too, is a method and seed as long as one of its pieces is missing, or was stored by a
-    version that kept no ``images.parquet``, or lacks levels that others have.
+    Networks for one degradation are left out. Two rows that are the very same stages are no pair. Pairs that rest on
+    the same stages are one test with a row each, so that p_holm counts it once. A method and seed is left out as long
+    as one of its pieces is missing, or was stored by a version that kept no ``images.parquet``, or lacks levels that
+    others have.
 
     Args:
         before: an earlier table; experiments whose stages are still those of then are taken from it.
@@ -107,19 +108,16 @@ def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
 def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
     """The tests of all pairs of an experiment's rows; a test that several pairs share is made once."""
     right = correctness(store, known)
-    sharing: dict[frozenset[str], list[tuple[str, str]]] = {}
+    sharing: dict[frozenset[str], list[tuple[str, str, str]]] = {}
     for a, b in itertools.combinations(right, 2):
-        if rests := differing(known.of_method(a), known.of_method(b)):
-            sharing.setdefault(rests, []).append((a, b))
-    tested = {(row["a"], row["b"]): row for row in _tested(right, [pairs[0] for pairs in sharing.values()])}
-    for pairs in sharing.values():
-        if first := tested.get(pairs[0]):
+        if stages := rests_on(known.of_method(a), known.of_method(b)):
+            sharing.setdefault(frozenset(stages), []).append((a, b, stages[0]))
+    tested = {(row["a"], row["b"]): row for row in _tested(right, [of[0][:2] for of in sharing.values()])}
+    for (x, y, side), *others in sharing.values():
+        if first := tested.get((x, y)):
             turned = {**first, "difference": -first["difference"], "low": -first["high"], "high": -first["low"]}
-            for a, b in pairs:
-                same = known.of_method(a) == known.of_method(pairs[0][0]) or known.of_method(b) == known.of_method(
-                    pairs[0][1]
-                )
-                yield {**(first if same else turned), "a": a, "b": b}
+            yield first
+            yield from ({**(first if own == side else turned), "a": a, "b": b} for a, b, own in others)
 
 
 def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -36,8 +36,8 @@ _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "complete", "precision", "select", "training",
-            "deviations")  # fmt: skip
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "complete", "precision", "select",
+            "training", "deviations")  # fmt: skip
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -73,11 +73,10 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
     methods = {plan["experiment"]: methods_of(plan) for plan in plans}
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
-        more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
         about = methods[names["experiment"]][names["method"]]
-        cell = cells.setdefault(
-            tuple(names.values()), {**names, **more, **{name: getattr(about, name) for name in ABOUT}}
-        )
+        more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
+        more |= {name: getattr(about, name) for name in ABOUT}
+        cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
     return _table(_PLANNED, list(cells.values()))
 

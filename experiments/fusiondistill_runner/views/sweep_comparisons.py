@@ -13,7 +13,7 @@ from fusiondistill.report.methods import Method, methods_of, ours_of
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, Pieces, correctness, evaluated
 
-__all__ = ["MOST", "Sweep", "compared", "differing", "sweeps"]
+__all__ = ["MOST", "Sweep", "compared", "rests_on", "sweeps"]
 
 MOST = 499  # pairs of a sweep: Holm over more could establish nothing with p-values of 10,000 draws
 
@@ -73,14 +73,14 @@ def compared(plans: Sequence[Mapping[str, Any]]) -> list[str]:
     return [method.id for method in (*ours, *others)]
 
 
-def differing(a: Pieces, b: Pieces) -> frozenset[str] | None:
-    """What a comparison of two rows rests on, over the seeds that both have; None where these are the very same stages.
+def rests_on(a: Pieces, b: Pieces) -> tuple[str, str] | None:
+    """The stages behind each side of a comparison, over the seeds that both have; None where these are the same.
 
-    Two comparisons that rest on the same are the same.
+    Comparisons that rest on the same two sets of stages, in whichever order, are one test.
     """
     seeds = sorted(a.keys() & b.keys())
-    rest = [json.dumps([[seed, of[seed]] for seed in seeds], sort_keys=True) for of in (a, b)]
-    return frozenset(rest) if seeds and rest[0] != rest[1] else None
+    ours, theirs = (json.dumps([[seed, of[seed]] for seed in seeds], sort_keys=True) for of in (a, b))
+    return (ours, theirs) if seeds and ours != theirs else None
 
 
 def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> Sweep:
@@ -92,8 +92,8 @@ def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> 
         rows = {point: of.of_method(method) for point, of in known.items()}
         distinct: dict[frozenset[str], tuple[str, str]] = {}
         for a, b in itertools.combinations(known, 2):
-            if rests := differing(rows[a], rows[b]):
-                distinct.setdefault(rests, (f"{a} {method}", f"{b} {method}"))
+            if stages := rests_on(rows[a], rows[b]):
+                distinct.setdefault(frozenset(stages), (f"{a} {method}", f"{b} {method}"))
         if len(pairs) + len(distinct) <= MOST:
             pairs += distinct.values()
     content = json.dumps([[point, of.digest] for point, of in known.items()])
