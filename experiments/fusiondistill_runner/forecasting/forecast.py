@@ -74,20 +74,18 @@ def parse_cluster(text: str, resources: Resources) -> Cluster:
     if "workers" in given:
         if len(given) > 1 or not given["workers"]:
             raise ValueError(f"--simulate {text}: give workers=N alone, with N of at least 1")
-        return Cluster(
-            _count(given["workers"], "worker"), (given["workers"],), resources.model_copy(update={"workers": None})
-        )
+        unlimited = resources.model_copy(update={"workers": None})
+        return Cluster(_count(given["workers"], "worker"), (given["workers"],), unlimited)
     count = given.get("nodes", 1)
     if not count or not ("gpus" in given or "cpus" in given):
         raise ValueError(f"--simulate {text}: give gpus=N or cpus=N for each of at least one node, or workers=N")
     node = {"CPU": float(given.get("cpus", 1_000_000)), "GPU": float(given.get("gpus", 0))}
     nodes: list[Mapping[str, float]] = [node] * count
     share = share_of(resources, nodes)
-    fit = min(fit := slots(share, nodes), resources.workers or fit)
+    slots(share, nodes)  # raises where none fits
     have = " and ".join(f"{given[name]} {name[:-1].upper()}s" for name in ("gpus", "cpus") if name in given)
-    return Cluster(
-        f"{_count(count, 'node')} with {have}, {_count(fit, 'worker')}", (slots_on(share, node),) * count, resources
-    )
+    found = Cluster(f"{_count(count, 'node')} with {have}", (slots_on(share, node),) * count, resources)
+    return replace(found, label=f"{found.label}, {_count(found.slots, 'worker')}")
 
 
 @dataclass
