@@ -34,7 +34,8 @@ from fusiondistill_runner.forecasting.paper_schedule import (
     parse_speeds,
     seconds_at,
 )
-from fusiondistill_runner.forecasting.simulation import critical_path, simulate
+from fusiondistill_runner.forecasting.paths import critical_path
+from fusiondistill_runner.forecasting.simulation import simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic, weight_bytes
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
