@@ -203,8 +203,8 @@ def from_card(
     Raises:
         CheckpointError: no card, or weights that do not fit the network: the first tensors that differ are named.
     """
-    from fusiondistill.state_dicts import state_difference
     from fusiondistill.models import ImageClassifier, build_model
+    from fusiondistill.state_dicts import state_difference
 
     check_card(card, source)
     try:

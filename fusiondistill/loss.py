@@ -137,13 +137,13 @@ def _term(term: str, value: Any) -> dict[str, Any]:
 
 
 def _problem(where: tuple[str | int, ...], message: str, value: Any) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=where, input=value)  # type: ignore[arg-type]
+    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=where, input=value)
 
 
 def _below(where: tuple[str | int, ...], error: ValidationError) -> Iterable[InitErrorDetails]:
     """The problems of a part, at their place within the whole."""
     for one in error.errors():
-        kind = PydanticCustomError(one["type"], one["msg"])  # type: ignore[arg-type]
+        kind = PydanticCustomError(one["type"], one["msg"])
         yield InitErrorDetails(type=kind, loc=(*where, *one["loc"]), input=one["input"])
 
 
@@ -188,11 +188,9 @@ def merged_loss(defaults: Any, given: Any) -> Any:
         return new
     result = dict(old)
     for term, value in new.items():
-        before = result.get(term)
-        if term in result and isinstance(before, dict) != isinstance(value, dict):
-            before, value = _long(before), _long(value)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        result[term] = {**before, **value} if both else value
+        before = result.get(term, {})
+        mixed = isinstance(before, dict) or isinstance(value, dict)
+        result[term] = {**_long(before), **_long(value)} if term in result and mixed else value
     return result
 
 

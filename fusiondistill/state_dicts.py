@@ -149,7 +149,9 @@ def check_finite(state: StateDict, whose: str) -> None:
     for key, tensor in state.items():
         checked = tensor.is_floating_point() and not _ends(key, _OTHER_BUFFERS)
         if checked and not bool(tensor.detach().isfinite().all()):
-            raise ValueError(f"{whose} has values that are not finite in {key}: its training diverged, or it is damaged")
+            raise ValueError(
+                f"{whose} has values that are not finite in {key}: its training diverged, or it is damaged"
+            )
 
 
 def _check_buffers(buffers: str) -> None:

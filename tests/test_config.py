@@ -279,7 +279,9 @@ def test_the_experts_schedule_is_a_cosine_to_zero() -> None:
 
 def test_losses_pipelines_and_protocols_are_the_papers() -> None:
     config = config_file.parse(OK)
-    weights = {role: (r.loss.ce, r.loss.feature, r.loss.kd) for role in ROLES for r in [config.recipe(role)]}
+    weights = {
+        role: tuple(map(r.loss.weight, ("ce", "feature", "kd"))) for role in ROLES for r in [config.recipe(role)]
+    }
     assert weights["expert"] == (1, 1, 0) and weights["fusiondistill"] == (0.1, 1, 0)
     assert {weights[role] for role in ("base", "scratch", "vanilla", "fusing")} == {(1, 0, 0)}
     assert all(r.crop_padding == 4 and r.teacher_view == "clean" for r in map(config.recipe, ROLES))
@@ -293,25 +295,26 @@ def test_losses_pipelines_and_protocols_are_the_papers() -> None:
 def test_what_is_given_keeps_the_roles_other_defaults() -> None:
     config = config_file.parse(
         "experiment: x\nfusiondistill: {optimizer: {lr: 1e-2}, loss: {kd: 2}}\n"
-        "base: {epochs: 10, schedule: {factor: 0.5}}\nexpert:\n"
+        "base: {epochs: 10, schedule: {milestones: [0.3, 0.6, 0.8], factor: 0.5}}\nexpert: {schedule: {factor: 0.5}}\n"
     )
     tuned = config.fusiondistill
     assert (tuned.optimizer.name, tuned.optimizer.lr, tuned.optimizer.weight_decay) == ("radam", 0.01, 1e-4)
-    assert (tuned.loss.ce, tuned.loss.feature, tuned.loss.kd, tuned.epochs) == (0.1, 1, 2, 100)
+    assert (*map(tuned.loss.weight, ("ce", "feature", "kd")), tuned.epochs) == (0.1, 1, 2, 100)
     rates = [config.base.schedule.rate(epoch, 10) for epoch in range(10)]
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
-    assert config.expert == config_file.parse(OK).expert
+    assert config.expert.schedule.name == "steps" and not config.expert.schedule.milestones, "a schedule replaces whole"
+    assert config_file.parse(OK + "expert:\n").expert == config_file.parse(OK).expert
 
 
 def test_a_recipe_with_other_values_is_checked_again() -> None:
     recipe = config_file.parse(OK).fusiondistill
     other = with_keys(recipe, {"loss.kd": 2, "epochs": 3})
-    assert (other.loss.kd, other.epochs, other.loss.ce, recipe.loss.kd) == (2, 3, 0.1, 0)
+    assert (other.loss.weight("kd"), other.epochs, other.loss.weight("ce"), recipe.loss.weight("kd")) == (2, 3, 0.1, 0)
     for bad in ("loss", "loss.kdd", "nothing", "loss.kd.more", "epochs.more"):
         with pytest.raises(KeyError):
             with_keys(recipe, {bad: 1})
     with pytest.raises(ValueError, match="greater than 0"):
-        with_keys(recipe, {"loss.temperature": 0})
+        with_keys(recipe, {"loss.kd.temperature": 0})
 
 
 def test_threads_follow_cpus() -> None:

@@ -44,7 +44,7 @@ def test_values_reach_any_depth_and_leave_their_neighbours_alone() -> None:
     text = "fusiondistill: {loss: {feature: 0.7}}\n"
     text += "sweep: {fusiondistill.loss.kd: [0, 0.5], protocol: [standard, paper]}\n"
     _, found = points(text)
-    assert [(p.fusiondistill.loss.kd, p.fusiondistill.loss.feature, p.protocol) for p in found] == [
+    assert [(p.fusiondistill.loss.weight("kd"), p.fusiondistill.loss.weight("feature"), p.protocol) for p in found] == [
         (0.0, 0.7, "standard"), (0.0, 0.7, "paper"), (0.5, 0.7, "standard"), (0.5, 0.7, "paper"),
     ]  # fmt: skip
 

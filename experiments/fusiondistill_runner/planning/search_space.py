@@ -88,7 +88,9 @@ def candidates(search: Searched, first: Mapping[str, Any], seed: int) -> Iterato
         for number in range(TRIES * wanted if others else 1):
             if found == wanted:
                 break
-            drawn = {name: draw(d, f"{seed}/{point}/{number}/{ADDRESSES.get(name, name)}") for name, d in others.items()}
+            drawn = {
+                name: draw(d, f"{seed}/{point}/{number}/{ADDRESSES.get(name, name)}") for name, d in others.items()
+            }
             candidate = {name: {**fixed, **drawn}[name] for name in search.space}
             if (text := signature({**first, **candidate})) not in seen:
                 seen.add(text)

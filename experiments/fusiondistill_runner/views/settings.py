@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out_of
+from fusiondistill.loss import Loss
 
 __all__ = ["settings"]
 
@@ -70,10 +71,20 @@ def _of_recipes(config: Mapping[str, Any]) -> Iterator[str]:
     usual = Config.model_validate({"experiment": "x", "data": {"name": config["data"]["name"]}}).model_dump(mode="json")
     other = []
     for role in _roles(config):
-        given = {**usual[role], **config[role]}
-        if given["epochs"] != usual[role]["epochs"]:
-            yield f"{role} {given['epochs']} instead of {usual[role]['epochs']} epochs"
-        if any(given[key] != usual[role].get(key) for key in given if key not in ("epochs", *_NO_RESULT)):
+        given, expected = (
+            {**one, "loss": _weighted(one["loss"])} for one in ({**usual[role], **config[role]}, usual[role])
+        )
+        if given["epochs"] != expected["epochs"]:
+            yield f"{role} {given['epochs']} instead of {expected['epochs']} epochs"
+        if any(given[key] != expected.get(key) for key in given if key not in ("epochs", *_NO_RESULT)):
             other.append(role)
     if other:
         yield f"other settings of {', '.join(other)}"
+
+
+def _weighted(loss: Any) -> Any:
+    """The terms of a noted loss that were computed, however it is spelled; as it is where a term is unknown here."""
+    try:
+        return Loss.model_validate(loss).weighted
+    except ValueError:
+        return loss
