@@ -182,10 +182,17 @@ def modern_key(key: str) -> str:
 
 
 def merged_loss(defaults: Any, given: Any) -> Any:
-    """Lay a raw loss over another, term by term and key by key; a number sets a term's weight alone."""
-    (old, _), (new, _) = modern_loss(defaults), modern_loss(given)
+    """Lay a raw loss over another, term by term and key by key; a number sets a term's weight alone.
+
+    Example:
+        >>> merged_loss({"ce": 0.1, "kd": 0.5}, {"kd": {"temperature": 2}})
+        {'ce': 0.1, 'kd': {'weight': 0.5, 'temperature': 2}}
+    """
+    (old, _), (new, changed) = modern_loss(defaults), modern_loss(given)
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
+    if changed and "kd" in old and "kd" not in given:  # the old spelling says nothing of the weight
+        new = {**new, "kd": {"temperature": given["temperature"]}}
     result = dict(old)
     for term, value in new.items():
         before = result.get(term, {})

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusiondistill.loss import merged_loss
+
 __all__ = ["Point", "crossed", "problems"]
 
 MOST = 10_000
@@ -84,7 +86,7 @@ def crossed(content: Mapping[str, Any], known: Sequence[str]) -> list[Point]:
         axes: dict[tuple[str, ...], str] = {}
         for axis, value in zip(sweep, values, strict=True):
             location = tuple(axis.split(".")) if axis.split(".")[0] in known else ()
-            point = _laid_over(point, _nested(location, copy.deepcopy(value)))
+            point = _laid_over(point, nested(location, copy.deepcopy(value)))
             axes[location] = axis
         if name is not None:  # what is missing is for the config's own check to say
             point["experiment"] = f"{name}.{label}"
@@ -93,13 +95,15 @@ def crossed(content: Mapping[str, Any], known: Sequence[str]) -> list[Point]:
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged at every depth; whatever else is new replaces the old."""
+    """Mappings are merged at every depth, a loss term by term; whatever else is new replaces the old."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return {**old, **{key: _laid_over(old.get(key), value) for key, value in new.items()}}
+    over = {"loss": merged_loss}
+    return {**old, **{key: over.get(key, _laid_over)(old.get(key), value) for key, value in new.items()}}
 
 
-def _nested(location: Sequence[str], value: Any) -> Any:
+def nested(location: Sequence[str], value: Any) -> Any:
+    """A value below keys: ``nested(("loss", "kd"), 1)`` is ``{"loss": {"kd": 1}}``."""
     for part in reversed(location):
         value = {part: value}
     return value

@@ -143,3 +143,24 @@ def test_a_plugins_term_is_a_key_like_any_other() -> None:
 def test_examples_run() -> None:
     tried = doctest.testmod(loss)
     assert tried.attempted > 0 and tried.failed == 0
+
+
+def test_a_number_and_a_mapping_go_over_each_other_from_the_command_line_and_in_a_sweep() -> None:
+    text = "experiment: x\nfusiondistill: {loss: {kd: 0.5, dkd: {weight: 1, beta: 2}}}\n"
+    over = ["fusiondistill.loss.kd.temperature=2", "fusiondistill.loss.dkd=0.25", "fusiondistill.loss.feature=0"]
+    found = config_file.parse(text, overrides=over).fusiondistill.loss
+    assert found.root["kd"] == {"weight": 0.5, "temperature": 2.0} and found.weight("feature") == 0
+    assert (found.root["dkd"]["weight"], found.root["dkd"]["beta"]) == (0.25, 2.0)
+    for key in ("temperature", "kd.temperature"):
+        _, points = config_file.parse_points(text + f"sweep: {{fusiondistill.loss.{key}: [1, 3]}}\n")
+        assert [p.fusiondistill.loss.root["kd"] for p in points] == [{**KD, "temperature": t} for t in (1.0, 3.0)]
+        one = config_file.parse(text, overrides=[f"fusiondistill.loss.{key}=7"])
+        assert one.fusiondistill.loss.root["kd"] == {**KD, "temperature": 7.0}
+    (wrong,) = _mistakes(text, "fusiondistill.loss.dkd.beta=-1")
+    assert str(wrong).startswith("--set: fusiondistill.loss.dkd.beta: ")
+
+
+def _mistakes(text: str, override: str) -> list[config_file.Mistake]:
+    with pytest.raises(config_file.ConfigError) as caught:
+        config_file.parse(text, overrides=[override])
+    return list(caught.value.mistakes)

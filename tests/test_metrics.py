@@ -214,9 +214,8 @@ def test_a_file_of_mlflow_has_the_runs_of_an_experiment(tmp_path: Path) -> None:
         history = client.get_metric_history(run.info.run_id, "validation/accuracy")
         assert [(one.step, one.value) for one in history] == [(1, 0.2), (2, 0.4), (3, pytest.approx(0.6))]
     distilled = by_name["fusiondistill[0]"].data
-    assert (
-        distilled.params["loss.kd"] == str(config.fusiondistill.loss.weight("kd")) and distilled.params["seed"] == "0"
-    )
+    assert distilled.params["loss.kd"] == str(config.fusiondistill.loss.weight("kd"))
+    assert distilled.params["loss.kd.temperature"] == "4.0" and distilled.params["seed"] == "0"
     assert distilled.tags["fusiondistill.stage"] == stages["fusiondistill"].directory
 
 
