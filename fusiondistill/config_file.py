@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fusiondistill import safe_yaml, sweep
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.config_rules import cross_check
+from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.old_spellings import modern, modern_axis
 from fusiondistill.parametrised import Parametrised
@@ -203,17 +204,22 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
     location = tuple(dotted.strip().split("."))
     if not equals or not all(location):
         return Mistake("", f"{text!r} is not KEY=VALUE", None)
+    try:
+        read = safe_yaml.read(value)[0] if value.strip() else None
+    except YAMLProblem as error:
+        return Mistake(dotted, str(error), None)
     place = content
     for depth, part in enumerate(location[:-1]):
+        if part == "loss":  # of a term either its weight is given, or a mapping
+            place[part] = merged_loss(place.get(part), sweep.nested(location[depth + 1 :], read))
+            break
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
             return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
-    try:
-        place[location[-1]] = safe_yaml.read(value)[0] if value.strip() else None
-    except YAMLProblem as error:
-        return Mistake(dotted, str(error), None)
+    else:
+        place[location[-1]] = read
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None

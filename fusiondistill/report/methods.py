@@ -147,4 +147,4 @@ def final_of(methods: Sequence[Method]) -> Method | None:
     """
     base = base_of(methods)
     single = [m for m in methods if m is not base and not m.own and not m.told and m.form != "combined"]
-    return (ours_of(methods) or single or [None])[-1]
+    return next(reversed(ours_of(methods) or single), None)
