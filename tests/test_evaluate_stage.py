@@ -18,7 +18,7 @@ from fusiondistill.checkpoints import CheckpointError, card_of, checkpoint_diges
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
-from fusiondistill.evaluation import judge
+from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.models import ImageClassifier
 from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage
@@ -79,7 +79,7 @@ def test_the_files_say_what_the_model_says(tmp_path: Path, precision: str) -> No
     stage, model = imported(tmp_path, 0)
     levels = (0, 20, 50)
     found = evaluated(tmp_path, spec_of("noise", levels, precision), {"model": stage})
-    expected = judge(model, digits(), "noise", levels, seed=5, batch_size=500)
+    expected = judge(model, digits(), Conditions("noise", levels, seed=5, batch_size=500))
     counts, said, images = found["counts"], found["predictions"], found["images"]
     assert [f"{field.name}: {field.type}" for field in counts.schema] == [
         "level: int64", "right: int64", "seen: int64", "nll: double", "ece: double",

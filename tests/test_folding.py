@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusiondistill.inference import InferenceClassifier, for_inference, piece_of
+from fusiondistill.folding import InferenceClassifier, for_inference, piece_of
 from fusiondistill.models import CifarResNet, Ensemble, ImageClassifier, build_model
 
 SIDES = {"vit_b_16": 224, "maxvit_t": 224, "inception_v3": 96}
