@@ -34,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "card_of",
     "check_card",
+    "check_plugin",
     "check_size",
     "checkpoint_digest",
     "commit",
@@ -222,11 +223,11 @@ def from_card(
             fit the network: the first tensors that differ are named.
     """
     from fusiondistill.models import ImageClassifier
-    from fusiondistill.state_dicts import state_difference
     from fusiondistill.models.build import build
+    from fusiondistill.state_dicts import state_difference
 
     check_card(card, source)
-    _check_plugin(card, source)
+    check_plugin(card, source)
     try:
         model = build(card["model"], len(card["classes"]), card.get("feature_layer"), card.get("parameters") or {})
     except ValueError as error:
@@ -237,7 +238,7 @@ def from_card(
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
 
 
-def _check_plugin(card: Mapping[str, Any], source: str) -> None:
+def check_plugin(card: Mapping[str, Any], source: str) -> None:
     """See that the plugin which a card names is loaded. A stored copy of it is never run by itself.
 
     Raises:

@@ -66,7 +66,7 @@ class DataConfig(Parametrised):
         """The data source; an unknown one is for the rules to say."""
         from fusiondistill.sources import SOURCES
 
-        return SOURCES[self.name] if self.name in SOURCES else None
+        return SOURCES.get(self.name)
 
 
 class ModelConfig(Parametrised):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fusiondistill import safe_yaml, sweep
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.config_rules import cross_check
+from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.old_spellings import modern, modern_axis
 from fusiondistill.parametrised import Parametrised
@@ -203,17 +204,22 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
     location = tuple(dotted.strip().split("."))
     if not equals or not all(location):
         return Mistake("", f"{text!r} is not KEY=VALUE", None)
+    try:
+        read = safe_yaml.read(value)[0] if value.strip() else None
+    except YAMLProblem as error:
+        return Mistake(dotted, str(error), None)
     place = content
     for depth, part in enumerate(location[:-1]):
+        if part == "loss":  # of a term either its weight is given, or a mapping
+            place[part] = merged_loss(place.get(part), sweep.nested(location[depth + 1 :], read))
+            break
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
             return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
-    try:
-        place[location[-1]] = safe_yaml.read(value)[0] if value.strip() else None
-    except YAMLProblem as error:
-        return Mistake(dotted, str(error), None)
+    else:
+        place[location[-1]] = read
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None
@@ -241,7 +247,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         model = rows[_forms(content).get(str(name)) or "trained"]
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
-        raw = _mapping(raw.get(part))
+        raw = _mapping(raw.get(str(part)))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -288,8 +294,8 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules between methods say it
-    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(location[1])).get("like"):
-        own = _mapping(content["define"][location[1]])
+    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+        own = _mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None
     if problem["type"] == "extra_forbidden":

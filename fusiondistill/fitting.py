@@ -1,4 +1,4 @@
-"""One training as a function of values: :func:`fit` from Python, :class:`Training` below it and below the train stage."""
+"""One training as a function of values: :func:`fit` from Python; :class:`Training` is below it and the train stage."""
 
 from __future__ import annotations
 

@@ -137,13 +137,13 @@ def _term(term: str, value: Any) -> dict[str, Any]:
 
 
 def _problem(where: tuple[str | int, ...], message: str, value: Any) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=where, input=value)  # type: ignore[arg-type]
+    return InitErrorDetails(type=PydanticCustomError("value_error", message), loc=where, input=value)
 
 
 def _below(where: tuple[str | int, ...], error: ValidationError) -> Iterable[InitErrorDetails]:
     """The problems of a part, at their place within the whole."""
     for one in error.errors():
-        kind = PydanticCustomError(one["type"], one["msg"])  # type: ignore[arg-type]
+        kind = PydanticCustomError(one["type"], one["msg"])
         yield InitErrorDetails(type=kind, loc=(*where, *one["loc"]), input=one["input"])
 
 
@@ -182,17 +182,22 @@ def modern_key(key: str) -> str:
 
 
 def merged_loss(defaults: Any, given: Any) -> Any:
-    """Lay a raw loss over another, term by term and key by key; a number sets a term's weight alone."""
-    (old, _), (new, _) = modern_loss(defaults), modern_loss(given)
+    """Lay a raw loss over another, term by term and key by key; a number sets a term's weight alone.
+
+    Example:
+        >>> merged_loss({"ce": 0.1, "kd": 0.5}, {"kd": {"temperature": 2}})
+        {'ce': 0.1, 'kd': {'weight': 0.5, 'temperature': 2}}
+    """
+    (old, _), (new, changed) = modern_loss(defaults), modern_loss(given)
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
+    if changed and "kd" in old and "kd" not in given:  # the old spelling says nothing of the weight
+        new = {**new, "kd": {"temperature": given["temperature"]}}
     result = dict(old)
     for term, value in new.items():
-        before = result.get(term)
-        if term in result and isinstance(before, dict) != isinstance(value, dict):
-            before, value = _long(before), _long(value)
-        both = isinstance(before, dict) and isinstance(value, dict)
-        result[term] = {**before, **value} if both else value
+        before = result.get(term, {})
+        mixed = isinstance(before, dict) or isinstance(value, dict)
+        result[term] = {**_long(before), **_long(value)} if term in result and mixed else value
     return result
 
 

@@ -1,7 +1,7 @@
 """A row of the table is a value: what it starts from, what it is trained on, who teaches, how it answers.
 
-:data:`METHODS` is the table of the built-in rows, as a config would write them; nothing else knows a row by its name but
-the published figures. A config lays sections over them and defines its own (:mod:`fusiondistill.resolution`).
+:data:`METHODS` is the table of the built-in rows, as a config would write them; nothing else knows a row by its
+name but the published figures. A config lays sections over them and defines its own (:mod:`fusiondistill.resolution`).
 Nothing here imports torch.
 """
 

@@ -105,7 +105,7 @@ def _of_fusion(content: dict[str, Any], fusion: dict[str, Any]) -> Iterator[tupl
     if isinstance(soups, dict) and isinstance(soups.get("start"), dict):
         start = {**start, **soups["start"]}
     told = fusion.get("recalibrate") == "per_degradation"
-    moved = []
+    moved: list[tuple[Location, Location, Any]] = []
     for key, value in fusion.items():
         new = _FUSION.get(key)
         if new and value is not None:

@@ -161,7 +161,7 @@ def _laid_over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
 def _with_defaults(
     raw: Mapping[str, Any], root: Mapping[str, Any], content: Mapping[str, Any], table: Table
 ) -> dict[str, Any]:
-    """The settings over the defaults that its recipe and the protocol have for its shape, or that of what it is like."""
+    """The settings over the defaults of its recipe and of the protocol, for its shape or that of what it is like."""
     settings = {key: value for key, value in raw.items() if key != "recipe"}
     if form_of(raw) != "trained":
         return settings

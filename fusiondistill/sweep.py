@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fusiondistill.loss import merged_loss
+
 __all__ = ["Known", "Point", "crossed", "problems", "values_of"]
 
 MOST = 10_000
@@ -126,11 +128,11 @@ def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
         for axis, (_, value) in zip(sweep, values, strict=True):
             location = known.location(axis)
             if location:
-                point = _laid_over(point, _nested(location, copy.deepcopy(value)))
+                point = _laid_over(point, nested(location, copy.deepcopy(value)))
                 axes[location] = axis
             for key, one in () if location else value.items():
                 place = known.location(str(key)) or (str(key),)
-                point = _laid_over(point, _nested(place, copy.deepcopy(one)))
+                point = _laid_over(point, nested(place, copy.deepcopy(one)))
                 axes[place] = axis
         if name is not None:  # what is missing is for the config's own check to say
             point["experiment"] = f"{name}.{label}"
@@ -139,13 +141,15 @@ def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged at every depth; whatever else is new replaces the old."""
+    """Mappings are merged at every depth, a loss term by term; whatever else is new replaces the old."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return {**old, **{key: _laid_over(old.get(key), value) for key, value in new.items()}}
+    over = {"loss": merged_loss}
+    return {**old, **{key: over.get(key, _laid_over)(old.get(key), value) for key, value in new.items()}}
 
 
-def _nested(location: Sequence[str], value: Any) -> Any:
+def nested(location: Sequence[str], value: Any) -> Any:
+    """A value below keys: ``nested(("loss", "kd"), 1)`` is ``{"loss": {"kd": 1}}``."""
     for part in reversed(location):
         value = {part: value}
     return value

@@ -124,8 +124,10 @@ def test_null_takes_away_and_a_section_lays_over() -> None:
     assert isinstance(distilled, Trained) and distilled.teachers is None
     content = build(changed, "f" * 64, lambda _: range(9))
     distilled = next(r.stage.inputs["model"] for r in content.rows if r.method == "fusiondistill")
-    assert inputs(distilled) == {"start": "fused"} and distilled.name == "fusing" and "base" not in inputs(
-        named(content, "fused")
+    assert (
+        inputs(distilled) == {"start": "fused"}
+        and distilled.name == "fusing"
+        and "base" not in inputs(named(content, "fused"))
     )
     assert isinstance(changed.table["oracle"], Combined) and isinstance(changed.table["modelsoups"], Merged)
     own = config("modelsoups: {start: {merge: linear, weights: [1, 1, 1, 2]}}\n").table["modelsoups"]

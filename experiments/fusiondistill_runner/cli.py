@@ -250,6 +250,22 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
     carry_out(prepare_evaluation(checkpoints, overrides, store, data=data, local=local), local=local)
 
 
+@verb("list", "fusiondistill list\nfusiondistill list networks --plugin mine.py")
+@click.argument("kind", required=False)
+@plugin_option
+def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
+    """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
+
+    KIND: degradations, sources, networks, losses, merging or inference. Default: all.
+    """
+    from fusiondistill.catalogue import catalogue
+    from fusiondistill.plugins import all_registries, load_plugins, read_plugins
+
+    load_plugins(read_plugins(plugins))
+    for line in catalogue(all_registries(), kind):
+        click.echo(line)
+
+
 @verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
 @click.argument("image")
 @click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
+from fusiondistill import NAME
 from fusiondistill_runner.driving.interruption import INTERRUPTED
 
 __all__ = ["FAILED", "local_option", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
@@ -105,7 +106,7 @@ yes_option = click.option("--yes", is_flag=True, help="Start a very large search
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fusiondistill")
+@click.version_option(package_name=NAME)
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
     signal.signal(signal.SIGTERM, _terminate)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill import NAME
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
@@ -195,7 +196,7 @@ def _machine() -> str:
 def _versions() -> str:
     from fusiondistill_runner.nodes.probe import versions
 
-    found = versions(("fusiondistill", "ray", "torch", "torchvision", "imagedegrade", "numpy"))
+    found = versions((NAME, "ray", "torch", "torchvision", "imagedegrade", "numpy"))
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 

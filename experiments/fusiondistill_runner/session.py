@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fusiondistill import NAME
 from fusiondistill_runner.command import FAILED
 
 __all__ = ["carry_out", "execute", "headline"]
@@ -85,7 +86,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
         prepared = prepared.looked_up()
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
-        runner.note_plan(prepared, shlex.join(["fusiondistill", *sys.argv[1:]]), whole=only is None)
+        runner.note_plan(prepared, shlex.join([NAME, *sys.argv[1:]]), whole=only is None)
         wanted = prepared if only is None else prepared.narrowed(only)
         with (
             Display(wanted.plan, wanted.stored) as display,

@@ -94,7 +94,7 @@ class Launcher:
 
     def launch(self, reservation: Reservation[StageTask], refused: set[str]) -> Launch:
         """Start it; ``refused`` names the nodes (by id) that get no work."""
-        if reservation.task is not None:  # nobody pulls it, so the queue has to be told
+        if reservation.task is not None:  # no worker pulls it, so the queue has to be told
             self.ray.get(self.queue.assign.remote(reservation.name, reservation.task))
         run = getattr(self, f"_{reservation.kind}")(reservation, labels_of(reservation.node, refused))
         return Launch(reservation.name, run, reservation.node)

@@ -1,4 +1,4 @@
-"""What a worker does all day, as the body of a Ray Train worker or of a plain Ray task."""
+"""The loops of the workers: bodies of a Ray Train worker, of a plain Ray task, and of a search in the driver."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def group_loop(config: dict[str, Any]) -> int:
 
 
 def run_loop(config: dict[str, Any]) -> None:
-    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down.
+    """A worker of one data-parallel stage: rank 0 reports its end, a worker that fails says why and ends the group.
 
-    Who only finds that another one is gone says nothing: that one has said why, or it died and the driver counts that.
+    A worker that only finds another one gone says nothing. The other one has said why, or it died, and the driver
+    counts that.
     """
     import ray
     import ray.train
@@ -111,7 +112,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
 
     from fusiondistill_runner.working.execute import execute, note_error
 
-    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
+    ray.get(queue.lose.remote(worker))  # the worker that had this name before is dead
     node = ray.get_runtime_context().get_node_id()
     context = replace(context, worker=f"{worker} on node {node[:8]}")
     done = 0

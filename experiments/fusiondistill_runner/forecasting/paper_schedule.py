@@ -11,7 +11,8 @@ from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill_runner.forecasting.forecast import clock, jobs_of, path_line, traffic_line
-from fusiondistill_runner.forecasting.simulation import ORDERS, Job, critical_path, simulate
+from fusiondistill_runner.forecasting.paths import ORDERS, critical_path
+from fusiondistill_runner.forecasting.simulation import Job, simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import union

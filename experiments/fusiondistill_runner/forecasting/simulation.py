@@ -8,14 +8,14 @@ last. Nothing fails here.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.dispatcher import GRACE, Counts, Dispatcher
 from fusiondistill_runner.driving.scheduler import Reservation, Scheduler
 
-__all__ = ["ORDERS", "Job", "Run", "Schedule", "critical_path", "longest_paths", "simulate"]
+__all__ = ["Job", "Run", "Schedule", "simulate"]
 
 # Seconds of overhead, from whole runs on a machine with two CPU cores; on a cluster nothing was measured.
 FIT_START = 7.0
@@ -108,13 +108,16 @@ class Schedule:
         return self.device_seconds / (self.slots * self.makespan) if self.makespan else 1.0
 
 
-def simulate(jobs: Sequence[Job], slots: int | Sequence[int], group_size: int = GROUP_SIZE) -> Schedule:
+def simulate(
+    jobs: Sequence[Job], slots: int | Sequence[int], *, group_size: int = GROUP_SIZE, most: int | None = None
+) -> Schedule:
     """Run jobs on so many slots as the driver would.
 
     Args:
         jobs: inputs before what uses them; a need that is no job here counts as done.
         slots: workers that fit at once; a sequence: on each node.
         group_size: the most workers of one Ray Train group.
+        most: the most workers at once; None: all that fit.
 
     Raises:
         ValueError: a data-parallel job needs more workers than there are slots.
@@ -125,13 +128,13 @@ def simulate(jobs: Sequence[Job], slots: int | Sequence[int], group_size: int = 
         97
     """
     nodes = [slots] if isinstance(slots, int) else list(slots)
-    count = sum(nodes)
+    count = min(sum(nodes), most or sum(nodes))
     if count < 1:
         raise ValueError(f"a schedule needs at least one worker, not {count}")
-    most = max((job.workers for job in jobs), default=1)
-    if most > count:
-        raise ValueError(f"resources.workers_per_run is {most}, but only {count} workers fit")
-    return _Simulation(jobs, nodes, group_size).run()
+    widest = max((job.workers for job in jobs), default=1)
+    if widest > count:
+        raise ValueError(f"resources.workers_per_run is {widest}, but only {count} workers fit")
+    return Schedule(count, tuple(_Simulation(jobs, nodes, group_size, most).run()))
 
 
 class _Simulation:
@@ -142,13 +145,13 @@ class _Simulation:
         members: name of a group -> how many of its workers have not left.
     """
 
-    def __init__(self, jobs: Sequence[Job], nodes: Sequence[int], group_size: int) -> None:
+    def __init__(self, jobs: Sequence[Job], nodes: Sequence[int], group_size: int, most: int | None) -> None:
         self.nodes = {str(number): count for number, count in enumerate(nodes)}
         # The driver imports checkpoints before it starts anything.
         imports = [job for job in jobs if job.kind == "import"]
         self.runs = [Run(job, 0.0, 0.0, "driver", 0) for job in imports]
         stored = {job.key for job in imports}
-        self.scheduler: Scheduler[Job] = Scheduler(jobs, stored, group_size=group_size, most=None)
+        self.scheduler: Scheduler[Job] = Scheduler(jobs, stored, group_size=group_size, most=most)
         self.queue: Dispatcher[Job] = Dispatcher(0.0)
         self.now = self.asks = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -156,7 +159,8 @@ class _Simulation:
         self.idle: list[str] = []
         self.members: dict[str, int] = {}
 
-    def run(self) -> Schedule:
+    def run(self) -> list[Run]:
+        """The runs of all jobs, in the order of their starts."""
         self._offer()
         self._settle()
         while self.events:
@@ -164,7 +168,7 @@ class _Simulation:
             while self.events and self.events[0][0] <= self.now + 1e-9:
                 heapq.heappop(self.events)[2]()
             self._settle()
-        return Schedule(sum(self.nodes.values()), tuple(self.runs))
+        return self.runs
 
     def _after(self, seconds: float, what: Callable[[], None]) -> None:
         self.counted += 1
@@ -257,45 +261,3 @@ class _Simulation:
 
     def _release(self, name: str, seconds: float) -> None:
         self._after(seconds, lambda: self.scheduler.ended(name))
-
-
-def longest_paths(jobs: Sequence[Job]) -> dict[str, float]:
-    """Key -> seconds of a job and of the longest chain that waits for it, with unlimited workers."""
-    longest: dict[str, float] = {}
-    for job in reversed(jobs):
-        own = longest[job.key] = longest.get(job.key, 0.0) + job.shortest
-        for need in job.needs:
-            longest[need] = max(longest.get(need, 0.0), own)
-    return longest
-
-
-def critical_path(jobs: Sequence[Job]) -> list[Job]:
-    """The chain of jobs that bounds the makespan on any number of devices, first to last; seconds are ``shortest``."""
-    longest = longest_paths(jobs)
-    followers: Mapping[str, list[Job]] = {job.key: [] for job in jobs}
-    starts = []
-    for job in jobs:
-        there = [need for need in job.needs if need in followers]
-        for need in there:
-            followers[need].append(job)
-        if not there:
-            starts.append(job)
-    chain, after = [], starts
-    while after:
-        chain.append(max(after, key=lambda job: longest[job.key]))
-        after = followers[chain[-1].key]
-    return chain
-
-
-def _by_path(jobs: Sequence[Job]) -> list[Job]:
-    longest = longest_paths(jobs)
-    return [replace(job, priority=longest[job.key]) for job in jobs]
-
-
-ORDERS: Mapping[str, Callable[[Sequence[Job]], list[Job]]] = {
-    "driver": list,
-    "longest path": _by_path,
-    "first come": lambda jobs: [replace(job, priority=0.0) for job in jobs],
-    "shortest first": lambda jobs: [replace(job, priority=-job.seconds) for job in jobs],
-}
-"""To compare: what jobs carry (the driver's: longest path in epochs), the longest path in seconds, two naive orders."""

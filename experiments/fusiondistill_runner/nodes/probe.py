@@ -17,9 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fusiondistill import NAME
+
 __all__ = ["PACKAGES", "STORE_BYTES", "code_digest", "look", "versions"]
 
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "fusiondistill")
+PACKAGES = ("torch", "torchvision", "ray", "numpy", NAME)
 STORE_BYTES = 32 * 2**20
 
 

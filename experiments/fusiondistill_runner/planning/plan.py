@@ -24,7 +24,7 @@ from fusiondistill_runner.planning.specs import (
 )
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.planning.told import Told, of_method, of_network
-from fusiondistill_runner.planning.trials import AS_IT_STANDS
+from fusiondistill_runner.planning.trials import AS_IT_STANDS, search_name
 
 __all__ = ["build", "build_evaluation"]
 
@@ -228,7 +228,7 @@ class _Builder:
         # The first trial is the training itself where nothing tells them apart: it is trained once.
         inputs = {**plain.inputs, AS_IT_STANDS: plain} if spec.train == train else plain.inputs
         ending = f"-{degradation}" if degradation else ""
-        stage = self._stage(f"search-{name}{ending}", seed, spec, inputs)
+        stage = self._stage(search_name(name, degradation), seed, spec, inputs)
         return self._stage(f"{searched_name(name)}{ending}", seed, train, {**plain.inputs, "search": stage})
 
     def existing(self, name: str, seed: int, path: str, model: ModelConfig, card: Mapping[str, Any]) -> Stage:

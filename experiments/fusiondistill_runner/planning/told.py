@@ -56,13 +56,14 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
     description = method.description or _sentence(method, config)
     if searched:
         title, description = f"{title} (searched)", _SEARCHED
-    start = getattr(method, "start", "")
+    start = "" if isinstance(method, Combined) else method.start
+    of = method.of if isinstance(method, Combined) else ""
     return Told(
         id=name,
         title=title,
         description=description,
         form=method.form,
-        of=method.of if isinstance(method, Combined) else start.of if isinstance(method, Merged) else "",
+        of=start.of if isinstance(method, Merged) and isinstance(start, Merge) else of,
         start=start if isinstance(start, str) else "",
         teachers=method.teachers.of if isinstance(method, Trained) and method.teachers and method.taught else "",
         told=told,

@@ -12,10 +12,15 @@ from fusiondistill.search_rules import START, merges_of
 from fusiondistill_runner.planning.specs import MergeSpec, SearchSpec
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["AS_IT_STANDS", "as_it_stands", "chosen_start", "trial_stage", "whole_recipe", "with_found"]
+__all__ = ["AS_IT_STANDS", "as_it_stands", "chosen_start", "search_name", "trial_stage", "whole_recipe", "with_found"]
 
 AS_IT_STANDS = "plain"
 """The input of a search that is the training with the recipe as it stands, where that is a trial, too."""
+
+
+def search_name(method: str, degradation: str = "") -> str:
+    """What the search stage of a method is called, or that of its network for one degradation."""
+    return f"search-{method}" + (f"-{degradation}" if degradation else "")
 
 
 def chosen_start(plain: Stage, values: Mapping[str, Any]) -> Stage:

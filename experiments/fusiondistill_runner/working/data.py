@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from functools import lru_cache
+from typing import Any
 
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill_runner.planning.specs import DataSpec
 
 __all__ = ["image_size", "load_data", "load_split", "splits"]
 
-Parameters = tuple[tuple[str, object], ...]
+Parameters = tuple[tuple[str, Any], ...]
 """Of a data source, by name."""
 
 

@@ -1,4 +1,4 @@
-"""The networks of stages: built as a config names them, filled with the weights of other stages, described by a card."""
+"""The networks of stages: built as a config names them, filled with weights of other stages, described by a card."""
 
 from __future__ import annotations
 

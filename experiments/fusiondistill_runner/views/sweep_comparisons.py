@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fusiondistill.report.methods import Method, methods_of, ours_of
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
+from fusiondistill_runner.views.correctness import Correctness, Evaluated, Pieces, correctness, evaluated
 
-__all__ = ["METHODS", "MOST", "Sweep", "sweeps"]
+__all__ = ["MOST", "Sweep", "compared", "rests_on", "sweeps"]
 
-METHODS = ("fusiondistill", "fusiondistill-searched", "fusing", "modelsoups", "vanilla")
 MOST = 499  # pairs of a sweep: Holm over more could establish nothing with p-values of 10,000 draws
 
 
@@ -44,18 +44,43 @@ class Sweep:
 def sweeps(store: Store, plans: Sequence[Mapping[str, Any]]) -> list[Sweep]:
     """The sweeps among the plans (field ``sweep``), one entry for each set of points that may be compared.
 
-    A point has the rows of :data:`METHODS`. They count in this order as long as there are at most :data:`MOST` pairs.
-    Points that share the very stages of a row are no pair.
+    A point has the rows of :func:`compared`. They count in this order as long as there are at most :data:`MOST` pairs.
+    Points that share the very stages of a row are no pair, and each comparison of stages counts once.
     """
     alike: dict[tuple[str, str], list[tuple[Mapping[str, Any], Evaluated]]] = {}
     for plan in plans:
         if not plan.get("sweep"):
             continue
-        known = evaluated(store, plan)
-        known = replace(known, pieces={key: of for key, of in known.pieces.items() if key[0] in METHODS})
+        known, methods = evaluated(store, plan), compared([plan])
+        known = replace(known, pieces={key: of for key, of in known.pieces.items() if key[0] in methods})
         if known.pieces:
             alike.setdefault((plan["sweep"], _images(store, known)), []).append((plan, known))
     return [_sweep(name, points) for (name, _), points in alike.items() if len(points) > 1]
+
+
+def compared(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows of these plans that are compared between points: trained on all degradations or merged, told nothing.
+
+    Those with teachers come first, in the order of the table. The others follow from the last to the first, those that
+    start from random weights at the end.
+    """
+    found: dict[str, Method] = {}
+    for plan in plans:
+        found |= {m.id: m for m in methods_of(plan).known.values() if m.form in ("all", "merged") and not m.told}
+    ours = ours_of(sorted(found.values(), key=lambda method: method.rank))
+    others = [method for method in found.values() if method not in ours]
+    others.sort(key=lambda method: (method.start == "random", -method.order))
+    return [method.id for method in (*ours, *others)]
+
+
+def rests_on(a: Pieces, b: Pieces) -> tuple[str, str] | None:
+    """The stages behind each side of a comparison, over the seeds that both have; None where these are the same.
+
+    Comparisons that rest on the same two sets of stages, in whichever order, are one test.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    ours, theirs = (json.dumps([[seed, of[seed]] for seed in seeds], sort_keys=True) for of in (a, b))
+    return (ours, theirs) if seeds and ours != theirs else None
 
 
 def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> Sweep:
@@ -63,13 +88,14 @@ def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> 
     models = {plan["config"]["model"]["name"] for plan, _ in points}
     known = {plan["experiment"].removeprefix(f"{name}."): of for plan, of in points}
     pairs: list[tuple[str, str]] = []
-    for method in METHODS:
-        rows = {point: {s: d for (m, s), d in of.pieces.items() if m == method} for point, of in known.items()}
-        having = [point for point, of_point in rows.items() if of_point]
-        differing = [(a, b) for a, b in itertools.combinations(having, 2) if rows[a] != rows[b]]
-        more = [(f"{a} {method}", f"{b} {method}") for a, b in differing]
-        if len(pairs) + len(more) <= MOST:
-            pairs += more
+    for method in compared([plan for plan, _ in points]):
+        rows = {point: of.of_method(method) for point, of in known.items()}
+        distinct: dict[frozenset[str], tuple[str, str]] = {}
+        for a, b in itertools.combinations(known, 2):
+            if stages := rests_on(rows[a], rows[b]):
+                distinct.setdefault(frozenset(stages), (f"{a} {method}", f"{b} {method}"))
+        if len(pairs) + len(distinct) <= MOST:
+            pairs += distinct.values()
     content = json.dumps([[point, of.digest] for point, of in known.items()])
     return Sweep(
         name=name,

@@ -1,4 +1,4 @@
-"""Beyond accuracy: likelihood, calibration, clean images, and errors relative to the base."""
+"""What a table of accuracies does not say: likelihood, calibration, clean images, errors relative to the base."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from fusiondistill.report.grid import Grid
 from fusiondistill.report.groups import TRAINED, Cell, Group, Row
 from fusiondistill.report.tables import cell_text
-from fusiondistill.report.words import MISSING, method_title, short_title
+from fusiondistill.report.words import MISSING, short_title
 from fusiondistill.statistics import average
 
 __all__ = ["beyond_grid", "corruption_error", "mean_corruption_error"]
-
-BASE = "base"
 
 
 def corruption_error(group: Group, row: Row, degradation: str) -> Cell:
@@ -21,7 +19,7 @@ def corruption_error(group: Group, row: Row, degradation: str) -> Cell:
     100 is the base, less is better (Hendrycks & Dietterich, 2019, with the base in AlexNet's place). A seed needs both
     rows; where the base makes no error there is no such figure.
     """
-    base = group.row(BASE)
+    base = group.base
     if base is None:
         return Cell({})
     ours, theirs = row.cells[degradation].by_seed, base.cells[degradation].by_seed
@@ -37,7 +35,7 @@ def mean_corruption_error(group: Group, row: Row) -> Cell:
 
 
 def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
-    """A row per method; a column that nobody has a figure for is left out, and None is returned if all are.
+    """A row per method; a column without any figure is left out, and None is returned if all are.
 
     ``brief`` leaves out the corruption errors of single degradations.
     """
@@ -56,7 +54,7 @@ def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
         return None
     body = tuple(
         (
-            (method_title(row.method), ""),
+            (row.about.name, ""),
             *(cell_text(cells[i], len(group.seeds), digits) for _, cells, digits in columns),
         )
         for i, row in enumerate(rows)
@@ -75,10 +73,11 @@ def _note(group: Group, titles: Iterable[str]) -> str:
             "NLL (negative log-likelihood) and ECE (expected calibration error) are means over levels and "
             "degradations; lower is better."
         )
-        if (row := group.row("ensemble")) and not row.nll.by_seed:
-            parts.append(
-                f"The Ensemble has none ({MISSING}): its experts vote, so it gives classes, not probabilities."
-            )
+        voting = [row for row in group.rows if row.about.form == "combined" and not row.nll.by_seed]
+        parts += [
+            f"{row.about.name} has none ({MISSING}): its networks vote, so it gives classes, not probabilities."
+            for row in voting if any(cell.by_seed for cell in row.cells.values())
+        ]  # fmt: skip
     if "mCE" in shown:
         parts.append(
             "CE: the row's errors summed over the levels, over the base's of the same seed, times 100: below 100 is "

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from fusiondistill.report.comparing import HEADING, established_first, pair_line, sentence
 from fusiondistill.report.grid import Grid
 from fusiondistill.report.groups import LEVEL, Comparison
-from fusiondistill.report.words import method_title, printable
+from fusiondistill.report.methods import Methods
+from fusiondistill.report.words import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["between_grids", "between_lines"]
+__all__ = ["sweep_grids", "sweep_lines"]
 
 
 class _Family(NamedTuple):
@@ -29,15 +30,16 @@ class _Family(NamedTuple):
 _LINES = 12  # of a terminal, for all sweeps together
 
 
-def between_grids(comparisons: pa.Table | None) -> list[Grid]:
+def sweep_grids(comparisons: pa.Table | None, methods: Methods) -> list[Grid]:
     """A table for each set of points that were tested against each other: a sweep's, on the same test images."""
-    return [
-        Grid(_title(family), HEADING, tuple(pair_line(p, _side(p.a), _side(p.b)) for p in pairs), _note(pairs), texts=2)
-        for family, pairs in _families(comparisons).items()
-    ]
+    grids = []
+    for family, pairs in _families(comparisons).items():
+        rows = tuple(pair_line(pair, _side(pair.a, methods), _side(pair.b, methods)) for pair in pairs)
+        grids.append(Grid(_title(family), HEADING, rows, _note(pairs), texts=2))
+    return grids
 
 
-def between_lines(comparisons: pa.Table | None) -> list[str]:
+def sweep_lines(comparisons: pa.Table | None, methods: Methods) -> list[str]:
     """The first of these pairs for a terminal, the established ones before the others; twelve lines at most."""
     lines: list[str] = []
     families = _families(comparisons)
@@ -46,7 +48,7 @@ def between_lines(comparisons: pa.Table | None) -> list[str]:
         known = sum(pair.established for pair in pairs)
         lines.append(f"{_title(family)}: {known} of {len(pairs)} differences established (p corrected for these pairs)")
         shown = pairs[:room]
-        lines += [f"  {sentence(pair, _side(pair.a), _side(pair.b))}" for pair in shown]
+        lines += [f"  {sentence(pair, _side(pair.a, methods), _side(pair.b, methods))}" for pair in shown]
         lines += [f"  and {len(pairs) - len(shown)} more in table.md"] if len(pairs) > len(shown) else []
     return lines
 
@@ -70,10 +72,10 @@ def _title(family: _Family) -> str:
     return f"Between the points of {printable(family.experiment)} ({printable(where)})"
 
 
-def _side(name: str) -> str:
+def _side(name: str, methods: Methods) -> str:
     """ "<point> <method>" in the report's words."""
     point, _, method = name.rpartition(" ")
-    return f"{method_title(method)} at {printable(point)}"
+    return f"{methods.name(method)} at {printable(point)}"
 
 
 def _note(pairs: list[Comparison]) -> str:
@@ -82,7 +84,7 @@ def _note(pairs: list[Comparison]) -> str:
     return (
         f"The same row at two points, on the same {images} test images under the same degradations and levels; points "
         "that differ in these are not compared. Tests and intervals as for the rows of a table; p (Holm) is corrected "
-        f"for {these}, established means p (Holm) < {LEVEL}. With many points, only the first rows of "
-        "FusionDistill, FusionDistill (searched), Fusing, ModelSoups and Vanilla are tested: over too many pairs "
-        "nothing could be established."
+        f"for {these}, established means p (Holm) < {LEVEL}. Tested are the rows that are trained on all "
+        "degradations or merged, those with teachers first; with many points only the first of these rows: over too "
+        "many pairs nothing could be established."
     )

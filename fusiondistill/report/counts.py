@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.report.blocks import Block, Folded, Table, Text
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, element, folded, heading, joined, scroll
-from fusiondistill.report.words import MISSING, degradation_title, method_title, printable
+from fusiondistill.report.words import MISSING, degradation_title, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Behind", "Counted", "anchor", "counts_behind", "embedded", "fallback"]
+__all__ = ["Counted", "Counts", "anchor", "counts_block", "counts_of", "embedded"]
 
 _BUDGET = 1_500_000  # characters of counts in a page
 
@@ -28,11 +28,11 @@ class Counted:
 
 
 # (method, degradation) -> seed -> counts
-Behind = Mapping[tuple[str, str], Mapping[int, Counted]]
+Counts = Mapping[tuple[str, str], Mapping[int, Counted]]
 _GROUP = ("experiment", "dataset", "model", "protocol")
 
 
-def counts_behind(results: pa.Table) -> Mapping[tuple[str, ...], Behind]:
+def counts_of(results: pa.Table) -> Mapping[tuple[str, ...], Counts]:
     """The counts of each group (experiment, dataset, model, protocol); shards of a level are added."""
     found: dict[tuple[str, ...], dict[tuple[str, str], dict[int, Counted]]] = {}
     names = (*_GROUP, "method", "degradation", "seed", "level", "right", "seen")
@@ -56,21 +56,21 @@ def anchor(table: str, row: int = 0, column: int | None = None) -> str:
     return f"counts-{table}" if column is None else f"counts-{table}-{row}-{column}"
 
 
-def embedded(tables: Sequence[tuple[str, Group, Behind]]) -> tuple[Markup, int]:
-    """The counts of as many tables as a page can hold, as JSON that the page's script shows; and how many these are."""
+def embedded(tables: Sequence[tuple[str, Group, Counts]]) -> tuple[str, int]:
+    """The counts of as many tables as a page can hold, as JSON for a script element; and how many these are."""
     whole: dict[str, Any] = {}
     room = _BUDGET
-    for table, group, behind in tables:
-        part = _described(group, behind)
+    for table, group, counts in tables:
+        part = _described(group, counts)
         room -= len(json.dumps(part, separators=(",", ":")))
         if room < 0:
             break
         whole[table] = part
     text = json.dumps(whole, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")
-    return Markup(f'<script type="application/json" id="counts">{text}</script>'), len(whole)
+    return text, len(whole)
 
 
-def _described(group: Group, behind: Behind) -> dict[str, Any]:
+def _described(group: Group, counts: Counts) -> dict[str, Any]:
     """A table for the page's script: levels and images once, the right ones by row, column and seed."""
     rows = []
     for row in group.rows:
@@ -80,11 +80,11 @@ def _described(group: Group, behind: Behind) -> dict[str, Any]:
             cells.append(
                 [
                     [seed, _mean(means.get(seed)), *_counted(group, name, counted)]
-                    for seed, counted in sorted(behind.get((row.method, name), {}).items())
+                    for seed, counted in sorted(counts.get((row.method, name), {}).items())
                 ]
             )
         average = [[seed, _mean(value)] for seed, value in row.average.by_seed.items()]
-        rows.append([printable(method_title(row.method)), cells, average])
+        rows.append([row.about.name, cells, average])
     columns = [
         [printable(degradation_title(name)), list(group.levels[name]), group.images[name]]
         for name in group.degradations
@@ -105,32 +105,26 @@ def _mean(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def fallback(table: str, group: Group, behind: Behind) -> Markup:
-    """A row for every method, degradation and seed: what a link leads to where no script runs."""
-    body = []
+def counts_block(table: str, group: Group, counts: Counts) -> Block | None:
+    """A row for every method, degradation and seed: what a link leads to where no script runs; None without counts."""
+    body: list[Sequence[object]] = []
+    ids: dict[int, str] = {}
     for i, row in enumerate(group.rows):
         for j, name in enumerate(group.degradations):
-            for k, (seed, counted) in enumerate(sorted(behind.get((row.method, name), {}).items())):
+            for k, (seed, counted) in enumerate(sorted(counts.get((row.method, name), {}).items())):
                 right, seen = (sum(part) for part in zip(*counted.levels.values(), strict=True))
                 mean = row.cells[name].by_seed.get(seed)
-                cells = (
-                    element("th", method_title(row.method), scope="row"),
-                    *(element("td", text) for text in (
-                        degradation_title(name), seed, len(counted.levels), f"{right:,}", f"{seen:,}",
-                        MISSING if mean is None else f"{mean:.2f}", ", ".join(counted.stages),
-                    )),
-                )  # fmt: skip
-                body.append(element("tr", *cells, id=None if k else anchor(table, i, j)))
+                if not k:
+                    ids[len(body)] = anchor(table, i, j)
+                known = (degradation_title(name), seed, len(counted.levels), f"{right:,}", f"{seen:,}")
+                shown = MISSING if mean is None else f"{mean:.2f}"
+                body.append((row.about.name, *known, shown, ", ".join(counted.stages)))
     if not body:
-        return Markup("")
+        return None
     titles = ("row", "degradation", "seed", "levels", "right", "seen", "mean over levels, %", "stage")
-    head = element("thead", element("tr", *map(heading, titles)))
-    shown = element("table", head, element("tbody", *body), class_="text-2 sortable stages")
-    note = element(
-        "p",
+    note = (
         "Right and seen images, summed over the levels that are stored. Level by level: click on a number of the table "
-        "above, or see the store's results.parquet.",
-        class_="note",
+        "above, or see the store's results.parquet."
     )
-    return folded("The counts behind these numbers", joined(scroll(shown, "Counts"), note),
-                  id=anchor(table), class_="lookup")  # fmt: skip
+    shown_table = Table("Counts", titles, body, "text-2 sortable stages", ids=ids)
+    return Folded("The counts behind these numbers", [shown_table, Text(note)], anchor(table), "lookup")

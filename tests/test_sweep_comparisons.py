@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fusiondistill import report
-from fusiondistill.report.between import between_grids, between_lines
+from fusiondistill.report.sweep_comparisons import sweep_grids, sweep_lines
 from fusiondistill.statistics import holm
 from fusiondistill_runner.storage import noted_plans
-from fusiondistill_runner.views import between, comparisons, results
+from fusiondistill_runner.views import comparisons, results, sweep_comparisons
+from planned_report import ABOUT, EVERY
 from shelf import LABELS, Shelf, drawn
 
 METHODS = ("base", "fusing", "fusiondistill")
@@ -49,9 +50,10 @@ def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
     rows = [row for row in pq.read_table(tmp_path / "comparisons.parquet").to_pylist() if row["points"]]
     alike = list(itertools.combinations(("p0", "p1", "p2"), 2))
     expected = {("fusiondistill", *pair) for pair in alike} | {("fusing", *pair) for pair in alike}
-    expected |= {("fusing", "p0", "same"), ("fusing", "p1", "same")}
     found = {(row["a"].split()[1], row["a"].split()[0], row["b"].split()[0]) for row in rows}
-    assert found == expected and len(rows) == 8, "not the base, other images, other levels, or the very same stages"
+    assert found == expected and len(rows) == 6, (
+        "not the base, other images, other levels, or the very same stages again"
+    )
     assert all(row["experiment"] == "s" and row["seeds"] == 2 for row in rows)
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows])
     plans = noted_plans.plans(shelves[0].store)
@@ -62,7 +64,7 @@ def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
         assert row["difference"] == pytest.approx(means[0] - means[1], abs=1e-9)
     before = pq.read_table(tmp_path / "comparisons.parquet")
     monkeypatch.setattr(comparisons, "correctness", None)
-    monkeypatch.setattr(between, "correctness", None)
+    monkeypatch.setattr(sweep_comparisons, "correctness", None)
     shelves[0].write()
     assert pq.read_table(tmp_path / "comparisons.parquet").equals(before), "nothing is computed again"
 
@@ -81,7 +83,7 @@ def test_the_same_row_is_tested_between_points_as_their_tables_show_it(
 
 def test_a_sweep_of_many_points_has_no_more_pairs_than_can_be_established(tmp_path: Path) -> None:
     shelves = [point(tmp_path, f"p{i}", i, 0.5, methods=("fusiondistill", "fusing", "vanilla")) for i in range(20)]
-    (sweep,) = between.sweeps(shelves[0].store, [json.loads(json.dumps(shelf.plan)) for shelf in shelves])
+    (sweep,) = sweep_comparisons.sweeps(shelves[0].store, [json.loads(json.dumps(shelf.plan)) for shelf in shelves])
     assert len(sweep.pairs) == 2 * 190 and {pair[0].split()[1] for pair in sweep.pairs} == {"fusiondistill", "fusing"}
 
 
@@ -89,7 +91,7 @@ def test_the_terminal_has_twelve_lines_for_the_points_at_most(tmp_path: Path, mo
     monkeypatch.setattr(comparisons, "RESAMPLES", 500)
     for i in range(6):
         point(tmp_path, f"p{i}", i, 0.95 if i == 5 else 0.5, methods=("fusing",)).write()
-    lines = between_lines(pq.read_table(tmp_path / "comparisons.parquet"))
+    lines = sweep_lines(pq.read_table(tmp_path / "comparisons.parquet"), EVERY)
     assert len(lines) == 12 and lines[0].startswith("Between the points of s (digits") and ": 5 of 15 " in lines[0]
     assert all(" at p5 above " in line for line in lines[1:6]) and lines[-1] == "  and 5 more in table.md"
 
@@ -106,7 +108,7 @@ def test_each_correction_counts_the_pairs_on_the_same_images(tmp_path: Path, mon
         shelf = point(tmp_path, name, i, 0.5, methods=("fusing",), data=data, protocol=protocol)
         shelf.plan["config"] |= {"data": {**shelf.plan["config"]["data"], "name": dataset}, "protocol": protocol}
         table = shelf.write()
-    grids = between_grids(pq.read_table(tmp_path / "comparisons.parquet"))
+    grids = sweep_grids(pq.read_table(tmp_path / "comparisons.parquet"), EVERY)
     found = {grid.title.removeprefix("Between the points of s "): len(grid.rows) for grid in grids}
     assert found == {
         "(digits, cifar_resnet56, protocol standard)": 3, "(cifar10, cifar_resnet56, protocol standard)": 1,
@@ -115,3 +117,23 @@ def test_each_correction_counts_the_pairs_on_the_same_images(tmp_path: Path, mon
     assert "corrected for these 3 pairs" in grids[0].note and "corrected for this pair" in grids[1].note
     text = Path(results.write_report(shelf.store, table)).read_text()
     assert all(f"Between the points of s {title}" in text for title in found)
+
+
+def test_which_rows_are_compared_is_what_they_are_not_what_they_are_called() -> None:
+    expected = ["fusiondistill", "fusiondistill-searched", "fusing", "modelsoups", "vanilla", "scratch"]
+    assert sweep_comparisons.compared([{"methods": ABOUT}]) == expected
+    renamed = [{**row, "id": f"x-{row['id']}"} for row in ABOUT]
+    assert sweep_comparisons.compared([{"methods": renamed}]) == [f"x-{name}" for name in expected]
+    halves = [{"methods": ABOUT[:7]}, {"methods": [{**row, "order": 7 + i} for i, row in enumerate(ABOUT[7:])]}]
+    assert sweep_comparisons.compared(halves) == expected, "rows of any of the points"
+    assert sweep_comparisons.compared([{}]) == []
+
+
+def test_points_that_share_stages_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four points, two networks: one comparison, so Holm corrects for one."""
+    monkeypatch.setattr(comparisons, "RESAMPLES", 500)
+    for name, order in (("p0", 0), ("p1", 1), ("p2", 0), ("p3", 1)):
+        shelf = point(tmp_path, name, order, 0.9 - 0.2 * order, methods=("fusing",))
+        shelf.write()
+    (row,) = pq.read_table(tmp_path / "comparisons.parquet").to_pylist()
+    assert (row["a"], row["b"]) == ("p0 fusing", "p1 fusing") and row["p_holm"] == row["p"]
