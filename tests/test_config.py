@@ -166,7 +166,7 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("data: {name: folder}\n", 2, "data", "needs root"),
         ("model: {name: cifar_resnet57}\n", 2, "model.name", "not 57"),
         ("model: {name: cifar_resnet2}\n", 2, "model.name", "not 2"),
-        ("model: {name: resnet19}\n", 2, "model.name", "did you mean 'resnet18'"),
+        ("model: {name: resnet19}\n", 2, "model.name", "did you mean 'resnet18'?"),
         ("base: {loss: {ce: 0}}\n", 2, "base.loss", "all weights are 0"),
         ("base: {optimizer: {lr: .nan}}\n", 2, "base.optimizer.lr", "a finite number, not nan"),
         ("base: {schedule: {milestones: [0.7, 0.3]}}\n", 2, "base.schedule.milestones", "must ascend"),

@@ -40,15 +40,28 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
     noted_plans.retire_points(prepared.store, prepared.config.experiment, kept)
 
 
-def run(prepared: Prepared, display: Any) -> Any:
-    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
-    from fusiondistill_runner.driving.driver import Driver, Outcome
-    from fusiondistill_runner.driving.queue import Event
+def run(prepared: Prepared, display: Any, *, local: bool = False) -> Any:
+    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported.
+
+    Args:
+        display: told about every stage that starts, gets on and ends.
+        local: in this process, without Ray.
+    """
+    from fusiondistill_runner.driving.driver import Outcome
     from fusiondistill_runner.nodes.cluster import refuse_fleeting
-    from fusiondistill_runner.working.execute import execute
 
     refuse_fleeting(prepared.context.store)
-    store, plan = prepared.store, prepared.plan
+    stored = _take_checkpoints(prepared, display)
+    if len(stored) == len(prepared.plan.stages):
+        return Outcome()
+    return (_run_here if local else _run_on_ray)(prepared, stored, display)
+
+
+def _take_checkpoints(prepared: Prepared, display: Any) -> set[str]:
+    """Import the checkpoints that stand for stages; returns the digests of all that is stored now."""
+    from fusiondistill_runner.driving.queue import Event
+    from fusiondistill_runner.working.execute import execute
+
     stored = set(prepared.stored)
     for stage in prepared.missing:
         if stage.kind == "import":
@@ -57,8 +70,25 @@ def run(prepared: Prepared, display: Any) -> Any:
             execute(stage, prepared.context, torch.device("cpu"), lambda facts: None)
             stored.add(stage.digest)
             display.note(stage, Event("done", stage.digest, "driver", {}))
-    if len(stored) == len(plan.stages):
-        return Outcome()
+    return stored
+
+
+def _run_here(prepared: Prepared, stored: set[str], display: Any) -> Any:
+    """Do what is missing in this process."""
+    from fusiondistill_runner.driving.interruption import Interruption
+    from fusiondistill_runner.driving.local import LocalDriver
+
+    with Interruption() as interruption:
+        driver = LocalDriver(prepared.plan, prepared.store, prepared.context, stored, display, interruption)
+        display.say(f"--local: one stage after another in this process, on {driver.device}; meant for small runs")
+        return driver.run()
+
+
+def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
+    """Do what is missing on Ray's workers."""
+    from fusiondistill_runner.driving.driver import Driver
+
+    store, plan = prepared.store, prepared.plan
     _compile_kernels(prepared)
     from fusiondistill_runner.driving.interruption import Interruption
     from fusiondistill_runner.nodes.capacity import Capacity

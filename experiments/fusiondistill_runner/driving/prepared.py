@@ -14,6 +14,7 @@ from fusiondistill.config import Config, DataConfig, ModelConfig
 from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
+from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
@@ -33,6 +34,8 @@ class Prepared:
     """The experiments: one for each point of a sweep, else the plan itself."""
     store: Store
     context: Any
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the config was taken."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -52,21 +55,29 @@ class Prepared:
         return replace(self, plan=replace(self.plan, stages=tuple(kept.values()), rows=()))
 
 
-def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
+def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, *, local: bool = False) -> Prepared:
     """Read a config, find its data and plan it; starts nothing, and does not look into the store (``looked_up``).
+
+    Args:
+        local: for a run without Ray, which has one worker and no ASHA.
 
     Raises:
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
     config, points = config_file.load_points(name, overrides)
+    notes: tuple[str, ...] = ()
+    if local:
+        planned = points
+        config, points = alone(config), [alone(point) for point in planned]
+        notes = (WITHOUT_ASHA,) if [*points] != [*planned] else ()
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
-    return outside.prepared(config, plans, store)
+    return replace(outside.prepared(config, plans, store), notes=notes)
 
 
 def prepare_evaluation(
-    checkpoints: Sequence[str], overrides: Sequence[str], store: str | None, *, data: str
+    checkpoints: Sequence[str], overrides: Sequence[str], store: str | None, *, data: str, local: bool = False
 ) -> Prepared:
     """Plan the evaluation of checkpoints on a data set; a row of its table each.
 
@@ -74,6 +85,7 @@ def prepare_evaluation(
         checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network.
         overrides: as for a config, whose ``data`` and ``evaluation`` and ``degradations`` count.
         data: name of the data set.
+        local: for a run without Ray.
 
     Raises:
         as :func:`prepare`.
@@ -92,6 +104,8 @@ def prepare_evaluation(
         given = [f"data.name={data}", *overrides, f"model.name={model.name}"]
         points.append((config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given), models))
     config = points[0][0].model_copy(update={"experiment": name})
+    if local:
+        config = alone(config)
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(

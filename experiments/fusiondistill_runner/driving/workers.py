@@ -14,7 +14,7 @@ from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.errors import describe
 
-__all__ = ["group_loop", "lost_a_peer", "run_loop", "search_loop", "task_loop"]
+__all__ = ["group_loop", "lost_a_peer", "may_pass", "run_loop", "search_loop", "task_loop"]
 
 
 def task_loop(queue: Any, worker: str, context: Context) -> int:
@@ -71,7 +71,7 @@ def run_loop(config: dict[str, Any]) -> None:
         if not lost_a_peer(problem):
             error = describe(problem)
             note_error(stage, config["context"], error)
-            ray.get(queue.finish.remote(worker, stage.digest, error, _passing(problem)))  # the first names the cause
+            ray.get(queue.finish.remote(worker, stage.digest, error, may_pass(problem)))  # the first names the cause
         raise
     if rank == 0:
         ray.get(queue.finish.remote(worker, stage.digest, None, False))
@@ -134,12 +134,12 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             )
             done += 1
         except Exception as problem:
-            error, retry = describe(problem), _passing(problem)
+            error, retry = describe(problem), may_pass(problem)
             note_error(stage, context, error)
         ray.get(queue.finish.remote(worker, stage.digest, error, retry))
 
 
-def _passing(problem: Exception) -> bool:
+def may_pass(problem: Exception) -> bool:
     """Whether another try may go better: the network or a disk failed, not what was asked for."""
     return isinstance(problem, OSError) and not isinstance(problem, NoRoom)
 

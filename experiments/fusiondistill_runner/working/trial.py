@@ -40,7 +40,7 @@ def train_candidate(
     assert isinstance(spec, SearchSpec)
     stages = [trial_stage(search, values, repeat) for repeat in range(spec.seeds)]
     if len(stages) == 1:
-        perform(stages[0], store, context, device, lambda facts: report(metrics_of(facts)), closing=closing)
+        perform(stages[0], store, context, device, lambda facts: report(_told(facts)), closing=closing)
         return
 
     def rows_of(stage: Stage, epoch: int) -> Rows:
@@ -55,6 +55,11 @@ def train_candidate(
 
     for epoch in range(1, spec.train.recipe.epochs + 1):
         report(_mean([rows_of(stage, epoch)[epoch - 1] for stage in stages]))
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of an epoch: its metrics, and whether it is stored."""
+    return {**metrics_of(facts), "kept": facts.get("kept", True)}
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
