@@ -222,9 +222,9 @@ def from_card(
         CheckpointError: no card; a network of a plugin that is not loaded, or of another digest; or weights that do not
             fit the network: the first tensors that differ are named.
     """
-    from fusiondistill.fusion import state_difference
     from fusiondistill.models import ImageClassifier
     from fusiondistill.models.build import build
+    from fusiondistill.state_dicts import state_difference
 
     check_card(card, source)
     check_plugin(card, source)

@@ -223,6 +223,10 @@ class Registry(Mapping[str, Entry]):
         except (KeyError, TypeError):
             raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
 
+    def code_of(self, name: str) -> str:
+        """What stands in a digest for the code of whatever that name means here."""
+        return self.find(name).code
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self._added or name in self.builtin)
 
@@ -244,6 +248,8 @@ def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
+        ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
+        close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; known: {', '.join(known)}" if listed and known else ""
 

@@ -101,8 +101,8 @@ def trials_of(name: str = "t", count: int = 4) -> pa.Table:
     )
 
 
-def fusion_of(name: str = "expert-jpeg") -> pa.Table:
-    columns = {"stage": ["fuse"] * 2, "seed": [0, 1], "expert": [name] * 2}
+def fusion_of(name: str = "jpeg") -> pa.Table:
+    columns = {"stage": ["fuse"] * 2, "seed": [0, 1], "degradation": [name] * 2}
     return pa.table({**columns, "distance": [0.1, 0.3], "barrier": [None, 0.25]})
 
 
@@ -163,11 +163,11 @@ def timeline_of(name: str = "base", experiment: str = "demo", start: float = 1e9
     )  # fmt: skip
 
 
-def surface_of(expert: str = "expert-jpeg", experiment: str = "demo") -> pa.Table:
+def surface_of(expert: str = "jpeg", experiment: str = "demo") -> pa.Table:
     rows = [
-        {"experiment": experiment, "stage": "fused", "seed": seed, "expert": e, "alpha": a / 4,
+        {"experiment": experiment, "stage": "fused", "seed": seed, "degradation": e, "alpha": a / 4,
          "loss": 1 + a * (4 - a) / 8}
-        for seed in (0, 1) for e in (expert, "expert-blur") for a in range(5)
+        for seed in (0, 1) for e in (expert, "blur") for a in range(5)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows)
 

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 from fusiondistill.checkpoints import new_attempt, sealed
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
+from planned_report import ABOUT
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 PLAN = build(
@@ -35,7 +37,13 @@ class Shelf:
     def __init__(self, path: Path, experiment: str = "x", levels: Mapping[str, Sequence[int]] | None = None) -> None:
         self.store = Store(path)
         config = json.loads(json.dumps(PLAN.describe()["config"]))
-        self.plan: dict[str, Any] = {"experiment": experiment, "config": config, "stages": [], "rows": []}
+        self.plan: dict[str, Any] = {
+            "experiment": experiment,
+            "config": config,
+            "stages": [],
+            "rows": [],
+            "methods": ABOUT,
+        }
         if levels:
             self.plan["levels"] = levels
         self.experiment = experiment

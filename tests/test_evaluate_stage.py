@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import _cached_classifier, execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -20,10 +22,9 @@ from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.models import ImageClassifier
-from fusiondistill_runner.planning.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import _cached_classifier, execute
 
 CPU = torch.device("cpu")
 

@@ -1,5 +1,6 @@
 """The report's numbers against plain loops, and its lines for a terminal."""
 
+import itertools
 import math
 import re
 import statistics
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.report.drawing import spread
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.words import MISSING
@@ -43,10 +44,11 @@ def test_every_number_of_the_table_is_what_plain_loops_give() -> None:
 
 
 def test_rows_and_columns_come_in_the_papers_order() -> None:
-    (group,) = report.summarise(table(rows_of([*METHODS, "mine"])[::-1]))
+    (group,) = report.summarise(table(rows_of([*METHODS, "expert-haze", "mine"])[::-1]))
     assert [row.method for row in group.rows] == [
         "base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "modelsoups-told", "fusing", "fusiondistill",
-        "fusiondistill-searched", "mine", "expert-jpeg", "expert-blur", "expert-noise", "expert-saltpepper",
+        "fusiondistill-searched", "mine", "expert-haze", "expert-jpeg", "expert-blur", "expert-noise",
+        "expert-saltpepper",
     ]  # fmt: skip
     assert group.degradations == ("jpeg", "blur", "noise", "saltpepper")
     assert group.levels["jpeg"] == (1, 50, 101)
@@ -91,8 +93,11 @@ def test_images_still_missing_make_a_cell_missing_and_null_is_not_evaluated() ->
 
 
 def test_what_was_promised_but_not_evaluated_is_shown_as_missing(tmp_path: Path) -> None:
-    results = table(rows_of(["base"], levels={"blur": (0, 25)}))
-    asked: Any = {"methods": ["base", "fusiondistill"], "degradations": list(LEVELS)}
+    rows = rows_of(["base"], levels={"blur": (0, 25)})
+    results = table(rows)
+    promised = itertools.product(("base", "fusiondistill"), LEVELS)
+    to_come = [{**rows[0], "method": method, "degradation": name} for method, name in promised]
+    asked: Any = {"planned": report.plan_of(table(to_come))}
     lines = report.table_lines(results, **asked)
     assert next(line for line in lines if line.startswith("FusionDistill")).split() == ["FusionDistill", *[MISSING] * 5]
     base = next(line for line in lines if line.startswith("Base")).split()

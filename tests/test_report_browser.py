@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.report.words import MISSING
 from report_tables import (
     HOSTILE,

@@ -1,6 +1,7 @@
 """Colours that every reader can tell apart: simulated colour vision on the page's own palettes, light and dark."""
 
 import re
+from dataclasses import replace
 from importlib import resources
 from itertools import combinations
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusiondistill.report.style import COLOURS, line_styles, plain_styles
+from fusiondistill.report.methods import Method
+from fusiondistill.report.style import COLOURS, LineStyle, line_styles, plain_styles
+from planned_report import EVERY
 from report_tables import METHODS
 
 # Machado, Oliveira and Fernandes (2009), the full deficiency, for linear RGB.
@@ -39,7 +42,7 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def palettes() -> dict[str, dict[str, str]]:
     """The palettes of the page's style, and that of the figures on their own."""
-    css = resources.files("fusiondistill.report").joinpath("page.css").read_text(encoding="utf-8")
+    css = resources.files("fusiondistill.report").joinpath("templates/page.css").read_text(encoding="utf-8")
     blocks = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)
     found = [dict(re.findall(r"--(\w+): (#\w+);", block)) for block in blocks]
     return {**dict(zip(("light", "dark", "print"), found, strict=True)), "figures": COLOURS}
@@ -54,8 +57,10 @@ def apart(palette: dict[str, str], vision: str, a: str, b: str) -> float:
 @pytest.mark.parametrize("name", ["light", "dark", "print", "figures"])
 def test_lines_differ_in_colour_or_in_dashes(name: str, vision: str) -> None:
     palette = palettes()[name]
-    styles = line_styles([*METHODS, *(f"mine {i}" for i in range(4))])
-    rows = [name for name in styles if not name.startswith("expert-")]
+    mine = [Method(f"mine {i}", order=100 + i, form="all", teachers="expert" * (i % 3 == 0)) for i in range(9)]
+    methods = [*EVERY.sorted(METHODS), *mine]
+    styles = line_styles(methods)
+    rows = [method.id for method in methods if not method.own]
     plain = plain_styles(8)
     for a, b in [*combinations([styles[name] for name in rows], 2), *combinations(plain, 2)]:
         colour = apart(palette, vision, a.colour, b.colour)
@@ -84,3 +89,16 @@ def test_gains_and_losses_differ_for_everybody(vision: str) -> None:
     below, above = mpl.colormaps["PuOr"](0.2)[:3], mpl.colormaps["PuOr"](0.8)[:3]
     palette = {"below": mpl.colors.to_hex(below), "above": mpl.colors.to_hex(above)}
     assert apart(palette, vision, "below", "above") > 40
+
+
+def test_what_a_row_is_decides_how_its_line_looks() -> None:
+    """Not what it is called: the same rows under other ids and in another order of plans look the same."""
+    methods = EVERY.sorted(METHODS)
+    styles = line_styles(methods)
+    assert styles["base"] == LineStyle("grey")
+    assert (styles["fusiondistill"].colour, styles["fusiondistill"].dashes) == ("green", "-")
+    assert styles["fusiondistill"].width > 2 and styles["fusiondistill-searched"].colour == "green"
+    for told in ("oracle", "modelsoups-told"):
+        assert styles[told].colour == "ink" and styles[told].dashes != "-"
+    renamed = line_styles([replace(method, id=f"x-{method.id}") for method in methods])
+    assert renamed == {f"x-{name}": style for name, style in styles.items()}

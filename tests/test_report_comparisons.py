@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.report.comparing import BEST, comparison_grid, short_lines
 from fusiondistill.report.groups import Group
 from fusiondistill.report.words import MISSING

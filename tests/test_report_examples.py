@@ -7,8 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
-from fusiondistill.report.examples import Example, chosen, examples_body, final_method
+import planned_report as report
+from fusiondistill.report.examples import Example, chosen, examples_blocks
+from fusiondistill.report.methods import final_of
+from fusiondistill.report.page import shown
 from report_tables import CASES, HOSTILE, Page, answers_of, png, rows_of, samples_of, table
 
 
@@ -21,11 +23,12 @@ def test_one_image_of_each_case_the_first_of_the_test_split() -> None:
         example(7, base="dog", fusing="cat"), example(2, base="dog", fusing="cat"),
         example(3, base="cat", fusing="cat"), example(4, base="dog", fusing="dog"), example(5, base="dog"),
     ]  # fmt: skip
-    found = chosen(examples, 9, "fusing")
+    asked = report.method("base"), report.method("fusing")
+    found = chosen(examples, 9, *asked)
     assert [(title, one.index) for title, one in found] == [
         ("Base wrong, Fusing right", 2), ("both right", 3), ("both wrong", 4),
     ]  # fmt: skip
-    assert [one.index for _, one in chosen(examples, 8, "fusing")] == [2, 3, 4, 5], "nothing is known: the first"
+    assert [one.index for _, one in chosen(examples, 8, *asked)] == [2, 3, 4, 5], "nothing is known: the first"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +41,8 @@ def test_one_image_of_each_case_the_first_of_the_test_split() -> None:
     ],
 )
 def test_the_final_network_is_the_one_that_the_run_is_for(methods: list[str], final: str | None) -> None:
-    assert final_method(methods) == final
+    found = final_of(report.EVERY.sorted(methods))
+    assert (found.id if found else None) == final
 
 
 def test_pictures_and_verdicts_stand_together(tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_class_names_stay_text(tmp_path: Path) -> None:
 
 
 def test_without_answers_there_are_pictures_alone() -> None:
-    body = examples_body(samples_of(), None)
+    body = shown(examples_blocks(samples_of(), None, report.EVERY))
     assert body.count("<img") == 2 * 4 * 3 and "✓ right, ✗ wrong" in body and "<li>" not in body
 
 
@@ -79,5 +83,5 @@ def test_large_pictures_are_fewer() -> None:
     ]  # fmt: skip
     size = sum(len(row["image"]) for row in rows)
     assert size > 8_000_000
-    body = examples_body(pa.Table.from_pylist(rows), None)
+    body = shown(examples_blocks(pa.Table.from_pylist(rows), None, report.EVERY))
     assert len(body) < 6_000_000 and body.count("<table") == 2, "each degradation keeps one image"

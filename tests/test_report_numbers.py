@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fusiondistill import report
-from fusiondistill.report import behind
-from fusiondistill.report.latex import escaped, latex
+import planned_report as report
+from fusiondistill.report import counts
+from fusiondistill.report.text import latex
+from fusiondistill.report.text import latex_escaped as escaped
 from report_tables import HOSTILE, METHODS, Page, known, rows_of, table
 
 
@@ -54,11 +55,11 @@ def test_shards_and_missing_levels_are_told(tmp_path: Path) -> None:
 
 
 def test_what_a_page_has_no_room_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behind, "_BUDGET", 100)
+    monkeypatch.setattr(counts, "_BUDGET", 100)
     text = report.write(tmp_path, table(rows_of()))[0].read_text()
     assert (
         embedded(text) == {}
-        and "the store&#x27;s results.parquet has all counts" in text
+        and "the store&#39;s results.parquet has all counts" in text
         and 'a class="number"' not in text
     )
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from fusiondistill import report
-from fusiondistill.report.markup import element
+import planned_report as report
+from fusiondistill.report.blocks import Link, Table, Text
+from fusiondistill.report.page import shown
 from fusiondistill.report.words import MISSING
 from report_tables import (
     HOSTILE,
@@ -100,7 +101,7 @@ def test_page_is_well_formed_self_contained_and_complete(written: Written) -> No
     assert "n = 3 seeds" in page.text["p"] and "40 test images per level" in page.text["figcaption"]
     (group,) = report.summarise(table(rows_of()))
     for row in group.rows:
-        cells = next(r for r in page.rows if r[0].startswith(report.text.method_title(row.method)) and len(r) == 6)
+        cells = next(r for r in page.rows if r[0].startswith(row.about.name) and len(r) == 6)
         for column, cell in zip(group.columns, cells[1:], strict=True):
             interval = known(row.cell(column).interval)
             assert cell == f"{interval.mean:.1f} ±{interval.half:.1f}"
@@ -124,7 +125,7 @@ def test_search_and_fusion_tables(written: Written) -> None:
     assert [row[0] for row in trials] == ["trial", "t2", "t0", "t3", "t1"], "finished first, the best on top"
     assert trials[1][-2] == "73.4" and trials[-1][4] == MISSING and trials[-1][-1] == "yes"
     (fused,) = [row for row in page.rows if row[0] == "fuse" and len(row) == 5]
-    assert fused[:4] == ["fuse", "expert-jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
+    assert fused[:4] == ["fuse", "jpeg", "2", f"0.200 ±{12.7062047 * 0.1:.3f}"] and fused[4] == "0.250"
 
 
 def test_searched_choices_are_drawn_beside_numbers(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         "fusion": fusion_of(named), "samples": samples_of(named), "answers": answers_of(named, named + "!"),
         "timeline": timeline_of(named), "surface": surface_of(named),
     }  # fmt: skip
-    paths = report.write(tmp_path / "r", results, **given, facts={HOSTILE: HOSTILE}, methods=[HOSTILE])
+    paths = report.write(tmp_path / "r", results, **given, facts={HOSTILE: HOSTILE})
     text = paths[0].read_text()
     page = Page(text)
     assert page.tags.count("script") == 2 and text.count("<script") == 2 and "\x1b" not in text
@@ -181,12 +182,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-def test_elements_escape_text_and_attributes_but_not_markup() -> None:
-    inner = element("b", "1 < 2", class_=None)
-    assert inner == "<b>1 &lt; 2</b>"
-    assert element("a", inner, "&", href='"x>\0', aria_label="y") == (
-        '<a href="&quot;x&gt;\N{REPLACEMENT CHARACTER}" aria-label="y"><b>1 &lt; 2</b>&amp;</a>'
-    )
+def test_text_and_attributes_are_escaped_wherever_they_stand() -> None:
+    odd = '1 < 2 & "x">\0'
+    safe = "1 &lt; 2 &amp; &#34;x&#34;&gt;\N{REPLACEMENT CHARACTER}"
+    table = Table(odd, [odd, "Salt+pepper"], [[(odd, odd), Link(odd, odd)]], "grid")
+    html = shown([Text(odd), Text((odd, Link("y", odd))), table])
+    assert html.count(safe) == 9 and '<p class="note">' in html and "Salt+<wbr>pepper" in html
+    assert "\0" not in html and "1 < 2" not in html
 
 
 def test_many_trials_fold_away(tmp_path: Path) -> None:

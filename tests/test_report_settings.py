@@ -8,15 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import protocol_line, protocol_lines
-from fusiondistill_runner.planning.stage import Stage, TrainSpec
+from fusiondistill_runner.planning.specs import TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
+from planned_report import ABOUT
 from report_tables import Page, rows_of, table
 from shelf import PLAN, Shelf, drawn
 from test_report_tables import as_table, counted, planned
@@ -24,8 +26,47 @@ from test_report_tables import as_table, counted, planned
 PAPER = "experiment: x\nprotocol: paper\ndata: {name: cifar100}\n"
 
 
-def of(text: str) -> dict[str, str]:
-    return settings(parse(text).model_dump(mode="json"))
+FORMS = {"base": "clean", "expert": "each"}
+NEEDS: dict[str, dict[str, Any]] = {
+    "expert": {"start": "base", "teachers": "base"},
+    "vanilla": {"start": "base"},
+    "fusing": {"start": "modelsoups"},
+    "fusiondistill": {"start": "modelsoups", "teachers": {"of": "expert"}},
+}
+TRAINED = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
+
+
+def table_of(config: Any) -> dict[str, dict[str, Any]]:
+    """The methods of a config as its dump holds them."""
+    fusion = config.get("fusion") or {}
+    merged = {"merge": fusion.get("method", "average"), "of": "expert", "recalibrate": fusion.get("recalibrate")}
+    made = {name: {"form": FORMS.get(name, "all"), **NEEDS.get(name, {}), **config[name]} for name in TRAINED}
+    return {
+        **made,
+        "oracle": {"form": "combined", "of": "expert"},
+        "modelsoups": {"form": "merged", "start": merged},
+        "mine": {**made["fusing"], "epochs": 7},
+    }
+
+
+def planned_methods(names: list[str]) -> list[dict[str, Any]]:
+    """Rows as a plan lists them: one of experts that stands for itself, and the rows of these ids."""
+    return [row for row in ABOUT if row["id"] in names] + [{"id": name} for name in names if name == "mine"]
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    def methods(config: Any) -> Any:
+        text = f"experiment: x\nprotocol: {config['protocol']}\ndata: {{name: {config['data']['name']}}}\n"
+        return {name: of for name, of in table_of(parse(text).model_dump(mode="json")).items() if name != "mine"}
+
+    monkeypatch.setattr("fusiondistill_runner.views.settings.usual", methods)
+
+
+def of(text: str, *more: str) -> dict[str, str]:
+    config = parse(text).model_dump(mode="json")
+    config["table"] = table_of(config)
+    return settings({"config": config, "methods": planned_methods([*config["methods"], *more])})
 
 
 def test_the_published_experiment_deviates_in_nothing() -> None:
@@ -37,6 +78,15 @@ def test_the_published_experiment_deviates_in_nothing() -> None:
     }
     usual = of("experiment: x\nmethods: [base, oracle]\n")
     assert usual["training"] == "all training images, 10 % of them held out; epochs: base 200, expert 100"
+    own = of(PAPER, "mine")
+    assert own["training"].endswith("fusiondistill 100, mine 7") and own["deviations"] == "", "it is not of the paper"
+
+
+def test_a_plan_without_methods_says_what_it_can() -> None:
+    """Of an earlier version: nothing is known of its methods."""
+    config = parse(PAPER + "select: last\n").model_dump(mode="json")
+    said = {"select": "last", "training": "all training images", "deviations": "epochs chosen by last"}
+    assert settings({"config": config}) == said
 
 
 @pytest.mark.parametrize(
@@ -47,7 +97,7 @@ def test_the_published_experiment_deviates_in_nothing() -> None:
         ("evaluation: {every: 5, precision: bf16}", "one level in 5 measured; evaluated in bf16"),
         ("select: last", "epochs chosen by last"),
         ("degradations: [jpeg, blur]", "other degradations"),
-        ("fusion: {recalibrate: mixed}", "another fusion"),
+        ("fusion: {recalibrate: mixed}", "other settings of modelsoups"),
         ("resources: {workers_per_run: 2}", "2 data-parallel workers a run"),
         ("methods: [base]\nscratch: {epochs: 3}", ""),
         ("base: {compile: true}", ""),

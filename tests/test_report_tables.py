@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
-from fusiondistill.report.beyond import beyond_grid, corruption_error, mean_corruption_error
+import planned_report as report
+from fusiondistill.report.beyond_accuracy import beyond_grid, corruption_error, mean_corruption_error
 from fusiondistill.report.groups import Cell, Group
 from fusiondistill.report.tables import caption, column_title, overview_grid, seeds_grid
 from fusiondistill.report.words import MISSING, degradation_title
@@ -201,8 +201,8 @@ def test_likelihood_and_calibration_are_means_over_levels_degradations_and_seeds
     grid = known(beyond_grid(group, brief=True))
     assert grid.heading == ("", "clean, %", "NLL, nats", "ECE, %", "mCE")
     assert grid.rows[0][2:4] == (("4.000", "±6.353"), ("25.0", "±0.0"))
-    assert grid.rows[1][2:4] == ((MISSING, ""), (MISSING, "")) and "its experts vote" in grid.note
-    assert "its experts vote" in " ".join(report.table_lines(as_table(rows)))
+    assert grid.rows[1][2:4] == ((MISSING, ""), (MISSING, "")) and "its networks vote" in grid.note
+    assert "its networks vote" in " ".join(report.table_lines(as_table(rows)))
     interpolated = one(as_table(rows), planned=planned(("base", 0, "blur"), span=(0, 4)))
     assert known(interpolated.row("base")).nll.by_seed[0] == pytest.approx(((1 + 2 + 3 + 3 + 3) / 5 + 5) / 2)
     page = Page(report.write(tmp_path, as_table(rows))[0].read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.report.drawing_time import lane_names
 from fusiondistill.report.time_section import duration
 from fusiondistill.report.timeline import chain, clock, lanes, ran, waited, waiting, worker_hours
@@ -65,7 +65,7 @@ def test_a_training_does_not_wait_while_it_trains_in_an_earlier_attempt(tmp_path
     stages = ran(resumed)
     by_name = {one.name: one for one in stages}
     assert waited(by_name["expert-blur"], clock(stages)) == pytest.approx(10)
-    page = Page(report.write(tmp_path, table(rows_of(["base"])), timeline=resumed)[0].read_text())
+    page = Page(report.write(tmp_path, table(rows_of(["base", "expert-blur"])), timeline=resumed)[0].read_text())
     assert "1 training was resumed and is drawn from the last start" in page.text["figcaption"]
     assert ["Expert: Blur, seed 0", "Base, seed 0", "10 s", "1 min 05 s"] in page.rows
     usual = report.write(tmp_path / "usual", table(rows_of(["base"])), timeline=timeline_of())[0].read_text()
@@ -87,7 +87,7 @@ def test_worker_hours_are_summed_by_kind_and_device_over_all_workers_of_a_stage(
 
 
 def test_the_section_says_it_in_words(tmp_path: Path) -> None:
-    page = Page(report.write(tmp_path, table(rows_of(["base"])), timeline=timeline_of())[0].read_text())
+    page = Page(report.write(tmp_path, table(rows_of(["base", "expert-blur"])), timeline=timeline_of())[0].read_text())
     assert "5 stages on 3 workers, 3 min 20 s from the first start to the last end" in page.text["p"]
     assert "without 1 pause (1 h 00 min)" in page.text["p"]
     assert ["Expert: Blur, seed 0", "Base, seed 0", "5.0 s", "1 min 10 s"] in page.rows

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fusiondistill import report
+import planned_report as report
 from fusiondistill.commits import sealed
 from fusiondistill.report.tables import caption
 from fusiondistill.report.words import MISSING
@@ -69,7 +69,8 @@ def half_done(tmp_path: Path) -> Shelf:
     """A store with an evaluation, a training with two epochs, one that failed, a search that has not begun."""
     shelf = Shelf(tmp_path)
     shelf.piece("base", 0, "blur", drawn(1, 0.5, 0), (0,))
-    shelf.piece("vanilla", 0, "blur", drawn(1, 0.5, 1), (0,), store=False)
+    for method in ("vanilla", "scratch"):
+        shelf.piece(method, 0, "blur", drawn(1, 0.5, 1), (0,), store=False)
     stages = (("scratch", "train"), ("vanilla", "train"), ("search", "search"), ("evaluate-vanilla-blur", "evaluate"),
               ("evaluate-scratch-blur", "evaluate"))  # fmt: skip
     for name, kind in stages:

@@ -17,8 +17,9 @@ from fusiondistill.report.words import MISSING
 from fusiondistill.statistics import holm, paired_permutation_test
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import prepare
-from fusiondistill_runner.planning.rows import every
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.planning.levels import every
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
@@ -90,6 +91,24 @@ def test_pairs_are_tested_on_images_averaged_over_levels_seeds_and_degradations(
         p_values.append(row["p"])
     assert [row["p_holm"] for row in pairs.values()] == holm(p_values)
     assert pairs["base", "oracle"]["p_holm"] < 0.001 < 0.05 < pairs["base", "fusing"]["p_holm"]
+
+
+def test_rows_that_are_the_same_stages_are_no_pair_and_count_once(tmp_path: Path) -> None:
+    """Two rows share their stages: three rows, two networks, one test, and two of the three pairs have its result."""
+    shelf = Shelf(tmp_path)
+    for method, rate in (("base", 0.5), ("fusing", 0.7)):
+        for seed in (0, 1):
+            shelf.piece(method, seed, "blur", drawn(2, rate, seed), (0, 10))
+    same = [{**row, "method": "a-copy"} for row in shelf.plan["rows"] if row["method"] == "base"]
+    shelf.plan["rows"] += same
+    table = shelf.write()
+    pairs = shelf.pairs()
+    assert set(pairs) == {("base", "fusing"), ("fusing", "a-copy")}
+    first, turned = pairs["base", "fusing"], pairs["fusing", "a-copy"]
+    assert first["p_holm"] == first["p"] == turned["p_holm"] and first["difference"] == -turned["difference"]
+    assert (first["low"], first["high"]) == (-turned["high"], -turned["low"])
+    text = Path(results.write_report(shelf.store, table)).read_text()
+    assert "rows that are the very same networks count once, which leaves 1" in text
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])

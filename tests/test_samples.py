@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -21,15 +23,15 @@ from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.samples import png, sample_rows
+from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.rows import spread
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.sample_tables import samples_and_answers
 from fusiondistill_runner.views.stage_tables import stage_tables
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
+from planned_report import ABOUT
 from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 
 
@@ -147,7 +149,8 @@ def test_the_reports_tables_are_what_the_store_holds(tmp_path: Path) -> None:
             stored.append(stage)
     config = parse("experiment: x\n").model_dump(mode="json")
     listed = [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in (*models, *stored)]
-    plans = [{"experiment": name, "config": config, "stages": listed, "rows": places} for name in ("one", "two")]
+    plan = {"config": config, "stages": listed, "rows": places, "methods": ABOUT}
+    plans = [{"experiment": name, **plan} for name in ("one", "two")]
     tables = stage_tables(store, plans)
     samples, answers, timeline = (tables[name] for name in ("samples", "answers", "timeline"))
     assert samples is not None and answers is not None and timeline is not None
@@ -197,6 +200,7 @@ def test_only_a_few_experiments_show_images_and_only_what_they_need_is_read() ->
     plans = [
         {
             "experiment": f"x{i}",
+            "methods": [*ABOUT, {"id": "mine", "form": "all", "start": "base"}],
             "config": {"data": {"name": "other" if i == 9 else "digits"}, "protocol": "standard", "seeds": [3, 4]},
             "rows": [
                 {"method": m, "seed": seed, "degradation": "noise", "directory": f"{m}-{i}-{seed}"}

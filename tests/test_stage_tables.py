@@ -8,10 +8,12 @@ from pathlib import Path
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import prepare
-from fusiondistill_runner.planning.stage import FuseSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import MergeSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
+from fusiondistill_runner.watching.status import status_lines, watch
 from report_tables import Page
 from running import TINY
 from shelf import PLAN, Shelf, drawn
@@ -19,7 +21,7 @@ from shelf import PLAN, Shelf, drawn
 
 def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
-    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, FuseSpec))
+    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, MergeSpec))
     for seed, (i, way) in itertools.product((0, 1), enumerate((("average", "mixed"), ("ties", "none")))):
         fused = Stage("fused", seed, template.model_copy(update=dict(zip(("method", "recalibrate"), way, strict=True))))
         points = [[a, 1.0 + i] for a in (0.0, 1.0)]
@@ -75,3 +77,41 @@ def test_a_part_of_a_plan_does_not_take_the_place_of_the_command_that_did_all_of
     assert noted("run x", True) == "run x"
     assert noted("search x", False) == "run x", "a run makes all of it again"
     assert noted("search x --set", False, "base.epochs=3") == "search x --set", "of another plan it does not"
+
+
+def coded(shelf: Shelf, *digests: str | None) -> None:
+    """Stages that these versions of the code made."""
+    spec = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, TrainSpec))
+    for seed, digest in enumerate(digests):
+        stage = Stage("base", seed, spec)
+        code = {} if digest is None else {"code": {"version": "0.2.0", "digest": digest * 16}}
+        shelf.store.commit(stage, {}, code, new_attempt())
+        shelf.plan["stages"].append({"name": "base", "kind": "train", "seed": seed, "directory": stage.directory})
+    shelf.write()
+
+
+def test_a_store_of_one_version_of_the_code_names_it(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    coded(shelf, "abcd", "abcd", None)
+    assert facts(shelf.store, [shelf.plan])["code"] == "fusiondistill 0.2.0 (abcdabcd)"
+    assert not any("versions of the code" in line for line in status_lines(shelf.store))
+
+
+def test_a_store_that_mixes_code_says_so(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    coded(shelf, "abcd", "ef01", "abcd")
+    said = (
+        "made by 2 versions of the code: fusiondistill 0.2.0 (abcdabcd) made 2 stages, "
+        "fusiondistill 0.2.0 (ef01ef01) made 1 stage"
+    )
+    assert facts(shelf.store, [shelf.plan])["code"] == said and said in status_lines(shelf.store)
+    lines: list[str] = []
+    assert watch(shelf.store, 0.01, lines.append) and any(said in line for line in lines)
+    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
+    assert said in Page(Path(results.write_report(shelf.store, shelf.write())).read_text()).text["dd"]
+
+
+def test_a_store_of_before_there_was_such_a_note_says_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    coded(shelf, None, None)
+    assert "code" not in facts(shelf.store, [shelf.plan])

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import click
 
+from fusiondistill import NAME
 from fusiondistill_runner.driving.interruption import INTERRUPTED
 
-__all__ = ["FAILED", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
+__all__ = ["FAILED", "local_option", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -98,11 +99,14 @@ plugin_option = click.option(
 )
 
 
+local_option = click.option(
+    "--local", is_flag=True, help="In this process, without Ray, one stage after another: for small runs."
+)
 yes_option = click.option("--yes", is_flag=True, help="Start a very large search without asking.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fusiondistill")
+@click.version_option(package_name=NAME)
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
     signal.signal(signal.SIGTERM, _terminate)

@@ -124,6 +124,10 @@ class Networks(Registry):
         hint = close_to(str(name), known, listed=False) or "; `fusiondistill list networks` shows all names"
         raise UnknownEntry(f"no {self.kind} {name!r}{hint}")
 
+    def code_of(self, name: str) -> str:
+        """What stands in a digest for the code of a network: its provider's."""
+        return self.provider(name).code
+
     def check_name(self, name: str) -> str | None:
         """What is wrong with the name of a network; None: nothing."""
         try:

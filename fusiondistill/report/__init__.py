@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
-from fusiondistill.report.latex import latex
+from fusiondistill.report.methods import described
 from fusiondistill.report.published import published
 from fusiondistill.report.summary import summarise
-from fusiondistill.report.text import markdown, overview_lines, table_lines
+from fusiondistill.report.text import latex, markdown, overview_lines, table_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Cell", "Comparison", "Group", "Row", "overview_lines", "published", "summarise", "table_lines", "write"]
-
-_MADE = b"Written by fusiondistill report."  # in the footer of every page
 
 
 def write(
@@ -43,16 +41,14 @@ def write(
     surface: pa.Table | None = None,
     unfinished: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
-    methods: Sequence[str] = (),
-    degradations: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; what is missing shows as "–".
 
     Args:
         directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename;
             figures of an earlier report that this one does not have are deleted.
-        results: counts, as :func:`summarise` takes them, like ``planned`` and ``comparisons``; perhaps with the column
-            stage: str, whose counts they are.
+        results: counts, as :func:`summarise` takes them, like ``planned`` (which also says what each row is called) and
+            ``comparisons``; perhaps with the column stage: str, whose counts they are.
         curves: rows (stage: str, seed: int64, epoch: int64, name: str, value: float64), a row per metric and epoch.
             Metrics with "accuracy" in their name are fractions and drawn as percent; others are drawn as they are.
         trials: a row per search trial: trial: str, seed: int64, epochs: int64, validation: float64 (accuracy, a
@@ -60,7 +56,7 @@ def write(
             is a searched dimension; those that are numbers are drawn.
         importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches; perhaps
             with r2: float64 (of the forest that says so).
-        fusion: rows (stage: str, seed: int64, expert: str, distance: float64, barrier: float64).
+        fusion: rows (stage: str, seed: int64, degradation: str (whose expert), distance: float64, barrier: float64).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
         answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class
@@ -69,13 +65,13 @@ def write(
             str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
             started: float64 (the last time), finished: float64, seconds: float64 (that it cost one worker), and perhaps
             workers: int64 (that it took at once) and gpus: float64 (of each of them, null where nobody said)).
-        surface: rows (experiment: str, stage: str, seed: int64, expert: str, alpha: float64 (0: the expert, 1: the
-            fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at every point.
+        surface: rows (experiment: str, stage: str, seed: int64, degradation: str (whose expert), alpha: float64 (0: the
+            expert, 1: the fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at
+            every point.
         unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
             error: str (null: nothing went wrong)) of stages that are not stored.
         facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
             ``curves`` and all tables after it may have a column experiment: str; several experiments get a part each.
-        methods: expected rows, and ``degradations`` expected columns, where nothing is evaluated yet.
 
     Returns:
         The files, ``index.html`` first.
@@ -87,15 +83,14 @@ def write(
     from fusiondistill.report import page
     from fusiondistill.report.contents import contents
 
-    groups = summarise(
-        results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
-    )  # fmt: skip
+    groups = summarise(results, planned=planned, comparisons=comparisons)
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
         "unfinished": unfinished,
     }  # fmt: skip
-    found = contents(groups, results, tables)
+    known = described(planned)
+    found = contents(groups, results, tables, known)
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)
@@ -105,9 +100,10 @@ def write(
     for picture in found.pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
-    _replace(paths[1], markdown(groups, comparisons).encode())
+    _replace(paths[1], markdown(groups, comparisons, known[""]).encode())
     _replace(paths[2], latex(groups).encode())
-    _replace(paths[0], page.page(groups, found.sections, end=end, data=found.data, news=found.news).encode())
+    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news)
+    _replace(paths[0], text.encode())
     for path in earlier - set(paths):
         path.unlink(missing_ok=True)
     return paths
@@ -115,8 +111,10 @@ def write(
 
 def _figures_of_a_report(folder: Path) -> set[Path]:
     """The figures beside an earlier page of this report; pictures that lie elsewhere are somebody's own."""
+    from fusiondistill.report.page import MADE
+
     with contextlib.suppress(OSError):
-        if _MADE in (folder / "index.html").read_bytes():
+        if MADE.encode() in (folder / "index.html").read_bytes():
             return {path for path in (folder / "figures").iterdir() if path.suffix in (".png", ".svg")}
     return set()
 

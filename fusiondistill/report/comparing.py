@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import LEVEL, Comparison, Group
-from fusiondistill.report.words import MISSING, method_title
+from fusiondistill.report.words import MISSING
 
 __all__ = [
     "BEST",
@@ -20,7 +21,6 @@ __all__ = [
 ]
 
 BEST = "\N{BLACK STAR}"
-OURS = ("fusiondistill", "fusiondistill-searched")
 
 UNTESTED = (
     "Not tested in pairs: for no two rows is it on record which images they got right for a common seed and all "
@@ -45,7 +45,7 @@ def comparison_grid(group: Group) -> Grid | None:
         return None
     assert group.comparisons is not None
     pairs = established_first(group.comparisons)
-    rows = tuple(pair_line(pair, method_title(pair.a), method_title(pair.b)) for pair in pairs)
+    rows = tuple(pair_line(pair, group.name(pair.a), group.name(pair.b)) for pair in pairs)
     return Grid("Which differences are established", HEADING, rows, _note(pairs), texts=2)
 
 
@@ -84,12 +84,17 @@ def _note(pairs: Sequence[Comparison]) -> str:
         f"Each pair on the same {' or '.join(f'{n:,}' for n in images)} test images. The unit is the image: its "
         "correctness averaged over the levels as in the table, over the seeds that both rows have (n) and over the "
         "degradations of the main table. p: sign-flip permutation test; 95 % over images: percentile bootstrap; p "
-        f"(Holm): corrected for all {len(pairs)} pairs of this table, each table for itself. Established (p (Holm) < "
-        f"{LEVEL}) means that another draw of test images would hardly take the difference between these networks "
-        "away. It does not say that other training seeds would show it: that is what the interval over seeds is for "
-        "(mean difference ± half the 95 % interval, "
-        f"Student t; {MISSING} for one seed)."
+        f"(Holm): corrected for all {len(pairs)} pairs of this table, each table for itself{_twice(pairs)}. "
+        f"Established (p (Holm) < {LEVEL}) means that another draw of test images would hardly take the difference "
+        "between these networks away. It does not say that other training seeds would show it: that is what the "
+        f"interval over seeds is for (mean difference ± half the 95 % interval, Student t; {MISSING} for one seed)."
     )
+
+
+def _twice(pairs: Sequence[Comparison]) -> str:
+    """Whether some pairs are the same test under other labels, since their rows are the very same networks."""
+    tests = {replace(pair, a="", b="") for pair in pairs}
+    return f"; rows that are the very same networks count once, which leaves {len(tests)}" * (len(tests) < len(pairs))
 
 
 def short_lines(group: Group) -> list[str]:
@@ -101,7 +106,7 @@ def short_lines(group: Group) -> list[str]:
     established: list[str] = []
     open_pairs: list[str] = []
     done: set[frozenset[str]] = set()
-    for ours in (name for name in OURS if group.row(name)):
+    for ours in (row.method for row in group.leading):
         alike = []
         for row in group.rows:
             pair = group.comparison(ours, row.method)
@@ -109,11 +114,11 @@ def short_lines(group: Group) -> list[str]:
                 continue
             done.add(frozenset((ours, row.method)))
             if pair.established:
-                established.append(f"  {sentence(pair, method_title(pair.a), method_title(pair.b))}")
+                established.append(f"  {sentence(pair, group.name(pair.a), group.name(pair.b))}")
             else:
-                alike.append(method_title(row.method))
+                alike.append(row.about.name)
         if alike:
-            open_pairs.append(f"{method_title(ours)} from {_listed(alike)}")
+            open_pairs.append(f"{group.name(ours)} from {_listed(alike)}")
     if not done:
         return []
     lines = [_EXPLAINED, *established]

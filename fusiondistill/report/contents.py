@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from fusiondistill.report import page, sections
-from fusiondistill.report.behind import counts_behind, embedded
-from fusiondistill.report.between import between_grids
-from fusiondistill.report.examples import examples_body
+from fusiondistill.report.answer_section import Drawn, group_section, group_sections
+from fusiondistill.report.blocks import Block, Heading, Section, Text, pairs_blocks
+from fusiondistill.report.counts import counts_of, embedded
+from fusiondistill.report.examples import examples_blocks
 from fusiondistill.report.figures import Picture, Pictures
 from fusiondistill.report.group_figures import level_pictures, map_pictures
-from fusiondistill.report.group_parts import Drawn, group_section, group_sections
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, Section, element, joined
+from fusiondistill.report.methods import Methods
 from fusiondistill.report.stage_figures import curve_pictures, surface_pictures, trial_pictures
-from fusiondistill.report.time_section import time_body
-from fusiondistill.report.unfinished import unfinished_line, unfinished_section, without_curves
+from fusiondistill.report.stage_sections import (
+    curves_blocks,
+    fusion_blocks,
+    trials_blocks,
+    unfinished_line,
+    unfinished_section,
+    without_curves,
+)  # fmt: skip
+from fusiondistill.report.sweep_comparisons import sweep_grids
+from fusiondistill.report.time_section import time_blocks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,77 +34,87 @@ __all__ = ["Contents", "contents"]
 DRAWN = 12  # tables, and experiments, of which figures are drawn
 
 Tables = Mapping[str, "pa.Table | None"]
+Built: TypeAlias = "tuple[list[Block], Sequence[Picture]]"
+Build: TypeAlias = "Callable[[str, pa.Table, bool], Built]"
+"""(experiment, its rows, whether figures are drawn) -> the blocks and the figures in them."""
 
 
 @dataclass
 class Contents:
-    """The page's sections, its figures, and the markup that its script reads."""
+    """The page's sections, its figures, the JSON that its script reads, and what is to be said first."""
 
     sections: list[Section] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    data: str = ""
-    news: Markup = field(default_factory=Markup)
+    counts: str = "{}"
+    news: Sequence[Block] = ()
 
 
-def contents(groups: Sequence[Group], results: pa.Table, tables: Tables) -> Contents:
+def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods: Mapping[str, Methods]) -> Contents:
     """The sections of the groups, then those of examples, training, search, fusion and time by experiment.
 
-    ``tables`` are those of :func:`fusiondistill.report.write` by name.
+    Args:
+        groups: the tables of results.
+        results: their counts.
+        tables: those of :func:`fusiondistill.report.write` by name.
+        methods: experiment -> its methods, under "" those of all.
     """
     found, draw = Contents(), Pictures()
-    for i, grid in enumerate(between_grids(tables.get("comparisons"))):
-        found.sections.append(page.between_section(grid, i + 1))
+    for i, grid in enumerate(sweep_grids(tables.get("comparisons"), methods[""])):
+        found.sections.append(Section(f"between-{i + 1}", grid.title, pairs_blocks(grid)))
     _add_groups(found, groups, results, draw)
     found.news = unfinished_line(tables.get("unfinished"))
-    if section := unfinished_section(tables.get("unfinished")):
+    if section := unfinished_section(tables.get("unfinished"), methods[""]):
         found.sections.append(section)
+
+    def known(experiment: str) -> Methods:
+        return methods.get(experiment, methods[""])
 
     def of(table: str, experiment: str) -> pa.Table | None:
         return _part(tables.get(table), experiment)
 
     shown = min(DRAWN, sum(1 for _ in _by_experiment(tables.get("samples"))))
-    kinds: list[tuple[str, str, str, Callable[[str, pa.Table, bool], tuple[Markup, Sequence[Picture]]]]] = [
+    kinds: list[tuple[str, str, str, Build]] = [
         ("examples", "Examples", "samples", lambda name, part, drawn: (
-            examples_body(part, of("answers", name), shown) if drawn else Markup(""), ())),
+            examples_blocks(part, of("answers", name), known(name), shown) if drawn else [], ())),
         ("training", "Training", "curves", lambda name, part, drawn: _training(
-            draw, part if drawn else None, of("unfinished", name))),
-        ("search", "Search", "trials", lambda name, part, drawn: _search(draw, part, of("importance", name), drawn)),
+            [*curve_pictures(draw, part, known(name))] if drawn else [], of("unfinished", name))),
+        ("search", "Search", "trials", lambda name, part, drawn: _search(
+            part, [*trial_pictures(draw, part)] if drawn else [], of("importance", name))),
         ("fusion", "Fusion", "fusion", lambda name, part, drawn: _fusion(
-            draw, part, of("surface", name) if drawn else None)),
-        ("time", "Time", "timeline", lambda _, part, drawn: time_body(part, draw, drawn)),
+            part, [*_surfaces(draw, of("surface", name), known(name))] if drawn else [])),
+        ("time", "Time", "timeline", lambda name, part, drawn: time_blocks(part, draw, known(name), drawn)),
     ]  # fmt: skip
     for anchor, title, table, build in kinds:
         _add_experiments(found, anchor, title, tables.get(table), build)
     return found
 
 
-def _training(draw: Pictures, curves: pa.Table | None, unfinished: pa.Table | None) -> tuple[Markup, Sequence[Picture]]:
-    pictures = [*curve_pictures(draw, curves)] if curves is not None else []
-    return sections.curves_body(pictures, without_curves(unfinished)), pictures
+def _training(pictures: Sequence[Picture], unfinished: pa.Table | None) -> Built:
+    return curves_blocks(pictures, without_curves(unfinished)), pictures
 
 
-def _search(
-    draw: Pictures, trials: pa.Table, importance: pa.Table | None, drawn: bool
-) -> tuple[Markup, Sequence[Picture]]:
-    pictures = [*trial_pictures(draw, trials)] if drawn else []
-    return sections.trials_body(trials, pictures, importance), pictures
+def _search(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None) -> Built:
+    return trials_blocks(trials, pictures, importance), pictures
 
 
-def _fusion(draw: Pictures, fusion: pa.Table, surface: pa.Table | None) -> tuple[Markup, Sequence[Picture]]:
-    pictures = [*surface_pictures(draw, surface)] if surface is not None else []
-    return sections.fusion_body(fusion, pictures), pictures
+def _fusion(fusion: pa.Table, pictures: Sequence[Picture]) -> Built:
+    return fusion_blocks(fusion, pictures), pictures
+
+
+def _surfaces(draw: Pictures, surface: pa.Table | None, methods: Methods) -> Iterator[Picture]:
+    return surface_pictures(draw, surface, methods) if surface is not None else iter(())
 
 
 def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures) -> None:
     """A section for each table; where there are several, each in one section, and figures for the first of them."""
     several = len(groups) > 1
-    behind = counts_behind(results) if groups else {}
+    counts = counts_of(results) if groups else {}
     named: list[list[tuple[str, Group]]] = []
     for i, group in enumerate(groups):
         others = [(f"{i + 1}-{k + 2}", other) for k, other in enumerate(group.others)]
         named.append([(str(i + 1), group), *others])
-    flat = [(table, one, behind.get(_key(one), {})) for tables in named[:DRAWN] for table, one in tables]
-    found.data, held = embedded(flat)
+    flat = [(table, one, counts.get(_key(one), {})) for tables in named[:DRAWN] for table, one in tables]
+    found.counts, held = embedded(flat)
     kept = {table: counted for table, _, counted in flat[:held]}
     for i, tables in enumerate(named):
         drawn = []
@@ -120,25 +137,22 @@ def _add_experiments(
     anchor: str,
     title: str,
     table: pa.Table | None,
-    build: Callable[[str, pa.Table, bool], tuple[Markup, Sequence[Picture]]],
+    build: Build,
 ) -> None:
     """One section for a kind of table, with a part for each experiment; figures for the first of them."""
-    parts = []
+    blocks: list[Block] = []
     experiments = list(_by_experiment(table))
     for i, (name, part) in enumerate(experiments):
-        body, pictures = build(name, part, i < DRAWN)
+        built, pictures = build(name, part, i < DRAWN)
         found.pictures += pictures
-        if body:
-            parts += [element("h3", name)] if len(experiments) > 1 else []
-            parts.append(body)
+        blocks += [Heading(name), *built] if built and len(experiments) > 1 else built
     if len(experiments) > 1 and anchor != "examples":
-        text = "A stage that several experiments share stands under the first of them alone."
-        parts.insert(0, element("p", text, class_="note"))
+        blocks.insert(0, Text("A stage that several experiments share stands under the first of them alone."))
     if len(experiments) > DRAWN:
         text = f"Figures and pictures are those of the first {DRAWN} of {len(experiments)} experiments."
-        parts.insert(0, element("p", text, class_="note"))
-    if parts:
-        found.sections.append(Section(anchor, title, joined(*parts)))
+        blocks.insert(0, Text(text))
+    if blocks:
+        found.sections.append(Section(anchor, title, blocks))
 
 
 def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:

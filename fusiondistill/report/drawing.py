@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusiondistill import NAME
 from fusiondistill.report.style import COLOURS, LineStyle
 from fusiondistill.report.words import MISSING
 
@@ -87,7 +88,7 @@ def settings() -> AbstractContextManager[None]:
             "figure.facecolor": COLOURS["paper"],
             "axes.facecolor": "none",
             "svg.fonttype": "none",
-            "svg.hashsalt": "fusiondistill",
+            "svg.hashsalt": NAME,
         }
     )
 

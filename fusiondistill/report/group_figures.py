@@ -14,7 +14,7 @@ from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_te
 from fusiondistill.report.groups import TRAINED, Group, Row
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.style import line_styles
-from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, method_title, short_title
+from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, short_title
 
 __all__ = ["level_pictures", "map_pictures"]
 
@@ -29,26 +29,26 @@ def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[P
     each other.
     """
     rows = [row for row in group.rows if not row.is_expert]
-    styles = line_styles([row.method for row in rows])
+    styles = line_styles(group.methods)
     for name in group.degradations:
         step = -1 if name in FALLING else 1
         levels = np.array(group.levels[name], dtype=np.float64)[::step]
-        drawn = {row.method: np.array([*row.curves[name].values()])[:, ::step] for row in rows if row.curves[name]}
+        drawn = [(row.about, np.array([*row.curves[name].values()])[:, ::step]) for row in rows if row.curves[name]]
         if not drawn:
             continue
         dots = group.interpolated(name)
         lines = [
-            replace(seeds_line(method_title(m), styles[m], levels, values), dots=dots) for m, values in drawn.items()
+            replace(seeds_line(about.name, styles[about.id], levels, values), dots=dots) for about, values in drawn
         ]
         ends = "; ".join(f"{line.label}: {line.y[0]:.1f} to {line.y[-1]:.1f}" for line in lines)
         yield draw.picture(
             f"{prefix}accuracy-{name}",
             degradation_title(name),
-            f"{seeds_text(len(v) for v in drawn.values())} {group.images[name]:,} test images per level."
+            f"{seeds_text(len(values) for _, values in drawn)} {group.images[name]:,} test images per level."
             + (" Dots are measured levels." if dots else "")
             + (" The scale is this figure's own." if len(group.degradations) > 1 else ""),
             f"Accuracy in percent against {level_axis(name)}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
-            partial(line_chart, lines, level_axis(name), "accuracy, %", _limits([*drawn.values()])),
+            partial(line_chart, lines, level_axis(name), "accuracy, %", _limits([values for _, values in drawn])),
         )
 
 
@@ -69,7 +69,7 @@ def map_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Pic
 
 
 def _gains(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
-    base = group.row("base")
+    base = group.base
     rows = [row for row in group.rows if not row.is_expert and row is not base]
     if base is None or not rows:
         return
@@ -78,7 +78,7 @@ def _gains(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
         return
     rows = [row for row, line in zip(rows, values, strict=True) if np.isfinite(line).any()]
     values = values[np.isfinite(values).any(axis=1)]
-    titles = [method_title(row.method) for row in rows]
+    titles = [row.about.name for row in rows]
     columns = ["Avg" if column == AVERAGE else short_title(column) for column in group.columns]
     yield draw.picture(
         f"{prefix}gain",
@@ -101,14 +101,14 @@ def _gain(row: Row, base: Row, column: str) -> float:
 
 def _clean(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
     found = [
-        (row.method, clean.mean, average.mean)
+        (row.about, clean.mean, average.mean)
         for row in group.rows
         if not row.is_expert and (clean := row.clean.interval) and (average := row.average.interval)
     ]
     if len(found) < 2:
         return
-    styles = line_styles([method for method, _, _ in found])
-    points = [(method_title(method), styles[method], x, y) for method, x, y in found]
+    styles = line_styles(group.methods)
+    points = [(about.name, styles[about.id], x, y) for about, x, y in found]
     said = "; ".join(f"{title}: {x:.1f} clean, {y:.1f} on average" for title, _, x, y in points)
     yield draw.picture(
         f"{prefix}clean",
@@ -121,19 +121,23 @@ def _clean(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
 
 
 def _experts(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
-    rows = [row for row in group.rows if row.is_expert or row.method in ("base", "fusiondistill")]
-    if not any(row.is_expert and sum(1 for c in row.cells.values() if c.by_seed) > 1 for row in rows):
+    experts = [row for row in group.rows if row.is_expert]
+    if not any(sum(1 for c in row.cells.values() if c.by_seed) > 1 for row in experts):
         return
-    rows.sort(key=lambda row: (row.method == "fusiondistill", row.is_expert))
+    rows = [*([group.base] if group.base else []), *experts, *group.ours[:1]]
+    of = {row.about.of for row in experts}
+    own = [
+        row.about.name for row in group.rows if row.about.told and row.about.form == "combined" and {row.about.of} == of
+    ]
     grid = [[row.cells[name].interval for name in group.degradations] for row in rows]
     values = np.array([[cell.mean if cell else np.nan for cell in line] for line in grid])
-    titles = [method_title(row.method) for row in rows]
+    titles = [row.about.name for row in rows]
     columns = [degradation_title(name) for name in group.degradations]
     yield draw.picture(
         f"{prefix}experts",
         "Every expert on every degradation",
-        "Accuracy in %, with the levels, images and seeds of the table above. Where an expert meets its own "
-        "degradation stands what the Oracle row says.",
+        "Accuracy in %, with the levels, images and seeds of the table above."
+        + (f" Where an expert meets its own degradation stands what the {own[0]} row says." if own else ""),
         f"Accuracy in percent. {_said(titles, columns, values, '.1f')}.",
         partial(heat_map, values, titles, columns),
         wide=len(columns) > _MANY,

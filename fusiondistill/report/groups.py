@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fusiondistill.report.methods import Method, base_of, final_of, ours_of
 from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
-from fusiondistill.report.words import EXPERT, TOLD
 from fusiondistill.statistics import Interval, mean_interval
 
 __all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
@@ -32,12 +32,13 @@ class Cell:
 class Row:
     """One method: a cell for each degradation, and the average over all of them.
 
-    ``average`` has the seeds for which no degradation is missing. ``curves[degradation][seed]`` holds the accuracy in
-    percent at each of the group's measured levels. ``nll`` (nats) and ``ece`` (percent) are means over levels and
-    degradations like ``average``; ``clean`` is the accuracy in percent at levels that leave an image as it is.
+    ``about`` is what the plan says of it, ``method`` its id. ``average`` has the seeds for which no degradation is
+    missing. ``curves[degradation][seed]`` holds the accuracy in percent at each of the group's measured
+    levels. ``nll`` (nats) and ``ece`` (percent) are means over levels and degradations like ``average``; ``clean`` is
+    the accuracy in percent at levels that leave an image as it is.
     """
 
-    method: str
+    about: Method
     cells: Mapping[str, Cell]
     average: Cell
     curves: Mapping[str, Mapping[int, Sequence[float]]]
@@ -45,19 +46,24 @@ class Row:
     ece: Cell
     clean: Cell
 
+    @property
+    def method(self) -> str:
+        """The method's id."""
+        return self.about.id
+
     def cell(self, column: str) -> Cell:
         """The cell of a degradation, or of the column of averages (``published.AVERAGE``)."""
         return self.average if column == AVERAGE else self.cells[column]
 
     @property
     def is_expert(self) -> bool:
-        """Whether this is a single expert rather than a row of the published table."""
-        return self.method.startswith(EXPERT)
+        """Whether this is the network for one degradation rather than a row that is for all of them."""
+        return bool(self.about.own)
 
     @property
     def competes(self) -> bool:
-        """Whether the row can be the best of its table: neither a single expert nor told the degradation."""
-        return not self.is_expert and self.method not in TOLD
+        """Whether the row can be the best of its table: neither for one degradation alone nor told the degradation."""
+        return not self.is_expert and not self.about.told
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Group:
     ``asked`` the figures that there are to be (method, seed, degradation), None: one for each cell and seed.
     ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how many images and for how
     many epochs the rows were trained, ``deviations`` how all that departs from the published experiment, network and
-    protocol apart; each is empty where that is not known.
+    protocol apart; each is empty where that is not known. ``methods`` are all of the experiment, in their order.
     """
 
     experiment: str
@@ -124,6 +130,7 @@ class Group:
     select: str = ""
     training: str = ""
     deviations: str = ""
+    methods: tuple[Method, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -147,6 +154,34 @@ class Group:
     def row(self, method: str) -> Row | None:
         """The row of a method, or None."""
         return next((row for row in self.rows if row.method == method), None)
+
+    def name(self, method: str) -> str:
+        """What a reader calls a method of this table."""
+        row = self.row(method)
+        return (row.about if row else Method(method)).name
+
+    @property
+    def base(self) -> Row | None:
+        """The row of the first method that was trained on clean images, or None."""
+        found = base_of(row.about for row in self.rows)
+        return self.row(found.id) if found else None
+
+    @property
+    def ours(self) -> list[Row]:
+        """The rows that are trained on all degradations with teachers."""
+        ids = {method.id for method in ours_of(row.about for row in self.rows)}
+        return [row for row in self.rows if row.method in ids]
+
+    @property
+    def leading(self) -> list[Row]:
+        """Ours, for a sentence: of more than three the first and the last."""
+        return self.ours if len(self.ours) <= 3 else [self.ours[0], self.ours[-1]]
+
+    @property
+    def final(self) -> Row | None:
+        """The row that the experiment is for, or None."""
+        found = final_of([row.about for row in self.rows])
+        return self.row(found.id) if found else None
 
     def published(self, method: str, column: str) -> float | None:
         """The published figure in percent for a cell of this table, or None; an average only of the same columns."""

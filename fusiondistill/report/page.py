@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from string import Template
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from fusiondistill.report.grid import Grid
-from fusiondistill.report.group_parts import grid_table, setup
+from fusiondistill.report.answer_section import setup
+from fusiondistill.report.blocks import Block, Bullets, Code, Folded, Heading, Section, Terms, Text, grid_table
+from fusiondistill.report.drawing import inlined
+from fusiondistill.report.figures import Picture
 from fusiondistill.report.groups import Group
-from fusiondistill.report.markup import Markup, Section, element, folded, joined, prose
-from fusiondistill.report.summary import headline
-from fusiondistill.report.tables import NOTHING, overview_grid
-from fusiondistill.report.words import in_order, method_line, method_title, printable, protocol_lines
+from fusiondistill.report.tables import NOTHING, headline, overview_grid
+from fusiondistill.report.text import explained
+from fusiondistill.report.words import MISSING, printable, protocol_lines
 
-__all__ = ["between_section", "facts_section", "page"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-_FEW = 20  # rows of a table that is shown without being asked for
+__all__ = ["MADE", "facts_section", "page", "shown"]
+
+MADE = "Written by fusiondistill report."
+"""Stands at the end of every page, by which a page of this report is known."""
+_TITLE = "FusionDistill"
+_FEW = 20  # lines of a fact that are shown without being asked for
 
 
 def page(
@@ -24,75 +31,103 @@ def page(
     sections: Sequence[Section],
     *,
     end: Section | None = None,
-    data: str = "",
-    news: Markup | None = None,
+    counts: str = "{}",
+    news: Sequence[Block] = (),
 ) -> str:
     """The whole HTML file: the answer and the other sections, then what the rows and protocols are, then the end.
 
-    ``data`` is markup that the page's script reads, ``news`` what is to be said before anything else.
+    Args:
+        counts: JSON that the page's script reads; safe within a script element.
+        news: what is to be said before anything else.
     """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
     opening = [_overview(groups)] if len(groups) > 1 else []
-    explained = [_rows_explained(groups), _protocols_explained(groups)] if groups else []
-    shown = [*opening, *sections, *explained, *([end] if end else [])]
-    lead = [news or Markup(""), _lead(groups), _contents(groups, shown)]
-    folder = resources.files("fusiondistill.report")
-    read = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
-    return Template(read["page.html"]).substitute(
-        title=joined(_title(names)),
-        style=read["page.css"],
-        script=read["page.js"],
-        lead=joined(*lead),
-        main="\n".join(section.shown() for section in shown),
-        data=data,
+    about = [Section("rows", "What the rows are", [Terms(explained(groups))]), _protocols(groups)] if groups else []
+    every = [*opening, *sections, *about, *([end] if end else [])]
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            title=_title(names),
+            lead=[*news, *_lead(groups)],
+            contents=_contents(groups, every),
+            sections=every,
+            counts=counts,
+            made=MADE,
+        )
     )
+
+
+def shown(blocks: Sequence[Block]) -> str:
+    """These blocks as HTML."""
+    module: Any = _templates().get_template("blocks.html").module
+    return str(module.blocks(blocks))
+
+
+@cache
+def _templates() -> Environment:
+    """The templates. All text is escaped, and rid of control characters, on its way into them."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def finalize(value: object) -> object:
+        return value if isinstance(value, Markup) else printable(value, lines=True)
+
+    def breakable(title: object) -> Markup:
+        """A line may break after a plus, as in "Salt+pepper", and nowhere else in a word."""
+        return Markup(str(escape(printable(title))).replace("+", "+<wbr>"))
+
+    def prose(text: object) -> Markup:
+        """Percent signs stay with their numbers."""
+        return Markup(str(escape(printable(text))).replace(" %", "&nbsp;%"))
+
+    def drawn(picture: Picture) -> Markup:
+        return Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))
+
+    loader = PackageLoader("fusiondistill.report")
+    env = Environment(loader=loader, autoescape=True, finalize=finalize, undefined=StrictUndefined)
+
+    def source(name: str) -> Markup:
+        return Markup(loader.get_source(env, name)[0])
+
+    env.filters.update(breakable=breakable, prose=prose, drawn=drawn)
+    env.globals.update(source=source, missing=MISSING)
+    return env
 
 
 def _title(names: Sequence[str]) -> str:
     if not names:
-        return "FusionDistill"
+        return _TITLE
     few = ", ".join(names[:3])
-    return f"FusionDistill: {few}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"{_TITLE}: {few}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _lead(groups: Sequence[Group]) -> Markup:
+def _lead(groups: Sequence[Group]) -> list[Block]:
     """The answer in a sentence, and what was trained on what."""
     if not groups:
-        return element("p", NOTHING, class_="lead")
+        return [Text(NOTHING, "lead")]
     if len(groups) > 1:
-        return element("p", f"{len(groups)} tables; the overview leads to each of them.", class_="lead")
+        return [Text(f"{len(groups)} tables; the overview leads to each of them.", "lead")]
     sentence = headline(groups[0])
-    return joined(element("p", prose(sentence), class_="lead") if sentence else Markup(""), setup(groups[0]))
+    return [*([Text(sentence, "lead")] if sentence else []), setup(groups[0])]
 
 
-def _contents(groups: Sequence[Group], sections: Sequence[Section]) -> Markup:
+def _contents(groups: Sequence[Group], sections: Sequence[Section]) -> Sequence[Section]:
     """Where to find what; of many tables the overview alone."""
     tables = {section.anchor for section in sections if section.anchor.startswith("table-")}
-    shown = [s for s in sections if len(groups) < 2 or len(tables) < 6 or s.anchor not in tables]
-    if len(shown) < 4:
-        return Markup("")
-    items = (element("li", element("a", section.title, href=f"#{section.anchor}")) for section in shown)
-    return element("nav", element("ul", *items), aria_label="Contents")
-
-
-def between_section(grid: Grid, number: int) -> Section:
-    """The tests between the points of a sweep; many pairs open on demand."""
-    table = grid_table(grid)
-    shown = folded(f"All {len(grid.rows)} pairs", table) if len(grid.rows) > _FEW else table
-    return Section(f"between-{number}", grid.title, joined(shown, element("p", grid.note, class_="note")))
+    found = [s for s in sections if len(groups) < 2 or len(tables) < 6 or s.anchor not in tables]
+    return found if len(found) >= 4 else ()
 
 
 def facts_section(facts: Mapping[str, str]) -> Section:
     """What it takes to run this again; what has several lines is kept as it is; many open on demand."""
-    items = []
+    items: list[tuple[str, Any]] = []
     for name, value in facts.items():
         text = str(value).strip("\n")
         code = "\n" in text or name.split(": ")[-1] in ("command", "config")
-        shown = element("pre", text) if code else joined(text)
         lines = text.count("\n") + 1
-        shown = folded(f"{lines} lines", shown) if lines > _FEW else shown
-        items.append(joined(element("dt", name), element("dd", shown)))
-    return Section("again", "How it was run", element("dl", *items, class_="wide"))
+        items.append((name, Folded(f"{lines} lines", [Code(text)]) if lines > _FEW else Code(text) if code else text))
+    return Section("again", "How it was run", [Terms(items, "wide")])
 
 
 def _overview(groups: Sequence[Group]) -> Section:
@@ -100,18 +135,12 @@ def _overview(groups: Sequence[Group]) -> Section:
     grid = overview_grid(groups)
     assert grid is not None
     links = [f"#table-{i + 1}" for i in range(len(grid.rows))]
-    return Section("overview", grid.title, joined(grid_table(grid, links), element("p", grid.note, class_="note")))
+    return Section("overview", grid.title, [grid_table(grid, links), Text(grid.note)])
 
 
-def _rows_explained(groups: Sequence[Group]) -> Section:
-    methods = in_order(row.method for group in groups for row in group.rows)
-    items = [joined(element("dt", method_title(m)), element("dd", method_line(m))) for m in methods]
-    return Section("rows", "What the rows are", element("dl", *items))
-
-
-def _protocols_explained(groups: Sequence[Group]) -> Section:
-    parts: list[Markup] = []
+def _protocols(groups: Sequence[Group]) -> Section:
+    blocks: list[Block] = []
     for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
         lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
-        parts += [element("h3", protocol), element("ul", *(element("li", line) for line in lines))]
-    return Section("protocol", "Protocols" if len(parts) > 2 else "Protocol", joined(*parts))
+        blocks += [Heading(protocol), Bullets(lines)]
+    return Section("protocol", "Protocols" if len(blocks) > 2 else "Protocol", blocks)

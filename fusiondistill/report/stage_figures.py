@@ -11,8 +11,9 @@ import numpy as np
 from fusiondistill.report.drawing import line_chart
 from fusiondistill.report.drawing_panels import Panel, best_chart, panel_charts, scatter_charts
 from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
+from fusiondistill.report.methods import Methods
 from fusiondistill.report.style import plain_styles
-from fusiondistill.report.words import EXPERT, MISSING, in_order, method_title, printable
+from fusiondistill.report.words import MISSING, degradation_title, in_order, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +23,7 @@ __all__ = ["curve_pictures", "dimensions", "surface_pictures", "text_dimensions"
 _BOOK_KEEPING = ("trial", "epochs", "seeds", "validation", "stopped", "seed", "experiment")
 
 
-def curve_pictures(draw: Pictures, curves: pa.Table) -> Iterator[Picture]:
+def curve_pictures(draw: Pictures, curves: pa.Table, methods: Methods) -> Iterator[Picture]:
     """One figure of small panels per metric, a panel for each stage, a line for each seed; accuracies share theirs."""
     found: dict[str, dict[str, dict[str, dict[int, dict[int, float]]]]] = {}
     columns = (curves[name].to_pylist() for name in ("name", "stage", "seed", "epoch", "value"))
@@ -36,14 +37,14 @@ def curve_pictures(draw: Pictures, curves: pa.Table) -> Iterator[Picture]:
         metrics = list(dict.fromkeys(metric for by_metric in stages.values() for metric in by_metric))
         panels = [
             Panel(
-                method_title(stage),
+                stage.name,
                 [
                     (metrics.index(metric), *_points(by_epoch, 100 if percent else 1))
-                    for metric, by_seed in stages[stage].items()
+                    for metric, by_seed in stages[stage.id].items()
                     for by_epoch in by_seed.values()
                 ],
             )
-            for stage in in_order(stages)
+            for stage in methods.sorted(stages)
         ]
         title = printable(name).replace("_", " ").replace("/", " ")
         labels = [printable(metric).replace("_", " ").removesuffix(" accuracy") for metric in metrics]
@@ -110,10 +111,10 @@ def _rank(row: dict[str, object]) -> tuple[int, str]:
     return int(digits or 0), name
 
 
-def surface_pictures(draw: Pictures, surface: pa.Table) -> Iterator[Picture]:
+def surface_pictures(draw: Pictures, surface: pa.Table, methods: Methods) -> Iterator[Picture]:
     """The loss on the straight way from each expert to the network that they were fused to, a figure per stage."""
     found: dict[str, dict[str, dict[int, dict[float, float]]]] = {}
-    names = ("stage", "expert", "seed", "alpha", "loss")
+    names = ("stage", "degradation", "seed", "alpha", "loss")
     for stage, expert, seed, alpha, loss in zip(*(surface[name].to_pylist() for name in names), strict=True):
         if loss is not None:
             found.setdefault(stage, {}).setdefault(expert, {}).setdefault(seed, {})[alpha] = loss
@@ -122,7 +123,7 @@ def surface_pictures(draw: Pictures, surface: pa.Table) -> Iterator[Picture]:
         for expert, style in zip(in_order(experts), plain_styles(len(experts)), strict=True):
             alphas = sorted({a for by_alpha in experts[expert].values() for a in by_alpha}, reverse=True)
             values = np.array([[by.get(a, np.nan) for a in alphas] for by in experts[expert].values()], dtype=float)
-            lines.append(seeds_line(_expert_title(expert), style, np.array(alphas), values))
+            lines.append(seeds_line(_expert_title(expert, methods), style, np.array(alphas), values))
         ends = "; ".join(f"{line.label}: {line.y[0]:.2f} to {line.y[-1]:.2f}" for line in lines)
         yield draw.picture(
             f"surface-{stage}",
@@ -150,9 +151,12 @@ def text_dimensions(trials: pa.Table) -> list[str]:
     return [f.name for f in trials.schema if f.name not in _BOOK_KEEPING and any(is_(f.type) for is_ in shown)]
 
 
-def _expert_title(expert: str) -> str:
+def _expert_title(expert: str, methods: Methods) -> str:
     """An expert's name, which may be given as that of its degradation."""
-    return method_title(expert if expert.startswith(EXPERT) else f"{EXPERT}{expert}")
+    if expert in methods.known:
+        return methods.name(expert)
+    own = [method for method in methods.known.values() if method.own == expert]
+    return own[0].name if len(own) == 1 else degradation_title(expert)
 
 
 def _number(value: object) -> float:

@@ -5,9 +5,11 @@ The page replaces each of these colours with a CSS variable of the same name, so
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-from fusiondistill.report.words import EXPERT, in_order
+from fusiondistill.report.methods import Method, base_of, ours_of
 
 __all__ = ["COLOURS", "LineStyle", "line_styles", "plain_styles"]
 
@@ -25,8 +27,12 @@ COLOURS = {
     "green": "#009e73",
 }
 
-_SOLID, _DASHED, _DOTTED, _MIXED = "-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5))
 Dashes = str | tuple[float, tuple[float, ...]]
+_SOLID: Dashes = "-"
+_DASHED: Dashes = (0, (5, 2))
+_DOTTED: Dashes = (0, (1.2, 1.4))
+_MIXED: Dashes = (0, (5, 1.5, 1.2, 1.5))
+_SPARE = ("purple", "orange", "vermilion", "sky", "blue")
 
 
 @dataclass(frozen=True)
@@ -38,42 +44,45 @@ class LineStyle:
     width: float = 1.3
 
 
-_METHODS = {
-    "base": LineStyle("grey"),
-    "oracle": LineStyle("ink", _DASHED),
-    "ensemble": LineStyle("purple", _MIXED),
-    "scratch": LineStyle("orange", _MIXED),
-    "vanilla": LineStyle("vermilion", _DASHED),
-    "modelsoups": LineStyle("sky", _DOTTED, 1.8),
-    "modelsoups-told": LineStyle("sky"),
-    "fusing": LineStyle("blue", _DASHED),
-    "fusiondistill": LineStyle("green", _SOLID, 2.2),
-    "fusiondistill-searched": LineStyle("green", _DOTTED, 2.2),
-}
-_SPARE = ("blue", "vermilion", "orange", "sky", "ink")
-_STAGES = {"distill": "fusiondistill", "distill-searched": "fusiondistill-searched"}
+def line_styles(methods: Sequence[Method]) -> dict[str, LineStyle]:
+    """A style for each method, by its place among its kind: method id -> style.
 
+    The base is grey and solid, ours are green and thick (the first of them solid), rows that are told the degradation
+    are ink and dashed, networks for one degradation share a colour. The others change colour and dashes from one to
+    the next.
 
-def line_styles(names: list[str]) -> dict[str, LineStyle]:
-    """A style for each method or training stage; experts share a colour, unknown names take what is left in turn."""
-    experts = [name for name in in_order(names) if name.startswith(EXPERT)]
-    dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
-    styles: dict[str, LineStyle] = {}
-    taken = {(style.colour, style.dashes) for style in _METHODS.values()}
-    free = [LineStyle(colour, of) for of in dashes for colour in _SPARE if (colour, of) not in taken]
-    spare = 0
-    for name in names:
-        if name in experts:
-            styles[name] = LineStyle("purple", dashes[experts.index(name) % 4])
-        elif (known := _STAGES.get(name, name)) in _METHODS:
-            styles[name] = _METHODS[known]
+    Args:
+        methods: all of an experiment, in the order of the table, so that a method looks alike in each of its figures.
+    """
+    base, ours = base_of(methods), ours_of(methods)
+    told = _styles(("ink", "grey"), (_DASHED, _DOTTED, _MIXED))
+    green = _styles(("green", "blue"), (_SOLID, _DOTTED, _DASHED, _MIXED), 2.2)
+    single = _styles(("purple",), (_SOLID, _DASHED, _DOTTED, _MIXED))
+    others = _turning(_SPARE, (_MIXED, _DASHED, _DOTTED, _SOLID))
+    styles = {}
+    for method in methods:
+        if method is base:
+            styles[method.id] = LineStyle("grey")
         else:
-            styles[name] = free[spare % len(free)]
-            spare += 1
+            kind = told if method.told else single if method.own else green if method in ours else others
+            styles[method.id] = next(kind)
     return styles
 
 
-def plain_styles(count: int) -> list[LineStyle]:
-    """Styles for lines without a meaning of their own: colour and dashes both change from one to the next."""
-    dashes: list[Dashes] = [_SOLID, _DASHED, _DOTTED, _MIXED]
-    return [LineStyle((*_SPARE, "purple")[i % (len(_SPARE) + 1)], dashes[i % 4], 1.5) for i in range(count)]
+def _styles(colours: Sequence[str], dashes: Sequence[Dashes], width: float = 1.3) -> Iterator[LineStyle]:
+    """All dashes of the first colour, then of the next; wider when all are used up."""
+    for more in count():
+        yield from (LineStyle(colour, of, width + 0.9 * more) for colour in colours for of in dashes)
+
+
+def _turning(colours: Sequence[str], dashes: Sequence[Dashes], width: float = 1.3) -> Iterator[LineStyle]:
+    """Styles whose colour and dashes both change from one to the next; the numbers of both have no common divisor."""
+    for i in count():
+        rounds = i // (len(colours) * len(dashes))
+        yield LineStyle(colours[i % len(colours)], dashes[i % len(dashes)], width + 0.9 * rounds)
+
+
+def plain_styles(number: int) -> list[LineStyle]:
+    """Styles for so many lines without a meaning of their own: colour and dashes change from one to the next."""
+    turning = _turning(("blue", "vermilion", "orange", "sky", "purple"), (_SOLID, _DASHED, _DOTTED, _MIXED), 1.5)
+    return [next(turning) for _ in range(number)]

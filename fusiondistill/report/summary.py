@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
-from fusiondistill.report.words import CLEAN, degradation_title, in_order, method_title, printable
-from fusiondistill.statistics import Interval, accuracy, average, interpolated_mean
+from fusiondistill.report.methods import Method, Methods, described
+from fusiondistill.report.words import CLEAN, in_order
+from fusiondistill.statistics import accuracy, average, interpolated_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["headline", "summarise"]
+__all__ = ["summarise"]
 
 _GROUP = ("experiment", "dataset", "model", "protocol")
 _CELL = ("method", "seed", "degradation")
@@ -50,6 +51,7 @@ class _Known:
     asked: set[_Asked] = field(default_factory=set)
     unfinished: set[_Asked] = field(default_factory=set)
     said: dict[str, Any] = field(default_factory=dict)
+    about: Methods = field(default_factory=Methods)
 
 
 def summarise(
@@ -57,8 +59,6 @@ def summarise(
     *,
     planned: pa.Table | None = None,
     comparisons: pa.Table | None = None,
-    methods: Sequence[str] = (),
-    degradations: Sequence[str] = (),
 ) -> list[Group]:
     """The numbers of the report from the counts: one group per (experiment, dataset, model, protocol), as they come.
 
@@ -77,11 +77,10 @@ def summarise(
         planned: a row per (experiment, method, model, seed, dataset, protocol, degradation) that there is to be, with
             ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
             whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32"),
-            ``select``, ``training`` and ``deviations`` (see :class:`Group`).
+            ``select``, ``training`` and ``deviations`` (see :class:`Group`),
+            and what the row's method is (the columns of :data:`~fusiondistill.report.methods.COLUMNS`).
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
             Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
-        methods: methods that get a row even where nothing of them is evaluated yet.
-        degradations: degradations that belong to the average even where nothing of them is evaluated yet.
 
     Raises:
         ValueError: a column is missing, or counts that cannot be.
@@ -90,11 +89,10 @@ def summarise(
     if planned is not None:
         _read_planned(planned, groups)
     _read_results(results, groups)
-    for known in groups.values():
-        known.methods += methods
-        for name in degradations:
-            known.kinds.setdefault(name, TRAINED)
     tested = None if comparisons is None else _comparisons(comparisons)
+    said = described(planned)
+    for key, known in groups.items():
+        known.about = said.get(key[0], said[""])
     return [_group(key, known, None if tested is None else tested.get(key, ())) for key, known in groups.items()]
 
 
@@ -174,6 +172,7 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
     seeds = {s for of in known.counts.values() for d in columns for s in of.get(d, {})}
     seeds |= {seed for _, seed, name in known.asked if name in columns}
     experiment, dataset, model, protocol = key
+    methods = known.about.sorted([*known.methods, *known.counts])
     group = Group(
         experiment=experiment,
         dataset=dataset,
@@ -187,10 +186,11 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         seeds=tuple(sorted(seeds)),
         rows=(),
         asked=frozenset(known.asked) if known.asked else None,
+        methods=tuple(methods),
         **known.said,
     )
-    methods = [m for m in in_order([*known.methods, *known.counts]) if kind == TRAINED or _has(known, m, columns)]
-    return replace(group, rows=tuple(_row(group, m, known.counts.get(m, {}), known.unfinished) for m in methods))
+    shown = [method for method in methods if kind == TRAINED or _has(known, method.id, columns)]
+    return replace(group, rows=tuple(_row(group, m, known.counts.get(m.id, {}), known.unfinished) for m in shown))
 
 
 def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
@@ -201,7 +201,7 @@ def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
 
 def _row(
     group: Group,
-    method: str,
+    method: Method,
     counts: Mapping[str, Mapping[int, Mapping[int, _Count]]],
     unfinished: set[_Asked],
 ) -> Row:
@@ -212,7 +212,7 @@ def _row(
             for seed, by_level in sorted(counts.get(name, {}).items())
             if len(by_level) == len(group.levels[name])
             and all(c.seen == group.images[name] for c in by_level.values())
-            and (method, seed, name) not in unfinished
+            and (method.id, seed, name) not in unfinished
         }
     curves = {name: {s: _percents(c) for s, c in by_seed.items()} for name, by_seed in complete.items()}
     cells = {
@@ -220,7 +220,7 @@ def _row(
         for name, by_seed in curves.items()
     }
     return Row(
-        method=method,
+        about=method,
         cells=cells,
         average=_averaged(cells.values()),
         curves=curves,
@@ -268,27 +268,3 @@ def _averaged(cells: Iterable[Cell]) -> Cell:
     seeds = sorted({seed for cell in columns for seed in cell.by_seed})
     means = {seed: average([cell.by_seed.get(seed) for cell in columns]) for seed in seeds}
     return Cell({seed: mean for seed, mean in means.items() if mean is not None})
-
-
-def _with_spread(interval: Interval, method: str) -> str:
-    """A mean; of our rows with half its interval over seeds."""
-    ours = method.startswith("fusiondistill") and interval.half is not None
-    return f"{interval.mean:.1f}" + (f" ±{interval.half:.1f}" if ours else "")
-
-
-def headline(group: Group) -> str | None:
-    """The answer in one sentence, or None as long as the method itself is not evaluated."""
-    found = {
-        method: f"{method_title(method)} {_with_spread(row.average.interval, method)} %"
-        for method in ("fusiondistill", "fusiondistill-searched", "fusing", "vanilla", "base", "oracle")
-        if (row := group.row(method)) and row.average.interval
-    }
-    if not any(method.startswith("fusiondistill") for method in found):
-        return None
-    if "oracle" in found:
-        found["oracle"] += " (told the degradation)"
-    count = len(group.degradations)
-    averaged = f", averaged over {count} degradations" if count > 1 else f", {degradation_title(group.degradations[0])}"
-    where = f"On {printable(group.dataset)}{averaged}"
-    spread = " (± half the 95 % interval over seeds)" if any("±" in text for text in found.values()) else ""
-    return f"{where}{spread}: {', '.join(found.values())}."

@@ -9,7 +9,7 @@ from fusiondistill.report.comparing import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import FULL, TRAINED, Cell, Group, Row
 from fusiondistill.report.published import AVERAGE, NETWORK
-from fusiondistill.report.words import MISSING, in_order, kind_lines, method_title, printable, short_title
+from fusiondistill.report.words import MISSING, degradation_title, kind_lines, printable, short_title
 from fusiondistill.statistics import Interval
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "cell_text",
     "column_title",
     "group_title",
+    "headline",
     "overview_grid",
     "published_row",
     "seeds_grid",
@@ -46,7 +47,7 @@ def answer_grid(group: Group) -> Grid:
     """A group's table, the paper's figures below ours where it has some."""
     rows: list[tuple[Entry, ...]] = []
     for row in group.rows:
-        rows.append(((method_title(row.method), ""), *answer_row(group, row)))
+        rows.append(((row.about.name, ""), *answer_row(group, row)))
         if figures := published_row(group, row):
             rows.append(((f"  published, {NETWORK}", ""), *figures))
     heading = ("", *(column_title(group, column) for column in group.columns))
@@ -97,7 +98,7 @@ def seeds_grid(group: Group) -> Grid | None:
     body = []
     for row in group.rows:
         entries = [_spread(row.cell(column).interval) for column in group.columns]
-        body.append(((method_title(row.method), ""), *entries))
+        body.append(((row.about.name, ""), *entries))
     if not any(interval.n > 1 for interval in _intervals(group)):
         return None
     heading = ("", *(column_title(group, column) for column in group.columns))
@@ -122,13 +123,14 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
     if len(groups) < 2:
         return None
     telling = [(b, name) for b, name in (*_NAMES, _PRECISION) if len({getattr(group, name) for group in groups}) > 1]
-    methods = [m for m in in_order(row.method for g in groups for row in g.rows) if not m.startswith("expert-")]
+    found = {row.method: row.about for group in reversed(groups) for row in group.rows if not row.is_expert}
+    methods = sorted(found.values(), key=lambda method: method.rank)
     body = []
     for group in groups:
         title = " · ".join(before + printable(getattr(group, name)) for before, name in telling)
         entries: list[Entry] = []
         for method in methods:
-            row = group.row(method)
+            row = group.row(method.id)
             entries.append(answer_row(group, row)[-1] if row else ("", ""))
         body.append(((title, ""), *entries))
     note = (
@@ -140,7 +142,7 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
     note += (
         " Some averages hold interpolated levels: see there." if any(g.interpolated(AVERAGE) for g in groups) else ""
     )
-    return Grid("Overview", ("", *map(method_title, methods)), tuple(body), note)
+    return Grid("Overview", ("", *(method.name for method in methods)), tuple(body), note)
 
 
 def caption(group: Group) -> str:
@@ -157,6 +159,32 @@ def caption(group: Group) -> str:
             text += "[n] marks a cell with fewer seeds. "
     text += "".join(f"{note} " for note in (_interpolation(group), best_note(group)) if note)
     return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
+
+
+def headline(group: Group) -> str | None:
+    """The answer in one sentence, or None as long as none of our rows is evaluated.
+
+    Ours, then the best known ways to train on all degradations (at most two), the base, and the first row that is told.
+    """
+    rows, ours, told = group.rows, group.leading, [row for row in group.rows if row.about.told]
+    others = [row for row in rows if row.about.form == "all" and row not in group.ours and row.about.start != "random"]
+    base = [group.base] if group.base else []
+    shown = [row for row in (*ours, *others[-2:][::-1], *base, *told[:1]) if row.average.interval]
+    if not any(row in ours for row in shown):
+        return None
+    said = ", ".join(_said(row, spread=row in ours) for row in shown)
+    count = len(group.degradations)
+    averaged = f", averaged over {count} degradations" if count > 1 else f", {degradation_title(group.degradations[0])}"
+    spread = " (± half the 95 % interval over seeds)" if "±" in said else ""
+    return f"On {printable(group.dataset)}{averaged}{spread}: {said}."
+
+
+def _said(row: Row, *, spread: bool) -> str:
+    """A row's average in words, with half its interval over seeds if that is asked for."""
+    interval = row.average.interval
+    assert interval
+    half = f" ±{interval.half:.1f}" if spread and interval.half is not None else ""
+    return f"{row.about.name} {interval.mean:.1f}{half} %" + (" (told the degradation)" if row.about.told else "")
 
 
 def _interpolation(group: Group) -> str | None:

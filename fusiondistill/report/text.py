@@ -1,23 +1,24 @@
-"""The answer as plain text: lines for a terminal, and Markdown."""
+"""The answer as plain text: lines for a terminal, Markdown, and LaTeX with booktabs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusiondistill.report.between import between_grids, between_lines
-from fusiondistill.report.beyond import beyond_grid
-from fusiondistill.report.comparing import comparison_grid, short_lines
-from fusiondistill.report.grid import Grid, aligned, escaped, markdown_grid, wrapped
+from fusiondistill.report.beyond_accuracy import beyond_grid
+from fusiondistill.report.comparing import BEST, comparison_grid, short_lines
+from fusiondistill.report.grid import Entry, Grid, aligned, escaped, markdown_grid, wrapped
 from fusiondistill.report.groups import Group
-from fusiondistill.report.summary import headline, summarise
-from fusiondistill.report.tables import NOTHING, answer_grid, group_title, overview_grid, seeds_grid
-from fusiondistill.report.words import kind_title, method_line, method_title, protocol_lines, published_note
+from fusiondistill.report.methods import Methods, described
+from fusiondistill.report.summary import summarise
+from fusiondistill.report.sweep_comparisons import sweep_grids, sweep_lines
+from fusiondistill.report.tables import NOTHING, answer_grid, group_title, headline, overview_grid, seeds_grid
+from fusiondistill.report.words import MISSING, kind_title, printable, protocol_lines, published_note
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["markdown", "overview_lines", "table_lines"]
+__all__ = ["explained", "latex", "latex_escaped", "markdown", "overview_lines", "table_lines"]
 
 
 def table_lines(
@@ -25,18 +26,14 @@ def table_lines(
     *,
     planned: pa.Table | None = None,
     comparisons: pa.Table | None = None,
-    methods: Sequence[str] = (),
-    degradations: Sequence[str] = (),
 ) -> list[str]:
     """The tables for a terminal: aligned lines without markup or control characters, up to 100 columns wide.
 
     The arguments are those of :func:`~fusiondistill.report.summary.summarise`. Where the paper has a row, its figures
     stand below ours. Several groups open with an overview.
     """
-    groups = summarise(
-        results, planned=planned, comparisons=comparisons, methods=methods, degradations=degradations
-    )  # fmt: skip
-    above = (_overview_lines(groups), between_lines(comparisons))
+    groups = summarise(results, planned=planned, comparisons=comparisons)
+    above = (_overview_lines(groups), sweep_lines(comparisons, described(planned)[""]))
     parts = [part for part in (*above, *map(_group_lines, groups)) if part]
     lines = [line.rstrip() for part in parts for line in ("", *part)]
     return lines[1:] or [NOTHING]
@@ -47,7 +44,7 @@ def overview_lines(
 ) -> list[str]:
     """What :func:`table_lines` says above the tables of several groups, without these; its arguments."""
     lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons)) or [NOTHING]
-    between = between_lines(comparisons)
+    between = sweep_lines(comparisons, described(planned)[""])
     return [line.rstrip() for line in (*lines, *([""] if between else []), *between)]
 
 
@@ -81,12 +78,12 @@ def _hanging(text: str) -> list[str]:
     return [indent + line for line in wrapped(text.strip())]
 
 
-def markdown(groups: Sequence[Group], comparisons: pa.Table | None = None) -> str:
+def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Methods) -> str:
     """The tables as Markdown, with what each row is and what the protocol does; of the tests those between points."""
     parts = ["# Results"] if groups else ["# Results", NOTHING]
     if overview := overview_grid(groups):
         parts += ["## Overview", markdown_grid(overview)]
-    parts += _sections(*between_grids(comparisons), level="##")
+    parts += _sections(*sweep_grids(comparisons, methods), level="##")
     for group in groups:
         parts.append(f"## {escaped(group_title(group))}")
         if sentence := headline(group):
@@ -100,14 +97,18 @@ def markdown(groups: Sequence[Group], comparisons: pa.Table | None = None) -> st
         for other in group.others:
             parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
             parts += _sections(beyond_grid(other), seeds_grid(other), level="####")
-    methods = dict.fromkeys(row.method for group in groups for row in group.rows)
-    if methods:
-        rows = [f"- **{escaped(method_title(m))}**: {escaped(method_line(m))}" for m in methods]
+    if rows := [f"- **{escaped(name)}**: {escaped(line)}" for name, line in explained(groups)]:
         parts += ["## The rows", "\n".join(rows)]
     for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
         if lines := protocol_lines(protocol, select):
             parts += [f"## Protocol {escaped(protocol)}", "\n".join(f"- {escaped(line)}" for line in lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def explained(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """What the rows are: (what it is called, a sentence), once where several tables have the same row."""
+    found = {(row.about.id, row.about.name, row.about.line): row.about for group in groups for row in group.rows}
+    return [(method.name, method.line) for method in sorted(found.values(), key=lambda method: method.rank)]
 
 
 def _comparisons(group: Group) -> list[str]:
@@ -126,3 +127,56 @@ def _sections(*grids: Grid | None, level: str = "###") -> list[str]:
         if grid:
             parts += [f"{level} {escaped(grid.title)}", markdown_grid(grid) if grid.rows else escaped(grid.note)]
     return parts
+
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "±": r"$\pm$", MISSING: "--", "·": r"$\cdot$", BEST: r"$\star$", "→": r"$\rightarrow$",
+    "\N{REPLACEMENT CHARACTER}": "?",
+}  # fmt: skip
+
+
+def latex(groups: Sequence[Group]) -> str:
+    """A ``tabular`` for each table, with comments that say what it needs and what its numbers are."""
+    lines = [
+        r"% Made by fusiondistill report. Needs \usepackage{booktabs}, and T1 fonts (\usepackage[T1]{fontenc}) for",
+        r"% quotation marks in names. Read it in with \input; several tables follow each other.",
+    ]
+    if not groups:
+        return "\n".join([*lines, f"% {NOTHING}", ""])
+    for group in groups:
+        lines += _tabular(group)
+        for other in group.others:
+            lines += _comment(kind_title(other.kind)) + _tabular(other)
+    return "\n".join([*lines, ""])
+
+
+def _tabular(group: Group) -> list[str]:
+    grid = answer_grid(group)
+    head = " & ".join(latex_escaped(title) for title in grid.heading)
+    lines = ["%", *_comment(grid.title), *_comment(grid.note)]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
+    lines += [" & ".join(map(_cell, row)) + r" \\" for row in grid.rows]
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _cell(entry: Entry) -> str:
+    number, beside = entry
+    # A cell that begins with "[" would be read as an option of the line break before it.
+    return f"{{{latex_escaped(number.strip())}}}" + (f" {{\\footnotesize {latex_escaped(beside)}}}" if beside else "")
+
+
+def _comment(text: str) -> list[str]:
+    """The text as one comment: it cannot end before the line does."""
+    return [f"% {line}" for line in printable(text, lines=True).splitlines()]
+
+
+def latex_escaped(text: str) -> str:
+    r"""Outside text as LaTeX prints it, on one line.
+
+    >>> latex_escaped("a_b & 50 %")
+    'a\\_b \\& 50 \\%'
+    """
+    return "".join(_SPECIAL.get(c, c) for c in " ".join(printable(text).split()))

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fusiondistill.report.blocks import Block, Figures, Heading, Text, plain_table
 from fusiondistill.report.drawing_time import lane_chart
 from fusiondistill.report.figures import Picture, Pictures
-from fusiondistill.report.markup import Markup, element, joined, plain_table
-from fusiondistill.report.sections import figures
+from fusiondistill.report.methods import Methods
 from fusiondistill.report.timeline import Clock, Ran, chain, clock, lanes, ran, waited, worker_hours
-from fusiondistill.report.words import MISSING, method_title, printable
+from fusiondistill.report.words import MISSING, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["duration", "time_body"]
+__all__ = ["duration", "time_blocks"]
 
 
-def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, Sequence[Picture]]:
+def time_blocks(
+    timeline: pa.Table, draw: Pictures, methods: Methods, drawn: bool
+) -> tuple[list[Block], Sequence[Picture]]:
     """The section's content and its figure, if it is to be drawn."""
     stages = ran(timeline)
     if not stages:
-        return Markup(""), ()
+        return [], ()
     at = clock(stages)
     end = max(at(one.finished) for one in stages)
     pauses = [length for _, length in at.pauses]
@@ -34,14 +36,14 @@ def time_body(timeline: pa.Table, draw: Pictures, drawn: bool) -> tuple[Markup, 
         text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
         text += "s" if len(pauses) > 1 else ""
     pictures = [_picture(stages, at, draw)] if drawn else []
-    return joined(
-        element("p", f"{text}.", class_="note"),
-        figures("", pictures),
-        element("h3", "Worker-hours"),
-        _hours(stages),
-        element("h3", "The chain that took longest"),
-        _chain(stages, at),
-    ), pictures
+    return [
+        Text(f"{text}."),
+        *([Figures(pictures)] if pictures else []),
+        Heading("Worker-hours"),
+        *_hours(stages),
+        Heading("The chain that took longest"),
+        *_chain(stages, at, methods),
+    ], pictures
 
 
 def _picture(stages: Sequence[Ran], at: Clock, draw: Pictures) -> Picture:
@@ -69,7 +71,7 @@ def _resumed(count: int) -> str:
     return f"{stages} drawn from the last start; where the earlier epochs ran is not on record."
 
 
-def _hours(stages: Sequence[Ran]) -> Markup:
+def _hours(stages: Sequence[Ran]) -> list[Block]:
     """What each kind of stage cost, in hours of workers and, where the config says what a worker holds, of GPUs."""
     rows = worker_hours(stages)
     gpus = any(row[4] for row in rows)
@@ -84,34 +86,33 @@ def _hours(stages: Sequence[Ran]) -> Markup:
     titles = ["kind of stage", "device", "stages", "worker-hours", *(["GPU-hours"] if gpus else [])]
     text = "A worker is a process with its share of a device; a data-parallel training takes several at once."
     text += " GPU-hours: times the GPUs that a worker reserves." if gpus else ""
-    return joined(plain_table(titles, body, "Worker-hours", texts=2), element("p", text, class_="note"))
+    return [plain_table(titles, body, "Worker-hours", texts=2), Text(text)]
 
 
 def _hours_text(hours: float) -> str:
     return f"{hours:.2f}" if hours >= 0.995 else f"{hours:.3f}"
 
 
-def _chain(stages: Sequence[Ran], at: Clock) -> Markup:
+def _chain(stages: Sequence[Ran], at: Clock, methods: Methods) -> list[Block]:
     """The stages that the end had to wait for, each with what it waited for itself."""
     links = chain(stages)
     body, before = [], None
     for one in links:
-        after = f"{_stage_title(before)}" if before else MISSING
+        after = _stage_title(before, methods) if before else MISSING
         queued = MISSING if one.ready is None else duration(waited(one, at))
-        body.append([_stage_title(one), after, queued, duration(one.finished - one.started + one.earlier)])
+        body.append([_stage_title(one, methods), after, queued, duration(one.finished - one.started + one.earlier)])
         before = one
     text = (
         "Back from the stage that finished last, over the input that each one got last: the run could not have ended "
         "earlier without one of these being faster or waiting less for a worker."
     )
     titles = ["stage", "its last input", "then waited for a worker", "ran"]
-    table = plain_table(titles, body, "The chain that took longest", texts=2)
-    return joined(table, element("p", text, class_="note"))
+    return [plain_table(titles, body, "The chain that took longest", texts=2), Text(text)]
 
 
-def _stage_title(one: Ran) -> str:
+def _stage_title(one: Ran, methods: Methods) -> str:
     kind, _, rest = one.name.partition("-")
-    name = f"Evaluate {rest}" if one.kind == "evaluate" and kind == "evaluate" else method_title(one.name)
+    name = f"Evaluate {rest}" if one.kind == "evaluate" and kind == "evaluate" else methods.name(one.name)
     return f"{name}, seed {one.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What the report calls things, in plain words: methods, degradations, protocols, published figures."""
+"""What the report calls degradations, protocols and published figures, in plain words."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from fusiondistill.report.published import MODEL, NETWORK, has_published
 
 __all__ = [
     "CLEAN",
-    "EXPERT",
     "FALLING",
     "MISSING",
-    "TOLD",
     "degradation_title",
     "in_order",
     "kind_lines",
     "kind_title",
     "level_axis",
-    "method_line",
-    "method_title",
     "printable",
     "protocol_line",
     "protocol_lines",
@@ -27,39 +23,6 @@ __all__ = [
 ]
 
 MISSING = "\N{EN DASH}"
-EXPERT = "expert-"
-
-# In the order of the table: ours first, then the paper's rows in the paper's order.
-_METHODS = {
-    "base": ("Base", "trained on clean images only (step 1); the starting point of most rows below"),
-    "oracle": (
-        "Oracle",
-        "for each degradation the expert that was fine-tuned on it; it is told the degradation, so it is a yardstick "
-        "and not a competitor",
-    ),
-    "ensemble": (
-        "Ensemble",
-        "all experts vote on every image, a tie goes to the largest summed logits; one forward pass per expert",
-    ),
-    "scratch": ("Scratch", "one network from random weights, trained on all degradations with cross-entropy"),
-    "vanilla": ("Vanilla", "starts from the base, fine-tuned on all degradations with cross-entropy"),
-    "modelsoups": ("ModelSoups", "the uniform average of the experts' weights, evaluated without further training"),
-    "modelsoups-told": (
-        "ModelSoups (told)",
-        "the same average with BatchNorm statistics of its own for each degradation; it is told the degradation, so "
-        "it is a yardstick too",
-    ),
-    "fusing": ("Fusing", "starts from the average, fine-tuned on all degradations with cross-entropy"),
-    "fusiondistill": (
-        "FusionDistill",
-        "starts from the average, fine-tuned on all degradations with cross-entropy and distillation from the expert "
-        "of each image's degradation (step 4), with fixed loss weights; told nothing",
-    ),
-    "fusiondistill-searched": (
-        "FusionDistill (searched)",
-        "the same with what the search found on the validation split; what the search cost comes on top",
-    ),
-}
 
 # name -> (title, the axis of its levels, the paper's name)
 _DEGRADATIONS = {
@@ -71,7 +34,6 @@ _DEGRADATIONS = {
 
 FALLING = ("jpeg",)  # their higher levels are milder, so their axis falls: harder is to the right everywhere
 CLEAN = {"jpeg": 101, "blur": 0, "noise": 0, "saltpepper": 0}  # the levels that leave an image as it is
-TOLD = ("oracle", "modelsoups-told")  # rows that know which degradation they face
 
 _PUBLISHED_SET = "c-"  # opens the names of a published corruption set's corruptions
 
@@ -129,41 +91,17 @@ def printable(text: object, *, lines: bool = False) -> str:
 
     ``lines`` keeps line breaks and tabs; without it the text ends up on one line.
     """
+    if (given := str(text)).isprintable():
+        return given
     kept = "\n\t" if lines else ""
-    flat = str(text) if lines else str(text).replace("\n", " ").replace("\t", " ")
+    flat = given if lines else given.replace("\n", " ").replace("\t", " ")
     return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in flat)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Methods in the order of the table (unknown ones after the known, experts last) or degradations in the paper's.
-
-    Within a kind, unknown names keep the order in which they come.
-    """
-    known = [*_METHODS, *_DEGRADATIONS]
-    unique = list(dict.fromkeys(names))
-    experts = [EXPERT + name for name in _DEGRADATIONS]
-
-    def rank(name: str) -> tuple[int, int]:
-        if name.startswith(EXPERT):
-            return 2, experts.index(name) if name in experts else len(experts)
-        return (0, known.index(name)) if name in known else (1, 0)
-
-    return sorted(unique, key=rank)
-
-
-def method_title(method: str) -> str:
-    """What a method is called: "fusiondistill-searched" -> "FusionDistill (searched)"."""
-    if method.startswith(EXPERT):
-        return f"Expert: {degradation_title(method.removeprefix(EXPERT))}"
-    return _METHODS[method][0] if method in _METHODS else printable(method)
-
-
-def method_line(method: str) -> str:
-    """One line on what a method is."""
-    if method.startswith(EXPERT):
-        name = degradation_title(method.removeprefix(EXPERT))
-        return f"the base, fine-tuned on {name} at random levels (step 2), here on every degradation it was tried on"
-    return _METHODS[method][1] if method in _METHODS else "not a method of the paper"
+def in_order(degradations: Iterable[str]) -> list[str]:
+    """Each of these degradations once: those of the paper first, in its order, the others as they come."""
+    known = [*_DEGRADATIONS]
+    return sorted(dict.fromkeys(degradations), key=lambda name: known.index(name) if name in known else len(known))
 
 
 def degradation_title(degradation: str) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusiondistill import NAME
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
-from fusiondistill_runner.nodes.fitness import DataSet
+from fusiondistill_runner.nodes.node_checks import DataSet
 
 __all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
 
@@ -118,7 +119,7 @@ def complaints(facts: Facts, wanted: Wanted) -> list[str]:
     found = []
     if facts.open:
         found.append(
-            f"no token is asked for on {', '.join(facts.open)}: whoever reaches these nodes can run code there; "
+            f"no token is asked for on {', '.join(facts.open)}: any program that reaches these can run code there; "
             "start Ray with RAY_AUTH_MODE=token and a token from `ray get-auth-token --generate`"
         )
     found += _about_room(facts, wanted.resources)
@@ -181,7 +182,7 @@ def _about_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterat
             yield f"{name} is not installed (here: {version}): install the project there"
         elif other.partition("+")[0] != version.partition("+")[0]:  # builds for CPU and CUDA may stand side by side
             yield f"has {name} {other}, here it is {version}: install the same on all nodes"
-    if "fusiondistill" in there["versions"] and there.get("code") != here["code"]:
+    if NAME in there["versions"] and there.get("code") != here["code"]:
         why = there["errors"].get("code", "other files under the same version")
         yield f"the project's code is not the one here ({why}): install the same on all nodes"
 

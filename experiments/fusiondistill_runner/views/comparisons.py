@@ -12,8 +12,8 @@ import numpy as np
 from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.views.between import sweeps
-from fusiondistill_runner.views.correctness import Correctness, correctness, evaluated
+from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
+from fusiondistill_runner.views.sweep_comparisons import rests_on, sweeps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,10 +43,12 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
-    :mod:`views.between`).
+    :mod:`views.sweep_comparisons`).
 
-    Single experts are left out. So is a method and seed as long as one of its pieces is missing, or was stored by a
-    version that kept no ``images.parquet``, or lacks levels that others have.
+    Networks for one degradation are left out. Two rows that are the very same stages are no pair. Pairs that rest on
+    the same stages are one test with a row each, so that p_holm counts it once. A method and seed is left out as long
+    as one of its pieces is missing, or was stored by a version that kept no ``images.parquet``, or lacks levels that
+    others have.
 
     Args:
         before: an earlier table; experiments whose stages are still those of then are taken from it.
@@ -74,8 +76,7 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
         names = {"dataset": config["data"]["name"], "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
         if not unchanged(own, known.digest):
-            right = correctness(store, known)
-            rows += [{**own, **pair} for pair in _tested(right, itertools.combinations(right, 2))]
+            rows += [{**own, **pair} for pair in _of_experiment(store, known)]
     for sweep in sweeps(store, plans):
         own = {"experiment": sweep.name, **sweep.names, "points": True}
         if sweep.pairs and not unchanged(own, sweep.digest, set(sweep.pairs)):
@@ -102,6 +103,21 @@ def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
 
 def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
     return digest(json.dumps([rows, made_of], sort_keys=True, default=str).encode())
+
+
+def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
+    """The tests of all pairs of an experiment's rows; a test that several pairs share is made once."""
+    right = correctness(store, known)
+    sharing: dict[frozenset[str], list[tuple[str, str, str]]] = {}
+    for a, b in itertools.combinations(right, 2):
+        if stages := rests_on(known.of_method(a), known.of_method(b)):
+            sharing.setdefault(frozenset(stages), []).append((a, b, stages[0]))
+    tested = {(row["a"], row["b"]): row for row in _tested(right, [of[0][:2] for of in sharing.values()])}
+    for (x, y, side), *others in sharing.values():
+        if first := tested.get((x, y)):
+            turned = {**first, "difference": -first["difference"], "low": -first["high"], "high": -first["low"]}
+            yield first
+            yield from ({**(first if own == side else turned), "a": a, "b": b} for a, b, own in others)
 
 
 def _tested(right: Correctness, asked: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
+from fusiondistill.report.methods import methods_of
 from fusiondistill.statistics import level_weights
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "correctness", "evaluated"]
+__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "correctness", "evaluated"]
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"
@@ -26,10 +27,13 @@ _VERSION = 2  # of how it is computed: another one computes everything again
 Correctness = dict[str, dict[int, NDArray[np.float64]]]
 """method -> seed -> float64 [N]: each image's mean correctness over levels, then over degradations, 0..1."""
 
+Pieces = Mapping[int, Mapping[str, list[str]]]
+"""seed -> degradation -> the directories of the evaluate stages that counted a row."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What of a plan is stored in full: the rows of its main table, without single experts.
+    """What of a plan is stored in full: the rows of its main table, without networks for one degradation.
 
     Attributes:
         pieces: (method, seed) -> degradation -> the directories of its pieces.
@@ -41,14 +45,19 @@ class Evaluated:
     spans: Mapping[str, tuple[int, int]]
     digest: str
 
+    def of_method(self, method: str) -> Pieces:
+        """The pieces of a method."""
+        return {seed: of for (name, seed), of in self.pieces.items() if name == method}
+
 
 def evaluated(store: Store, plan: Mapping[str, Any]) -> Evaluated:
     """The methods and seeds of which every piece is stored with what it says about each image."""
     found: dict[tuple[str, int], dict[str, list[str]]] = {}
     unusable: set[tuple[str, int]] = set()
     attempts: dict[str, str | None] = {}
+    methods = methods_of(plan)
     for row in plan["rows"]:
-        if (row.get("kind") or "trained") != "trained" or row["method"].startswith("expert-"):
+        if (row.get("kind") or "trained") != "trained" or methods[row["method"]].own:
             continue
         directory, key = row["directory"], (row["method"], row["seed"])
         if directory not in attempts:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import MANIFEST
+from fusiondistill.report.methods import COLUMNS as ABOUT
+from fusiondistill.report.methods import methods_of
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
@@ -34,8 +36,8 @@ _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], "first", "last", "complete", "precision", "select", "training",
-            "deviations")  # fmt: skip
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "complete", "precision", "select",
+            "training", "deviations")  # fmt: skip
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -58,18 +60,22 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
     """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
 
     first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
-    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`views.settings`.
+    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`views.settings`. What the row's
+    method is stands in the columns of :data:`fusiondistill.report.methods.COLUMNS`, as the plan says it.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
     said = {
-        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan["config"])}
+        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan)}
         for plan in plans
     }
+    methods = {plan["experiment"]: methods_of(plan) for plan in plans}
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
+        about = methods[names["experiment"]][names["method"]]
         more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
+        more |= {name: getattr(about, name) for name in ABOUT}
         cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
     return _table(_PLANNED, list(cells.values()))
@@ -89,8 +95,8 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Tabl
     import pyarrow as pa
 
     def kind(name: str) -> pa.DataType:
-        if name in _TEXT:
-            return pa.string()
+        if name in _TEXT or name in ABOUT:
+            return pa.type_for_alias(ABOUT.get(name, "string"))
         return pa.float64() if name in _FRACTIONS else pa.bool_() if name == "complete" else pa.int64()
 
     return pa.table({name: pa.array([row.get(name) for row in rows], kind(name)) for name in columns})

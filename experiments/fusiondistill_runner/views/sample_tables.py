@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fusiondistill.report.methods import Method, base_of, final_of, methods_of
 from fusiondistill_runner.views.timeline import Manifests
 
 __all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
@@ -12,8 +13,6 @@ __all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
 SAMPLES, PREDICTIONS = "samples.parquet", "predictions.parquet"
 EXPERIMENTS = 4
 """So many show images: a page of all points of a sweep would be too large to send."""
-_FIRST = ("base", "vanilla", "fusing", "fusiondistill", "fusiondistill-searched")
-_LEFT_OUT = ("oracle", "ensemble", "scratch", "modelsoups", "modelsoups-told")
 _NAMED = {**dict.fromkeys(("experiment", "degradation"), "string"), **dict.fromkeys(("level", "index"), "int64")}
 SAMPLE_SCHEMA = {**_NAMED, "label": "string", "image": "binary"}
 ANSWER_SCHEMA = {**_NAMED, "method": "string", "said": "string"}
@@ -27,7 +26,8 @@ def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests
     """Stored test images (by the first method of an experiment that has them), and what was said of each, by method.
 
     Of the first seed only, of the base, each degradation's own expert, and the rows that were trained on all
-    degradations; of at most four experiments, other data or another protocol before more of the same.
+    degradations from a trained start. Of at most four experiments, other data or another protocol before more of
+    the same.
 
     Args:
         plans: as a store holds them.
@@ -70,19 +70,25 @@ def _chosen(plans: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _pieces(plan: Mapping[str, Any], manifests: Manifests) -> Rows:
     """The stored evaluations of an experiment's first seed whose answers are shown, methods in order."""
     wanted = [row for row in plan["rows"] if row["seed"] == plan["config"]["seeds"][0]]
-    there = dict.fromkeys(row["method"] for row in wanted)
-    own = (m for m in there if m not in (*_FIRST, *_LEFT_OUT) and not m.startswith("expert-"))
-    order = [*(method for method in _FIRST if method in there), *own]
+    methods = methods_of(plan).sorted(row["method"] for row in wanted)
+    own = {method.id: method.own for method in methods if method.own}
+    kept = [m for m in methods if m is base_of(methods) or m is final_of(methods) or _trained(m)]
+    order = {method.id: place for place, method in enumerate(kept)}
     found = []
     for row in wanted:
         manifest = manifests(row["directory"])
-        named = row["method"] in order or row["method"] == f"expert-{row['degradation']}"
+        named = row["method"] in order or own.get(row["method"]) == row["degradation"]
         if not named or manifest is None or PREDICTIONS not in manifest["files"]:
             continue
         model = next((manifests(needed) for needed in manifest["inputs"].values()), None) or {}
         if classes := model.get("card", {}).get("classes"):
             found.append({**row, "manifest": manifest, "levels": manifest["spec"]["levels"], "classes": classes})
-    return sorted(found, key=lambda row: order.index(row["method"]) if row["method"] in order else 0.5)
+    return sorted(found, key=lambda row: order.get(row["method"], 0.5))
+
+
+def _trained(method: Method) -> bool:
+    """Whether a row was trained on all degradations from a trained start."""
+    return method.form == "all" and method.start != "random"
 
 
 def _by_levels(pieces: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...]], Rows]:

@@ -7,45 +7,66 @@ from typing import Any
 
 from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out_of
 
-__all__ = ["settings"]
+__all__ = ["settings", "usual"]
 
-_FUSED = {"modelsoups", "fusing", "fusiondistill"}
-_NEEDS = {
-    "expert": _FUSED | {"oracle", "ensemble"},
-    **{role: {role} for role in ("scratch", "vanilla", "fusing", "fusiondistill")},
-}
-"""Role -> the methods that need it, beside the base, which is always trained."""
-_NO_RESULT = ("compile", "channels_last")  # of a recipe: they change how fast it goes
+_NO_RESULT = ("compile", "channels_last", "title", "description")
+"""Keys of a method that change no result: how fast it goes and what it is called."""
+
+Table = Mapping[str, Mapping[str, Any]]
+"""Method id -> what it is made of: form, start, train_on, teachers, and its recipe's keys where it is trained."""
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, str]:
+def settings(plan: Mapping[str, Any]) -> dict[str, str]:
     """For people: ``select`` (how epochs are chosen), ``training`` (images and epochs) and ``deviations``.
 
     Args:
-        config: as a plan holds it, of this version or an earlier one.
+        plan: as a store holds it: its ``methods`` are the rows, its config's ``table`` all methods, resolved.
     """
+    config = plan["config"]
     select = chosen_by(config.get("select"), config["protocol"])
-    return {"select": select, "training": _training(config), "deviations": "; ".join(_deviations(config, select))}
+    needed = _needed(plan)
+    deviations = "; ".join(_deviations(config, needed, select))
+    return {"select": select, "training": _training(config, needed), "deviations": deviations}
 
 
-def _roles(config: Mapping[str, Any]) -> list[str]:
-    methods = set(config.get("methods") or ())
-    wanted = ["base", *(role for role, needing in _NEEDS.items() if methods & needing)]
-    return [role for role in wanted if role in config]
+def usual(config: Mapping[str, Any]) -> Table:
+    """The methods as the published experiment has them for these data and this protocol, without any setting."""
+    plain = {"experiment": "usual", "protocol": config["protocol"], "data": {"name": config["data"]["name"]}}
+    table: Table = Config.model_validate(plain).model_dump(mode="json")["table"]
+    return table
 
 
-def _training(config: Mapping[str, Any]) -> str:
+def _needed(plan: Mapping[str, Any]) -> Table:
+    """The methods that the rows of a plan rest on, in the order of the config's table."""
+    table: Table = plan["config"].get("table") or {}
+    waiting = [name for row in plan.get("methods") or () for name in (row["id"], row.get("of"))]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in table and name not in found:
+            found.add(name)
+            method = table[name]
+            waiting += [_named(method.get(key)) for key in ("of", "start", "teachers")]
+    return {name: method for name, method in table.items() if name in found}
+
+
+def _named(value: Any) -> Any:
+    """The method that a start or teachers name: by its id, or as whose networks are merged or teach."""
+    return value.get("of") if isinstance(value, Mapping) else value
+
+
+def _training(config: Mapping[str, Any], needed: Table) -> str:
     data = config["data"]
     images = f"{data['train_images']:,} training images" if data.get("train_images") else "all training images"
     held_out = held_out_of(data.get("validation"), config["protocol"])
     less = f", {100 * held_out:.3g} % of them held out" if held_out else ""
-    epochs = ", ".join(f"{role} {config[role]['epochs']}" for role in _roles(config))
-    return f"{images}{less}; epochs: {epochs}"
+    epochs = ", ".join(f"{name} {method['epochs']}" for name, method in needed.items() if "epochs" in method)
+    return f"{images}{less}" + (f"; epochs: {epochs}" if epochs else "")
 
 
-def _deviations(config: Mapping[str, Any], select: str) -> Iterator[str]:
+def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterator[str]:
     """What of the config would have to change for the published experiment, but for network and protocol."""
-    data, evaluation, fusion = config["data"], config["evaluation"], config.get("fusion") or {}
+    data, evaluation = config["data"], config["evaluation"]
     for name in ("train_images", "test_images"):
         if data.get(name):
             yield f"only {data[name]:,} {name.replace('_images', '')} images"
@@ -53,11 +74,9 @@ def _deviations(config: Mapping[str, Any], select: str) -> Iterator[str]:
         yield f"{100 * data['validation']:.3g} % of the training images held out"
     if set(config.get("degradations") or ()) != set(PAPER_DEGRADATIONS):
         yield "other degradations"
-    yield from _of_recipes(config)
+    yield from _of_methods(usual(config), needed) if needed else ()
     if config["protocol"] == "paper" and select != "test":
         yield f"epochs chosen by {select}"
-    if fusion.get("method", "average") != "average" or fusion.get("recalibrate") or fusion.get("checkpoint"):
-        yield "another fusion"
     if evaluation.get("every", 1) > 1:
         yield f"one level in {evaluation['every']} measured"
     if evaluation.get("precision", "fp32") != "fp32":
@@ -66,14 +85,16 @@ def _deviations(config: Mapping[str, Any], select: str) -> Iterator[str]:
         yield f"{workers} data-parallel workers a run"
 
 
-def _of_recipes(config: Mapping[str, Any]) -> Iterator[str]:
-    usual = Config.model_validate({"experiment": "x", "data": {"name": config["data"]["name"]}}).model_dump(mode="json")
+def _of_methods(published: Table, needed: Table) -> Iterator[str]:
+    """How methods of the published experiment differ from it; those that it does not have change nothing of it."""
     other = []
-    for role in _roles(config):
-        given = {**usual[role], **config[role]}
-        if given["epochs"] != usual[role]["epochs"]:
-            yield f"{role} {given['epochs']} instead of {usual[role]['epochs']} epochs"
-        if any(given[key] != usual[role].get(key) for key in given if key not in ("epochs", *_NO_RESULT)):
-            other.append(role)
+    for name, method in needed.items():
+        if name not in published:
+            continue
+        usually, own = published[name], {key: value for key, value in method.items() if key not in _NO_RESULT}
+        if own.get("epochs") != usually.get("epochs"):
+            yield f"{name} {own.get('epochs')} instead of {usually.get('epochs')} epochs"
+        if any(value != usually.get(key) for key, value in own.items() if key != "epochs"):
+            other.append(name)
     if other:
         yield f"other settings of {', '.join(other)}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill import NAME
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 from fusiondistill.report.words import protocol_line
@@ -21,7 +22,7 @@ from fusiondistill_runner.views.unfinished import unfinished
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["facts", "stage_tables"]
+__all__ = ["counted_code", "facts", "made_by", "stage_tables"]
 
 
 def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:
@@ -54,10 +55,10 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             found["importance"] += [{**shares, "dimension": d, "value": float(v)} for d, v in importance.items()]
         elif stage["kind"] == "fuse":
             outcome, spec = manifest["outcome"], manifest["spec"]
-            way = f" ({spec['method']}, {spec['recalibrate']})" if stage["name"] in alike[experiment] else ""
+            way = f" ({_way(spec)})" if stage["name"] in alike[experiment] else ""
             named = {**common, "stage": f"{stage['name']}{way}"}
             distances = {**named, "barrier": outcome["barrier"]}
-            found["fusion"] += [{**distances, "expert": d, "distance": v} for d, v in outcome["distance"].items()]
+            found["fusion"] += [{**distances, "degradation": d, "distance": v} for d, v in outcome["distance"].items()]
             found["surface"] += _surface(outcome.get("surface") or {}, named)
 
     def tables(directories: Sequence[str], name: str) -> list[Any]:
@@ -77,6 +78,13 @@ def _alike(plan: Mapping[str, Any]) -> set[str]:
     return {name for (name, _), count in counted.items() if count > 1}
 
 
+def _way(spec: Mapping[str, Any]) -> str:
+    """How a fuse stage merged, from its spec: method, its parameters, and BatchNorm's statistics."""
+    merge = spec.get("merge") or {"name": spec["method"]}
+    given = (f"{name} {value}" for name, value in (merge.get("parameters") or {}).items())
+    return ", ".join([merge["name"], *given, spec["recalibrate"]])
+
+
 def _readable(store: Store, directory: str, name: str) -> Any:
     """The table in a committed file; None for a damaged one, which the next run makes again."""
     try:
@@ -87,8 +95,8 @@ def _readable(store: Store, directory: str, name: str) -> Any:
 
 def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {**named, "expert": expert, "alpha": float(alpha), "loss": float(loss)}
-        for expert, points in of_experts.items()
+        {**named, "degradation": degradation, "alpha": float(alpha), "loss": float(loss)}
+        for degradation, points in of_experts.items()
         for alpha, loss in points
     ]
 
@@ -133,7 +141,7 @@ def _curves(
 def _trials(
     rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any], common: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    keep = ("epochs", "seeds", "validation", "stopped", *manifest["spec"]["space"], "fusion.method")
+    keep = ("epochs", "seeds", "validation", "stopped", *manifest["spec"]["space"], "fusion.method", "start.merge")
     return [{**common, "trial": str(row["trial"]), **{name: row[name] for name in keep if name in row}} for row in rows]
 
 
@@ -178,11 +186,26 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
         trainings = [m for m in manifests if m["kind"] == "train"]
         training = sum(m.get("training_seconds", 0.0) * m["spec"].get("world_size", 1) for m in trainings)
+        said["code"] = made_by(counted_code(manifests))
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
         besides = ", beside those of the search" if searches else ""
         said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
     return said
+
+
+def counted_code(manifests: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Versions of the code, as people read them -> how many of these stages each made; older manifests say nothing."""
+    codes = (manifest.get("code") for manifest in manifests)
+    return Counter(f"{NAME} {code['version']} ({code['digest'][:8]})" for code in codes if code)
+
+
+def made_by(codes: Mapping[str, int]) -> str:
+    """Which code made the stages, in words; empty where none of them says so."""
+    if len(codes) < 2:
+        return "".join(codes)
+    each = ", ".join(f"{code} made {count} stage{'' if count == 1 else 's'}" for code, count in sorted(codes.items()))
+    return f"made by {len(codes)} versions of the code: {each}"
 
 
 def _hardware(manifest: Mapping[str, Any]) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.stage_tables import counted_code, made_by
 from fusiondistill_runner.views.unfinished import last_line
-from fusiondistill_runner.watching.board import BOARD, read_board
 from fusiondistill_runner.watching.display import duration, progress, running_table
+from fusiondistill_runner.watching.status_file import STATUS_FILE, read_status
 
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
@@ -35,7 +36,9 @@ class Seen:
     errors: Mapping[str, str]
     """Directory -> the last line of what went wrong."""
     board: Mapping[str, Any] | None
-    """What the run says of itself, see :mod:`watching.board`."""
+    """What the run says of itself, see :mod:`watching.status_file`."""
+    codes: Mapping[str, int]
+    """Version of the code -> how many of the stored stages it made."""
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -77,7 +80,7 @@ class StoreWatch:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.seconds: dict[str, float] = {}
+        self.stored: dict[str, Mapping[str, Any]] = {}
         self.last: Seen | None = None
 
     def look(self) -> Seen:
@@ -88,27 +91,28 @@ class StoreWatch:
             OSError: a bucket does not answer.
         """
         last = self.last
-        board = read_board(self.store) if last else None
+        board = read_status(self.store) if last else None
         if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
             self.last = replace(last, board=board)
             return self.last
-        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
-        board = board or read_board(seen)
+        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
+        board = board or read_status(seen)
         known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
-        self.seconds = {name: value for name, value in self.seconds.items() if name in directories}
-        for directory in directories - self.seconds.keys():
-            if (seconds := _seconds(seen, directory)) is not None:
-                self.seconds[directory] = seconds
-        left = directories - self.seconds.keys()
+        self.stored = {name: kept for name, kept in self.stored.items() if name in directories}
+        for directory in directories - self.stored.keys():
+            if (kept := _kept(seen, directory)) is not None:
+                self.stored[directory] = kept
+        left = directories - self.stored.keys()
         errors = {d: error for d in left if (error := seen.read_raw(d, ERROR))}
         self.last = Seen(
             self.store.location,
             known,
-            dict(self.seconds),
+            {directory: kept["seconds"] for directory, kept in self.stored.items()},
             {d: epochs for d in left if (epochs := seen.epochs_stored(d))},
             {d: last_line(error) for d, error in errors.items()},
             board,
+            counted_code(self.stored.values()),
         )
         return self.last
 
@@ -120,15 +124,16 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) 
     return other is not None and all(one.get(name) == other.get(name) for name in names)
 
 
-def _seconds(store: Store, directory: str) -> float | None:
-    """What a stored stage cost one worker; None for one that is not stored, or damaged, which is made again."""
+def _kept(store: Store, directory: str) -> Mapping[str, Any] | None:
+    """What a stored stage cost one worker and which code made it; None where it is not stored, or damaged."""
     try:
         manifest = store.manifest_of(directory)
     except CheckpointError:
         return None
     if manifest is None:
         return None
-    return float(manifest.get("training_seconds", manifest.get("seconds", 0.0)))
+    seconds = float(manifest.get("training_seconds", manifest.get("seconds", 0.0)))
+    return {"seconds": seconds, "code": manifest.get("code")}
 
 
 def status_lines(store: Store) -> list[str]:
@@ -139,7 +144,12 @@ def status_lines(store: Store) -> list[str]:
         for stage in plan["stages"]:
             if (directory := stage["directory"]) not in seen.seconds:
                 lines.append(f"  {_name(stage)}: {seen.state(directory)}")
-    return lines
+    return [*lines, *_mixed(seen)]
+
+
+def _mixed(seen: Seen) -> list[str]:
+    """A line that says so where the stored stages were made by several versions of the code."""
+    return [made_by(seen.codes)] if len(seen.codes) > 1 else []
 
 
 def _name(stage: Mapping[str, Any]) -> str:
@@ -225,7 +235,7 @@ def _watch_terminal(looking: StoreWatch, seen: Seen, every: float) -> Seen:
 
 def _end_lines(seen: Seen) -> list[str]:
     failed = [f"{_name(seen.stages[d])}: {seen.state(d)}" for d in seen.errors]
-    return [*map(partial(_head, seen), seen.plans), *failed, f"{_cost(seen)}; {_left(seen)}"]
+    return [*map(partial(_head, seen), seen.plans), *failed, *_mixed(seen), f"{_cost(seen)}; {_left(seen)}"]
 
 
 def _news(seen: Seen, said: dict[str, str]) -> list[str]:
@@ -243,6 +253,7 @@ def _news(seen: Seen, said: dict[str, str]) -> list[str]:
     end = seen.outcome or (_left(seen) if _quiet(seen) else "")
     if end and said.get("end") != end and not changed:
         lines.append(_left(seen))
+    lines += _mixed(seen) if seen.outcome else []
     said.update(texts, **heads, end=end)
     clock = time.strftime("%H:%M:%S")
     return [f"{clock} {line}" for line in lines]

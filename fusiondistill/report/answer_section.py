@@ -1,0 +1,181 @@
+"""What the page says of one table of results, part by part: the answer, why to believe it, how it behaves per level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fusiondistill.report.beyond_accuracy import beyond_grid
+from fusiondistill.report.blocks import (
+    Block,
+    Figures,
+    Folded,
+    Inline,
+    Link,
+    Number,
+    Section,
+    Strong,
+    Table,
+    Terms,
+    Text,
+    grid_blocks,
+    grid_table,
+    named,
+)  # fmt: skip
+from fusiondistill.report.comparing import comparison_grid, short_lines
+from fusiondistill.report.counts import Counts, anchor, counts_block
+from fusiondistill.report.figures import Picture
+from fusiondistill.report.grid import Entry
+from fusiondistill.report.groups import Group
+from fusiondistill.report.published import NETWORK
+from fusiondistill.report.tables import (
+    answer_row,
+    caption,
+    column_title,
+    group_title,
+    headline,
+    published_row,
+    seeds_grid,
+)  # fmt: skip
+from fusiondistill.report.words import kind_title, printable, protocol_line, published_note
+
+__all__ = ["Drawn", "group_section", "group_sections", "setup"]
+
+_WIDE = 9  # columns that fit on paper side by side
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What belongs to one table: its name in ids, its figures, its counts (None: the page has no room for them)."""
+
+    table: str
+    levels: Sequence[Picture] = ()
+    maps: Sequence[Picture] = ()
+    counts: Counts | None = None
+
+
+def group_sections(group: Group, drawn: Sequence[Drawn]) -> list[Section]:
+    """The sections of the only table of a page; ``drawn``: of the group itself, then of each of its ``others``."""
+    first, *parts = _parts(group, drawn[0])
+    anchors = ("established", "levels", "maps")
+    found = [Section(f"table-{drawn[0].table}", *first)]
+    found += [Section(name, *part) for name, part in zip(anchors, parts, strict=True)]
+    for other, of in zip(group.others, drawn[1:], strict=True):
+        found.append(Section(f"table-{of.table}", kind_title(other.kind), _other(other, of)))
+    return [section for section in found if section.blocks]
+
+
+def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
+    """One of several tables of a page: the same in a section of its own."""
+    (_, opening), *parts = _parts(group, drawn[0])
+    sentence = headline(group)
+    blocks = [*([Text(sentence, "answer-line")] if sentence else []), setup(group), *opening]
+    for title, of in parts:
+        blocks += named(title, of)
+    for other, of_other in zip(group.others, drawn[1:], strict=True):
+        blocks += named(kind_title(other.kind), _other(other, of_other))
+    return Section(f"table-{drawn[0].table}", group_title(group), blocks)
+
+
+def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
+    """(title, blocks) of the answer, the tests, the levels, gains and costs."""
+    return [
+        ("The answer", _opening(group, drawn)),
+        ("Which differences are established", _believed(group)),
+        ("Accuracy against level", [Figures(drawn.levels)] if drawn.levels else []),
+        ("Gains and costs", [*([Figures(drawn.maps)] if drawn.maps else []), *grid_blocks(beyond_grid(group))]),
+    ]
+
+
+def setup(group: Group) -> Terms:
+    """What was trained on what, by which protocol, in a few lines."""
+    images = max(group.images.values(), default=0)
+    items: dict[str, Inline] = {
+        "Data": printable(group.dataset) + (f", {images:,} test images" if images else ""),
+        "Network": group.model,
+        "Seeds": ", ".join(map(str, group.seeds)) or "none evaluated yet",
+        "Protocol": (Strong(group.protocol), f": {protocol_line(group.protocol, group.select)} ",
+                     Link("More", "#protocol")),
+        "Training": group.training,
+        "Missing": _missing(group),
+    }  # fmt: skip
+    return Terms([(name, value) for name, value in items.items() if value], "setup")
+
+
+def _missing(group: Group) -> str:
+    """How many numbers of the table and of those below it are still to come, in words; empty where none is."""
+    missing, all_of_them = (sum(of) for of in zip(*(one.missing for one in (group, *group.others)), strict=True))
+    return f"{missing} of {all_of_them} numbers are not evaluated, or not for all seeds" if missing else ""
+
+
+def _opening(group: Group, drawn: Drawn) -> list[Block]:
+    note = published_note(group.dataset, group.model, group.protocol, group.deviations)
+    return [
+        _answer(group, drawn, "Accuracies"),
+        Text((f"{caption(group)} ", Link("What the rows are", "#rows"))),
+        *([Text(note)] if note else []),
+        _counts_note(drawn),
+        *_counts(group, drawn),
+        *grid_blocks(seeds_grid(group), fold=True),
+    ]
+
+
+def _other(group: Group, drawn: Drawn) -> list[Block]:
+    pictures = [*drawn.levels, *drawn.maps]
+    return [
+        _answer(group, drawn, kind_title(group.kind)),
+        Text(caption(group)),
+        *_counts(group, drawn),
+        *grid_blocks(seeds_grid(group), fold=True),
+        *([Figures(pictures)] if pictures else []),
+        *grid_blocks(beyond_grid(group)),
+    ]
+
+
+def _counts(group: Group, drawn: Drawn) -> list[Block]:
+    block = counts_block(drawn.table, group, drawn.counts) if drawn.counts is not None else None
+    return [block] if block else []
+
+
+def _counts_note(drawn: Drawn) -> Text:
+    if drawn.counts is not None:
+        return Text("Click on a number to see what was counted for it.", "note scripted")
+    what = "counts behind these numbers" if drawn.levels else "counts behind these numbers and for figures of them"
+    return Text(f"This page has no room for the {what}; the store's results.parquet has all counts.")
+
+
+def _answer(group: Group, drawn: Drawn, label: str) -> Table:
+    rows: list[Sequence[object]] = []
+    roles: dict[int, str] = {}
+    first_expert = next((row for row in group.rows if row.is_expert), None)
+    for i, row in enumerate(group.rows):
+        ours = "ours" if row in group.ours else ""
+        roles[len(rows)] = "first-expert" if row is first_expert else ours
+        numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(answer_row(group, row)))
+        rows.append(((row.about.name, "told the degradation" if row.about.told else ""), *numbers))
+        if published := published_row(group, row):
+            roles[len(rows)] = f"published {ours}".strip()
+            rows.append((f"published, {NETWORK}", *published))
+    heading = ("", *(column_title(group, column) for column in group.columns))
+    role = "answer many" if len(group.columns) > _WIDE else "answer"
+    return Table(label, heading, rows, role, roles={i: role for i, role in roles.items() if role})
+
+
+def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> Entry | Number:
+    """A cell that leads to the counts behind its number, where there are any on this page."""
+    names = group.degradations[column : column + 1] or group.degradations
+    if not any((group.rows[row].method, name) in (drawn.counts or {}) for name in names):
+        return entry
+    last = column == len(group.degradations)
+    return Number(*entry, f"#{anchor(drawn.table, row, None if last else column)}", drawn.table, row, column)
+
+
+def _believed(group: Group) -> list[Block]:
+    """The paired tests: what they say of our rows, then all pairs, which open on demand."""
+    grid = comparison_grid(group)
+    if grid is None:
+        return []
+    if not grid.rows:
+        return [Text(grid.note)]
+    said = [Text(line, "said") for line in short_lines(group)]
+    return [*said, Folded(f"All {len(grid.rows)} pairs", [grid_table(grid), Text(grid.note)])]

@@ -1,0 +1,175 @@
+"""The sections of the page about training, search and fusion, and about stages that are not there yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from fusiondistill.report.blocks import Block, Figures, Heading, Link, Section, Text, plain_table
+from fusiondistill.report.figures import Picture
+from fusiondistill.report.methods import Methods
+from fusiondistill.report.stage_figures import dimensions, text_dimensions
+from fusiondistill.report.words import MISSING
+from fusiondistill.statistics import mean_interval
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_UNFINISHED = "unfinished"
+_BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
+
+__all__ = ["curves_blocks", "fusion_blocks", "trials_blocks", "unfinished_line", "unfinished_section", "without_curves"]
+
+
+def curves_blocks(pictures: Sequence[Picture], more: str = "") -> list[Block]:
+    """The training curves; ``more``: what else there is to say of them."""
+    text = "Each metric after every epoch of every finished training stage that reports it." + more
+    return [Text(text), Figures(pictures)] if pictures else []
+
+
+def trials_blocks(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None = None) -> list[Block]:
+    """The search: what mattered, every trial with the best first, and validation accuracy against each dimension."""
+    names = [*dimensions(trials), *text_dimensions(trials)]
+    beside = [name for name in ("epochs", "seeds") if name in trials.column_names]
+    rows = sorted(
+        trials.to_pylist(),
+        key=lambda row: (row.get("seed") or 0, bool(row.get("stopped")), -_finite(row.get("validation"), -1.0)),
+    )
+    body = [
+        [
+            _plain(row.get("trial")),
+            _plain(row.get("seed")),
+            *(_plain(row.get(name)) for name in names),
+            *(_plain(row.get(name)) for name in beside),
+            _percent(row.get("validation")),
+            "yes" if row.get("stopped") else "",
+        ]
+        for row in rows
+    ]
+    titles = ["trial", "seed", *names, *(_BESIDE[name] for name in beside), "validation, %", "stopped early"]
+    text = (
+        f"{len(rows)} trials: the distillation stage{_length(rows)} under other values of "
+        f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials "
+        "first, the best on top."
+    )
+    if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
+        text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
+    drawn = [Figures(pictures)] if pictures else []
+    return [Text(text), *drawn, *_importance(importance), plain_table(titles, body, "Trials")]
+
+
+def _length(rows: Sequence[dict[str, object]]) -> str:
+    """For how many epochs a trial was trained that was not stopped."""
+    epochs = [n for row in rows if isinstance(n := row.get("epochs"), int)]
+    most = max(epochs, default=0)
+    return f" of at most {most} epoch{'' if most == 1 else 's'}" if most else ""
+
+
+def _importance(table: pa.Table | None) -> list[Block]:
+    """How much each searched dimension mattered, a row each, the largest first; nothing where it is not known."""
+    found: dict[str, list[object]] = {}
+    for row in table.to_pylist() if table is not None else ():
+        found.setdefault(str(row.get("dimension")), []).append(row.get("value"))
+    if not found:
+        return []
+    body = [[name, len(values), _spread(values)] for name, values in found.items()]
+    body.sort(key=lambda line: str(line[2]), reverse=True)
+    text = (
+        "A random forest learns the validation accuracy of the trials from their values; a dimension's importance is "
+        "what its R² loses when that dimension's values are shuffled (permutation importance), as a share of all: they "
+        f"sum to 1. Mean over n searches ± half the 95 % interval. {_fit(table)}"
+    )
+    return [Heading("What mattered"), Text(text), plain_table(["dimension", "n", "importance"], body, "Importance")]
+
+
+def _fit(table: pa.Table | None) -> str:
+    """How much the forest of each search can tell at all."""
+    assert table is not None
+    by_seed = {row.get("seed"): row["r2"] for row in table.to_pylist() if row.get("r2") is not None}
+    if not by_seed:
+        return "How well the forest predicts is not on record."
+    fits = ", ".join(f"{r2:.2f} (seed {seed})" for seed, r2 in by_seed.items())
+    return f"Its R² on trials that it did not learn from: {fits}; near 0 or below, the shares mean nothing."
+
+
+def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Block]:
+    """How far each expert went from the base, and how much worse the average is than what it is made of."""
+    found: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for row in fusion.to_pylist():
+        found.setdefault((str(row.get("stage")), str(row.get("degradation"))), []).append(row)
+    body = [
+        [stage, expert, len(rows), *(_spread(row.get(name) for row in rows) for name in ("distance", "barrier"))]
+        for (stage, expert), rows in found.items()
+    ]
+    text = (
+        "Distance is how far fine-tuning moved an expert from the base, |expert - base| / |base| over all weights, "
+        "without unit. The barrier is the cross-entropy of the merged network minus the mean of the experts', in nats, "
+        "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
+        "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
+    )
+    table = plain_table(["stage", "expert of", "n", "distance", "barrier"], body, "Fusion", texts=2)
+    return [Text(text), *([Figures(pictures)] if pictures else []), table]
+
+
+def unfinished_line(table: pa.Table | None) -> list[Block]:
+    """How many stages failed and how many are still to come, in a line that leads to them; nothing if all is done."""
+    if table is None or not table.num_rows:
+        return []
+    failed = int(table.num_rows - table["error"].null_count)
+    counts = ((failed, "failed"), (table.num_rows - failed, "not finished"))
+    said = (f"{count} stage{'' if count == 1 else 's'} {what}" for count, what in counts if count)
+    return [Text((Link(" and ".join(said), f"#{_UNFINISHED}"), "."))]
+
+
+def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | None:
+    """A row for each stage, those that failed first; None where all is done."""
+    if table is None or not table.num_rows:
+        return None
+    rows = sorted(table.to_pylist(), key=lambda row: row["error"] is None)
+    several = len({row["experiment"] for row in rows}) > 1
+    body = [
+        [
+            methods.name(row["name"]),
+            "not finished" if row["error"] is None else f"failed: {row['error']}",
+            *([row["experiment"]] if several else []),
+            row["seed"],
+            row["epochs"] or MISSING,
+        ]
+        for row in rows
+    ]
+    titles = ["stage", "state", *(["experiment"] if several else []), "seed", "epochs stored"]
+    text = (
+        "Trainings, fusions and searches that are under way or still to come, and whatever failed, with the last line "
+        "of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
+    )
+    return Section(_UNFINISHED, "Not finished", [Text(text), plain_table(titles, body, "Not finished", texts=2)])
+
+
+def without_curves(table: pa.Table | None) -> str:
+    """How many trainings have no curves yet, in a sentence; empty where all have."""
+    count = table["kind"].to_pylist().count("train") if table is not None else 0
+    return f" {count} more {'is' if count == 1 else 'are'} not finished." if count else ""
+
+
+def _finite(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
+
+
+def _plain(value: object) -> str:
+    """A number as a person would write it, three digits; text as it is."""
+    if value is None:
+        return MISSING
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, int | float) and math.isfinite(value) else MISSING
+
+
+def _spread(values: Iterable[object]) -> str:
+    known = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v)]
+    if not known:
+        return MISSING
+    interval = mean_interval(known)
+    return f"{interval.mean:.3f}" + ("" if interval.half is None else f" ±{interval.half:.3f}")
