@@ -106,8 +106,6 @@ def test_a_store_that_mixes_code_says_so(tmp_path: Path) -> None:
     assert facts(shelf.store, [shelf.plan])["code"] == said and said in status_lines(shelf.store)
     lines: list[str] = []
     assert watch(shelf.store, 0.01, lines.append) and any(said in line for line in lines)
-    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
-    assert said in Page(Path(results.write_report(shelf.store, shelf.write())).read_text()).text["dd"]
 
 
 def test_a_store_of_before_there_was_such_a_note_says_nothing(tmp_path: Path) -> None:

@@ -147,4 +147,5 @@ def final_of(methods: Sequence[Method]) -> Method | None:
     """
     base = base_of(methods)
     single = [m for m in methods if m is not base and not m.own and not m.told and m.form != "combined"]
-    return (ours_of(methods) or single or [None])[-1]
+    found = ours_of(methods) or single
+    return found[-1] if found else None

@@ -31,7 +31,7 @@ def settings(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def usual(config: Mapping[str, Any]) -> Table:
     """The methods as the published experiment has them for these data and this protocol, without any setting."""
-    from fusiondistill.methods import usual_methods  # type: ignore[import-not-found]
+    from fusiondistill.methods import usual_methods  # type: ignore[import-untyped]
 
     table: Table = usual_methods(config["data"]["name"], config["protocol"])
     return table
@@ -40,7 +40,7 @@ def usual(config: Mapping[str, Any]) -> Table:
 def _needed(plan: Mapping[str, Any]) -> Table:
     """The methods that the rows of a plan rest on, in the order of the config's table."""
     table: Table = plan["config"].get("table") or {}
-    waiting = [name for row in plan.get("methods") or () for name in (row["id"], row.get("of"))]
+    waiting = [name for row in plan.get("methods") or () for name in (row["id"], row.get("of"), row.get("searched"))]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
