@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from fusiondistill.report import stage_sections as stages
 from fusiondistill.report.answer_section import Drawn, group_section, group_sections
-from fusiondistill.report.blocks import Block, Heading, Section, Text, pairs_blocks
+from fusiondistill.report.blocks import Block, Section, Text, grid_blocks, named
 from fusiondistill.report.counts import counts_of, embedded
 from fusiondistill.report.examples import examples_blocks
 from fusiondistill.report.figures import Picture, Pictures
@@ -15,14 +17,6 @@ from fusiondistill.report.group_figures import level_pictures, map_pictures
 from fusiondistill.report.groups import Group
 from fusiondistill.report.methods import Methods
 from fusiondistill.report.stage_figures import curve_pictures, surface_pictures, trial_pictures
-from fusiondistill.report.stage_sections import (
-    curves_blocks,
-    fusion_blocks,
-    trials_blocks,
-    unfinished_line,
-    unfinished_section,
-    without_curves,
-)  # fmt: skip
 from fusiondistill.report.sweep_comparisons import sweep_grids
 from fusiondistill.report.time_section import time_blocks
 
@@ -60,49 +54,40 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods
     """
     found, draw = Contents(), Pictures()
     for i, grid in enumerate(sweep_grids(tables.get("comparisons"), methods[""])):
-        found.sections.append(Section(f"between-{i + 1}", grid.title, pairs_blocks(grid)))
+        found.sections.append(Section(f"between-{i + 1}", grid.title, grid_blocks(grid, what="pairs")))
     _add_groups(found, groups, results, draw)
-    found.news = unfinished_line(tables.get("unfinished"))
-    if section := unfinished_section(tables.get("unfinished"), methods[""]):
+    found.news = stages.unfinished_line(tables.get("unfinished"))
+    if section := stages.unfinished_section(tables.get("unfinished"), methods[""]):
         found.sections.append(section)
-
-    def known(experiment: str) -> Methods:
-        return methods.get(experiment, methods[""])
 
     def of(table: str, experiment: str) -> pa.Table | None:
         return _part(tables.get(table), experiment)
 
+    def examples(name: str, part: pa.Table, drawn: bool) -> Built:
+        return (examples_blocks(part, of("answers", name), known[name], shown) if drawn else []), ()
+
+    def training(name: str, part: pa.Table, drawn: bool) -> Built:
+        pictures = [*curve_pictures(draw, part, known[name])] if drawn else []
+        return stages.curves_blocks(pictures, stages.without_curves(of("unfinished", name))), pictures
+
+    def search(name: str, part: pa.Table, drawn: bool) -> Built:
+        pictures = [*trial_pictures(draw, part)] if drawn else []
+        return stages.trials_blocks(part, pictures, of("importance", name)), pictures
+
+    def fusion(name: str, part: pa.Table, drawn: bool) -> Built:
+        ways = of("surface", name) if drawn else None
+        pictures = [*surface_pictures(draw, ways, known[name])] if ways is not None else []
+        return stages.fusion_blocks(part, pictures), pictures
+
+    def time(name: str, part: pa.Table, drawn: bool) -> Built:
+        return time_blocks(part, draw, known[name], drawn)
+
+    known = defaultdict(lambda: methods[""], methods)
     shown = min(DRAWN, sum(1 for _ in _by_experiment(tables.get("samples"))))
-    kinds: list[tuple[str, str, str, Build]] = [
-        ("examples", "Examples", "samples", lambda name, part, drawn: (
-            examples_blocks(part, of("answers", name), known(name), shown) if drawn else [], ())),
-        ("training", "Training", "curves", lambda name, part, drawn: _training(
-            [*curve_pictures(draw, part, known(name))] if drawn else [], of("unfinished", name))),
-        ("search", "Search", "trials", lambda name, part, drawn: _search(
-            part, [*trial_pictures(draw, part)] if drawn else [], of("importance", name))),
-        ("fusion", "Fusion", "fusion", lambda name, part, drawn: _fusion(
-            part, [*_surfaces(draw, of("surface", name), known(name))] if drawn else [])),
-        ("time", "Time", "timeline", lambda name, part, drawn: time_blocks(part, draw, known(name), drawn)),
-    ]  # fmt: skip
-    for anchor, title, table, build in kinds:
-        _add_experiments(found, anchor, title, tables.get(table), build)
+    kinds = {"samples": examples, "curves": training, "trials": search, "fusion": fusion, "timeline": time}
+    for table, build in kinds.items():
+        _add_experiments(found, build.__name__, tables.get(table), build)
     return found
-
-
-def _training(pictures: Sequence[Picture], unfinished: pa.Table | None) -> Built:
-    return curves_blocks(pictures, without_curves(unfinished)), pictures
-
-
-def _search(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None) -> Built:
-    return trials_blocks(trials, pictures, importance), pictures
-
-
-def _fusion(fusion: pa.Table, pictures: Sequence[Picture]) -> Built:
-    return fusion_blocks(fusion, pictures), pictures
-
-
-def _surfaces(draw: Pictures, surface: pa.Table | None, methods: Methods) -> Iterator[Picture]:
-    return surface_pictures(draw, surface, methods) if surface is not None else iter(())
 
 
 def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures) -> None:
@@ -132,27 +117,21 @@ def _key(group: Group) -> tuple[str, ...]:
     return group.experiment, group.dataset, group.model, group.protocol
 
 
-def _add_experiments(
-    found: Contents,
-    anchor: str,
-    title: str,
-    table: pa.Table | None,
-    build: Build,
-) -> None:
+def _add_experiments(found: Contents, anchor: str, table: pa.Table | None, build: Build) -> None:
     """One section for a kind of table, with a part for each experiment; figures for the first of them."""
     blocks: list[Block] = []
     experiments = list(_by_experiment(table))
     for i, (name, part) in enumerate(experiments):
         built, pictures = build(name, part, i < DRAWN)
         found.pictures += pictures
-        blocks += [Heading(name), *built] if built and len(experiments) > 1 else built
+        blocks += named(name, built) if len(experiments) > 1 else built
     if len(experiments) > 1 and anchor != "examples":
         blocks.insert(0, Text("A stage that several experiments share stands under the first of them alone."))
     if len(experiments) > DRAWN:
         text = f"Figures and pictures are those of the first {DRAWN} of {len(experiments)} experiments."
         blocks.insert(0, Text(text))
     if blocks:
-        found.sections.append(Section(anchor, title, blocks))
+        found.sections.append(Section(anchor, anchor.capitalize(), blocks))
 
 
 def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:

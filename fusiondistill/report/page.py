@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.report.answer_section import setup
-from fusiondistill.report.blocks import Block, Bullets, Code, Folded, Heading, Section, Terms, Text, grid_table
+from fusiondistill.report.blocks import Block, Bullets, Folded, Section, Terms, Text, grid_table, named
 from fusiondistill.report.drawing import inlined
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.groups import Group
@@ -67,7 +67,7 @@ def shown(blocks: Sequence[Block]) -> str:
 @cache
 def _templates() -> Environment:
     """The templates. All text is escaped, and rid of control characters, on its way into them."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
     from markupsafe import Markup, escape
 
     def finalize(value: object) -> object:
@@ -85,12 +85,12 @@ def _templates() -> Environment:
         return Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))
 
     loader = PackageLoader("fusiondistill.report")
-    env = Environment(loader=loader, autoescape=True, finalize=finalize, undefined=StrictUndefined)
+    env = Environment(loader=loader, autoescape=True, finalize=finalize)
 
     def source(name: str) -> Markup:
         return Markup(loader.get_source(env, name)[0])
 
-    env.filters.update(breakable=breakable, prose=prose, drawn=drawn)
+    env.filters.update(breakable=breakable, prose=prose, drawn=drawn, shape=lambda block: type(block).__name__)
     env.globals.update(source=source, missing=MISSING)
     return env
 
@@ -124,9 +124,9 @@ def facts_section(facts: Mapping[str, str]) -> Section:
     items: list[tuple[str, Any]] = []
     for name, value in facts.items():
         text = str(value).strip("\n")
-        code = "\n" in text or name.split(": ")[-1] in ("command", "config")
-        lines = text.count("\n") + 1
-        items.append((name, Folded(f"{lines} lines", [Code(text)]) if lines > _FEW else Code(text) if code else text))
+        lines, code = text.count("\n") + 1, Text(text, "", "pre")
+        kept = lines > 1 or name.split(": ")[-1] in ("command", "config")
+        items.append((name, Folded(f"{lines} lines", [code]) if lines > _FEW else code if kept else text))
     return Section("again", "How it was run", [Terms(items, "wide")])
 
 
@@ -142,5 +142,5 @@ def _protocols(groups: Sequence[Group]) -> Section:
     blocks: list[Block] = []
     for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
         lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
-        blocks += [Heading(protocol), Bullets(lines)]
+        blocks += named(protocol, [Bullets(lines)])
     return Section("protocol", "Protocols" if len(blocks) > 2 else "Protocol", blocks)
