@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fusiondistill.report import blocks, tables
 from fusiondistill.report.beyond_accuracy import beyond_grid
 from fusiondistill.report.blocks import Block, Folded, Inline, Mark, Number, Section, Table, Terms, Text
-from fusiondistill.report.comparing import comparison_grid, short_lines
+from fusiondistill.report.comparisons import comparison_grid, short_lines
 from fusiondistill.report.counts import Counts, anchor, counts_block
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Entry

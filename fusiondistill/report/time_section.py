@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusiondistill.report.blocks import Block, Text, figures, named, plain_table
-from fusiondistill.report.drawing_time import lane_chart
 from fusiondistill.report.figures import Picture, Pictures
 from fusiondistill.report.methods import Methods
-from fusiondistill.report.timeline import Clock, Ran, chain, clock, lanes, ran, waited, worker_hours
+from fusiondistill.report.timeline import Clock, Ran, chain, clock, lane_chart, lanes, ran, waited, worker_hours
 from fusiondistill.report.words import MISSING, printable
 
 if TYPE_CHECKING:
