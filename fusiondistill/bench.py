@@ -131,7 +131,7 @@ def _reference(name: str, images: torch.Tensor, levels: list[int], threads: int,
     if name not in PAPER_DEGRADATIONS:
         return None
     try:
-        from fusiondistill.degradations.reference import apply_package
+        from fusiondistill.degradations.machinery.reference import apply_package
     except ImportError:
         return None
     count = min(len(images), 256)
@@ -182,7 +182,7 @@ def _cpu_peaks() -> dict[str, float]:
         import numba
         import numpy as np
 
-        from fusiondistill.degradations.field_kernels import random_bits
+        from fusiondistill.degradations.machinery.field_kernels import random_bits
     except ImportError:
         return {}
 

@@ -16,8 +16,8 @@ from fusiondistill.batches import normalise
 from fusiondistill.bench import device_of, pictures, torch_threads
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import PAPER_DEGRADATIONS, find
-from fusiondistill.evaluation import judge
-from fusiondistill.inference import for_inference, piece_of
+from fusiondistill.evaluation import Conditions, judge
+from fusiondistill.folding import for_inference, piece_of
 from fusiondistill.models import ImageClassifier, build_model
 
 __all__ = ["bench_evaluation"]
@@ -117,13 +117,13 @@ class _Subject:
         levels = self.levels(name)
 
         def run() -> int:
-            judge(self.fast, self.images, name, levels, seed=0, batch_size=self.batch)
+            judge(self.fast, self.images, Conditions(name, levels, seed=0, batch_size=self.batch))
             return len(self.images) * len(levels)
 
         return run
 
     def plain(self, name: str) -> Callable[[], int]:
-        from fusiondistill.degradations.reference import apply_package
+        from fusiondistill.degradations.machinery.reference import apply_package
 
         arrays = list(self.images.images[:_PLAIN_BATCH].permute(0, 2, 3, 1).contiguous().numpy())
         levels = self.levels(name)

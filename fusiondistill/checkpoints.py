@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from fusiondistill.models import ImageClassifier
+    from fusiondistill.registry import Plugin
 
 __all__ = [
     "MANIFEST",
@@ -33,6 +34,7 @@ __all__ = [
     "CheckpointError",
     "card_of",
     "check_card",
+    "check_plugin",
     "check_size",
     "checkpoint_digest",
     "commit",
@@ -64,9 +66,13 @@ def card_of(
     std: tuple[float, ...],
     size: tuple[int, int],
     dataset: str,
+    parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width)."""
-    return {
+    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width).
+
+    Of a network that has parameters they are in it, too; of one that a plugin registered the plugin's file and digest.
+    """
+    card: dict[str, Any] = {
         "model": model_name,
         "feature_layer": feature_layer,
         "classes": list(classes),
@@ -75,6 +81,18 @@ def card_of(
         "size": list(size),
         "dataset": dataset,
     }
+    if parameters:
+        card["parameters"] = dict(parameters)
+    if plugin := _plugin_of(model_name):
+        card["plugin"] = {"file": plugin.file, "sha256": plugin.sha256}
+    return card
+
+
+def _plugin_of(model_name: str) -> Plugin | None:
+    """The user's file that registered a network; None for a built-in one, and where there is none of that name."""
+    from fusiondistill.networks import NETWORKS
+
+    return NETWORKS.provider(model_name).plugin if NETWORKS.check_name(model_name) is None else None
 
 
 def to_safetensors(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> bytes:
@@ -201,20 +219,42 @@ def from_card(
     """The classifier that a state dict and its card describe, in eval mode.
 
     Raises:
-        CheckpointError: no card, or weights that do not fit the network: the first tensors that differ are named.
+        CheckpointError: no card; a network of a plugin that is not loaded, or of another digest; or weights that do not
+            fit the network: the first tensors that differ are named.
     """
-    from fusiondistill.fusion import state_difference
-    from fusiondistill.models import ImageClassifier, build_model
+    from fusiondistill.models import ImageClassifier
+    from fusiondistill.models.build import build
+    from fusiondistill.state_dicts import state_difference
 
     check_card(card, source)
+    check_plugin(card, source)
     try:
-        model = build_model(card["model"], len(card["classes"]), feature_layer=card.get("feature_layer"))
+        model = build(card["model"], len(card["classes"]), card.get("feature_layer"), card.get("parameters") or {})
     except ValueError as error:
         raise CheckpointError(f"{source} carries a card that names no network: {error}") from error
     if difference := state_difference(model.state_dict(), state_dict):
         raise CheckpointError(f"{source} does not fit {card['model']}: {difference}")
     model.load_state_dict(dict(state_dict))
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
+
+
+def check_plugin(card: Mapping[str, Any], source: str) -> None:
+    """See that the plugin which a card names is loaded. A stored copy of it is never run by itself.
+
+    Raises:
+        CheckpointError: it is not, or it is another file of that name; says which, and what to do.
+    """
+    if "plugin" not in card:
+        return
+    file, sha256, loaded = card["plugin"]["file"], card["plugin"]["sha256"], _plugin_of(card["model"])
+    wanted = f"{source} holds a network {card['model']!r} of the plugin {file} (sha256 {sha256})"
+    if loaded is None:
+        raise CheckpointError(f"{wanted}: give that file with --plugin FILE, or in Python to load_plugins")
+    if loaded.sha256 != sha256:
+        raise CheckpointError(
+            f"{wanted}, and the plugin that is loaded, {loaded.path}, is another (sha256 {loaded.sha256}): give the "
+            "file that the network was trained with"
+        )
 
 
 def check_card(card: Mapping[str, Any], source: str) -> None:
@@ -239,6 +279,10 @@ def check_card(card: Mapping[str, Any], source: str) -> None:
     wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
     wrong += [] if isinstance(card.get("model"), str) else ["model"]
     wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]
+    wrong += [] if isinstance(card.get("parameters", {}), dict) else ["parameters"]
+    plugin = card.get("plugin", {"file": "", "sha256": ""})
+    told = isinstance(plugin, dict) and all(isinstance(plugin.get(key), str) for key in ("file", "sha256"))
+    wrong += [] if told else ["plugin"]
     if wrong:
         raise CheckpointError(f"{source} carries a card whose {wrong[0]} is missing or not what it should be")
 

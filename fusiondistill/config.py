@@ -10,16 +10,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from fusiondistill.recipe import DEFAULTS, ROLES, Count, Fraction, Frozen, Positive, Recipe, Role, Weight, merged
+from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
+from fusiondistill.parametrised import Parametrised
+from fusiondistill.protocols import PROTOCOLS, Protocol, ProtocolName
+from fusiondistill.recipe import Count, Fraction, Frozen, Positive, Weight
+from fusiondistill.recipes import RecipeName
+from fusiondistill.registry import Entry
+from fusiondistill.resolution import default_methods, resolve
 
 __all__ = [
-    "METHODS",
     "PAPER_DEGRADATIONS",
+    "SECTIONS",
     "Config",
     "DataConfig",
     "Dimension",
     "EvaluationConfig",
-    "FusionConfig",
     "ModelConfig",
     "Resources",
     "SearchConfig",
@@ -28,39 +33,21 @@ __all__ = [
     "held_out_of",
 ]
 
-Protocol = Literal["standard", "paper"]
-Method = Literal["base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"]
-METHODS: tuple[Method, ...] = (
-    "base",
-    "oracle",
-    "ensemble",
-    "scratch",
-    "vanilla",
-    "modelsoups",
-    "fusing",
-    "fusiondistill",
-)
 PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
-
-
-_STRONGER_DECAY = ("cifar100", "tiny_imagenet")
-"""The original trains the base on these with a weight decay of 5e-4 instead of 1e-4."""
 
 
 def chosen_by(select: str | None, protocol: str) -> str:
     """How epochs are chosen: what ``select`` says, or the protocol where it says nothing."""
-    return select or ("test" if protocol == "paper" else "validation")
+    return select or PROTOCOLS[protocol].select
 
 
 def held_out_of(validation: float | None, protocol: str) -> float:
     """The part of the training images that is held out: what ``data.validation`` says, or the protocol."""
-    if validation is not None:
-        return validation
-    return 0.0 if protocol == "paper" else 0.1
+    return PROTOCOLS[protocol].held_out if validation is None else validation
 
 
-class DataConfig(Frozen):
-    """Which images."""
+class DataConfig(Parametrised):
+    """Which images; the source's own parameters stand beside these keys."""
 
     name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder ")
     root: str | None = Field(None, description="where the files are; default: the cache folder")
@@ -75,32 +62,26 @@ class DataConfig(Frozen):
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean")
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
+    def entry(self) -> Entry | None:
+        """The data source; an unknown one is for the rules to say."""
+        from fusiondistill.sources import SOURCES
 
-class ModelConfig(Frozen):
-    """Which network."""
+        return SOURCES.get(self.name)
+
+
+class ModelConfig(Parametrised):
+    """Which network; its own parameters stand beside these keys."""
 
     name: str = Field("cifar_resnet56", description="cifar_resnet<6n+2>, or a torchvision classifier by its name")
     feature_layer: str | None = Field(
         None, description="dotted name of the layer whose output is the feature; default by model"
     )
 
+    def entry(self) -> Entry | None:
+        """What builds it; an unknown name is for the rules to say."""
+        from fusiondistill.networks import NETWORKS
 
-class FusionConfig(Frozen):
-    """How the experts become one."""
-
-    method: Literal["average", "median", "ties"] = Field(
-        "average",
-        description="how weights are merged: average, median (of each weight), or ties (TIES-merging: the largest "
-        "fifth of each expert's changes to the base, where their signs agree)",
-    )
-    recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
-        None,
-        description="BatchNorm statistics of the merged network: none (the first expert's), average, mixed (recomputed "
-        "on all degradations), per_degradation (mixed, plus a row that is told the degradation); "
-        "default mixed, paper none",
-    )
-    images: Count = Field(10_000, description="training images (at most) that statistics are recomputed on")
-    checkpoint: str | None = Field(None, description="a checkpoint to use instead of merging; may contain {seed}")
+        return None if NETWORKS.check_name(self.name) else NETWORKS.provider(self.name)
 
 
 class Dimension(Frozen):
@@ -126,8 +107,9 @@ class Dimension(Frozen):
 
 
 class SearchConfig(Frozen):
-    """The search over the distillation recipe, judged on the validation split."""
+    """The search over a method's recipe and start, judged on the validation split."""
 
+    of: str = Field(SEARCHED, description="the method that is searched: one that is trained")
     trials: Count = Field(
         10,
         description="how many candidates, the first is the recipe as it stands; with grids: how many draws of the "
@@ -143,7 +125,8 @@ class SearchConfig(Frozen):
         1, description="how often each candidate is trained, each time with other shuffles and noise; its mean counts"
     )
     space: dict[str, Dimension] = Field(
-        description="dimensions by recipe key, like loss.kd or optimizer.lr; also fusion.method and fusion.recalibrate"
+        description="dimensions by recipe key, like loss.kd or optimizer.lr; of a merged start also start.merge, "
+        "start.recalibrate and the merging method's parameters"
     )
 
     @field_validator("space")
@@ -217,44 +200,44 @@ class Config(Frozen):
     experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = Field(
         description="its name: letters, digits, '_', '-', '.'"
     )
-    protocol: Protocol = Field("standard", description="standard, or paper: the original with its quirks and leaks")
+    protocol: ProtocolName = Field("standard", description="standard, or paper: the original with its quirks and leaks")
+    recipe: RecipeName | None = Field(
+        None,
+        description="defaults of the methods' recipes; default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",
+    )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field((0,), description="one complete run per seed")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     degradations: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         PAPER_DEGRADATIONS, description="what the experts are trained for"
     )
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = Field(METHODS, description="rows of the table")
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="rows of the table; default: the base, the paper's seven, and all that are defined"
+    )
     select: Literal["validation", "last", "test"] | None = Field(
         None, description="which epoch is kept: best on validation (default), last, or test (paper only, a leak)"
     )
-    base: Recipe
-    expert: Recipe
-    scratch: Recipe
-    vanilla: Recipe
-    fusing: Recipe
-    fusiondistill: Recipe
-    fusion: FusionConfig = FusionConfig()
-    search: SearchConfig | None = Field(None, description="leave it out, or null, for no search")
+    table: dict[str, Method] = Field(description="all methods by name: sections laid over built-ins, and ``define``")
+    search: tuple[SearchConfig, ...] = Field((), description="one search or a list; leave it out, or null, for none")
     evaluation: EvaluationConfig = EvaluationConfig()
     resources: Resources = Resources()
     tracking: TrackingConfig | None = Field(None, description="leave it out for none; event files are always written")
-    plugins: tuple[str, ...] = Field((), description="Python files that register degradations of your own")
+    plugins: tuple[str, ...] = Field(
+        (), description="Python files that register entries of your own: degradations, loss terms, networks, ..."
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _role_defaults(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
+    def _tabled(cls, given: Any) -> Any:
+        """Sections and ``define`` become the table of methods; what cannot be resolved is for the rules to say."""
+        if not isinstance(given, dict) or "table" in given:
             return given
-        data = given.get("data")
-        name = data.get("name") if isinstance(data, dict) else None
-        filled = {}
-        for role in ROLES:
-            defaults = DEFAULTS[role]
-            if role == "base" and name in _STRONGER_DECAY:
-                defaults = {**defaults, "optimizer": {**defaults["optimizer"], "weight_decay": 5e-4}}
-            filled[role] = merged(defaults, {} if given.get(role) is None else given[role])
-        return {**given, **filled}
+        rest = {key: value for key, value in given.items() if key not in METHODS and key != "define"}
+        if rest.get("methods") is None:
+            rest["methods"] = default_methods(given)
+        search = rest.get("search")
+        rest["search"] = [search] if isinstance(search, dict) else search or ()
+        return {**rest, "table": resolve(given).settings}
 
     sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] | None = Field(
         None, description="key -> list of values, all crossed: `fusiondistill sweep` runs an experiment for each point"
@@ -268,10 +251,10 @@ class Config(Frozen):
             raise ValueError(f"given twice: {', '.join(repeated)}")
         return value
 
-    def recipe(self, role: Role) -> Recipe:
-        """The recipe of a role."""
-        recipe: Recipe = getattr(self, role)
-        return recipe
+    @property
+    def assumed(self) -> Protocol:
+        """What the protocol assumes where the config says nothing."""
+        return PROTOCOLS[self.protocol]
 
     @property
     def epoch_choice(self) -> str:
@@ -283,7 +266,29 @@ class Config(Frozen):
         """The resolved fraction of the validation split."""
         return held_out_of(self.data.validation, self.protocol)
 
+    def content(self) -> dict[str, Any]:
+        """It as a file would say it: methods that rows need as sections, or under ``define``; JSON-able."""
+        whole = self.model_dump(mode="json", exclude={"table", "search"})
+        needed = needed_methods(self.table, self.methods)
+        rows = {name: self.table[name].model_dump(mode="json", exclude={"form"}) for name in needed}
+        defined = {name: row for name, row in rows.items() if name not in METHODS}
+        searches = [search.model_dump(mode="json", exclude_none=True) for search in self.search]
+        return {
+            **whole,
+            **{name: row for name, row in rows.items() if name in METHODS},
+            **({"define": defined} if defined else {}),
+            "search": searches[0] if len(searches) == 1 else searches or None,
+        }
+
+    def search_of(self, method: str) -> SearchConfig | None:
+        """The search of a method, if it has one."""
+        return next((search for search in self.search if search.of == method), None)
+
     @property
     def threads(self) -> int:
         """The resolved torch threads of a worker."""
         return self.resources.threads or max(1, int(self.resources.cpus_per_worker))
+
+
+SECTIONS = frozenset({*Config.model_fields, "define", "fusion"} - {"table"})
+"""Keys of a config that are no methods; ``fusion`` is an old one."""

@@ -12,8 +12,14 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fusiondistill import safe_yaml, sweep
-from fusiondistill.config import Config
+from fusiondistill.config import SECTIONS, Config
 from fusiondistill.config_rules import cross_check
+from fusiondistill.loss import merged_loss
+from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
+from fusiondistill.old_spellings import modern, modern_axis
+from fusiondistill.parametrised import Parametrised
+from fusiondistill.plugins import PluginError, load_plugins, read_plugins
+from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, YAMLProblem
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
@@ -121,48 +127,75 @@ def parse_points(
     for switch in ("search", "sweep"):
         if content.get(switch) is False:
             content[switch] = None
-    known = list(Config.model_fields)
-    if content.get("sweep") is None:
-        config, mistakes = _check(content, lines)
-        points: list[Config | None] = [config]
-    elif wrong := list(sweep.problems(content["sweep"], known)):
-        where: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
-        rest, mistakes = _check({key: value for key, value in content.items() if key != "sweep"}, lines)
-        mistakes += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in where]
-        points = [rest]
-    else:
-        points, mistakes = [], []
-        for point in sweep.crossed(content, known):
-            at: dict[Location, int | None] = dict(lines)
-            for location, axis in point.axes.items():
-                for end in range(1, len(location)):
-                    at.setdefault(location[:end], _line(("sweep", axis), lines))
-                at[location] = _line(("sweep", axis), lines)
-            config, wrong_there = _check(point.content, at)
-            points.append(config)
-            mistakes += [m for m in wrong_there if m not in mistakes]
+    found += _load_plugins(content, lines)
+    points, mistakes = _points(content, lines)
     found += mistakes
     checked = tuple(point for point in points if point)
     if found or len(checked) < len(points):
         raise ConfigError(source, found)
     whole = checked[0]
     if content.get("sweep") is not None:
-        lists = {axis: tuple(values) for axis, values in content["sweep"].items()}
+        lists = {axis: tuple(sweep.values_of(values)) for axis, values in content["sweep"].items()}
         whole = whole.model_copy(update={"experiment": str(content.get("experiment")), "sweep": lists})
     return whole, checked
 
 
+def _load_plugins(content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> list[Mistake]:
+    """Run the plugins, whose entries the rest of the config may name; returns what is wrong with them."""
+    paths, found = content.get("plugins"), []
+    for i, path in enumerate(paths if isinstance(paths, list) else ()):
+        if isinstance(path, str):
+            try:
+                load_plugins(read_plugins([path]))
+            except PluginError as error:
+                found.append(Mistake(f"plugins.{i}", str(error), _line(("plugins", i), lines)))
+    return found
+
+
+def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[list[Config | None], list[Mistake]]:
+    """The checked config of each point of the sweep, or of the one experiment, and all that is wrong."""
+    if content.get("sweep") is None:
+        config, mistakes = _check(content, lines)
+        return [config], mistakes
+    known = sweep.Known((*(SECTIONS - {"define"}), *METHODS), tuple(_mapping(content.get("define"))))
+    if isinstance(content["sweep"], dict):
+        content["sweep"] = {modern_axis(str(axis)): values for axis, values in content["sweep"].items()}
+    if wrong := list(sweep.problems(content["sweep"], known)):
+        at: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
+        rest, mistakes = _check({key: value for key, value in content.items() if key != "sweep"}, lines)
+        return [rest], mistakes + [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in at]
+    points: list[Config | None] = []
+    mistakes = []
+    for point in sweep.crossed(content, known):
+        there: dict[Location, int | None] = dict(lines)
+        for location, axis in point.axes.items():
+            for end in range(1, len(location)):
+                there.setdefault(location[:end], _line(("sweep", axis), lines))
+            there[location] = _line(("sweep", axis), lines)
+        config, wrong_there = _check(point.content, there)
+        points.append(config)
+        mistakes += [m for m in wrong_there if m not in mistakes]
+    return points, mistakes
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
     """The config that a content describes, and all that is wrong with it."""
+    content, lines = modern(content, lines)
     config = None
     found: list[Mistake] = []
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        explained = [_explain(problem, lines) for problem in error.errors()]
-        found += {m.key: m for m in reversed(explained)}.values()  # of a choice of types the first speaks
-    found += [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
-    return config, found
+        explained = [_explain(problem, content, lines) for problem in error.errors()]
+        found += {m.key: m for m in reversed(explained) if m}.values()  # of a choice of types the first speaks
+    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
+    said = tuple(f"{mistake.key}." for mistake in ruled)
+    found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
+    return config, found + ruled
 
 
 def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
@@ -171,17 +204,22 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
     location = tuple(dotted.strip().split("."))
     if not equals or not all(location):
         return Mistake("", f"{text!r} is not KEY=VALUE", None)
+    try:
+        read = safe_yaml.read(value)[0] if value.strip() else None
+    except YAMLProblem as error:
+        return Mistake(dotted, str(error), None)
     place = content
     for depth, part in enumerate(location[:-1]):
+        if part == "loss":  # of a term either its weight is given, or a mapping
+            place[part] = merged_loss(place.get(part), sweep.nested(location[depth + 1 :], read))
+            break
         if place.get(part) is None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
             return Mistake(".".join(location[: depth + 1]), "is a value, it has no keys below it", None)
-    try:
-        place[location[-1]] = safe_yaml.read(value)[0] if value.strip() else None
-    except YAMLProblem as error:
-        return Mistake(dotted, str(error), None)
+    else:
+        place[location[-1]] = read
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None
@@ -196,10 +234,20 @@ def _line(location: Location, lines: Mapping[Location, int | None]) -> int | Non
     return 1
 
 
-def _fields_at(location: Location) -> list[str]:
-    """The keys that are known at a location."""
+def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
+    """The keys that are known at a place of a config."""
+    if not location:
+        return [*(SECTIONS - {"fusion"}), *METHODS]
     model: Any = Config
+    raw: Mapping[str, Any] = content
+    if location[0] in METHODS or location[0] == "define":
+        name = location[0] if location[0] in METHODS else location[1] if len(location) > 1 else ""
+        raw = resolve(content).given.get(str(name), {})
+        rows: dict[str, Any] = {"trained": Trained, "merged": Merged, "combined": Combined}
+        model = rows[_forms(content).get(str(name)) or "trained"]
+        location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
+        raw = _mapping(raw.get(str(part)))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -208,7 +256,13 @@ def _fields_at(location: Location) -> list[str]:
         if not candidates:
             return []
         model = candidates[0]
-    return list(getattr(model, "model_fields", {}))
+    keys = list(getattr(model, "model_fields", {}))
+    return keys + (model.parameter_names(raw) if issubclass(model, Parametrised) else [])
+
+
+def _forms(content: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each method -> its form."""
+    return {name: form_of(raw) for name, raw in resolve(content).given.items()}
 
 
 def _arguments(annotation: Any) -> list[Any]:
@@ -222,13 +276,30 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _explain(problem: Any, lines: Mapping[Location, int | None]) -> Mistake:
-    """One pydantic error in our words."""
-    location: Location = tuple(problem["loc"])
+def _place(location: Location, content: Mapping[str, Any]) -> Location:
+    """Where the file says what pydantic found at a place of the config's model."""
+    if location[:1] == ("table",):
+        rest = [part for part in location[2:] if part not in ("trained", "merged", "combined")]
+        rest = [part for i, part in enumerate(rest) if not (part in ("Merge", "str", "Inference", "Teachers") and i)]
+        return where(str(location[1]), *rest) if len(location) > 1 else location
+    if location[:1] == ("search",) and isinstance(content.get("search"), dict):
+        return ("search", *location[2:])
+    return location
+
+
+def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> Mistake | None:
+    """One pydantic error in our words; None for one that is said where it was inherited from."""
+    location = _place(tuple(problem["loc"]), content)
     message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
     shown = problem.get("input")
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return None  # the rules between methods say it
+    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+        own = _mapping(content["define"][str(location[1])])
+        if location[2] not in own:
+            return None
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
+        known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         message = f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
     elif problem["type"] == "missing":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,12 +13,21 @@ from torch import nn
 from fusiondistill.batches import normalise, random_levels
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import degrade
-from fusiondistill.inference import piece_of
-from fusiondistill.models import Ensemble
+from fusiondistill.folding import piece_of
 from fusiondistill.randomness import key
 from fusiondistill.statistics import expected_calibration_error
 
-__all__ = ["Counts", "Judged", "evaluate", "judge", "judge_images", "mixed_batches", "predict", "validate"]
+__all__ = [
+    "Conditions",
+    "Counts",
+    "Judged",
+    "evaluate",
+    "judge",
+    "judge_images",
+    "mixed_batches",
+    "predict",
+    "validate",
+]
 
 
 class Counts(NamedTuple):
@@ -31,7 +41,7 @@ class Judged(NamedTuple):
     """What a model says of N images at each of L levels, on the CPU; from these follow counts and means.
 
     ``nll`` is the negative log-likelihood of the true class in nats, ``confidence`` the largest softmax probability, a
-    fraction; both float32, and None for an :class:`Ensemble`, whose output is a vote.
+    fraction; both float32, and None for a model whose output is a vote.
     """
 
     predictions: torch.Tensor
@@ -67,6 +77,35 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What a model is shown, apart from the images.
+
+    The noise is a function of (seed, degradation, image index), scaled or thresholded by the level; nothing depends on
+    the batch size or on order.
+
+    Attributes:
+        degradation: a registered name.
+        levels: integer levels of that degradation.
+        seed: of the noise.
+        batch_size: images of a forward pass, rounded up to what a model :func:`for_inference` works with at once.
+        protocol: ``standard`` or ``paper``.
+        parameters: of the degradation.
+    """
+
+    degradation: str
+    levels: Sequence[int]
+    seed: int
+    batch_size: int
+    protocol: str = "standard"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def shown(self, images: torch.Tensor, indices: torch.Tensor, level: int) -> torch.Tensor:
+        """Images uint8 [B,3,H,W] with the addresses int64 [B] at a level of the degradation, uint8 [B,3,H,W]."""
+        noise: dict[str, Any] = {"seed": self.seed, "indices": indices, "protocol": self.protocol}
+        return degrade(images, self.degradation, level, **noise, **self.parameters)
+
+
 def evaluate(
     model: nn.Module,
     image_set: ImageSet,
@@ -76,20 +115,15 @@ def evaluate(
     seed: int,
     batch_size: int,
     protocol: str = "standard",
+    **parameters: Any,
 ) -> Counts:
     """Count the right answers of a model on degraded images, level by level.
-
-    The noise is a function of (seed, degradation, image index), scaled or thresholded by the level; nothing depends
-    on the batch size or on order.
 
     Args:
         model: takes uint8 [B,3,H,W], returns logits [B,C] (what :func:`fusiondistill.load_model` gives).
         image_set: the images, usually the test split.
-        degradation: a registered name.
-        levels: integer levels of that degradation.
-        seed: of the noise.
-        batch_size: images of a forward pass, rounded up to what a model :func:`for_inference` works with at once.
-        protocol: ``standard`` or ``paper``.
+        degradation, levels, seed, batch_size, protocol: see :class:`Conditions`.
+        parameters: of the degradation.
 
     Returns:
         ``(right, seen)``, int64 [len(levels)] each.
@@ -98,46 +132,36 @@ def evaluate(
         >>> right, seen = evaluate(model, load_images("digits", "test"), "noise", [0, 25], seed=1, batch_size=100)
         >>> percent = 100 * right / seen
     """
-    predictions = predict(model, image_set, degradation, levels, seed=seed, batch_size=batch_size, protocol=protocol)
+    conditions = Conditions(degradation, levels, seed, batch_size, protocol, parameters)
+    predictions = predict(model, image_set, conditions)
     right = (predictions == image_set.labels.to(predictions.device)).sum(1)
     return Counts(right.cpu(), torch.full_like(right, len(image_set)).cpu())
 
 
-def predict(
-    model: nn.Module,
-    image_set: ImageSet,
-    degradation: str,
-    levels: Sequence[int],
-    *,
-    seed: int,
-    batch_size: int,
-    protocol: str = "standard",
-) -> torch.Tensor:
-    """The predicted class of every image at every level, int64 [L,N]. Arguments as :func:`evaluate`."""
-    views = _views(model, image_set, degradation, levels, seed, batch_size, protocol)
-    return _judged(model, views, scores=False).predictions
+def predict(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> torch.Tensor:
+    """The predicted class of every image at every level, int64 [L,N]; model and images as for :func:`evaluate`."""
+    return _judged(model, _views(model, image_set, conditions), scores=False).predictions
 
 
-def judge(
-    model: nn.Module,
-    image_set: ImageSet,
-    degradation: str,
-    levels: Sequence[int],
-    *,
-    seed: int,
-    batch_size: int,
-    protocol: str = "standard",
-) -> Judged:
-    """Predictions, log-likelihoods and confidences at every level of a degradation. Arguments as :func:`evaluate`.
+def judge(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> Judged:
+    """Predictions, log-likelihoods and confidences at every level of a degradation.
 
     Of the degraded images one batch is held at a time; what is kept is 16 bytes per image and level.
 
+    Args:
+        model, image_set: as for :func:`evaluate`. An attribute ``gives`` of the model that is "votes" says that its
+            output has no probabilities.
+        conditions: what it is shown.
+
     Example:
-        >>> judged = judge(model, load_images("digits", "test"), "jpeg", [1, 50], seed=1, batch_size=500)
+        >>> judged = judge(model, load_images("digits", "test"), Conditions("jpeg", [1, 50], seed=1, batch_size=500))
         >>> judged.mean_nll()
     """
-    views = _views(model, image_set, degradation, levels, seed, batch_size, protocol)
-    return _judged(model, views, scores=not isinstance(model, Ensemble))
+    return _judged(model, _views(model, image_set, conditions), scores=_has_probabilities(model))
+
+
+def _has_probabilities(model: nn.Module) -> bool:
+    return getattr(model, "gives", "logits") != "votes"
 
 
 def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch.Tensor, *, batch_size: int) -> Judged:
@@ -162,28 +186,17 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
             part = slice(start, start + size)
             yield labels[part].to(device), (images[part].to(device) for images in levels)
 
-    return _judged(model, views(), scores=not isinstance(model, Ensemble))
+    return _judged(model, views(), scores=_has_probabilities(model))
 
 
-def _views(
-    model: nn.Module,
-    image_set: ImageSet,
-    degradation: str,
-    levels: Sequence[int],
-    seed: int,
-    batch_size: int,
-    protocol: str,
-) -> _Views:
+def _views(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> _Views:
     """For each batch the labels and, one after another, its images at each level, all on the model's device."""
-    size, device = _whole_pieces(model, batch_size, image_set.gather([0])[0]), _device(model)
+    size, device = _whole_pieces(model, conditions.batch_size, image_set.gather([0])[0]), _device(model)
     for start in range(0, len(image_set), size):
         rows = torch.arange(start, min(start + size, len(image_set)))
         images, labels = (tensor.to(device) for tensor in image_set.gather(rows))
         indices = rows.to(device)
-        yield (
-            labels,
-            (degrade(images, degradation, level, seed=seed, indices=indices, protocol=protocol) for level in levels),
-        )
+        yield labels, (conditions.shown(images, indices, level) for level in conditions.levels)
 
 
 @torch.no_grad()

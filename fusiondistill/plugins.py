@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import linecache
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from fusiondistill.registry import REGISTRIES, Plugin, Registry
 
-__all__ = ["PluginError", "load_plugins", "read_plugins"]
+__all__ = ["Plugin", "PluginError", "all_registries", "load_plugins", "read_plugins"]
 
 
 class PluginError(ValueError):
     """A user's file that cannot be used; the message has its name and the line."""
 
+
+FOLDERS = ("degradations", "sources", "networks", "losses", "merging", "inference")
+"""Where the registries live."""
 
 _loaded: dict[str, Plugin] = {}
 
@@ -50,21 +56,24 @@ def load_plugins(plugins: Sequence[Plugin]) -> None:
 
 
 def _run(plugin: Plugin) -> None:
-    registries = _all_registries()
+    registries = tuple(all_registries().values())
     for registry in registries:
         registry.forget(plugin.file)
         registry._plugin = plugin
     _loaded.pop(plugin.file, None)
     lines = plugin.source.splitlines(keepends=True)
+    module = ModuleType(f"fusiondistill_plugin_{Path(plugin.file).stem}")
+    module.__file__ = plugin.path
     linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)  # a traceback shows its lines
     try:
-        namespace = {"__name__": f"fusiondistill_plugin_{Path(plugin.file).stem}", "__file__": plugin.path}
-        exec(compile(plugin.source, plugin.path, "exec"), namespace)
+        sys.modules[module.__name__] = module  # pickle and dataclasses look a class's module up there
+        exec(compile(plugin.source, plugin.path, "exec"), vars(module))
     except SyntaxError as error:
         raise PluginError(f"plugin {plugin.path}, line {error.lineno}: not valid Python: {error.msg}") from error
     except Exception as error:  # whatever the user's file does
         for registry in registries:
             registry.forget(plugin.file)
+        sys.modules.pop(module.__name__, None)
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == plugin.path]
         where = f", line {frames[-1].lineno} ({frames[-1].line})" if frames else ""
         raise PluginError(f"plugin {plugin.path}{where}: {type(error).__name__}: {error}") from error
@@ -73,10 +82,8 @@ def _run(plugin: Plugin) -> None:
             registry._plugin = None
 
 
-def _all_registries() -> list[Registry]:
-    """Every registry of the project, imported."""
-    from importlib import import_module
-
-    for package in ("degradations", "merging", "losses", "sources", "networks", "inference"):
-        import_module(f"fusiondistill.{package}")
-    return list(REGISTRIES.values())
+def all_registries() -> dict[str, Registry]:
+    """Every registry of the project by the name of its folder, imported; without torch."""
+    for folder in FOLDERS:
+        import_module(f"fusiondistill.{folder}")
+    return {folder: REGISTRIES[folder] for folder in FOLDERS}

@@ -8,23 +8,28 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-__all__ = ["DEFAULTS", "ROLES", "Frozen", "Loss", "Optimizer", "Recipe", "Role", "Schedule", "merged", "with_keys"]
+from fusiondistill.frozen import Frozen, Positive, Weight
+from fusiondistill.loss import Loss, merged_loss, set_loss_key
 
-Role = Literal["base", "expert", "scratch", "vanilla", "fusing", "fusiondistill"]
-ROLES: tuple[Role, ...] = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
+__all__ = [
+    "Count",
+    "Fraction",
+    "Frozen",
+    "Loss",
+    "Optimizer",
+    "Positive",
+    "Recipe",
+    "Schedule",
+    "Weight",
+    "flat",
+    "merged",
+    "with_keys",
+]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Frozen(BaseModel):
-    """A value: hashable content, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Optimizer(Frozen):
@@ -63,94 +68,88 @@ class Schedule(Frozen):
         return 1.0
 
 
-class Loss(Frozen):
-    """Weights of the terms of the objective."""
-
-    ce: Weight = Field(1.0, description="weight of the cross-entropy with the labels")
-    feature: Weight = Field(0.0, description="weight of 1 - cosine(student feature, teacher feature)")
-    kd: Weight = Field(0.0, description="weight of T^2 KL(teacher || student) on softened logits")
-    temperature: Positive = Field(4.0, description="T of the softened logits")
-
-    @model_validator(mode="after")
-    def _something(self) -> Loss:
-        if not (self.ce or self.feature or self.kd):
-            raise ValueError("all weights are 0: give ce, feature or kd a positive weight")
-        return self
-
-
 class Recipe(Frozen):
-    """Everything that one training stage does. The defaults of each role are METHOD's (see ``DEFAULTS``)."""
+    """Everything that one training stage does; defaults by shape are in :mod:`fusiondistill.recipes`."""
 
     epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
     optimizer: Optimizer
     schedule: Schedule
-    loss: Loss
+    loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
     teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
     cutout: Annotated[int, Field(ge=0)] | None = Field(
         None, description="side of the square hole in pixels, 0 for none; default: half the image"
     )
-    pairing: Literal["same", "independent"] | None = Field(
-        None, description="do all degradations of a step hold the same images? default: by protocol"
+    largest_cutout: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="at most so many pixels where cutout is half the image; default: no limit, paper 16 for what "
+        "starts from merged weights",
+    )
+    pairing: Literal["same", "independent"] = Field(
+        "independent", description="do all degradations of a step hold the same images? default: by protocol"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: bool = Field(False, description="NHWC memory layout")
     compile: bool = Field(False, description="torch.compile the student")
-    checkpoint: str | dict[str, str] | None = Field(
-        None,
-        description="a checkpoint to use instead of training; may contain {seed} and {degradation}, "
-        "for experts also a mapping degradation -> file",
-    )
-
-
-def _recipe(epochs: int, optimizer: tuple[str, float], schedule: dict[str, Any], **loss: float) -> dict[str, Any]:
-    return {
-        "epochs": epochs,
-        "optimizer": {"name": optimizer[0], "lr": optimizer[1], "weight_decay": 1e-4},
-        "schedule": schedule,
-        "loss": loss,
-    }
-
-
-_EARLY = {"name": "steps", "milestones": (0.3, 0.6, 0.8)}
-_LATE = {"name": "steps", "milestones": (0.3, 0.7, 0.9)}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "base": _recipe(200, ("sgd", 0.1), _EARLY, ce=1.0),
-    "expert": _recipe(100, ("radam", 1e-3), {"name": "cosine"}, ce=1.0, feature=1.0),
-    "scratch": _recipe(200, ("sgd", 0.1), _LATE, ce=1.0),
-    "vanilla": _recipe(200, ("radam", 1e-3), _LATE, ce=1.0),
-    "fusing": _recipe(100, ("radam", 1e-3), _LATE, ce=1.0),
-    "fusiondistill": _recipe(100, ("radam", 1e-3), _LATE, ce=0.1, feature=1.0),
-}
-"""METHOD's schedules; milestones are fractions, so a shorter run keeps the shape."""
 
 
 def merged(defaults: dict[str, Any], given: Any) -> Any:
-    """Lay what a user gave over the defaults of a role, one level deep where both are mappings."""
+    """Lay what a user gave over the defaults of a recipe.
+
+    ``optimizer`` is merged key by key, ``loss`` term by term and key by key (a number sets a term's weight alone).
+    Everything else, ``schedule`` too, replaces whole.
+    """
     if not isinstance(given, dict):
         return given
-    merged = dict(defaults)
+    result = dict(defaults)
     for name, value in given.items():
-        old = merged.get(name)
-        merged[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = result.get(name)
+        if name == "loss":
+            result[name] = merged_loss(old, value)
+        elif name == "optimizer" and isinstance(old, dict) and isinstance(value, dict):
+            result[name] = {**old, **value}
+        else:
+            result[name] = value
+    return result
 
 
 def with_keys(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with dotted keys replaced and checked again: ``with_keys(r, {"loss.kd": 2.0})``.
 
+    ``loss.kd`` is a term's weight, ``loss.kd.temperature`` one of its parameters; a parameter of a term that the
+    recipe does not name adds the term with weight 0.
+
     Raises:
-        KeyError: a key that the recipe does not have.
+        KeyError: a key that no recipe has.
         pydantic.ValidationError: a value that the key does not admit.
     """
     content = recipe.model_dump()
     for dotted, value in values.items():
-        *parents, last = dotted.split(".")
-        place = content
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None  # type: ignore[assignment]
+        first, *rest = dotted.split(".")
+        if first == "loss":
+            if not set_loss_key(content["loss"], rest, value):
+                raise KeyError(dotted)
+            continue
+        place, last = (content.get(first), rest[0]) if len(rest) == 1 else (content, dotted)
         if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
             raise KeyError(dotted)
         place[last] = value
     return Recipe.model_validate(content)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Every key of a recipe by its dotted name, with its value: what :func:`with_keys` takes.
+
+    All loss terms are there, those that the recipe does not name with weight 0 and the defaults of their parameters.
+    Values are plain ones, as JSON has them.
+    """
+    values: dict[str, Any] = {}
+    for name, value in recipe.model_dump(mode="json").items():
+        if name == "loss":
+            values |= {f"loss.{key}": one for key, one in recipe.loss.flat().items()}
+        elif isinstance(value, dict):
+            values |= {f"{name}.{key}": one for key, one in value.items()}
+        else:
+            values[name] = value
+    return values

@@ -21,7 +21,7 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 __all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "close_to"]
 
@@ -97,6 +97,29 @@ class Entry:
         """
         return self.parameters.model_validate(dict(given)).model_dump()
 
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`resolve`, for calls from Python: what is wrong is said in one line.
+
+        Raises:
+            ValueError: as :meth:`resolve`.
+        """
+        try:
+            return self.resolve(given) if given or self.parameters.model_fields else {}
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            known = tuple(self.parameters.model_fields)
+            if first["type"] == "extra_forbidden":
+                hint = close_to(key, known) if known else "; it has none"
+                raise ValueError(f"the {self.kind} {self.name!r} has no parameter {key!r}{hint}") from None
+            raise ValueError(f"parameter {key} of the {self.kind} {self.name!r}: {first['msg']}") from None
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of it besides parameters, a line each, for ``fusiondistill list``."""
+        shown = {key: value for key, value in self.facts.items() if value and isinstance(value, str | bool | frozenset)}
+        told = {key: ", ".join(sorted(v)) if isinstance(v, frozenset) else v for key, v in shown.items()}
+        return tuple(key.replace("_", " ") if v is True else f"{key.replace('_', ' ')}: {v}" for key, v in told.items())
+
     @property
     def code(self) -> str:
         """What stands for the entry's code in a digest: its version, or the digest of its plugin's file."""
@@ -113,6 +136,8 @@ class Registry(Mapping[str, Entry]):
         first: names that come before the others, which follow in the order of the alphabet.
         offered: keyword-only parameters that the project itself passes to every function of this kind.
     """
+
+    entry: type[Entry] = Entry
 
     def __init__(
         self, kind: str, package: str, *, first: tuple[str, ...] = (), offered: frozenset[str] = frozenset()
@@ -152,7 +177,7 @@ class Registry(Mapping[str, Entry]):
             )
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            entry = Entry(self.kind, name, function, version, source, facts, self.offered, self._plugin)
+            entry = self.entry(self.kind, name, function, version, source, facts, self.offered, self._plugin)
             self.add(entry, replace=replace)
             return function
 
@@ -198,6 +223,10 @@ class Registry(Mapping[str, Entry]):
         except (KeyError, TypeError):
             raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
 
+    def code_of(self, name: str) -> str:
+        """What stands in a digest for the code of whatever that name means here."""
+        return self.find(name).code
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (name in self._added or name in self.builtin)
 
@@ -219,6 +248,8 @@ def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
+        ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
+        close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; known: {', '.join(known)}" if listed and known else ""
 

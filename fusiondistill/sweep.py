@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Point", "crossed", "problems"]
+from fusiondistill.loss import merged_loss
+
+__all__ = ["Known", "Point", "crossed", "problems", "values_of"]
 
 MOST = 10_000
 """Points of a sweep; beyond that a slip in the lists is likelier than a wish."""
@@ -36,56 +38,102 @@ class Point:
     """Location in the content -> the axis that put it there."""
 
 
-def problems(sweep: Any, known: Sequence[str]) -> Iterable[tuple[str | None, str]]:
+@dataclass(frozen=True)
+class Known:
+    """The first parts of keys that a sweep may name.
+
+    Attributes:
+        keys: sections of a config and built-in methods.
+        defined: methods that the config defines: their keys lie below ``define``.
+    """
+
+    keys: tuple[str, ...]
+    defined: tuple[str, ...] = ()
+
+    def location(self, axis: str) -> tuple[str, ...]:
+        """Where a dotted key leads in a config's content; () for the name of a bundle."""
+        parts = tuple(axis.split("."))
+        if parts[0] in self.defined:
+            return ("define", *parts)
+        return parts if parts[0] in self.keys else ()
+
+
+def values_of(values: Any) -> list[Any]:
+    """The values of an axis, which may be a mapping of names to bundles."""
+    return list(values.values()) if isinstance(values, Mapping) else list(values)
+
+
+def problems(sweep: Any, known: Known) -> Iterable[tuple[str | None, str]]:
     """(axis or None, what is wrong) of the raw content of ``sweep``.
 
     Args:
         sweep: what the file says.
-        known: the top-level keys of a config.
+        known: the keys of a config.
     """
     if not isinstance(sweep, dict) or not sweep:
         yield None, "must be a mapping of keys to lists of values, like model.name: [cifar_resnet20, cifar_resnet56]"
         return
     count = 1
     for axis, values in sweep.items():
-        first = str(axis).split(".")[0]
-        if first in _SHARED:
-            yield axis, f"{first} {_SHARED[first]}"
-        elif not isinstance(values, list) or not values:
-            yield axis, "must be a list of at least one value"
-        elif first not in known and not all(isinstance(value, dict) for value in values):
-            close = difflib.get_close_matches(first, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            yield axis, f"is no key of the config ({hint}); under a name of your own give mappings of several keys"
-        elif repeated := [value for i, value in enumerate(values) if value in values[:i]]:
-            yield axis, f"given twice: {repeated[0]}"
-        else:
-            for value in values:
-                if first not in known and (bad := [k for k in value if k in _SHARED]):
-                    yield axis, f"{bad[0]} {_SHARED[bad[0]]}"
-        count *= len(values) if isinstance(values, list) else 1
+        text = _problem_of_axis(str(axis), values, known)
+        if text:
+            yield axis, text
+        count *= len(values) if isinstance(values, list | dict) else 1
     if count > MOST:
         yield None, f"{count:,} points; at most {MOST:,} make a sweep"
 
 
-def crossed(content: Mapping[str, Any], known: Sequence[str]) -> list[Point]:
+def _problem_of_axis(axis: str, values: Any, known: Known) -> str | None:
+    first, location = axis.split(".")[0], known.location(axis)
+    if first in _SHARED:
+        return f"{first} {_SHARED[first]}"
+    if not isinstance(values, list | dict) or not values:
+        return "must be a list of at least one value"
+    if isinstance(values, dict) and location:
+        return "must be a list of values; a mapping of names is for bundles of several keys under a name of your own"
+    listed = values_of(values)
+    if not location and not all(isinstance(value, dict) for value in listed):
+        close = difflib.get_close_matches(first, (*known.keys, *known.defined), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join((*known.keys, *known.defined))}"
+        return f"is no key of the config ({hint}); under a name of your own give mappings of several keys"
+    if repeated := [value for i, value in enumerate(listed) if value in listed[:i]]:
+        return f"given twice: {repeated[0]}"
+    if not location:
+        for value in listed:
+            firsts = {str(key).split(".")[0]: key for key in value}
+            if bad := [one for one in firsts if one in _SHARED]:
+                return f"{bad[0]} {_SHARED[bad[0]]}"
+    return None
+
+
+def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
     """Every point of a config with a faultless ``sweep``, in the order of its lists, the last one varying fastest.
 
     A key with dots is that key; the name of a section takes mappings that are laid over the section; any other name
-    takes mappings that are laid over the whole config, to change several keys together.
+    takes bundles, mappings that are laid over the whole config, to change several keys together: a list of them, or a
+    mapping from the names that tables show. Keys of a bundle may have dots, too.
     """
-    sweep: Mapping[str, Sequence[Any]] = content["sweep"]
+    sweep: Mapping[str, Any] = content["sweep"]
     rest = {key: value for key, value in content.items() if key != "sweep"}
     name = content.get("experiment")
-    combined = list(itertools.product(*sweep.values()))
+    named = [
+        list(values.items()) if isinstance(values, Mapping) else [(v, v) for v in values] for values in sweep.values()
+    ]
+    combined = list(itertools.product(*named))
     points = []
-    for label, values in zip(_labels(combined, len(str(name))), combined, strict=True):
+    labels = _labels([[label for label, _ in one] for one in combined], len(str(name)))
+    for label, values in zip(labels, combined, strict=True):
         point = copy.deepcopy(rest)
         axes: dict[tuple[str, ...], str] = {}
-        for axis, value in zip(sweep, values, strict=True):
-            location = tuple(axis.split(".")) if axis.split(".")[0] in known else ()
-            point = _laid_over(point, _nested(location, copy.deepcopy(value)))
-            axes[location] = axis
+        for axis, (_, value) in zip(sweep, values, strict=True):
+            location = known.location(axis)
+            if location:
+                point = _laid_over(point, nested(location, copy.deepcopy(value)))
+                axes[location] = axis
+            for key, one in () if location else value.items():
+                place = known.location(str(key)) or (str(key),)
+                point = _laid_over(point, nested(place, copy.deepcopy(one)))
+                axes[place] = axis
         if name is not None:  # what is missing is for the config's own check to say
             point["experiment"] = f"{name}.{label}"
         points.append(Point(label, point, axes))
@@ -93,13 +141,15 @@ def crossed(content: Mapping[str, Any], known: Sequence[str]) -> list[Point]:
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged at every depth; whatever else is new replaces the old."""
+    """Mappings are merged at every depth, a loss term by term; whatever else is new replaces the old."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    return {**old, **{key: _laid_over(old.get(key), value) for key, value in new.items()}}
+    over = {"loss": merged_loss}
+    return {**old, **{key: over.get(key, _laid_over)(old.get(key), value) for key, value in new.items()}}
 
 
-def _nested(location: Sequence[str], value: Any) -> Any:
+def nested(location: Sequence[str], value: Any) -> Any:
+    """A value below keys: ``nested(("loss", "kd"), 1)`` is ``{"loss": {"kd": 1}}``."""
     for part in reversed(location):
         value = {part: value}
     return value

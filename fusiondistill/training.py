@@ -16,7 +16,8 @@ from torch import distributed, nn
 from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
-from fusiondistill.objectives import Objective, TeacherOutput
+from fusiondistill.losses import Outputs
+from fusiondistill.objectives import Objective
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 
@@ -90,7 +91,7 @@ def train(
         pipeline: where batches come from. With ``world_size`` > 1 a torch.distributed group must be up.
         seed: of whatever the model itself draws (dropout).
         teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
-            eval mode, never wrapped, never changed. Needed if the recipe weighs features or kd.
+            eval mode, never wrapped, never changed. Needed if a loss term of the recipe needs them.
         validation: model -> accuracy (fraction) per degradation, called after every epoch; the epoch with the best
             mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
@@ -126,9 +127,9 @@ class _Loop:
     """What stays the same over the epochs of one training."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, pipeline: Pipeline, teachers: Sequence[nn.Module]) -> None:
-        self.objective = Objective(**recipe.loss.model_dump())
+        self.objective = Objective(recipe.loss)
         expected = max(1, len(pipeline.degradations))
-        if self.objective.needs_teacher and len(teachers) != expected:
+        if self.objective.needs.teacher and len(teachers) != expected:
             raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
         self.recipe, self.pipeline, self.model = recipe, pipeline, model
         self.device = pipeline.device
@@ -151,7 +152,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        names = ("images", "right", "loss", *(n for n in ("ce", "feature", "kd") if getattr(self.objective, n)))
+        names = ("images", "right", "loss", *self.objective.names)
         sums = torch.zeros(len(names), dtype=torch.float64, device=self.device)
         never = self.pipeline.steps + 1
         first_bad = torch.full((), never, dtype=torch.int64, device=self.device)
@@ -174,9 +175,9 @@ class _Loop:
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         with self._autocast():
-            teachers = self._teach(batch) if self.objective.needs_teacher else None
+            teachers = self._teach(batch) if self.objective.needs.teacher else None
             features = None
-            if self.objective.needs_features:
+            if self.objective.needs.features:
                 logits, features = self.forward(batch.student, features=True)
             else:
                 logits = self.forward(batch.student)
@@ -188,14 +189,14 @@ class _Loop:
         return logits, loss, terms
 
     @torch.no_grad()
-    def _teach(self, batch: Batch) -> list[TeacherOutput]:
+    def _teach(self, batch: Batch) -> list[Outputs]:
         assert batch.teacher is not None
-        outputs: list[TeacherOutput] = []
+        outputs: list[Outputs] = []
         for teacher, part in zip(self.teachers, batch.slices, strict=True):
-            if self.objective.needs_features:
-                outputs.append(teacher(batch.teacher[part], features=True))
+            if self.objective.needs.features:
+                outputs.append(Outputs(*teacher(batch.teacher[part], features=True)))
             else:
-                outputs.append((teacher(batch.teacher[part]), None))
+                outputs.append(Outputs(teacher(batch.teacher[part]), None))
         return outputs
 
     def _autocast(self) -> torch.autocast:
@@ -260,8 +261,8 @@ def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:
     wrapped = model
     if pipeline.world_size > 1:
         devices = [pipeline.device] if pipeline.device.type == "cuda" else None
-        headless = not (recipe.loss.ce or recipe.loss.kd)
-        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=headless)
+        unused = not recipe.loss.needs.head
+        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
     if recipe.compile:
         wrapped = torch.compile(wrapped)  # type: ignore[assignment]
     return wrapped

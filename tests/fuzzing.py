@@ -30,13 +30,13 @@ from fusiondistill.data import DataError, load_images
 from fusiondistill.data.corruptions import check_corruptions, load_corruption
 from fusiondistill.data.decoding import decode_image
 from fusiondistill.data.pickles import read_pickle
-from fusiondistill_runner.planning.stage import SearchSpec
+from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.searching.journal import Journal
 from fusiondistill_runner.searching.search_results import epoch_rows, summary, trial_rows
 from fusiondistill_runner.storage.noted_plans import note_plan, plans
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.watching.board import read_board
 from fusiondistill_runner.watching.status import status_lines
+from fusiondistill_runner.watching.status_file import read_status
 from running import TINY
 
 OURS = (ConfigError, DataError, CheckpointError)
@@ -182,7 +182,7 @@ def board(folder: Path, data: bytes) -> object:
     store = Store(folder)
     note_plan(store, PLAN, {})
     store.write(data, "status.json")
-    return read_board(store), status_lines(store)
+    return read_status(store), status_lines(store)
 
 
 def progress(folder: Path, data: bytes) -> object:

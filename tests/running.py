@@ -31,7 +31,7 @@ search:
   trials: 3
   epochs: 1
   scheduler: none
-  space: {loss.kd: {loguniform: [0.1, 1.0]}, loss.temperature: {uniform: [1, 8]}}
+  space: {loss.kd: {loguniform: [0.1, 1.0]}, loss.kd.temperature: {uniform: [1, 8]}}
 evaluation: {every: 25}
 """
 

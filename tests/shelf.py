@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from fusiondistill.checkpoints import new_attempt, sealed
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fusiondistill_runner.working.training import pack, unpack
 from pyarrow import fs
 
 from bucket import KEYS, Bucket, free_port, serving
@@ -30,9 +31,8 @@ from fusiondistill_runner.storage.lease import Taken, leased
 from fusiondistill_runner.storage.noted_plans import note_plan
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import Store, StoreBusy
-from fusiondistill_runner.watching.board import BOARD
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
-from fusiondistill_runner.working.training import pack, unpack
+from fusiondistill_runner.watching.status_file import STATUS_FILE
 from test_store import FOUR, fill, follows, progress
 
 
@@ -76,7 +76,7 @@ def test_watching_a_bucket_reads_one_small_file_until_a_stage_is_done(bucket: Bu
     def tell(finished: int, epoch: int) -> None:
         news = {"running": [{"directory": last.directory, "worker": "w", "since": 0, "epoch": epoch, "epochs": 9}]}
         at = {"state": "running", "host": "elsewhere", "process": 1, "updated": time.time(), "finished": finished}
-        store.write(json.dumps({**at, "failed": 0, "seconds_left": None, **news}).encode(), BOARD)
+        store.write(json.dumps({**at, "failed": 0, "seconds_left": None, **news}).encode(), STATUS_FILE)
 
     fill(store, plan)
     note_plan(store, plan, {})

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fusiondistill_runner.working.materials import load_data
 
 from fusiondistill.config import Resources
 from fusiondistill.data import DataError
 from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, complaints, lines
-from fusiondistill_runner.nodes.cluster import patience, refuse_fleeting
-from fusiondistill_runner.nodes.fitness import DataSet
+from fusiondistill_runner.nodes.cluster import refuse_fleeting
+from fusiondistill_runner.nodes.growing import patience
+from fusiondistill_runner.nodes.node_checks import DataSet
 from fusiondistill_runner.nodes.probe import code_digest, look, versions
-from fusiondistill_runner.planning.stage import DataSpec
-from fusiondistill_runner.working.materials import load_data
+from fusiondistill_runner.planning.specs import DataSpec
 from running import TINY, fusiondistill
 
 HERE = {"versions": {"python": "3.11.7", "torch": "2.15.0", "fusiondistill": "0.1.0"}, "code": "aa"}

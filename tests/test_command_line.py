@@ -27,7 +27,7 @@ def watched(tmp_path: Path, line: list[str]) -> tuple[int, str, set[str], float]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         line,
-        env={**environment(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        env={**environment(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}:{ROOT}/experiments"},
         capture_output=True,
         text=True,
         timeout=60,

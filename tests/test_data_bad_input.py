@@ -122,7 +122,7 @@ import sys
 from pathlib import Path
 from fuzzing import cases
 from fusiondistill.data import DataError
-from fusiondistill.data import parquet
+from fusiondistill.sources import SOURCES
 
 (sound,), _ = cases()["parquet"]
 path = Path(sys.argv[1]) / "train.parquet"
@@ -131,7 +131,7 @@ for at in range(len(sound) - footer - 8, len(sound)):
     path.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
     print(at, flush=True)
     try:
-        list(parquet._read({path.name: path}, "train").rows)
+        list(SOURCES["parquet"].function({path.name: path}, "train").rows)
     except DataError:
         pass
 print("whole")

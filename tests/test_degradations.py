@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from fusiondistill import degradations
 from fusiondistill.degradations import (
     DEGRADATIONS,
     PAPER_DEGRADATIONS,
     compose,
-    composition,
     degrade,
-    operator,
     reference_degrade,
     register,
-    registry,
 )
+from fusiondistill.degradations.machinery import composition, operator
 
 IMAGES = torch.randint(0, 256, (12, 3, 17, 22), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 RANDOM = [name for name, degradation in DEGRADATIONS.items() if "keys" in degradation.wants]
@@ -32,14 +31,14 @@ def middle(name):
 @pytest.fixture
 def scratch_name():
     yield "made_up_for_a_test"
-    registry._registered.pop("made_up_for_a_test", None)
+    DEGRADATIONS._added.pop("made_up_for_a_test", None)
 
 
 def test_import_costs_torch_and_nothing_else():
     code = (
         "import sys, torch; before = set(sys.modules); import fusiondistill.degradations, fusiondistill.bench;"
         "new = {name.split('.')[0] for name in set(sys.modules) - before};"
-        "print(new & {'numba', 'scipy', 'imagedegrade', 'PIL', 'torchvision', 'ray', 'pydantic', 'pyarrow'})"
+        "print(new & {'numba', 'scipy', 'imagedegrade', 'PIL', 'torchvision', 'ray', 'pyarrow'})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
@@ -120,7 +119,7 @@ def test_threads_share_the_work_and_change_nothing():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((IMAGES, "saltpeper", 3), "unknown degradation 'saltpeper'. Did you mean 'saltpepper'.*Known: jpeg, blur"),
+        ((IMAGES, "saltpeper", 3), "no degradation 'saltpeper'; did you mean 'saltpepper'"),
         ((IMAGES, "noise", 51), r"level 51 of 'noise' is out of range 0\.\.50"),
         ((IMAGES, "jpeg", [0] * 12), r"level 0 of 'jpeg' is out of range 1\.\.101"),
         ((IMAGES, "blur", [3] * 11), r"levels: expected one per image, shape \[12\], got \[11\]"),
@@ -175,7 +174,7 @@ def test_a_registered_function_takes_part(scratch_name):
     with pytest.raises(ValueError, match=r"out of range 0\.\.3"):
         degrade(IMAGES, scratch_name, 4, seed=0)
     with pytest.raises(ValueError, match="there already is a degradation"):
-        register(scratch_name, range(3))
+        register(scratch_name, range(3))(invert)
     compose(scratch_name, {scratch_name: [0, 3], "blur": [0, 0]}, replace=True)
 
 
@@ -194,7 +193,7 @@ def test_wrong_results_and_missing_docstrings_are_errors(scratch_name):
 
 @pytest.mark.parametrize(("name", "levels"), [("Blur!", range(3)), ("fine", range(0)), ("fine", [1, 2])])
 def test_unusable_names_and_levels_are_refused(name, levels):
-    with pytest.raises(ValueError, match=r"name is lower-case|expected a non-empty range"):
+    with pytest.raises(ValueError, match=r"letters, digits and underscores|expected a non-empty range"):
         register(name, levels)
 
 
@@ -216,7 +215,7 @@ def test_compose_is_one_after_the_other(scratch_name):
         ({"blur": [1]}, "two or more"),
         ({"blur": [1], "noise": [1, 2]}, "equally many"),
         ({"blur": [1], "noise": [99]}, "level 99 of 'noise' is out of range"),
-        ({"blur": [1], "nois": [9]}, "Did you mean 'noise'"),
+        ({"blur": [1], "nois": [9]}, "did you mean 'noise'"),
     ]:
         with pytest.raises(ValueError, match=message):
             compose("made_up_for_another_test", parts)
@@ -224,8 +223,8 @@ def test_compose_is_one_after_the_other(scratch_name):
 
 def test_the_examples_in_the_docstrings_run():
     try:
-        for module in (operator, registry, composition):
+        for module in (operator, degradations, composition):
             assert doctest.testmod(module).failed == 0
     finally:
         for name in ("darken", "soft_and_noisy"):
-            registry._registered.pop(name, None)
+            DEGRADATIONS._added.pop(name, None)

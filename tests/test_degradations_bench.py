@@ -22,7 +22,7 @@ def test_rows_of_the_benchmark():
             assert row["ratio"] == pytest.approx(row["ours"] / row["reference"], rel=0.01)
         else:
             assert row["ratio"] is None
-    with pytest.raises(ValueError, match="unknown degradation 'fog'"):
+    with pytest.raises(ValueError, match="no degradation 'fog'"):
         bench_degradations(degradations=["fog"])
     with pytest.raises(ValueError, match="device 'warp' cannot be used"):
         bench_degradations("warp")

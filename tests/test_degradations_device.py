@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, fields
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade
+from fusiondistill.degradations.machinery import fields
 
 # Operations whose result, or its shape, has to be known on the host.
 HOST_TRIPS = {

@@ -10,7 +10,8 @@ import torch
 from scipy import special, stats
 
 from fusiondistill import randomness
-from fusiondistill.degradations import degrade, fields, reference_degrade
+from fusiondistill.degradations import degrade, reference_degrade
+from fusiondistill.degradations.machinery import fields
 
 SIDE, COUNT = 32, 400  # 1.2 million values.
 FAIL, PASS = 1e-9, 1e-4

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from fusiondistill.degradations import DEGRADATIONS, blur, degrade, jpeg, reference_degrade
-from fusiondistill.degradations import jpeg_arithmetic as arithmetic
+from fusiondistill.degradations.machinery import jpeg_arithmetic as arithmetic
 
 DATA = Path(os.environ.get("FUSIONDISTILL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SIZES = [(8, 8), (9, 13), (33, 47), (16, 16), (17, 32), (50, 21), (3, 70), (4, 4), (1, 1)]

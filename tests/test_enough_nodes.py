@@ -10,7 +10,8 @@ import pytest
 
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.check import Facts, NodeFacts
-from fusiondistill_runner.nodes.cluster import enough_nodes, nodes_of
+from fusiondistill_runner.nodes.cluster import nodes_of
+from fusiondistill_runner.nodes.growing import enough_nodes
 from fusiondistill_runner.runner import check_cluster
 
 FOUR_CPUS = Resources(workers=2, cpus_per_worker=4)
@@ -99,7 +100,7 @@ def test_the_check_asks_the_nodes_that_a_run_would_have(asked: list[Any], monkey
         found = tuple(NodeFacts(node.address, node.resources, None, "silent") for node in nodes_of(ray))
         return Facts(address, found, {"versions": {}})
 
-    monkeypatch.setattr("fusiondistill_runner.nodes.cluster.connected", lambda: contextlib.nullcontext(cluster))
+    monkeypatch.setattr("fusiondistill_runner.nodes.connection.connected", lambda: contextlib.nullcontext(cluster))
     monkeypatch.setattr("fusiondistill_runner.nodes.check.gather", gather)
     with pytest.raises(ConnectionError, match="no machine for a worker of 1 CPU"):
         check_cluster(None, (), None, print)

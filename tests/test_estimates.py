@@ -14,7 +14,8 @@ from fusiondistill_runner.cli import main
 from fusiondistill_runner.forecasting.estimates import Estimates, cost_lines, measured
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import Stage, trial_stage
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.storage.pruning import unneeded
 from fusiondistill_runner.storage.store import Store

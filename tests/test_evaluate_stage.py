@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import _cached_classifier, execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -18,12 +20,11 @@ from fusiondistill.checkpoints import CheckpointError, card_of, checkpoint_diges
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import DataError, ImageSet, fingerprint
 from fusiondistill.data.corruptions import corruption_digest
-from fusiondistill.evaluation import judge
+from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.models import ImageClassifier
-from fusiondistill_runner.planning.stage import CheckpointSpec, DataSpec, EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import _cached_classifier, execute
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,7 @@ def test_the_files_say_what_the_model_says(tmp_path: Path, precision: str) -> No
     stage, model = imported(tmp_path, 0)
     levels = (0, 20, 50)
     found = evaluated(tmp_path, spec_of("noise", levels, precision), {"model": stage})
-    expected = judge(model, digits(), "noise", levels, seed=5, batch_size=500)
+    expected = judge(model, digits(), Conditions("noise", levels, seed=5, batch_size=500))
     counts, said, images = found["counts"], found["predictions"], found["images"]
     assert [f"{field.name}: {field.type}" for field in counts.schema] == [
         "level: int64", "right: int64", "seen: int64", "nll: double", "ece: double",

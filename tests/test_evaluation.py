@@ -14,8 +14,8 @@ from conftest import Images
 from fusiondistill import build_model, load_images
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
-from fusiondistill.evaluation import evaluate, judge, judge_images, mixed_batches, predict, validate
-from fusiondistill.inference import for_inference
+from fusiondistill.evaluation import Conditions, evaluate, judge, judge_images, mixed_batches, predict, validate
+from fusiondistill.folding import for_inference
 from fusiondistill.models import Ensemble, ImageClassifier
 from fusiondistill.randomness import key
 
@@ -64,7 +64,7 @@ def test_predictions_do_not_depend_on_the_batch_size(tiny: Images, name: str) ->
     answers = []
     for size in (2, 3, 7, 100, 200, 201, 500):
         collected.clear()
-        answers.append(predict(model, images, name, LEVELS[name], seed=3, batch_size=size))
+        answers.append(predict(model, images, Conditions(name, LEVELS[name], seed=3, batch_size=size)))
         per_level = [torch.cat(collected[i::3])[:201] for i in range(3)]
         scores[size] = per_level
     assert answers[0].shape == (3, 201) and len(answers[0].unique()) > 3
@@ -79,19 +79,19 @@ def test_no_image_goes_through_alone(tiny: Images) -> None:
     sizes: list[int] = []
     model = resnet(images)
     model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    predict(model, images, "noise", [0], seed=0, batch_size=2)
+    predict(model, images, Conditions("noise", [0], seed=0, batch_size=2))
     validate(model.network, images, (), seed=0, device=torch.device("cpu"), protocol="standard", batch_size=4)
     assert sizes == [2, 2, 2]
     with pytest.raises(ValueError, match="at least 2"):
-        predict(model, images, "noise", [0], seed=0, batch_size=1)
+        predict(model, images, Conditions("noise", [0], seed=0, batch_size=1))
 
 
 def test_a_model_left_in_training_mode_is_judged_in_eval_mode(tiny: Images) -> None:
     images = tiny(40)
     model = resnet(images)
     before = [tensor.clone() for tensor in model.state_dict().values()]
-    expected = predict(model, images, "blur", [3], seed=0, batch_size=7)
-    assert torch.equal(predict(model.train(), images, "blur", [3], seed=0, batch_size=7), expected)
+    expected = predict(model, images, Conditions("blur", [3], seed=0, batch_size=7))
+    assert torch.equal(predict(model.train(), images, Conditions("blur", [3], seed=0, batch_size=7)), expected)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before, strict=True))
 
 
@@ -114,11 +114,13 @@ def test_likelihoods_and_calibration_are_those_of_the_formulas(tiny: Images, fas
     images = tiny(150, 16, 16, classes=10)
     plain = resnet(images)
     model = for_inference(plain) if fast else plain
-    judged = judge(model, images, "noise", LEVELS["noise"], seed=4, batch_size=40)
+    judged = judge(model, images, Conditions("noise", LEVELS["noise"], seed=4, batch_size=40))
     assert judged.nll is not None and judged.confidence is not None
     assert [tensor.dtype for tensor in judged] == [torch.int64, torch.float32, torch.float32]
     assert {tensor.shape for tensor in judged} == {(3, 150)}
-    assert torch.equal(judged.predictions, predict(model, images, "noise", LEVELS["noise"], seed=4, batch_size=40))
+    assert torch.equal(
+        judged.predictions, predict(model, images, Conditions("noise", LEVELS["noise"], seed=4, batch_size=40))
+    )
     errors, means = judged.calibration_error(images.labels), judged.mean_nll()
     for row, level in enumerate(LEVELS["noise"]):
         with torch.no_grad():
@@ -131,12 +133,14 @@ def test_likelihoods_and_calibration_are_those_of_the_formulas(tiny: Images, fas
 
 def test_a_vote_has_no_likelihood_and_a_broken_network_no_finite_one(tiny: Images) -> None:
     images = tiny(20)
-    judged = judge(Ensemble([resnet(images, seed) for seed in (0, 1)]), images, "blur", [0, 9], seed=0, batch_size=5)
+    judged = judge(
+        Ensemble([resnet(images, seed) for seed in (0, 1)]), images, Conditions("blur", [0, 9], seed=0, batch_size=5)
+    )
     assert judged.nll is None and judged.confidence is None and judged.predictions.shape == (2, 20)
     assert judged.mean_nll() == judged.calibration_error(images.labels) == [None, None]
     broken = resnet(images)
     nn.init.constant_(broken.network.head.weight, torch.inf)  # type: ignore[arg-type, union-attr]
-    judged = judge(broken, images, "blur", [0], seed=0, batch_size=5)
+    judged = judge(broken, images, Conditions("blur", [0], seed=0, batch_size=5))
     assert judged.mean_nll() == judged.calibration_error(images.labels) == [None]
 
 
@@ -144,7 +148,7 @@ def test_images_that_are_degraded_already_are_judged_alike(tiny: Images) -> None
     images = tiny(33)
     model = for_inference(resnet(images))
     degraded = [degrade(images.images, "jpeg", level, seed=0) for level in (5, 50)]
-    expected = judge(model, images, "jpeg", [5, 50], seed=0, batch_size=500)
+    expected = judge(model, images, Conditions("jpeg", [5, 50], seed=0, batch_size=500))
     for size in (2, 32, 500):
         got = judge_images(model, degraded, images.labels, batch_size=size)
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True) if a is not None and b is not None)
@@ -171,7 +175,7 @@ def test_answers_on_photographs_are_the_same_for_any_batch_size_and_number_of_th
     found = []
     for threads, sizes in ((1, (2, 7, 100, 128, 500)), (2, (7, 500))):
         torch.set_num_threads(threads)
-        found += [judge(model, images, "noise", [0, 30], seed=1, batch_size=size) for size in sizes]
+        found += [judge(model, images, Conditions("noise", [0, 30], seed=1, batch_size=size)) for size in sizes]
     assert len(found[0].predictions.unique()) > 20
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from fusiondistill_runner.working.training import pack
 
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt
@@ -34,12 +35,13 @@ from fusiondistill_runner.forecasting.paper_schedule import (
     parse_speeds,
     seconds_at,
 )
-from fusiondistill_runner.forecasting.simulation import critical_path, simulate
+from fusiondistill_runner.forecasting.paths import critical_path
+from fusiondistill_runner.forecasting.simulation import simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic, weight_bytes
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage, TrainSpec, priorities
-from fusiondistill_runner.working.training import pack
+from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, priorities
 from running import TINY
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}

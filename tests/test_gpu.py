@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from test_inference import classifier
 
 import gpu_training
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
-from fusiondistill.evaluation import judge
-from fusiondistill.inference import for_inference
+from fusiondistill.evaluation import Conditions, judge
+from fusiondistill.folding import for_inference
 from fusiondistill.training import train
 from gpu_training import network, pipeline, recipe
-from test_inference import classifier
 from toy_training import run_both
 
 if not torch.cuda.is_available():
@@ -110,8 +110,8 @@ def test_evaluation_says_what_a_cpu_says() -> None:
     model = classifier("cifar_resnet20")
     images = ImageSet("pictures", pictures(301, 32, 32), torch.arange(301) % 7, [f"class {i}" for i in range(7)])
     for name in ("jpeg", "noise"):
-        here = judge(for_inference(model), images, name, [1, 25, 50], seed=0, batch_size=64)
-        there = judge(for_inference(model).to(GPU), images, name, [1, 25, 50], seed=0, batch_size=64)
+        here = judge(for_inference(model), images, Conditions(name, [1, 25, 50], seed=0, batch_size=64))
+        there = judge(for_inference(model).to(GPU), images, Conditions(name, [1, 25, 50], seed=0, batch_size=64))
         assert (here.predictions != there.predictions).double().mean() < 0.01
         assert here.nll is not None and there.nll is not None
         torch.testing.assert_close(there.nll, here.nll, rtol=0.02, atol=0.02)

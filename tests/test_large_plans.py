@@ -22,8 +22,7 @@ seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 sweep:
   model.name: [cifar_resnet20, cifar_resnet56]
   protocol: [standard, paper]
-  temperature: [{fusiondistill: {loss: {temperature: 1.0}}}, {fusiondistill: {loss: {temperature: 2.0}}},
-                {fusiondistill: {loss: {temperature: 4.0}}}]
+  fusiondistill.loss.kd: [0.25, 0.5, 1.0]
 '''
 began = time.process_time()
 config, points = parse_points(TEXT)

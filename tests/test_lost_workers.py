@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,16 +13,18 @@ import pytest
 import ray
 import ray.train
 import torch
+from fusiondistill_runner.working.materials import Context
 
 from fusiondistill.config_file import parse
 from fusiondistill_runner.driving import workers
-from fusiondistill_runner.driving.driver import Driver
-from fusiondistill_runner.driving.hands import Hand
+from fusiondistill_runner.driving.dispatcher import Counts
+from fusiondistill_runner.driving.launches import Launch
 from fusiondistill_runner.driving.queue import StageQueue
+from fusiondistill_runner.driving.scheduler import Scheduler
+from fusiondistill_runner.driving.tasks import StageTask, tasks_of
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.searching import search
 from fusiondistill_runner.working import stages
-from fusiondistill_runner.working.materials import Context
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 SEARCHING = "experiment: x\nsearch: {space: {loss.kd: {uniform: [0, 1]}}}\n"
@@ -88,7 +89,7 @@ def test_who_only_lost_its_peer_does_not_give_the_stage_up(
     gloo_error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = StageQueue()
-    queue.assign("run1/base", 1.0, BASE)
+    queue.assign("run1/base", StageTask(BASE, 1.0))
     run(queue, gloo_error, tmp_path, monkeypatch)
     assert queue.holds("run1/base", BASE.digest) and kinds(queue) == ["started"]
     assert not list(tmp_path.rglob("error.txt"))
@@ -101,7 +102,7 @@ def test_who_fails_by_itself_names_the_cause(
     problem: Exception, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = StageQueue()
-    queue.assign("run1/base", 1.0, BASE)
+    queue.assign("run1/base", StageTask(BASE, 1.0))
     run(queue, problem, tmp_path, monkeypatch)
     assert kinds(queue) == ["started", end]
     (noted,) = tmp_path.rglob("error.txt")
@@ -119,36 +120,31 @@ def test_a_data_parallel_stage_that_always_loses_a_worker_is_given_up() -> None:
     queue = StageQueue(attempts=3)
     for number in (1, 2, 3):
         name = f"run{number}/{BASE.directory}"
-        queue.assign(name, 1.0, BASE)
-        hand = Hand(name, 2, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
-        hand.thread.join()
-        queue.lose(hand.name, hand.why, hand.blamed)
+        queue.assign(name, StageTask(BASE, 1.0))
+        launch = Launch(name, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
+        launch.thread.join()
+        queue.lose(launch.name, launch.why, launch.blamed)
     news = queue.poll()[0]
     assert [event.kind for event in news] == ["started", "lost"] * 2 + ["started", "failed"]
     assert "(attempt 3): killed" in news[-1].facts["error"]
 
 
 def test_a_group_that_waits_for_room_is_told_of_once() -> None:
-    said: list[str] = []
-    driver: Any = object.__new__(Driver)
-    hand, other = (SimpleNamespace(name=f"group{n}/", began=time.monotonic()) for n in (1, 2))
-    driver.__dict__ |= {"hands": [hand, other], "seen_workers": set(), "said_late": False}
-    driver.display = SimpleNamespace(say=said.append)
-    driver._say_if_late()
-    hand.began -= 100
-    driver.seen_workers.add("group1/0")  # it works
-    driver._say_if_late()
-    assert said == []
-    driver.seen_workers.clear()
-    driver._say_if_late()
-    driver._say_if_late()
-    assert len(said) == 1 and "waits for room" in said[0]
+    rules: Scheduler[StageTask] = Scheduler(tasks_of(STAGES), (), group_size=1, most=None)
+    one, two = rules.start({"n": 2}, Counts(2, 0, 0), 0.0)
+    assert not rules.is_late(80)
+    rules.begun(f"{one.name}0")
+    rules.begun(f"{two.name}0")
+    assert not rules.is_late(100)  # they work
+    (late,) = rules.start({"n": 3}, Counts(1, 0, 0), 100.0)
+    assert (late.kind, late.slots, late.node) == ("group", 1, "n")
+    assert [rules.is_late(now) for now in (180, 191, 192)] == [False, True, False]
 
 
 def test_of_a_group_those_are_blamed_that_died() -> None:
-    hand = Hand("group1/", 2, _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
-    hand.thread.join()
-    assert hand.blamed == {"group1/1"}
+    launch = Launch("group1/", _raising(ray.train.WorkerGroupError("", {1: RuntimeError("killed")})))
+    launch.thread.join()
+    assert launch.blamed == {"group1/1"}
 
 
 def search_that_raises(
@@ -164,7 +160,7 @@ def search_that_raises(
     monkeypatch.setattr(search, "run", fails)
     queue, context = StageQueue(), Context(str(folder))
     stages.note_error(SEARCH, context, "of an earlier run")
-    queue.assign("search/x", 1.0, SEARCH)
+    queue.assign("search/x", StageTask(SEARCH, 1.0))
     return queue, lambda: workers.search_loop(Handle(queue), "search/x", SEARCH, context, lambda: ending)
 
 

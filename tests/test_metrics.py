@@ -18,6 +18,8 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
 
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError, parse
@@ -27,9 +29,7 @@ from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.watching import tracking
 from fusiondistill_runner.watching.tracking import Feed, MLflow, Run, Tracking, WeightsAndBiases
-from fusiondistill_runner.working.materials import Context
 from fusiondistill_runner.working.metrics import EVENTS, LiveEvents, event_file, scalars
-from fusiondistill_runner.working.stages import execute
 
 ROWS = [
     {"epoch": e, "seconds": 2.0, "lr": 0.1, "images": 9.0, "train_accuracy": e / 4, "loss": 1 / e, "validation": e / 5,
@@ -214,7 +214,8 @@ def test_a_file_of_mlflow_has_the_runs_of_an_experiment(tmp_path: Path) -> None:
         history = client.get_metric_history(run.info.run_id, "validation/accuracy")
         assert [(one.step, one.value) for one in history] == [(1, 0.2), (2, 0.4), (3, pytest.approx(0.6))]
     distilled = by_name["fusiondistill[0]"].data
-    assert distilled.params["loss.kd"] == str(config.fusiondistill.loss.kd) and distilled.params["seed"] == "0"
+    assert distilled.params["loss.kd"] == str(config.fusiondistill.loss.weight("kd"))
+    assert distilled.params["loss.kd.temperature"] == "4.0" and distilled.params["seed"] == "0"
     assert distilled.tags["fusiondistill.stage"] == stages["fusiondistill"].directory
 
 

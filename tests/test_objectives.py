@@ -1,12 +1,23 @@
 import doctest
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fusiondistill import objectives
-from fusiondistill.objectives import Objective, cosine_feature_loss, softened_kl
+from fusiondistill import losses, objectives
+from fusiondistill.losses import LOSSES, Needs, Outputs, needs
+from fusiondistill.losses import feature as feature_file
+from fusiondistill.losses import kd as kd_file
+from fusiondistill.losses.dkd import decoupled
+from fusiondistill.losses.feature import cosine_feature_loss
+from fusiondistill.losses.kd import softened_kl
+from fusiondistill.objectives import Objective
+from fusiondistill.plugins import load_plugins, read_plugins
+from fusiondistill.recipe import Loss
 
 SLICES = [slice(0, 5), slice(5, 9), slice(9, 15), slice(15, 16)]
 
@@ -39,6 +50,11 @@ def slow_ce(logits: np.ndarray, labels: list[int]) -> float:
     )
 
 
+def objective(ce: float, feature: float, kd: float) -> Objective:
+    """The three weights, at temperature 3."""
+    return Objective({"ce": ce, "feature": feature, "kd": {"weight": kd, "temperature": 3.0}})
+
+
 class Step:
     """Random outputs of a student and of four teachers on 16 images."""
 
@@ -48,7 +64,7 @@ class Step:
         self.features = torch.randn(16, 3, 2, 2, generator=generator).relu() + 0.01
         self.labels = torch.randint(0, 7, (16,), generator=generator)
         self.teachers = [
-            (torch.randn(s.stop - s.start, 7, generator=generator), torch.rand(s.stop - s.start, 3, 2, 2))
+            Outputs(torch.randn(s.stop - s.start, 7, generator=generator), torch.rand(s.stop - s.start, 3, 2, 2))
             for s in SLICES
         ]
 
@@ -103,7 +119,7 @@ def test_losses_refuse_other_shapes() -> None:
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0.1, 1, 0), (0, 0.7, 0), (0.3, 0, 2.5), (0.1, 1, 0.5)])
 def test_the_total_is_the_weighted_sum_of_the_terms(weights: tuple[float, float, float]) -> None:
     step = Step()
-    total, terms = step.loss(Objective(*weights, temperature=3.0))
+    total, terms = step.loss(objective(*weights))
     chosen = {name: w for name, w in zip(("ce", "feature", "kd"), weights, strict=True) if w > 0}
     assert set(terms) == set(chosen)
     for name, term in terms.items():
@@ -119,7 +135,7 @@ def test_gradients_reach_the_student_and_never_the_teachers() -> None:
     for pair in step.teachers:
         for tensor in pair:
             tensor.requires_grad_()
-    total, _ = step.loss(Objective(ce=0.1, feature=1.0, kd=0.5))
+    total, _ = step.loss(objective(0.1, 1.0, 0.5))
     total.backward()
     for tensor in (step.logits, step.features):
         assert tensor.grad is not None and bool((tensor.grad.flatten(1).abs().sum(1) > 0).all())
@@ -128,40 +144,40 @@ def test_gradients_reach_the_student_and_never_the_teachers() -> None:
 
 def test_float32_under_autocast_and_from_half_precision() -> None:
     step = Step()
-    objective = Objective(ce=1, feature=1, kd=1, temperature=3.0)
-    total, _ = step.loss(objective)
+    whole = Objective({"ce": 1, "feature": 1, "kd": {"weight": 1, "temperature": 3.0}, "dkd": 1})
+    total, _ = step.loss(whole)
     with torch.autocast("cpu", torch.bfloat16):
-        inside, terms = step.loss(objective)
+        inside, terms = step.loss(whole)
     assert torch.equal(inside, total) and all(term.dtype == torch.float32 for term in terms.values())
     for name in ("logits", "features"):
         setattr(step, name, getattr(step, name).bfloat16())
-    rounded, _ = step.loss(objective)
+    rounded, _ = step.loss(whole)
     assert rounded.dtype == torch.float32 and rounded.item() == pytest.approx(total.item(), rel=0.02)
 
 
 def test_nothing_is_read_back_from_the_device() -> None:
     step = Step()  # a tensor on "meta" has no values: reading one, or deciding by one, raises
     step.logits, step.features, step.labels = step.logits.to("meta"), step.features.to("meta"), step.labels.to("meta")
-    step.teachers = [(logits.to("meta"), features.to("meta")) for logits, features in step.teachers]
-    total, terms = step.loss(Objective(ce=1, feature=1, kd=1))
-    assert total.device.type == "meta" and len(terms) == 3
+    step.teachers = [Outputs(logits.to("meta"), features.to("meta")) for logits, features in step.teachers]
+    total, terms = step.loss(Objective({"ce": 1, "feature": 1, "kd": 1, "dkd": 1}))
+    assert total.device.type == "meta" and len(terms) == 4
 
 
 def test_what_an_objective_needs() -> None:
-    plain, hints, soft = Objective(), Objective(ce=0.1, feature=1), Objective(ce=0.1, kd=1)
-    assert [o.needs_teacher for o in (plain, hints, soft)] == [False, True, True]
-    assert [o.needs_features for o in (plain, hints, soft)] == [False, True, False]
+    plain, hints, soft = Objective({}), Objective({"ce": 0.1, "feature": 1}), Objective({"ce": 0.1, "kd": 1})
+    assert [o.needs.teacher for o in (plain, hints, soft)] == [False, True, True]
+    assert [o.needs.features for o in (plain, hints, soft)] == [False, True, False]
     step = Step()
     assert set(plain.loss(step.logits, None, step.labels, [])[1]) == {"ce"}
-    assert "kd" in soft.loss(step.logits, None, step.labels, SLICES, [(t, None) for t, _ in step.teachers])[1]
+    assert "kd" in soft.loss(step.logits, None, step.labels, SLICES, [Outputs(t, None) for t, _ in step.teachers])[1]
     assert (
         "feature"
-        in hints.loss(step.logits, step.features, step.labels, SLICES, [(None, f) for _, f in step.teachers])[1]
+        in hints.loss(step.logits, step.features, step.labels, SLICES, [Outputs(None, f) for _, f in step.teachers])[1]
     )
 
 
 def test_a_missing_teacher_or_feature_is_an_error() -> None:
-    step, hints = Step(), Objective(feature=1)
+    step, hints = Step(), Objective({"feature": 1})
     with pytest.raises(ValueError, match="student's features"):
         hints.loss(step.logits, None, step.labels, SLICES, step.teachers)
     with pytest.raises(ValueError, match="teachers: none"):
@@ -169,31 +185,138 @@ def test_a_missing_teacher_or_feature_is_an_error() -> None:
     with pytest.raises(ValueError, match="4 slices, teachers: 3"):
         hints.loss(step.logits, step.features, step.labels, SLICES, step.teachers[:3])
     with pytest.raises(ValueError, match="teachers' features"):
-        hints.loss(step.logits, step.features, step.labels, SLICES, [(t, None) for t, _ in step.teachers])
+        hints.loss(step.logits, step.features, step.labels, SLICES, [Outputs(t, None) for t, _ in step.teachers])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("loss", "message"),
     [
-        ({"ce": -1}, "^ce of an objective"),
-        ({"kd": float("nan")}, "^kd of an objective"),
-        ({"feature": float("inf")}, "^feature of an objective"),
-        ({"temperature": 0}, "temperature"),
-        ({"temperature": -2}, "temperature"),
-        ({"ce": 0}, "all weights"),
+        ({"ce": -1}, r"^1 validation error.*\nce\n.*greater than or equal to 0"),
+        ({"kd": float("nan")}, r"\nkd\n.*finite"),
+        ({"feature": float("inf")}, r"\nfeature\n.*finite"),
+        ({"kd": {"weight": 1, "temperature": 0}}, r"\nkd\.temperature\n.*greater than 0"),
+        ({"dkd": {"weight": 1, "beta": -2}}, r"\ndkd\.beta\n"),
+        ({"ce": 0}, "all weights are 0"),
     ],
 )
-def test_an_impossible_objective_is_an_error(arguments: dict[str, float], message: str) -> None:
+def test_an_impossible_objective_is_an_error(loss: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Objective(**arguments)
+        Objective(loss)
 
 
-def test_weights_are_plain_floats_and_objectives_are_values() -> None:
-    objective = Objective(ce=1, kd=np.float32(0.5), temperature=np.int64(2))  # type: ignore[arg-type]
-    assert all(type(getattr(objective, name)) is float for name in ("ce", "feature", "kd", "temperature"))
-    assert objective == Objective(1.0, 0.0, 0.5, 2.0) and hash(objective) == hash(Objective(1.0, 0.0, 0.5, 2.0))
+def test_the_order_of_a_file_changes_no_sum() -> None:
+    one = Objective({"dkd": 0.1, "kd": 0.2, "feature": 0.3, "ce": 0.4})
+    assert one.names == ("ce", "feature", "kd", "dkd")
+    assert Objective(Loss({"kd": 0.2})).names == ("ce", "kd")
 
 
-def test_examples_run() -> None:
-    tried = doctest.testmod(objectives)
+def test_what_losses_need_is_said_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from fusiondistill.losses import LOSSES, needs; from fusiondistill.merging import MERGING;"
+        "assert needs({'dkd': 1, 'feature': 0}) == (True, False, True);"
+        "[entry.parameters for registry in (LOSSES, MERGING) for entry in registry.values()];"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert needs({}) == needs({"kd": 0}) == Needs(False, False, False)
+    assert needs({"feature": {"weight": 1.0}}) == Needs(True, True, False)
+    assert needs({"ce": 1, "feature": 1}) == Needs(True, True, True)
+
+
+def slow_dkd(student: np.ndarray, teacher: np.ndarray, label: int, temperature: float) -> tuple[float, float, float]:
+    """(TCKD, NCKD, the teacher's probability of the label) of one image, in plain softmaxes of float64."""
+    p, q = softmax(teacher.tolist(), temperature), softmax(student.tolist(), temperature)
+    target = p[label] * math.log(p[label] / q[label]) + (1 - p[label]) * math.log((1 - p[label]) / (1 - q[label]))
+    rest = [i for i in range(len(p)) if i != label]
+    p_rest, q_rest = softmax(teacher[rest].tolist(), temperature), softmax(student[rest].tolist(), temperature)
+    return target, sum(a * math.log(a / b) for a, b in zip(p_rest, q_rest, strict=True)), p[label]
+
+
+@pytest.mark.parametrize(("alpha", "beta", "temperature"), [(1.0, 8.0, 4.0), (0.5, 2.0, 1.0), (0.0, 1.0, 0.7)])
+def test_dkd_is_the_papers_formula(alpha: float, beta: float, temperature: float) -> None:
+    step = Step()
+    weights = {"weight": 2.0, "alpha": alpha, "beta": beta, "temperature": temperature}
+    total, terms = step.loss(Objective({"ce": 0, "dkd": weights}))
+    expected = 0.0
+    for part, (logits, _) in zip(SLICES, step.teachers, strict=True):
+        parts = [
+            slow_dkd(own.double().numpy(), theirs.double().numpy(), label, temperature)
+            for own, theirs, label in zip(step.logits[part], logits, step.labels[part].tolist(), strict=True)
+        ]
+        expected += temperature**2 * sum(alpha * target + beta * rest for target, rest, _ in parts) / len(parts)
+    assert terms["dkd"].item() == pytest.approx(expected, rel=1e-4)
+    assert total.item() == pytest.approx(2 * expected, rel=1e-4)
+    assert LOSSES["dkd"].resolve({}) == {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_kd_is_its_two_parts_put_together_again(temperature: float) -> None:
+    """KD = TCKD + (1 - p_t) NCKD, image by image (Zhao et al., equation 7)."""
+    student, teacher = torch.randn(2, 9, 6).unbind()
+    labels = torch.arange(9) % 6
+    target, rest = decoupled(student, teacher, labels, temperature)
+    p_t = (teacher / temperature).softmax(1).gather(1, labels[:, None])[:, 0]
+    whole = temperature**2 * (target + (1 - p_t) * rest).mean()
+    torch.testing.assert_close(whole, softened_kl(student, teacher, temperature), rtol=1e-4, atol=1e-5)
+
+
+def test_dkd_stands_extreme_logits_and_has_the_gradient_of_differences() -> None:
+    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    target, rest = decoupled(student, torch.tensor([[-1e4, 1e4, 0.0]]), torch.tensor([0]), 1.0)
+    (target + rest).sum().backward()
+    assert student.grad is not None and bool(student.grad.isfinite().all() and target.isfinite().all())
+    same, alike = decoupled(torch.randn(3, 5), torch.randn(3, 5), torch.arange(3), 2.0)
+    assert bool((same >= 0).all() and (alike >= 0).all())
+    two, nothing = decoupled(torch.randn(3, 2), torch.randn(3, 2), torch.tensor([0, 1, 1]), 2.0)
+    assert bool((two > 0).all()) and nothing.tolist() == [0, 0, 0]
+    for bad in (torch.zeros(3, 4), torch.zeros(3, 1)):
+        with pytest.raises(ValueError, match=r"differ|at least 2 classes"):
+            decoupled(bad, torch.zeros(3, bad.shape[1] % 4), torch.zeros(3, dtype=torch.int64), 1.0)
+
+
+@pytest.fixture
+def plugged() -> Iterator[None]:
+    load_plugins(read_plugins([str(Path(__file__).parent / "plugins" / "margin.py")]))
+    yield
+    LOSSES.forget("margin.py")
+
+
+@pytest.mark.usefixtures("plugged")
+def test_terms_of_a_plugin_are_called_as_they_say() -> None:
+    step = Step()
+    loss = {"ce": 0, "margin": {"weight": 0.5, "width": 2.0}, "squared": 3.0}
+    total, terms = step.loss(Objective(loss))
+    own = step.logits.numpy()
+    wide = np.maximum(0, 2.0 + own - own[np.arange(16), step.labels.numpy()][:, None]).mean()
+    parts = zip(SLICES, step.teachers, strict=True)
+    squared = sum(((own[part] - logits.numpy()) ** 2).mean() for part, (logits, _) in parts)
+    assert terms["margin"].item() == pytest.approx(wide, rel=1e-5)
+    assert terms["squared"].item() == pytest.approx(squared, rel=1e-5)
+    assert total.item() == pytest.approx(0.5 * wide + 3 * squared, rel=1e-5)
+    assert needs({"margin": 1}) == Needs(False, False, True) and Loss(loss).needs == Needs(True, False, True)
+    with pytest.raises(ValueError, match=r"'whole' must be one number, not of shape"):
+        Objective({"whole": 1}).loss(step.logits, step.features, step.labels, [slice(0, 5)] * 1, step.teachers[:1])
+    with pytest.raises(ValueError, match=r"\nmargin\.width\n"):
+        Objective({"margin": {"weight": 1, "width": 0}})
+
+
+def test_a_term_says_one_of_three_needs() -> None:
+    @LOSSES.register("odd", needs="everything")
+    def odd(student: Outputs, teacher: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
+        """Odd."""
+        return labels.sum()
+
+    try:
+        with pytest.raises(ValueError, match="'odd' says needs='everything': it must be one of nothing, logits, feat"):
+            Loss({"odd": 1.0}).needs  # noqa: B018
+    finally:
+        del LOSSES._added["odd"]
+
+
+@pytest.mark.parametrize("module", [objectives, losses, feature_file, kd_file])
+def test_examples_run(module: Any) -> None:
+    tried = doctest.testmod(module, extraglobs={"torch": torch})
     assert tried.attempted > 0 and tried.failed == 0

@@ -11,23 +11,14 @@ import pytest
 import torch
 
 from fusiondistill import save_checkpoint
-from fusiondistill.config import METHODS, ModelConfig
+from fusiondistill.config import ModelConfig
 from fusiondistill.config_file import ConfigError, parse, parse_points
+from fusiondistill.methods import DEFAULT_ROWS as METHODS
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import Plan, union
-from fusiondistill_runner.planning.stage import (
-    CheckpointSpec,
-    EvaluateSpec,
-    FuseSpec,
-    SearchSpec,
-    Stage,
-    TrainSpec,
-    ancestors,
-    as_it_stands,
-    chosen_start,
-    priorities,
-    trial_stage,
-)
+from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, ancestors, priorities
+from fusiondistill_runner.planning.trials import as_it_stands, chosen_start, trial_stage
 
 LEVELS = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 FOUR = tuple(LEVELS)
@@ -106,7 +97,7 @@ def test_what_can_change_a_result_changes_the_digest_of_what_it_touches(override
 
 
 def test_data_levels_plugins_and_seeds_are_part_of_it_too() -> None:
-    assert changed(fingerprint="0" * 64) == ALL and changed(plugins=("abc",)) == ALL
+    assert changed(fingerprint="0" * 64) == ALL
     wider = {**LEVELS, "blur": range(52)}
     assert changed(levels=wider.get) == {name for name in ALL if name.startswith("evaluate") and name.endswith("blur")}
     one, two = digests(plan("seeds=[0]")), digests(plan("seeds=[0, 1]"))
@@ -118,13 +109,17 @@ def test_data_levels_plugins_and_seeds_are_part_of_it_too() -> None:
 
 def test_a_search_depends_on_its_settings_and_is_told_apart() -> None:
     before = (SEARCH,)
-    searched = {"search", "fusiondistill-searched", *(f"evaluate-fusiondistill-searched-{d}" for d in FOUR)}
+    searched = {
+        "search-fusiondistill",
+        "fusiondistill-searched",
+        *(f"evaluate-fusiondistill-searched-{d}" for d in FOUR),
+    }
     for override in ("search.trials=5", "search.epochs=3", "search.scheduler=none", "search.space.loss.kd=null"):
         if "space" in override:
             override = "search.space={loss.kd: {uniform: [0, 2]}}"
         assert changed(override, before=before) == searched
     content = plan(SEARCH, "search.epochs=3", "resources.workers_per_run=2", "select=last")
-    search, distilled = named(content, "search"), named(content, "fusiondistill")
+    search, distilled = named(content, "search-fusiondistill"), named(content, "fusiondistill")
     assert isinstance(search.spec, SearchSpec) and isinstance(distilled.spec, TrainSpec)
     assert (search.spec.train.recipe.epochs, search.spec.train.world_size) == (3, 1)
     assert search.spec.train.select == "validation" and distilled.spec.select == "last"
@@ -136,36 +131,35 @@ def test_a_search_depends_on_its_settings_and_is_told_apart() -> None:
     assert all(digests(plan(SEARCH))[key] == digest for key, digest in digests(everything).items())
 
 
-def test_a_search_over_fusion_holds_every_way_of_fusing_and_a_trial_the_one_that_it_starts_from() -> None:
-    space = "search.space={loss.kd: {uniform: [0, 1]}, fusion.method: {choice: [median, ties]}}"
+def test_a_trial_of_a_searched_merge_starts_from_a_stage_like_any_other() -> None:
+    space = "loss.kd: {uniform: [0, 1]}, start.merge: {choice: [median, ties]}, start.density: {uniform: [0.1, 1]}"
+    space = f"search.space={{{space}}}"
     content = plan(SEARCH, space)
-    search, winner = named(content, "search"), named(content, "fusiondistill-searched")
-    starts = {role for role in search.inputs if role.startswith("start")}
-    assert starts == {"start", "start-average-mixed", "start-median-mixed", "start-ties-mixed"} <= set(winner.inputs)
-    plain, ties = search.inputs["start"], search.inputs["start-ties-mixed"]
-    assert search.inputs["start-average-mixed"] is plain and plain.name == ties.name == "fused"
-    assert isinstance(ties.spec, FuseSpec) and isinstance(plain.spec, FuseSpec) and ties.inputs == plain.inputs
-    assert ties.spec == plain.spec.model_copy(update={"method": "ties"})
-    assert as_it_stands(search) == {"loss.kd": 0.0, "fusion.method": "average"}
-    trial = trial_stage(search, {"loss.kd": 0.3, "fusion.method": "ties"})
-    assert trial.inputs["start"] is ties and set(trial.inputs) == {"start", *(f"teacher-{d}" for d in FOUR)}
-    narrow = named(plan(SEARCH), "search")
-    same = {"loss.kd": 0.3, "fusion.method": "average"}
+    search, winner = named(content, "search-fusiondistill"), named(content, "fusiondistill-searched")
+    plain = search.inputs["start"]
+    assert winner.inputs["start"] is plain and plain.name == "fused"
+    assert as_it_stands(search) == {"loss.kd": 0.0, "start.merge": "average", "start.density": 0.2}
+    trial = trial_stage(search, {"loss.kd": 0.3, "start.merge": "ties", "start.density": 0.7})
+    ties = trial.inputs["start"]
+    assert isinstance(ties.spec, MergeSpec) and isinstance(plain.spec, MergeSpec) and ties.inputs == plain.inputs
+    assert ties.spec == plain.spec.model_copy(update={"merge": "ties", "parameters": {"density": 0.7}})
+    assert set(trial.inputs) == {"start", *(f"teacher-{d}" for d in FOUR)}
+    planned = named(plan("modelsoups.start={merge: ties, density: 0.7}"), "fused")
+    assert ties.digest == planned.digest and ties.directory == planned.directory
+    narrow = named(plan(SEARCH), "search-fusiondistill")
+    same = {"loss.kd": 0.3, "start.merge": "average", "start.density": 0.9}  # the average has no density
     assert trial_stage(search, same).digest == trial_stage(narrow, {"loss.kd": 0.3}).digest  # whatever the space
-    both = named(plan(SEARCH, space[:-1] + ", fusion.recalibrate: {grid: [none, mixed]}}"), "search")
-    starts = {role for role in both.inputs if role.startswith("start-")}
-    assert starts == {"start-average-mixed", *(f"start-{m}-{r}" for m in ("median", "ties") for r in ("none", "mixed"))}
-    chosen = chosen_start(both.inputs, {"fusion.method": "ties", "fusion.recalibrate": "none"})
-    assert chosen is both.inputs["start-ties-none"]
+    chosen = chosen_start(plain, {"start.recalibrate": "none"})
+    assert chosen.digest == named(plan("modelsoups.start={merge: average, recalibrate: none}"), "fused").digest
     assert digests(plan())[("fusiondistill", 0)] == digests(content)[("fusiondistill", 0)]
 
 
 def test_repeats_of_a_candidate_differ_in_what_they_draw_only() -> None:
-    search = named(plan(SEARCH, "search.seeds=3"), "search")
+    search = named(plan(SEARCH, "search.seeds=3"), "search-fusiondistill")
     trials = [trial_stage(search, {"loss.kd": 0.3}, repeat) for repeat in range(3)]
     seeds = [trial.spec.data_seed for trial in trials if isinstance(trial.spec, TrainSpec)]
     assert len(set(seeds)) == 3 and seeds[0] == 0 and len({trial.seed for trial in trials}) == 1
-    assert trials[0].digest == trial_stage(named(plan(SEARCH), "search"), {"loss.kd": 0.3}).digest
+    assert trials[0].digest == trial_stage(named(plan(SEARCH), "search-fusiondistill"), {"loss.kd": 0.3}).digest
     assert len({str(trial.spec.model_copy(update={"data_seed": 0})) for trial in trials}) == 1
 
 
@@ -206,11 +200,11 @@ def test_every_method_has_its_rows() -> None:
         assert isinstance(spec, EvaluateSpec) and (spec.degradation, row.stage.seed) == (row.degradation, row.seed)
         assert spec.levels == tuple(LEVELS[row.degradation]) and row.stage in content.stages
         if row.method == "oracle":
-            assert spec.method == f"expert-{row.degradation}"
+            assert row.stage.name == f"evaluate-expert-{row.degradation}-{row.degradation}" and spec.inference is None
             assert row.stage.inputs["model"].name == f"expert-{row.degradation}"
         if row.method == "modelsoups-told":
             fused = row.stage.inputs["model"].spec
-            assert isinstance(fused, FuseSpec) and fused.told == row.degradation and fused.recalibrate == "mixed"
+            assert isinstance(fused, MergeSpec) and fused.told == row.degradation and fused.recalibrate == "mixed"
     assert len(named(content, "evaluate-ensemble-blur").inputs) == 4
     few = plan("evaluation.expert_matrix=false", "evaluation.every=25")
     assert {(r.method, r.degradation) for r in few.rows if r.method.startswith("expert")} == {
@@ -249,7 +243,7 @@ def test_protocols(
     assert {s.data_seed for s in trained} == data_seeds
     assert {s.data.holdout_seed for s in trained} == ({4, 9} if held_out else {0})
     fused = named(content, "fused", 4).spec
-    assert isinstance(fused, FuseSpec) and fused.recalibrate == recalibrate
+    assert isinstance(fused, MergeSpec) and fused.recalibrate == recalibrate
     assert named(content, "base", 4).digest != named(content, "base", 9).digest
     assert {s.spec.protocol for s in content.stages if isinstance(s.spec, EvaluateSpec)} == {protocol}
 

@@ -11,10 +11,12 @@ from fusiondistill import save_checkpoint
 from fusiondistill.config_file import parse, parse_points
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan, union
-from fusiondistill_runner.planning.stage import FuseSpec, Stage, as_it_stands, trial_stage
+from fusiondistill_runner.planning.specs import MergeSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import as_it_stands, chosen_start, trial_stage
 from fusiondistill_runner.searching.search_results import best_config
 
-SPACE = "space: {loss.kd: {uniform: [0, 1]}, fusion.method: {choice: [average, ties, median]}}"
+SPACE = "space: {loss.kd: {uniform: [0, 1]}, start.merge: {choice: [average, ties, median]}}"
 
 
 def built(text: str, *overrides: str) -> Plan:
@@ -44,15 +46,15 @@ def check(together: Plan) -> None:
     assert len({stage.directory for stage in seen.values()}) == len(seen)
 
 
-def test_points_that_fuse_in_each_others_ways_share_the_fused_networks() -> None:
-    together = swept(f"sweep: {{fusion.method: [average, ties]}}\nsearch: {{{SPACE}}}\n")
+def test_points_that_merge_alike_share_the_merged_networks() -> None:
+    together = swept(f"sweep: {{modelsoups.start.merge: [average, ties]}}\nsearch: {{{SPACE}}}\n")
     check(together)
-    fused = [s for s in together.stages if isinstance(s.spec, FuseSpec)]
-    assert {s.name for s in fused} == {"fused"} and len(fused) == 3
-    first = built(f"search: {{{SPACE}}}\n")
-    other = built(f"search: {{{SPACE}}}\n", "fusion.method=ties")  # one after the other into one store
-    places = [{s.digest: s.directory for s in one.stages} for one in (first, other)]
-    assert all(places[1].get(digest, place) == place for digest, place in places[0].items())
+    fused = [s for s in together.stages if isinstance(s.spec, MergeSpec)]
+    assert {s.name for s in fused} == {"fused"} and len(fused) == 2
+    first, other = fused
+    search = next(s for s in together.stages if s.kind == "search" and s.inputs["start"] is first)
+    assert chosen_start(first, {"start.merge": "ties"}).digest == other.digest  # a trial finds the other point's
+    assert trial_stage(search, {"loss.kd": 0.5, "start.merge": "ties"}).inputs["start"].digest == other.digest
 
 
 def test_a_checkpoint_that_stands_for_different_stages_lies_in_one_place(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_checkpoint_that_stands_for_different_stages_lies_in_one_place(tmp_pat
 
 def plain_of(text: str, *overrides: str) -> tuple[Stage, Stage]:
     content = built(f"search: {text}\n", *overrides)
-    return named(content, "search"), named(content, "fusiondistill")
+    return named(content, "search-fusiondistill"), named(content, "fusiondistill")
 
 
 def test_the_recipe_as_it_stands_is_trained_once_where_it_is_a_trial_too() -> None:
@@ -77,12 +79,14 @@ def test_the_recipe_as_it_stands_is_trained_once_where_it_is_a_trial_too() -> No
     assert trial_stage(search, first) is distilled
     repeat, other = trial_stage(search, first, 1), trial_stage(search, {**first, "loss.kd": 0.5})
     assert repeat.name == other.name == "trial" and "plain" not in {*repeat.inputs, *other.inputs}
-    assert trial_stage(search, {**first, "fusion.method": "ties"}).name == "trial"
+    assert trial_stage(search, {**first, "start.merge": "ties"}).name == "trial"
     content = built(f"search: {{{SPACE}}}\n")
     assert "plain" not in named(content, "fusiondistill-searched").inputs
-    found: dict[str, Any] = {"loss.kd": 0.5, "fusion.method": "average"}
-    best = named(build(parse(best_config(content.config, found)), "f", lambda _: range(3)), "fusiondistill")
-    assert best.digest == trial_stage(named(content, "search"), found).digest
+    found: dict[str, Any] = {"loss.kd": 0.5, "start.merge": "average"}
+    best = named(
+        build(parse(best_config(content.config, "fusiondistill", found)), "f", lambda _: range(3)), "fusiondistill"
+    )
+    assert best.digest == trial_stage(named(content, "search-fusiondistill"), found).digest
 
 
 def test_a_trial_that_differs_from_the_distillation_is_a_stage_of_its_own() -> None:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from fusiondistill.config_file import parse
-from fusiondistill_runner.driving.queue import GRACE, Event, StageQueue
+from fusiondistill_runner.driving.dispatcher import GRACE, Counts, Event
+from fusiondistill_runner.driving.queue import StageQueue
+from fusiondistill_runner.driving.tasks import StageTask
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 STAGES = {s.name: s for s in build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages}
 BASE, SCRATCH, VANILLA, EVALUATE = (STAGES[n] for n in ("base", "scratch", "vanilla", "evaluate-base-jpeg"))
+
+
+class Clock:
+    """A clock that stands still."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def offer(q: StageQueue, stages: list[tuple[float, Stage]]) -> None:
+    q.offer([StageTask(stage, priority) for priority, stage in stages])
 
 
 def told(news: list[Event]) -> list[tuple[str, str, str]]:
@@ -24,45 +39,46 @@ def given(stage: object) -> Stage:
 
 def test_the_highest_priority_goes_first_and_equals_in_order() -> None:
     q = StageQueue()
-    q.offer([(1.0, BASE), (5.0, EVALUATE)])
-    q.offer([(5.0, SCRATCH), (7.0, VANILLA)])
-    assert q.poll() == ([], 3, 1, 0)
+    offer(q, [(1.0, BASE), (5.0, EVALUATE)])
+    offer(q, [(5.0, SCRATCH), (7.0, VANILLA)])
+    assert q.poll() == ([], Counts(3, 1, 0))
     taken = [given(q.take(f"g/{i}", trains=True)).name for i in range(4)]
     assert taken == ["vanilla", "evaluate-base-jpeg", "scratch", "base"]
-    news, to_train, others, idle = q.poll()
-    assert (to_train, others, idle) == (0, 0, 0) and [e.kind for e in news] == ["started"] * 4
+    news, counts = q.poll()
+    assert counts == Counts(0, 0, 0) and [e.kind for e in news] == ["started"] * 4
     assert q.poll()[0] == []  # news is told once
 
 
 def test_who_cannot_train_gets_the_rest() -> None:
     q = StageQueue()
-    q.offer([(9.0, BASE), (1.0, EVALUATE)])
+    offer(q, [(9.0, BASE), (1.0, EVALUATE)])
     assert q.take("t/0", trains=False) is EVALUATE
     assert q.take("t/1", trains=False) == "leave"  # it costs little to start again
     assert q.take("g/0", trains=True) is BASE
 
 
 def test_idle_workers_wait_while_something_may_follow_and_leave_when_not() -> None:
-    q = StageQueue()
-    q.offer([(1.0, BASE)])
+    clock = Clock()
+    q = StageQueue(clock=clock)
+    offer(q, [(1.0, BASE)])
     q.take("g/0", True)
-    q.last_news -= 10 * GRACE  # as if so much time had passed
+    clock.now += 10 * GRACE  # as if so much time had passed
     assert q.take("g/1", True) == "wait" and q.take("g/1", True) == "wait"  # base runs: what follows may come
-    assert q.poll()[3] == 1
+    assert q.poll()[1].idle == 1
     q.finish("g/0", BASE.digest)
     assert q.take("g/1", True) == q.take("g/0", True) == "wait"  # the driver has not had its say yet
-    q.last_news -= GRACE / 2
-    q.offer([(1.0, VANILLA)])
-    assert q.take("g/1", True) is VANILLA and q.poll()[3] == 1
+    clock.now += GRACE / 2
+    offer(q, [(1.0, VANILLA)])
+    assert q.take("g/1", True) is VANILLA and q.poll()[1].idle == 1
     q.finish("g/1", VANILLA.digest)
-    q.last_news -= GRACE + 0.1
+    clock.now += GRACE + 0.1
     assert q.take("g/0", True) == q.take("g/1", True) == "leave"
-    assert q.poll()[3] == 0
+    assert q.poll()[1].idle == 0
 
 
 def test_progress_and_ends_are_told() -> None:
     q = StageQueue()
-    q.offer([(1.0, BASE)])
+    offer(q, [(1.0, BASE)])
     q.take("g/0", True)
     q.report("g/0", {"epoch": 3})
     q.report("g/7", {"epoch": 9})  # works on nothing
@@ -74,7 +90,7 @@ def test_progress_and_ends_are_told() -> None:
 
 def test_a_failure_is_final_unless_it_asks_for_another_try() -> None:
     q = StageQueue(attempts=3)
-    q.offer([(1.0, BASE), (1.0, SCRATCH)])
+    offer(q, [(1.0, BASE), (1.0, SCRATCH)])
     q.take("g/0", True)
     q.finish("g/0", BASE.digest, "NaN")
     assert told(q.poll()[0])[-1] == ("failed", "base", "g/0")
@@ -83,20 +99,20 @@ def test_a_failure_is_final_unless_it_asks_for_another_try() -> None:
         q.finish("g/0", SCRATCH.digest, "disk full", retry=True)
         last = q.poll()[0][-1]
         assert (last.kind, last.facts["error"]) == ("lost" if attempt < 3 else "failed", "disk full")
-    assert q.poll() == ([], 0, 0, 0)
+    assert q.poll() == ([], Counts(0, 0, 0))
 
 
 def test_lost_workers_give_back_what_they_had_and_not_for_ever() -> None:
     q = StageQueue(attempts=2)
-    q.offer([(2.0, BASE), (1.0, EVALUATE)])
+    offer(q, [(2.0, BASE), (1.0, EVALUATE)])
     assert q.take("group1/0", True) is BASE and q.take("group1/1", True) is EVALUATE
     q.take("group1/2", True)
     q.take("group10/0", True)
-    assert q.poll()[3] == 2
+    assert q.poll()[1].idle == 2
     q.lose("group1/")
-    news, to_train, others, idle = q.poll()
+    news, counts = q.poll()
     assert told(news) == [("lost", "base", "group1/0"), ("lost", "evaluate-base-jpeg", "group1/1")]
-    assert (to_train, others, idle) == (1, 1, 1)  # group10 is another group
+    assert counts == Counts(1, 1, 1)  # group10 is another group
     assert q.take("group10/0", True) is BASE  # its priority is kept
     q.lose("group10/0")
     news = q.poll()[0]
@@ -107,18 +123,18 @@ def test_lost_workers_give_back_what_they_had_and_not_for_ever() -> None:
 def test_a_worker_that_starts_over_takes_nothing_from_its_neighbours() -> None:
     """Every worker first gives up what bore its name before: worker 1 must not give up for 10 and 11."""
     q = StageQueue()
-    q.offer([(2.0, BASE), (1.0, SCRATCH)])
+    offer(q, [(2.0, BASE), (1.0, SCRATCH)])
     q.take("group1/10", True)
     q.take("group1/11", True)
     q.poll()
     q.lose("group1/1")
-    assert q.poll() == ([], 0, 0, 0) and set(q.running) == {"group1/10", "group1/11"}
+    assert q.poll() == ([], Counts(0, 0, 0)) and set(q.dispatcher.running) == {"group1/10", "group1/11"}
 
 
 def test_the_workers_of_a_group_that_is_gone_get_nothing_more() -> None:
     """They may live on when only their node's raylet died; one that starts again under a lost one's name is new."""
     q = StageQueue()
-    q.offer([(2.0, BASE), (1.0, EVALUATE)])
+    offer(q, [(2.0, BASE), (1.0, EVALUATE)])
     q.lose("group1/0")
     assert q.take("group1/0", True) is BASE
     q.lose("group1/")
@@ -130,7 +146,7 @@ def test_the_workers_of_a_group_that_is_gone_get_nothing_more() -> None:
 
 def test_what_a_stale_worker_says_is_ignored() -> None:
     q = StageQueue()
-    q.offer([(1.0, BASE)])
+    offer(q, [(1.0, BASE)])
     q.take("g/0", True)
     q.lose("g/0")
     assert q.take("h/0", True) is BASE
@@ -138,7 +154,7 @@ def test_what_a_stale_worker_says_is_ignored() -> None:
     q.finish("g/0", BASE.digest)  # it was not dead after all
     q.finish("h/0", SCRATCH.digest)  # not what it is at
     q.report("g/0", {"epoch": 1})
-    assert q.poll() == ([], 0, 0, 0) and q.running["h/0"][1] is BASE
+    assert q.poll() == ([], Counts(0, 0, 0)) and q.dispatcher.running["h/0"].stage is BASE
     q.finish("h/0", BASE.digest)
     q.finish("h/0", BASE.digest)
     assert told(q.poll()[0]) == [("done", "base", "h/0")]
@@ -147,25 +163,25 @@ def test_what_a_stale_worker_says_is_ignored() -> None:
 def test_a_stage_with_workers_of_its_own_is_never_left_to_a_pulling_one() -> None:
     """A data-parallel training or a search, done by one pulling worker, would be something else."""
     q = StageQueue()
-    q.assign("run1/base", 3.0, BASE)
+    q.assign("run1/base", StageTask(BASE, 3.0))
     assert told(q.poll()[0]) == [("started", "base", "run1/base")]
     q.lose("run1/base")
     assert told(q.poll()[0]) == [("lost", "base", "run1/base")]  # whoever assigned it does so again
-    assert q.take("g/0", True) == "wait" and q.poll()[1] == 0
+    assert q.take("g/0", True) == "wait" and q.poll()[1].to_train == 0
     for i in (2, 3):
-        q.assign(f"run{i}/base", 3.0, BASE)
+        q.assign(f"run{i}/base", StageTask(BASE, 3.0))
         q.lose(f"run{i}/base")
     assert [kind for kind, _, _ in told(q.poll()[0])] == ["started", "lost", "started", "failed"]
 
 
 def test_getting_further_than_before_gives_all_attempts_back() -> None:
     q = StageQueue(attempts=2)
-    q.offer([(1.0, BASE)])
+    offer(q, [(1.0, BASE)])
     for epoch in (1, 2, 3):  # three lost workers, but an epoch more each time
         q.take("g/0", True)
         q.report("g/0", {"epoch": epoch})
         q.lose("g/0")
-    assert q.poll()[1] == 1
+    assert q.poll()[1].to_train == 1
     for _ in range(2):  # told again after a resume, no epoch more
         q.take("g/0", True)
         q.report("g/0", {"epoch": 3, "resumed": 1})
@@ -174,9 +190,10 @@ def test_getting_further_than_before_gives_all_attempts_back() -> None:
 
 
 def test_idle_workers_do_not_wait_for_searches_and_runs_of_their_own() -> None:
-    q = StageQueue()
-    q.assign("run1/base", 1.0, BASE)
-    q.last_news -= GRACE + 0.1
+    clock = Clock()
+    q = StageQueue(clock=clock)
+    q.assign("run1/base", StageTask(BASE, 1.0))
+    clock.now += GRACE + 0.1
     q.report("run1/base", {"epoch": 1})  # progress is no news of what may follow
     assert q.take("g/0", True) == "leave"
     assert q.holds("run1/base", BASE.digest) and not q.holds("g/0", BASE.digest)
@@ -189,7 +206,7 @@ def test_a_model_stays_with_the_worker_that_has_it_loaded() -> None:
     content = build(parse("experiment: x\nmethods: [base, scratch]\n"), "f", FOUR.__getitem__)
     pieces = [stage for stage in content.stages if stage.kind == "evaluate"]
     q = StageQueue()
-    q.offer([(1.0, stage) for stage in sorted(pieces, key=lambda s: s.digest)])  # both models mixed
+    offer(q, [(1.0, stage) for stage in sorted(pieces, key=lambda s: s.digest)])  # both models mixed
     half = len(pieces) // 2
     seen: dict[str, list[str]] = {"g/0": [], "g/1": []}
     for _ in range(half - 1):
@@ -200,7 +217,7 @@ def test_a_model_stays_with_the_worker_that_has_it_loaded() -> None:
     assert {tuple(dict.fromkeys(names)) for names in seen.values()} == {("base",), ("scratch",)}
     left = [given(q.take("g/0", True)).inputs["model"].name for _ in range(2)]
     assert set(left) == {"base", "scratch"}  # nobody waits while something is left
-    q.offer([(1.0, pieces[0]), (9.0, VANILLA)])
+    offer(q, [(1.0, pieces[0]), (9.0, VANILLA)])
     assert q.take("g/1", True) is VANILLA  # what others wait for goes first
 
 
@@ -208,7 +225,7 @@ def test_who_is_lost_with_another_keeps_its_attempts() -> None:
     """A group falls with the worker that died: what its neighbours were at is not to blame."""
     q = StageQueue(attempts=2)
     for attempt in (1, 2):
-        q.offer([(2.0, BASE), (1.0, SCRATCH)] if attempt == 1 else [])
+        offer(q, [(2.0, BASE), (1.0, SCRATCH)] if attempt == 1 else [])
         assert q.take(f"g{attempt}/0", True) is BASE and q.take(f"g{attempt}/1", True) is SCRATCH
         q.lose(f"g{attempt}/", "killed", blamed={f"g{attempt}/0"})
     ends = q.poll()[0][-2:]
@@ -219,7 +236,7 @@ def test_who_is_lost_with_another_keeps_its_attempts() -> None:
 
 def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_training() -> None:
     q = StageQueue()
-    q.offer([(3.0, BASE), (2.0, SCRATCH), (1.0, EVALUATE), (0.0, VANILLA)])
+    offer(q, [(3.0, BASE), (2.0, SCRATCH), (1.0, EVALUATE), (0.0, VANILLA)])
     for i in range(3):
         q.take(f"g/{i}", True)
     assert not q.closing()

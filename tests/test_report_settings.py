@@ -12,7 +12,8 @@ import planned_report as report
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill.report.words import protocol_line, protocol_lines
-from fusiondistill_runner.planning.stage import Stage, TrainSpec
+from fusiondistill_runner.planning.specs import TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.settings import settings

@@ -17,8 +17,9 @@ from fusiondistill.report.words import MISSING
 from fusiondistill.statistics import holm, paired_permutation_test
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import prepare
-from fusiondistill_runner.planning.rows import every
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.planning.levels import every
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store

@@ -90,12 +90,12 @@ def test_the_trials_are_in_a_table_and_the_winner_feeds_distillation(finished: t
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
     best = json.loads(next(search.glob("best.*.json")).read_text())
     assert len(trials) == 3
-    assert trials[0]["loss.kd"] == 0.5 and trials[0]["loss.temperature"] == 4.0  # the recipe as it stands comes first
+    assert (trials[0]["loss.kd"], trials[0]["loss.kd.temperature"]) == (0.5, 4.0)  # the recipe as it stands comes first
     winner = max(trials, key=lambda t: t["validation"])
     assert best["validation"] == winner["validation"]
     (searched,) = stages(store, "fusiondistill-searched")
     recipe = json.loads((searched / "manifest.json").read_text())["recipe"]
-    assert recipe["loss"]["kd"] == best["values"]["loss.kd"]
+    assert recipe["loss"]["kd"]["weight"] == best["values"]["loss.kd"]
     assert recipe["epochs"] == 2  # a trial had one
 
 

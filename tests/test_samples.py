@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.stages import execute
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -21,15 +23,14 @@ from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill.data.corruptions import corruption_digest
 from fusiondistill.samples import png, sample_rows
+from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.rows import spread
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage
+from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.sample_tables import samples_and_answers
 from fusiondistill_runner.views.stage_tables import stage_tables
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
 from planned_report import ABOUT
 from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 

@@ -16,7 +16,9 @@ from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, ancestors, trial_stage, with_found
+from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage, ancestors
+from fusiondistill_runner.planning.trials import trial_stage, with_found
 from fusiondistill_runner.searching.importance import importance
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows

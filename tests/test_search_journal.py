@@ -13,7 +13,8 @@ import pytest
 from fusiondistill.checkpoints import digest, new_attempt
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.stage import Stage, ancestors, as_it_stands, trial_stage
+from fusiondistill_runner.planning.stage import Stage, ancestors
+from fusiondistill_runner.planning.trials import as_it_stands, trial_stage
 from fusiondistill_runner.searching import search as searching
 from fusiondistill_runner.searching.journal import Journal
 from fusiondistill_runner.searching.search_results import outcome

@@ -14,7 +14,8 @@ from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.search_space import candidate_count, candidates, draw, signature
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.searchers import Optuna, searcher_for
 
@@ -60,11 +61,11 @@ def test_grids_are_crossed_and_the_rest_is_drawn_at_each_point() -> None:
     both = search(7, **grids)
     points = [tuple(one.values()) for one in candidates(both, FIRST, 0)]
     assert points == [(0.0, 0.1), *itertools.product([0.5, 1, 2], [0.2, 0.3])] and len(points) == candidate_count(both)
-    mixed = search(4, **grids, loss_temperature={"uniform": [1, 8]})
-    drawn = list(candidates(mixed, {**FIRST, "loss.temperature": 4.0}, 0))
+    mixed = search(4, **grids, **{"loss_kd.temperature": {"uniform": [1, 8]}})
+    drawn = list(candidates(mixed, {**FIRST, "loss.kd.temperature": 4.0}, 0))
     assert len(drawn) == candidate_count(mixed) == 1 + 4 * 6
     assert set(Counter((d["loss.kd"], d["loss.ce"]) for d in drawn[1:]).values()) == {4}
-    assert len({d["loss.temperature"] for d in drawn}) == 25
+    assert len({d["loss.kd.temperature"] for d in drawn}) == 25
 
 
 def test_nothing_is_tried_twice() -> None:
@@ -166,8 +167,8 @@ def all_of(text: str) -> list[dict[str, Any]]:
 
 
 def test_what_differs_in_nothing_that_has_an_effect_is_tried_once() -> None:
-    temperatures = "loss.temperature: {grid: [1, 2, 8]}"
-    assert all_of(f"{{space: {{{temperatures}}}}}") == [{"loss.temperature": 4.0}], "the recipe has no kd"
+    temperatures = "loss.kd.temperature: {grid: [1, 2, 8]}"
+    assert all_of(f"{{space: {{{temperatures}}}}}") == [{"loss.kd.temperature": 4.0}], "the recipe has no kd"
     both = all_of(f"{{space: {{loss.kd: {{grid: [0, 1]}}, {temperatures}}}}}")
     assert [tuple(one.values()) for one in both] == [(0.0, 4.0), (1, 1), (1, 2), (1, 8)]
     views = all_of("{space: {loss.feature: {grid: [0, 1]}, teacher_view: {grid: [clean, degraded]}}}")
@@ -179,9 +180,9 @@ def test_what_differs_in_nothing_that_has_an_effect_is_tried_once() -> None:
         one["schedule.name"] for one in all_of(f"{{space: {{schedule.name: {{grid: [steps, cosine]}}, {steps}}}}}")
     ]
     assert Counter(names) == {"steps": 5, "cosine": 1}
-    few = "{trials: 20, searcher: %s, space: {loss.kd: {choice: [0, 1]}, loss.temperature: {choice: [1, 2, 4]}}}"
+    few = "{trials: 20, searcher: %s, space: {loss.kd: {choice: [0, 1]}, loss.kd.temperature: {choice: [1, 2, 4]}}}"
     for searcher in ("random", "optuna"):
         found = all_of(few % searcher)
-        assert found[0] == {"loss.kd": 0.0, "loss.temperature": 4.0} and len(found) == 4
+        assert found[0] == {"loss.kd": 0.0, "loss.kd.temperature": 4.0} and len(found) == 4
         searched = stage(few % searcher).spec
         assert isinstance(searched, SearchSpec) and len(found) <= candidate_count(searched)

@@ -11,18 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from fusiondistill_runner.forecasting.paths import ORDERS, critical_path, longest_paths
 from fusiondistill_runner.forecasting.simulation import (
     FIT_END,
     FIT_START,
     OFFER,
-    ORDERS,
     SEARCH_START,
     TAKE,
     TASK_START,
     Job,
     Schedule,
-    critical_path,
-    longest_paths,
     simulate,
 )
 

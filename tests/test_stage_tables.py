@@ -8,7 +8,8 @@ from pathlib import Path
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import prepare
-from fusiondistill_runner.planning.stage import FuseSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import MergeSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
@@ -20,7 +21,7 @@ from shelf import PLAN, Shelf, drawn
 
 def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
-    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, FuseSpec))
+    template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, MergeSpec))
     for seed, (i, way) in itertools.product((0, 1), enumerate((("average", "mixed"), ("ties", "none")))):
         fused = Stage("fused", seed, template.model_copy(update=dict(zip(("method", "recalibrate"), way, strict=True))))
         points = [[a, 1.0 + i] for a in (0.0, 1.0)]

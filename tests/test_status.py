@@ -17,8 +17,8 @@ import pytest
 from fusiondistill_runner.storage.lease import machine
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.watching import status
-from fusiondistill_runner.watching.board import BOARD, Board, read_board
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
+from fusiondistill_runner.watching.status_file import STATUS_FILE, StatusFile, read_status
 from running import command, environment, fusiondistill, wait_for
 from shelf import Shelf, drawn
 
@@ -36,20 +36,20 @@ evaluation: {every: 25}
 
 def test_a_run_says_what_it_is_at_and_how_it_ended(tmp_path: Path) -> None:
     store, content = Store(tmp_path), {"running": [], "finished": 0, "failed": 0, "complete": False}
-    with Board(store, lambda: dict(content)):
-        wait_for(lambda: (tmp_path / BOARD).exists())
+    with StatusFile(store, lambda: dict(content)):
+        wait_for(lambda: (tmp_path / STATUS_FILE).exists())
         content["finished"] = 1
-        wait_for(lambda: (read_board(store) or {}).get("finished") == 1)
-        board = read_board(store)
+        wait_for(lambda: (read_status(store) or {}).get("finished") == 1)
+        board = read_status(store)
         assert board and board["state"] == "running" and board["silent"] is None and board["process"] == os.getpid()
-    assert (read_board(store) or {})["state"] == "failed"
-    with pytest.raises(KeyboardInterrupt), Board(store, lambda: dict(content)):
+    assert (read_status(store) or {})["state"] == "failed"
+    with pytest.raises(KeyboardInterrupt), StatusFile(store, lambda: dict(content)):
         raise KeyboardInterrupt
-    assert (read_board(store) or {})["state"] == "interrupted"
+    assert (read_status(store) or {})["state"] == "interrupted"
     content["complete"] = True
-    with Board(store, lambda: dict(content)):
+    with StatusFile(store, lambda: dict(content)):
         pass
-    assert (read_board(store) or {})["state"] == "done"
+    assert (read_status(store) or {})["state"] == "done"
 
 
 SAID = {"state": "running", "host": "h", "process": 1, "updated": 1.0, "running": [], "seconds_left": None}
@@ -73,10 +73,10 @@ SAID = {"state": "running", "host": "h", "process": 1, "updated": 1.0, "running"
 )
 def test_what_is_no_board_counts_as_none(text: str, tmp_path: Path) -> None:
     shelf = shelf_with_one_missing(tmp_path)
-    (tmp_path / BOARD).write_text(json.dumps(SAID))
-    assert read_board(shelf.store) is not None
-    (tmp_path / BOARD).write_text(text)
-    assert read_board(shelf.store) is None
+    (tmp_path / STATUS_FILE).write_text(json.dumps(SAID))
+    assert read_status(shelf.store) is not None
+    (tmp_path / STATUS_FILE).write_text(text)
+    assert read_status(shelf.store) is None
     assert status._end_lines(StoreWatch(shelf.store).look())[-1].endswith("no run says what it is at")
 
 
@@ -91,13 +91,13 @@ def test_a_slow_write_does_not_hide_how_a_run_ended(tmp_path: Path, monkeypatch:
         write(data, *parts)
 
     monkeypatch.setattr(store, "write", slowly)
-    board = Board(store, lambda: {"running": [], "complete": True})
+    board = StatusFile(store, lambda: {"running": [], "complete": True})
     board.every = 0.0
     with board:
         assert begun.wait(60)
         threading.Timer(1, go_on.set).start()
     board.thread.join(60)
-    assert (read_board(store) or {})["state"] == "done"
+    assert (read_status(store) or {})["state"] == "done"
 
 
 def test_a_run_that_is_gone_is_told_from_one_that_goes_on(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def end_of(shelf: Shelf, **board: Any) -> str:
     running = {"directory": missing, "worker": "group1/0", "since": time.time() - 60, "epoch": 1, "epochs": 3}
     content = {"state": "running", "host": "h", "machine": machine(), "process": os.getpid(), "updated": time.time(),
                "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **board}  # fmt: skip
-    shelf.store.write(json.dumps(content).encode(), BOARD)
+    shelf.store.write(json.dumps(content).encode(), STATUS_FILE)
     seen = StoreWatch(shelf.store).look()
     assert seen.outcome is None and seen.state(shelf.plan["stages"][0]["directory"]) == "done"
     alive = "about" in status._left(seen)
@@ -138,7 +138,7 @@ def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -
     shelf = shelf_with_one_missing(tmp_path)
     missing = shelf.plan["stages"][1]["directory"]
     shelf.store.write(b"Traceback\n  somewhere\nValueError: no [bold]image[/] of that name\n", missing, "error.txt")
-    shelf.store.write(json.dumps({"state": "failed", "host": "h", "process": 1, "updated": 0.0}).encode(), BOARD)
+    shelf.store.write(json.dumps({"state": "failed", "host": "h", "process": 1, "updated": 0.0}).encode(), STATUS_FILE)
     lines: list[str] = []
     assert status.watch(shelf.store, 0.01, lines.append) is False
     assert any("piece1, seed 0: failed: ValueError: no [bold]image[/] of that name" in line for line in lines)

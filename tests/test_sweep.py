@@ -32,9 +32,9 @@ def test_lists_are_crossed_and_named() -> None:
         "x.cifar10-cifar_resnet8", "x.cifar10-cifar_resnet14", "x.cifar100-cifar_resnet8", "x.cifar100-cifar_resnet14",
     ]  # fmt: skip
     assert [(p.data.name, p.model.name) for p in found][2] == ("cifar100", "cifar_resnet8")
-    assert all(p.seeds == (0, 1) and p.base.epochs == 3 and p.sweep is None for p in found)
+    assert all(p.seeds == (0, 1) and p.table["base"].epochs == 3 and p.sweep is None for p in found)
     # Defaults that hang on a swept key are each point's own.
-    assert [p.base.optimizer.weight_decay for p in found] == [1e-4, 1e-4, 5e-4, 5e-4]
+    assert [p.table["base"].optimizer.weight_decay for p in found] == [1e-4, 1e-4, 5e-4, 5e-4]
     assert whole.experiment == "x" and whole.sweep is not None and list(whole.sweep) == ["data.name", "model.name"]
     (one,) = points(text, "sweep={degradations: [[jpeg]]}")[1]
     assert one.experiment == "x.jpeg" and one.degradations == ("jpeg",)
@@ -44,7 +44,7 @@ def test_values_reach_any_depth_and_leave_their_neighbours_alone() -> None:
     text = "fusiondistill: {loss: {feature: 0.7}}\n"
     text += "sweep: {fusiondistill.loss.kd: [0, 0.5], protocol: [standard, paper]}\n"
     _, found = points(text)
-    assert [(p.fusiondistill.loss.kd, p.fusiondistill.loss.feature, p.protocol) for p in found] == [
+    assert [(*(p.table["fusiondistill"].loss.weight(term) for term in ("kd", "feature")), p.protocol) for p in found] == [
         (0.0, 0.7, "standard"), (0.0, 0.7, "paper"), (0.5, 0.7, "standard"), (0.5, 0.7, "paper"),
     ]  # fmt: skip
 
@@ -59,7 +59,7 @@ sweep:
     - {model: {name: cifar_resnet14}, base: {epochs: 4}}
 """
     _, found = points(text)
-    assert [(p.data.name, p.data.root, p.model.name, p.base.epochs) for p in found] == [
+    assert [(p.data.name, p.data.root, p.model.name, p.table["base"].epochs) for p in found] == [
         ("cifar10", None, "cifar_resnet8", 2), ("cifar10", None, "cifar_resnet14", 4),
         ("folder", "/x", "cifar_resnet8", 2), ("folder", "/x", "cifar_resnet14", 4),
     ]  # fmt: skip
@@ -76,9 +76,30 @@ def test_long_and_equal_names_become_numbers() -> None:
     assert len({p.experiment for p in found}) == 24 and all(len(p.experiment) <= 64 for p in found)
 
 
+def test_a_bundle_has_keys_with_dots_and_a_name_that_tables_show() -> None:
+    text = """\
+define: {mine: {like: fusing}}
+sweep:
+  mine.epochs: [3, 4]
+  variant:
+    sgd: {fusing.optimizer.lr: 0.05, fusing.optimizer: {name: sgd}, mine.batch_size: 16}
+    radam: {fusing: {optimizer: {name: radam}}}
+"""
+    _, found = points(text)
+    assert [p.experiment for p in found] == ["x.3-sgd", "x.3-radam", "x.4-sgd", "x.4-radam"]
+    optimizers = [p.table["fusing"].optimizer for p in found]
+    assert [(one.name, one.lr) for one in optimizers] == [("sgd", 0.05), ("radam", 1e-3)] * 2
+    assert [(p.table["mine"].epochs, p.table["mine"].batch_size) for p in found] == [
+        (3, 16), (3, 128), (4, 16), (4, 128),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "line", "key", "message"),
     [
+        ("sweep:\n  base.epochs: {a: 1}\n", 4, "sweep.base.epochs", "must be a list of values"),
+        ("sweep:\n  mine: {a: {base.epoch: 1}}\n", 4, "base.epoch", "did you mean 'epochs'?"),
+        ("sweep:\n  mine: {a: {base.epochs: 1}, b: 2}\n", 4, "sweep.mine", "is no key of the config"),
         ("sweep: [1]\n", 3, "sweep", "must be a mapping"),
         ("sweep: {}\n", 3, "sweep", "must be a mapping"),
         ("sweep:\n  model.name: cifar_resnet8\n", 4, "sweep.model.name", "must be a list"),

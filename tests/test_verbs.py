@@ -69,7 +69,7 @@ def test_a_plugin_that_fails_is_named(photo: Path, tmp_path: Path) -> None:
     done = fusiondistill(
         "degrade", str(photo), "--out", str(tmp_path / "g.png"), "--plugin", str(plugin), cache=tmp_path
     )
-    assert done.returncode == 2 and "bad.py: ZeroDivisionError" in done.stderr
+    assert done.returncode == 2 and "bad.py, line 1 (1 / 0): ZeroDivisionError" in done.stderr
 
 
 def test_bench_writes_what_it_prints(tmp_path: Path) -> None:

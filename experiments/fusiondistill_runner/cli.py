@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, store_option, verb, yes_option
+from fusiondistill_runner.command import (
+    FAILED,
+    local_option,
+    main,
+    overrides_option,
+    plugin_option,
+    store_option,
+    verb,
+    yes_option,
+)
 from fusiondistill_runner.session import carry_out, execute, headline
 
 __all__ = ["main"]
@@ -17,39 +26,42 @@ __all__ = ["main"]
 @click.argument("config")
 @store_option
 @overrides_option
+@local_option
 @yes_option
-def run_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
+def run_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
     """Run a whole experiment: plan, train, fuse, search, distill, evaluate, report.
 
     CONFIG is a YAML file or the name of a shipped one. Started again, it does only what is missing.
     """
-    execute(config, overrides, store, verb="run", yes=yes)
+    execute(config, overrides, store, verb="run", yes=yes, local=local)
 
 
 @verb("search", "fusiondistill search quickstart --set search.trials=20")
 @click.argument("config")
 @store_option
 @overrides_option
+@local_option
 @yes_option
-def search_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
+def search_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
     """Run the search of a config, and what it rests on.
 
     Prints the ranking of the trials and how much each dimension mattered, and writes the best as a config file.
     """
-    execute(config, overrides, store, verb="search", yes=yes)
+    execute(config, overrides, store, verb="search", yes=yes, local=local)
 
 
 @verb("sweep", "fusiondistill sweep quickstart --set 'sweep={model.name: [cifar_resnet8, cifar_resnet14]}'")
 @click.argument("config")
 @store_option
 @overrides_option
+@local_option
 @yes_option
-def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], yes: bool) -> None:
+def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
     """Run an experiment for every point of a config's sweep, as one plan over one store.
 
     What points share (a base and its experts, say) is trained once. Each point has all seeds and methods of the config.
     """
-    execute(config, overrides, store, verb="sweep", yes=yes)
+    execute(config, overrides, store, verb="sweep", yes=yes, local=local)
 
 
 @verb(
@@ -209,8 +221,9 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
 @click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/evaluate-<data>.")
+@local_option
 @overrides_option
-def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, **options: Any) -> None:
+def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, local: bool, **options: Any) -> None:
     """Evaluate checkpoints (stage directories or files) on the test split of a data set, over the cluster's workers.
 
     Started again, it does only what is missing.
@@ -233,7 +246,24 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, **
         "protocol": "protocol",
     }
     given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, ())]
-    carry_out(prepare_evaluation(checkpoints, [*given, *options["overrides"]], store, data=data))
+    overrides = [*given, *options["overrides"]]
+    carry_out(prepare_evaluation(checkpoints, overrides, store, data=data, local=local), local=local)
+
+
+@verb("list", "fusiondistill list\nfusiondistill list networks --plugin mine.py")
+@click.argument("kind", required=False)
+@plugin_option
+def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
+    """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
+
+    KIND: degradations, sources, networks, losses, merging or inference. Default: all.
+    """
+    from fusiondistill.catalogue import catalogue
+    from fusiondistill.plugins import all_registries, load_plugins, read_plugins
+
+    load_plugins(read_plugins(plugins))
+    for line in catalogue(all_registries(), kind):
+        click.echo(line)
 
 
 @verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
@@ -248,9 +278,9 @@ def degrade_verb(
 ) -> None:
     """Show an image under every degradation at five levels."""
     from fusiondistill.degradations import degrade_grid
-    from fusiondistill_runner.driving.prepared import read_plugins
+    from fusiondistill.plugins import load_plugins, read_plugins
 
-    read_plugins(plugins)
+    load_plugins(read_plugins(plugins))
     degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
     click.echo(f"written: {out}")
 

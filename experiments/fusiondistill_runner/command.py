@@ -16,7 +16,7 @@ import click
 from fusiondistill import NAME
 from fusiondistill_runner.driving.interruption import INTERRUPTED
 
-__all__ = ["FAILED", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
+__all__ = ["FAILED", "local_option", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -91,10 +91,17 @@ overrides_option = click.option(
 
 
 plugin_option = click.option(
-    "--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file that registers degradations of your own."
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="FILE",
+    help="A Python file that registers degradations, networks, data sources, ... of your own; may be repeated.",
 )
 
 
+local_option = click.option(
+    "--local", is_flag=True, help="In this process, without Ray, one stage after another: for small runs."
+)
 yes_option = click.option("--yes", is_flag=True, help="Start a very large search without asking.")
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill import NAME
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.stage import EvaluateSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from fusiondistill_runner.nodes.fitness import Needs
+    from fusiondistill_runner.nodes.node_checks import Needs
 
 __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
@@ -40,15 +40,28 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
     noted_plans.retire_points(prepared.store, prepared.config.experiment, kept)
 
 
-def run(prepared: Prepared, display: Any) -> Any:
-    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported."""
-    from fusiondistill_runner.driving.driver import Driver, Outcome
-    from fusiondistill_runner.driving.queue import Event
-    from fusiondistill_runner.nodes.cluster import connected, enough_nodes, refuse_fleeting
-    from fusiondistill_runner.working.stages import execute
+def run(prepared: Prepared, display: Any, *, local: bool = False) -> Any:
+    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported.
+
+    Args:
+        display: told about every stage that starts, gets on and ends.
+        local: in this process, without Ray.
+    """
+    from fusiondistill_runner.driving.driver import Outcome
+    from fusiondistill_runner.nodes.cluster import refuse_fleeting
 
     refuse_fleeting(prepared.context.store)
-    store, plan = prepared.store, prepared.plan
+    stored = _take_checkpoints(prepared, display)
+    if len(stored) == len(prepared.plan.stages):
+        return Outcome()
+    return (_run_here if local else _run_on_ray)(prepared, stored, display)
+
+
+def _take_checkpoints(prepared: Prepared, display: Any) -> set[str]:
+    """Import the checkpoints that stand for stages; returns the digests of all that is stored now."""
+    from fusiondistill_runner.driving.queue import Event
+    from fusiondistill_runner.working.execute import execute
+
     stored = set(prepared.stored)
     for stage in prepared.missing:
         if stage.kind == "import":
@@ -57,12 +70,31 @@ def run(prepared: Prepared, display: Any) -> Any:
             execute(stage, prepared.context, torch.device("cpu"), lambda facts: None)
             stored.add(stage.digest)
             display.note(stage, Event("done", stage.digest, "driver", {}))
-    if len(stored) == len(plan.stages):
-        return Outcome()
+    return stored
+
+
+def _run_here(prepared: Prepared, stored: set[str], display: Any) -> Any:
+    """Do what is missing in this process."""
+    from fusiondistill_runner.driving.interruption import Interruption
+    from fusiondistill_runner.driving.local import LocalDriver
+
+    with Interruption() as interruption:
+        driver = LocalDriver(prepared.plan, prepared.store, prepared.context, stored, display, interruption)
+        display.say(f"--local: one stage after another in this process, on {driver.device}; meant for small runs")
+        return driver.run()
+
+
+def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
+    """Do what is missing on Ray's workers."""
+    from fusiondistill_runner.driving.driver import Driver
+
+    store, plan = prepared.store, prepared.plan
     _compile_kernels(prepared)
     from fusiondistill_runner.driving.interruption import Interruption
-    from fusiondistill_runner.nodes.fitness import Survey
-    from fusiondistill_runner.nodes.room import Room
+    from fusiondistill_runner.nodes.capacity import Capacity
+    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.growing import enough_nodes
+    from fusiondistill_runner.nodes.node_checks import NodeSurvey
     from fusiondistill_runner.nodes.watch import Watch
 
     driver = None
@@ -75,13 +107,13 @@ def run(prepared: Prepared, display: Any) -> Any:
         try:
             with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()
-                resources, survey = prepared.config.resources, Survey(ray, _needs(prepared))
-                with enough_nodes(ray, resources, display.say, check, survey.screen) as checked:
-                    room = Room(ray, resources, survey, checked)
-                    for text in room.warnings:
+                resources, survey = prepared.config.resources, NodeSurvey(ray, _needs(prepared))
+                with enough_nodes(ray, resources, display.say, check, survey.require) as checked:
+                    capacity = Capacity(ray, resources, survey, checked)
+                    for text in capacity.warnings:
                         display.say(text)
-                    check_synchronised(plan, room.share.gpus)
-                    driver = Driver(ray, plan, store, prepared.context, stored, display, room)
+                    check_synchronised(plan, capacity.share.gpus)
+                    driver = Driver(ray, plan, store, prepared.context, stored, display, capacity)
                     return driver.run(checked)
         except Exception as error:
             if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
@@ -99,18 +131,18 @@ def _needs(prepared: Prepared) -> Needs:
     """What nodes must have: the plan as :func:`note_plan` has just written it, which no other store holds to the byte,
     and the data of what is missing (the one machine of a Ray of our own has those).
     """
-    from fusiondistill_runner.nodes.fitness import DataSet, Landmark, Needs
+    from fusiondistill_runner.nodes.node_checks import DataSet, KnownFile, Needs
 
     name = f"{prepared.points[0].config.experiment}.json"
     digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
-    landmark = Landmark(prepared.context.store, prepared.store.path("plans", name), digest)
+    plan_file = KnownFile(prepared.context.store, prepared.store.path("plans", name), digest)
     if "RAY_ADDRESS" not in os.environ:
-        return Needs(landmark)
+        return Needs(plan_file)
     context, specs = prepared.context, [stage.spec for stage in prepared.missing]
     data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
     corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
     return Needs(
-        landmark,
+        plan_file,
         tuple(dict.fromkeys(DataSet(one.name, context.root(one), one.fingerprint) for one in data)),
         tuple(sorted({context.corruption_folder(digest) for digest in corrupted})),
     )
@@ -156,7 +188,7 @@ def _compile_kernels(prepared: Prepared) -> None:
 
 
 def _machine() -> str:
-    from fusiondistill_runner.working.materials import processor
+    from fusiondistill_runner.working.facts import processor
 
     return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
 
@@ -176,7 +208,8 @@ def check_cluster(
     A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
     """
     from fusiondistill_runner.nodes import check as cluster_check
-    from fusiondistill_runner.nodes.cluster import connected, enough_nodes
+    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.growing import enough_nodes
 
     wanted = _wanted(config, overrides, store)
     with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
@@ -192,7 +225,7 @@ def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> 
     from fusiondistill.locations import absolute
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.nodes.check import Wanted
-    from fusiondistill_runner.nodes.fitness import DataSet
+    from fusiondistill_runner.nodes.node_checks import DataSet
 
     if config is None:
         if overrides:

@@ -15,15 +15,27 @@ __all__ = ["carry_out", "execute", "headline"]
 MANY_TRIALS = 1000
 
 
-def execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb: str, yes: bool = False) -> None:
-    """Do what ``run``, ``sweep`` or ``search`` asks of a config; ``yes``: without asking about a very large search.
+def execute(
+    config: str,
+    overrides: tuple[str, ...],
+    store: str | None,
+    *,
+    verb: str,
+    yes: bool = False,
+    local: bool = False,
+) -> None:
+    """Do what ``run``, ``sweep`` or ``search`` asks of a config.
+
+    Args:
+        yes: without asking about a very large search.
+        local: in this process, without Ray.
 
     Raises:
         ValueError: the verb does not fit the config.
     """
     from fusiondistill_runner.driving.prepared import prepare
 
-    prepared = prepare(config, overrides, store)
+    prepared = prepare(config, overrides, store, local=local)
     if prepared.config.sweep and verb == "run":
         raise ValueError(f"{config} is a sweep of {len(prepared.points)} experiments: use fusiondistill sweep")
     searches = [stage for stage in prepared.plan.stages if stage.kind == "search"]
@@ -31,7 +43,7 @@ def execute(config: str, overrides: tuple[str, ...], store: str | None, *, verb:
         why = "its methods do not need it" if prepared.config.search else "give it a search.space"
         raise ValueError(f"{config} has no search: {why}")
     _ask_about_size(searches, yes)
-    carry_out(prepared, only=searches if verb == "search" else None)
+    carry_out(prepared, only=searches if verb == "search" else None, local=local)
 
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
@@ -51,18 +63,24 @@ def _ask_about_size(searches: list[Any], yes: bool) -> None:
         raise ValueError("not started")
 
 
-def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
-    """Do what is missing (of some stages only, if given) and say what came of it."""
+def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = False) -> None:
+    """Do what is missing (of some stages only, if given) and say what came of it.
+
+    Args:
+        local: in this process, without Ray.
+    """
     import shlex
 
     from fusiondistill_runner import runner
     from fusiondistill_runner.driving.prepared import check_data
-    from fusiondistill_runner.watching.board import Board
     from fusiondistill_runner.watching.display import Display
+    from fusiondistill_runner.watching.status_file import StatusFile
     from fusiondistill_runner.watching.tracking import Tracking
 
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
+    for text in prepared.notes:
+        click.echo(text)
     check_data(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()
@@ -72,11 +90,11 @@ def carry_out(prepared: Any, only: list[Any] | None = None) -> None:
         wanted = prepared if only is None else prepared.narrowed(only)
         with (
             Display(wanted.plan, wanted.stored) as display,
-            Board(wanted.store, display.snapshot),
+            StatusFile(wanted.store, display.snapshot),
             Tracking(wanted.config, display),
         ):
             display.say(headline(wanted))
-            outcome = runner.run(wanted, display)
+            outcome = runner.run(wanted, display, local=local)
         if outcome.done:
             fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
             click.echo(f"{len(outcome.done)} stages done{fits}")

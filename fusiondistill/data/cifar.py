@@ -10,7 +10,6 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,15 @@ from fusiondistill.data.decoding import MAX_FILE_BYTES, read_bounded
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import cache_folder, locked, temporary_folder
 from fusiondistill.data.pickles import read_pickle
-from fusiondistill.data.source import Contents, Files, Root, Row, Source
+from fusiondistill.data.source import Contents, Files, Root, Row
 
-__all__ = ["CIFAR10", "CIFAR100"]
+__all__ = ["Layout", "locate", "read"]
 
 MAX_FILES_BYTES = 4 * MAX_FILE_BYTES  # CIFAR-100's training file has 155 MB
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How one archive is laid out."""
 
     torchvision: str
@@ -41,22 +40,12 @@ class _Layout:
 
     @property
     def files(self) -> tuple[str, ...]:
+        """The names of all its files."""
         return (*self.train, *self.test, self.meta)
 
 
-_CIFAR10 = _Layout(
-    "CIFAR10",
-    "cifar-10-batches-py",
-    tuple(f"data_batch_{i}" for i in range(1, 6)),
-    ("test_batch",),
-    "batches.meta",
-    "labels",
-    "label_names",
-)
-_CIFAR100 = _Layout("CIFAR100", "cifar-100-python", ("train",), ("test",), "meta", "fine_labels", "fine_label_names")
-
-
-def _locate(layout: _Layout, root: Root) -> dict[str, Path]:
+def locate(layout: Layout, root: Root) -> dict[str, Path]:
+    """The files of an archive below a root, or in the cache; downloaded if need be. DataError: they are not there."""
     if isinstance(root, list):
         raise DataError(f"`{layout.torchvision.lower()}` takes one root, a folder, not {len(root)} paths.")
     base = cache_folder() / "downloads" if root is None else Path(root).expanduser()
@@ -74,7 +63,7 @@ def _locate(layout: _Layout, root: Root) -> dict[str, Path]:
     return {name: folder / name for name in layout.files}
 
 
-def _unpacked(layout: _Layout, base: Path) -> Path | None:
+def _unpacked(layout: Layout, base: Path) -> Path | None:
     """The folder that holds any of the batch files; a file called "train" is enough, a folder of that name is not."""
     for folder in (base, base / layout.folder):
         if any((folder / name).is_file() for name in layout.files):
@@ -82,7 +71,7 @@ def _unpacked(layout: _Layout, base: Path) -> Path | None:
     return None
 
 
-def _download(layout: _Layout, folder: Path) -> None:
+def _download(layout: Layout, folder: Path) -> None:
     from torchvision import datasets
     from torchvision.datasets.utils import download_url
 
@@ -100,7 +89,7 @@ def _download(layout: _Layout, folder: Path) -> None:
         archive.unlink()
 
 
-def _take_out(archive: Path, layout: _Layout, folder: Path) -> None:
+def _take_out(archive: Path, layout: Layout, folder: Path) -> None:
     """The expected files of the archive, by name: whatever else it holds stays in it."""
     try:
         with tarfile.open(archive) as tar:
@@ -114,7 +103,8 @@ def _take_out(archive: Path, layout: _Layout, folder: Path) -> None:
         raise DataError(f"{archive}: not the official archive ({error}).") from error
 
 
-def _read(layout: _Layout, files: Files, split: str) -> Contents:
+def read(layout: Layout, files: Files, split: str) -> Contents:
+    """The images of a split. DataError: a file is damaged, or not what it should be."""
     names = _load(files[layout.meta]).get(layout.names)
     if not isinstance(names, list) or not names or not all(isinstance(name, bytes | str) for name in names):
         raise DataError(f"{files[layout.meta]}: holds no list {layout.names!r} of class names.")
@@ -138,21 +128,3 @@ def _rows(path: Path, label_key: str) -> Iterator[Row]:
         raise DataError(f"{path}: {label_key!r} is no list of {len(data)} labels, one for each row of 'data'.")
     for row, (pixels, label) in enumerate(zip(data, labels, strict=True)):
         yield Row(pixels.reshape(3, 32, 32).transpose(1, 2, 0), label, f"{path}, row {row}")
-
-
-CIFAR10 = Source(
-    "cifar10",
-    "CIFAR-10, downloaded or read in place",
-    partial(_locate, _CIFAR10),
-    partial(_read, _CIFAR10),
-    mean=(125.3, 123.0, 113.9),
-    std=(63.0, 62.1, 66.7),
-)
-CIFAR100 = Source(
-    "cifar100",
-    "CIFAR-100 with fine labels, downloaded or read in place",
-    partial(_locate, _CIFAR100),
-    partial(_read, _CIFAR100),
-    mean=(129.3, 124.1, 112.4),
-    std=(68.2, 65.4, 70.4),
-)

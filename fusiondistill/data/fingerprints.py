@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import cache_folder, recalled, remember
-from fusiondistill.data.source import Files, Source
+from fusiondistill.data.source import Files
+
+if TYPE_CHECKING:
+    from fusiondistill.sources import Source
 
 __all__ = ["content_digest", "signature"]
 
 
-def signature(source: Source, files: Files) -> str:
-    """A digest of the files' paths, sizes and times: equal as long as nobody has touched them. Reads no content."""
-    lines = [source.name, str(source.version)]
+def signature(source: Source, files: Files, parameters: Mapping[str, Any]) -> str:
+    """A digest of the files' paths, sizes and times: equal until somebody touches one. Reads no content."""
+    lines = [_said(source, parameters)]
     for name, path in sorted(files.items()):
         try:
             status = path.stat()
@@ -24,11 +30,11 @@ def signature(source: Source, files: Files) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def content_digest(source: Source, files: Files, known_by: str) -> str:
-    """sha256 over the source's name and version, and over every file's name and content, in order of names.
+def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], known_by: str) -> str:
+    """sha256 over the source's name, code and parameters, and every file's name and content, in order of names.
 
     The same on every machine and for every root, since only names inside the source enter. Remembered in the cache
-    folder under `known_by` (the :func:`signature`), so files that nobody touched are read once.
+    folder under `known_by` (the :func:`signature`), so a file is read once until it changes.
 
     Returns:
         64 hex digits.
@@ -36,7 +42,7 @@ def content_digest(source: Source, files: Files, known_by: str) -> str:
     memo = cache_folder() / "fingerprints" / f"{known_by}.json"
     if known := recalled(memo):
         return str(known["fingerprint"])
-    digest = hashlib.sha256(f"fusiondistill data\0{source.name}\0{source.version}\n".encode())
+    digest = hashlib.sha256(f"fusiondistill data\0{_said(source, parameters)}\n".encode())
     for name, path in sorted(files.items()):
         try:
             with path.open("rb") as file:
@@ -47,3 +53,9 @@ def content_digest(source: Source, files: Files, known_by: str) -> str:
     result = digest.hexdigest()
     remember(memo, {"fingerprint": result, "source": source.name})
     return result
+
+
+def _said(source: Source, parameters: Mapping[str, Any]) -> str:
+    """What a source is asked for, apart from its files: its name, its code, and parameters where it has any."""
+    given = f"\0{json.dumps(dict(parameters), sort_keys=True, default=str)}" if parameters else ""
+    return f"{source.name}\0{source.code}{given}"

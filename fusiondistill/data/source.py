@@ -1,19 +1,15 @@
-"""What a source of images is: two functions and a few facts.
-
-A source never writes, never caches and never checks what all sources have in common (labels inside the classes, one
-image size): `cache.py` does that for all of them.
-"""
+"""What a source of images is given, and what it gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-__all__ = ["Contents", "Files", "Root", "Row", "Source"]
+__all__ = ["Contents", "Files", "Root", "Row"]
 
 Files = Mapping[str, Path]
 """Name inside the source -> file. The names are the same on every machine, the paths need not be."""
@@ -35,28 +31,3 @@ class Contents(NamedTuple):
 
     classes: list[str]
     rows: Iterable[Row]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One kind of data set.
-
-    Attributes:
-        name: what users write.
-        summary: one line for help texts.
-        locate: root -> the files that make up the source, all splits. Decodes nothing; downloads what is missing where
-            there is a public archive; raises DataError when nothing is found.
-        read: (files, split) -> Contents.
-        flip: may its images be mirrored in training?
-        mean, std: the published figures per channel, 0..255 scale; None: computed on the training split.
-        version: raised whenever `read` would return other pixels, labels or classes than before for the same files.
-    """
-
-    name: str
-    summary: str
-    locate: Callable[[Root], dict[str, Path]]
-    read: Callable[[Files, str], Contents]
-    flip: bool = True
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    version: int = 1

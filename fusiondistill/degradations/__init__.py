@@ -3,30 +3,169 @@
 ``degrade(images, "blur", levels, seed=0)`` is the whole interface. The paper's four (:data:`PAPER_DEGRADATIONS`) are
 what training and evaluation use unless told otherwise; the others are *unseen*: for evaluation outside the training
 distribution. :func:`register` and :func:`compose` add one's own. :func:`reference_degrade` is the slow twin through
-imagedegrade.
+imagedegrade. Importing this package does not import torch; the names that need it are loaded on first use.
 """
 
-# Importing a module registers its degradation, and the order here is the order of DEGRADATIONS.
-# isort: off
-from fusiondistill.degradations import jpeg, blur, noise, saltpepper  # noqa: F401
-from fusiondistill.degradations import motion_blur, defocus, pixelate, contrast, brightness  # noqa: F401
-from fusiondistill.degradations import speckle, impulse, haze  # noqa: F401
+from __future__ import annotations
 
-# isort: on
-from fusiondistill.degradations.composition import compose
-from fusiondistill.degradations.grid import degrade_grid
-from fusiondistill.degradations.operator import degrade
-from fusiondistill.degradations.reference import reference_degrade
-from fusiondistill.degradations.registry import DEGRADATIONS, PAPER_DEGRADATIONS, Degradation, find, register
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from fusiondistill.degradations.machinery.composition import compose, in_turn
+    from fusiondistill.degradations.machinery.grid import degrade_grid
+    from fusiondistill.degradations.machinery.operator import PROTOCOLS, degrade
+    from fusiondistill.degradations.machinery.reference import reference_degrade
 
 __all__ = [
     "DEGRADATIONS",
     "PAPER_DEGRADATIONS",
+    "PROTOCOLS",
     "Degradation",
     "compose",
     "degrade",
     "degrade_grid",
     "find",
+    "in_turn",
     "reference_degrade",
     "register",
 ]
+
+PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
+"""The four that the paper trains and tests on: the default wherever degradations are not named."""
+
+OFFERED = frozenset({"keys", "protocol"})
+"""Arguments that every degradation may ask for by name; no parameters that a config gives."""
+
+Function = Callable[..., Any]
+
+
+class Degradation(Entry):
+    """A family of image-to-image operators, indexed by an integer level; ``function`` is described by `register`."""
+
+    @property
+    def levels(self) -> range:
+        """The levels that it knows, for example ``range(0, 51)``."""
+        found: range = self.facts["levels"]
+        return found
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is not trained on unless a config names it."""
+        return bool(self.facts["unseen"])
+
+    @property
+    def description(self) -> str:
+        """The first paragraph of the function's docstring."""
+        return self.summary
+
+    @cached_property
+    def wants(self) -> frozenset[str]:
+        """Which of the arguments ``keys`` and ``protocol`` the function takes."""
+        return frozenset(inspect.signature(self.function).parameters) & OFFERED
+
+    @property
+    def code(self) -> str:
+        """What stands for the entry's code in a digest; of a composition, its parts' code, too."""
+        return " ".join((super().code, *(f"{part} {find(part).code}" for part in self.facts["parts"])))
+
+    def notes(self) -> tuple[str, ...]:
+        """Its levels, for ``fusiondistill list``."""
+        seen = "" if self.unseen else ", one of the paper's four"
+        return (f"levels {self.levels[0]}..{self.levels[-1]}{seen}",)
+
+
+class Degradations(Registry):
+    """The registry of degradations."""
+
+    entry = Degradation
+
+    def register(  # type: ignore[override]  # levels are no fact among others
+        self,
+        name: str,
+        levels: range,
+        *,
+        unseen: bool = True,
+        replace: bool = False,
+        version: int = 1,
+        source: str = "",
+        parts: tuple[str, ...] = (),
+    ) -> Callable[[Function], Function]:
+        """Make a function a degradation, known everywhere by its name: training, evaluation, plots, command line.
+
+        Args:
+            name: lower-case letters, digits and underscores, a letter first.
+            levels: its levels, a non-empty range of step 1; by convention a higher level of a new one is stronger.
+            unseen: keep it out of the defaults (a config can still name it for training).
+            replace: allow the name to be taken already.
+            version, source: see :meth:`fusiondistill.registry.Registry.register`.
+            parts: the degradations that it calls; their versions count as its own.
+
+        The function is called as ``function(images, levels)`` with uint8 [B,3,H,W] (0..255) and int64 [B] on the same
+        device, and returns new uint8 [B,3,H,W] without writing to its input. If it has a parameter ``keys``, it is also
+        given int64 [B], one random number per image that depends on (seed, name, image index) alone: see
+        :mod:`fusiondistill.degradations.machinery.fields` for what to make of it. A parameter ``protocol`` is given
+        ``"standard"`` or ``"paper"``. All other keyword-only parameters are keys that a config may give. The docstring
+        is what people read about it.
+
+        Raises:
+            ValueError: the name or the levels are not usable, or there is no docstring.
+
+        Example:
+            >>> import torch
+            >>> @register("darken", range(0, 11), replace=True)
+            ... def darken(images, levels):
+            ...     "Lose a tenth of the light per level."
+            ...     return (images * (10 - levels.view(-1, 1, 1, 1)) // 10).to(torch.uint8)
+        """
+        if not isinstance(levels, range) or levels.step != 1 or len(levels) == 0:
+            raise ValueError(f"levels of {name!r}: expected a non-empty range of step 1, got {levels!r}")
+        facts = {"levels": levels, "unseen": unseen, "parts": parts}
+        return super().register(name, version=version, source=source, replace=replace, **facts)
+
+    def __getitem__(self, name: str) -> Degradation:
+        found = super().__getitem__(name)
+        assert isinstance(found, Degradation)
+        return found
+
+
+DEGRADATIONS = Degradations("degradation", __name__, first=PAPER_DEGRADATIONS, offered=OFFERED)
+"""Every known degradation by name, the paper's four first."""
+
+register = DEGRADATIONS.register
+
+
+def find(name: str) -> Degradation:
+    """The degradation of that name.
+
+    Raises:
+        ValueError: there is none; the message has the nearest names, or all of them.
+    """
+    found = DEGRADATIONS.find(name)
+    assert isinstance(found, Degradation)
+    return found
+
+
+_HOMES = {
+    "PROTOCOLS": "operator",
+    "compose": "composition",
+    "degrade": "operator",
+    "degrade_grid": "grid",
+    "in_turn": "composition",
+    "reference_degrade": "reference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.machinery.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

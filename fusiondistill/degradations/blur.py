@@ -7,9 +7,9 @@ import functools
 import numpy as np
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["blur"]
 
@@ -33,7 +33,7 @@ def weights(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(table).to(device, non_blocking=True)
 
 
-@register("blur", LEVELS, unseen=False)
+@DEGRADATIONS.register("blur", LEVELS, unseen=False)
 def blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Gaussian blur, sigma = level / 10 pixels, cut at 3 sigma, edges repeated.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations.registry import register
+from fusiondistill.degradations import DEGRADATIONS
 
 __all__ = ["brightness"]
 
 
-@register("brightness", range(0, 11))
+@DEGRADATIONS.register("brightness", range(0, 11))
 def brightness(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Over-exposure: values times 1 + level / 5, clipped at 255."""
     out = images * (5 + levels.to(torch.int16)).view(-1, 1, 1, 1)

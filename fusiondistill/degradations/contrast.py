@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations.registry import register
+from fusiondistill.degradations import DEGRADATIONS
 
 __all__ = ["contrast"]
 
 
-@register("contrast", range(0, 10))
+@DEGRADATIONS.register("contrast", range(0, 10))
 def contrast(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Loss of contrast: each image is blended with its mean grey, level tenths of it."""
     red, green, blue = (images[:, i].flatten(1).sum(1, dtype=torch.int64) for i in range(3))

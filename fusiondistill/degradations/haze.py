@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations.fields import random_bits
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery.fields import random_bits
+from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["haze"]
 
@@ -14,7 +14,7 @@ AIRLIGHT = 230
 GRID = 5  # Random thicknesses along each side, with straight lines in between.
 
 
-@register("haze", range(0, 11))
+@DEGRADATIONS.register("haze", range(0, 11))
 def haze(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Haze in drifts: a blend with light grey (230), of between a half of and a full level tenths, smoothly varying."""
     return in_pieces(_blend, 2, images, levels, random_bits(keys, GRID * GRID))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations.registry import register
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
 from fusiondistill.degradations.saltpepper import thresholds
 
 __all__ = ["impulse"]
 
 
-@register("impulse", range(0, 26))
+@DEGRADATIONS.register("impulse", range(0, 26))
 def impulse(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Whole pixels turn black or white: as salt and pepper, but one draw for the three channels; p = level / 100."""
     limits = thresholds(images.device)[levels].view(-1, 2, 1, 1, 1)

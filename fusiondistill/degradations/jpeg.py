@@ -10,15 +10,15 @@ import functools
 
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations import jpeg_arithmetic as arithmetic
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations.machinery import jpeg_arithmetic as arithmetic
+from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["jpeg"]
 
 
-@register("jpeg", range(1, 102), unseen=False)
+@DEGRADATIONS.register("jpeg", range(1, 102), unseen=False)
 def jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """JPEG at quality = level with 4:2:0 chroma, as Pillow writes and reads it; 101 leaves the image clean."""
     kernel = fields.cpu_kernels("jpeg_kernel") if images.device.type == "cpu" else None

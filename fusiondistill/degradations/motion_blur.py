@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations.fields import random_bits
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces, rounded_mean
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery.fields import random_bits
+from fusiondistill.degradations.machinery.tensors import in_pieces, rounded_mean
 
 __all__ = ["motion_blur"]
 
 _STRONGEST = 10
 
 
-@register("motion_blur", range(0, _STRONGEST + 1))
+@DEGRADATIONS.register("motion_blur", range(0, _STRONGEST + 1))
 def motion_blur(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """A straight movement: the mean of 2 * level + 1 pixels in a line, across, down or along either diagonal."""
     return in_pieces(_along_a_line, 2, images, levels, random_bits(keys, 1)[:, 0])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["noise"]
 
 
-@register("noise", range(0, 51), unseen=False)
+@DEGRADATIONS.register("noise", range(0, 51), unseen=False)
 def noise(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Additive Gaussian noise, a value of its own per channel; sigma = level on the 0..255 scale.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces, rounded_mean
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery.tensors import in_pieces, rounded_mean
 
 __all__ = ["pixelate"]
 
 
-@register("pixelate", range(0, 8))
+@DEGRADATIONS.register("pixelate", range(0, 8))
 def pixelate(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Coarse pixels: the mean over squares of side level + 1, counted from the upper left corner."""
     return in_pieces(_over_squares, 4, images, levels)

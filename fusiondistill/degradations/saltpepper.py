@@ -6,8 +6,8 @@ import functools
 
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations.registry import register
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
 
 __all__ = ["saltpepper"]
 
@@ -30,7 +30,7 @@ def thresholds(device: torch.device) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
 
 
-@register("saltpepper", LEVELS, unseen=False)
+@DEGRADATIONS.register("saltpepper", LEVELS, unseen=False)
 def saltpepper(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor, protocol: str) -> torch.Tensor:
     """Salt and pepper, each channel value on its own; p = level / 100.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from fusiondistill.degradations import fields
-from fusiondistill.degradations.registry import register
-from fusiondistill.degradations.tensors import in_pieces
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["speckle"]
 
 _SPARE_BITS = 6  # Dropped from the variate, so that its product with value and level fits 32 bits.
 
 
-@register("speckle", range(0, 11))
+@DEGRADATIONS.register("speckle", range(0, 11))
 def speckle(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Multiplicative Gaussian noise: each value x times 1 + level / 20 * z, clipped to 0..255 and truncated."""
     return in_pieces(_multiply, 2, images, levels, keys)

@@ -1,8 +1,8 @@
-"""Networks by name: the CIFAR ResNets of the paper, and every classifier of torchvision; what is made of them."""
+"""Networks that hand out features, and the classifiers that are made of them."""
 
+from fusiondistill.models.build import build_model
 from fusiondistill.models.cifar_resnet import CifarResNet
-from fusiondistill.models.classifier import Ensemble, ImageClassifier
+from fusiondistill.models.classifier import Ensemble, ImageClassifier, SoftVote
 from fusiondistill.models.network import FeatureNetwork
-from fusiondistill.models.registry import build_model
 
-__all__ = ["CifarResNet", "Ensemble", "FeatureNetwork", "ImageClassifier", "build_model"]
+__all__ = ["CifarResNet", "Ensemble", "FeatureNetwork", "ImageClassifier", "SoftVote", "build_model"]

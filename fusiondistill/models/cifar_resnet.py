@@ -5,26 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.networks.cifar_resnet import depth_problem
 
 STAGES = ("stage1", "stage2", "stage3")
 _POOLED = 2  # FusionDistill pools to 2x2; the classic CIFAR ResNet pools to 1x1
-
-
-DEEPEST = 1202
-"""The deepest of the original paper; far deeper ones would fill any memory."""
-
-
-def valid_depth(depth: int) -> bool:
-    """Whether a CIFAR ResNet of this depth exists: 6n + 2 layers for n = 1, 2, ..., 200 blocks a stage."""
-    return 8 <= depth <= DEEPEST and (depth - 2) % 6 == 0
-
-
-def nearest_depths(depth: int) -> list[int]:
-    """The valid depths next to `depth`: one below and one above, or the smallest one, 8."""
-    if not 8 <= depth < DEEPEST:
-        return [8] if depth < 8 else [DEEPEST]
-    below = depth - (depth - 2) % 6
-    return [below] if below == depth else [below, below + 6]
 
 
 class BasicBlock(nn.Module):
@@ -72,9 +56,8 @@ class CifarResNet(FeatureNetwork):
 
     def __init__(self, depth: int, classes: int, *, feature_layer: str = "stage3") -> None:
         super().__init__()
-        if not valid_depth(depth):
-            nearest = " or ".join(map(str, nearest_depths(depth)))
-            raise ValueError(f"a CIFAR ResNet has 6n + 2 layers, not {depth}; nearest: {nearest}")
+        if problem := depth_problem(depth):
+            raise ValueError(problem)
         if feature_layer not in STAGES:
             raise ValueError(f"a CIFAR ResNet has no feature layer {feature_layer!r}; choose from {', '.join(STAGES)}")
         self.feature_layer = feature_layer

@@ -1,5 +1,6 @@
 """What is evaluated: classifiers of raw uint8 images, alone or voting."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -80,6 +81,8 @@ class Ensemble(nn.Module):
         torch.Size([5])
     """
 
+    gives = "votes"
+
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
         if not models:
@@ -96,3 +99,22 @@ class Ensemble(nn.Module):
         votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(0)
         unique = (votes == votes.amax(1, keepdim=True)).sum(1, keepdim=True) == 1
         return torch.where(unique, votes.float(), logits.sum(0))
+
+
+class SoftVote(Ensemble):
+    """Classifiers whose probabilities are averaged: log(1/M sum_m softmax(logits_m)).
+
+    Args and errors are those of :class:`Ensemble`.
+
+    Example:
+        >>> soft = SoftVote([nn.Linear(2, 3), nn.Linear(2, 3)])
+        >>> bool(torch.isclose(soft(torch.randn(1, 2)).exp().sum(), torch.tensor(1.0)))
+        True
+    """
+
+    gives = "log-probabilities"
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities float32 [B, classes] of `images`, uint8 [B, 3, H, W] (whatever the models take)."""
+        logarithms = torch.stack([model(images).float().log_softmax(1) for model in self.models])  # [M, B, C]
+        return logarithms.logsumexp(0) - math.log(len(self.models))

@@ -26,7 +26,7 @@ base: {epochs: 200, batch_size: 16}
 """
 HOLD = """
 import sys
-from fusiondistill_runner.nodes.cluster import connected
+from fusiondistill_runner.nodes.connection import connected
 with connected() as ray:
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.readline()

@@ -169,12 +169,12 @@ def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any)
     import ray
 
     from fusiondistill.config import Resources
-    from fusiondistill_runner.nodes.fitness import Landmark, Needs, Survey
-    from fusiondistill_runner.nodes.room import Room
+    from fusiondistill_runner.nodes.capacity import Capacity
+    from fusiondistill_runner.nodes.node_checks import KnownFile, Needs, NodeSurvey
 
-    def room(name: str, content: bytes = b"seen", resources: Resources = Resources()) -> Room:  # noqa: B008
-        landmark = Landmark(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())
-        return Room(ray, resources, Survey(ray, Needs(landmark)), lambda: None)
+    def room(name: str, content: bytes = b"seen", resources: Resources = Resources()) -> Capacity:  # noqa: B008
+        known = KnownFile(str(tmp_path), str(tmp_path / name), hashlib.sha256(content).hexdigest())
+        return Capacity(ray, resources, NodeSurvey(ray, Needs(known)), lambda: None)
 
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)

@@ -1,1 +1,1 @@
-"""Who runs next: the driver, its queue, the workers that pull from it, and how a run is interrupted."""
+"""What runs next and where: the scheduling rules, the driver and queue that carry them out, the workers' loops."""

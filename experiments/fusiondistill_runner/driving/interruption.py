@@ -47,7 +47,7 @@ def keep_epochs(ray: Any, queue: Any) -> None:
         queue: the handle of the driver's :class:`driving.queue.StageQueue`.
     """
     limit = time.monotonic() + GRACE
-    with contextlib.suppress(ray.exceptions.RayError):  # whoever stops a job may have stopped its Ray as well
+    with contextlib.suppress(ray.exceptions.RayError):  # what stops a job may have stopped its Ray as well
         ray.get(queue.close.remote())
         while ray.get(queue.waiting_for.remote()) and time.monotonic() < limit:
             time.sleep(0.2)
@@ -58,7 +58,7 @@ class Interruption:
 
     So does a first one that has not led to an end after :data:`LIMIT` seconds: a call into Ray may never return. Both
     hold until the process has ended, also after the block: the way out may hang as well (at a tracker, at the store).
-    Whoever signals a whole group of processes may reach one twice: what comes within :data:`ECHO` counts as one.
+    A signal to a whole group of processes may reach one twice: signals within :data:`ECHO` count as one.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the signals (again, after somebody else took them: ``ray.init`` does)."""
+        """Take the signals; again after ``ray.init``, which takes them for itself."""
         for number in _SIGNALS:
             signal.signal(number, self._note)
 

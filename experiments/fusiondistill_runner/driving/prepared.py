@@ -6,18 +6,21 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from fusiondistill import config_file
-from fusiondistill.config import METHODS, Config, ModelConfig
+from fusiondistill.config import Config, DataConfig, ModelConfig
 from fusiondistill.locations import absolute
+from fusiondistill.methods import METHODS
+from fusiondistill.plugins import read_plugins
+from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation", "read_plugins"]
+__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Prepared:
     """The experiments: one for each point of a sweep, else the plan itself."""
     store: Store
     context: Any
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the config was taken."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -50,21 +55,29 @@ class Prepared:
         return replace(self, plan=replace(self.plan, stages=tuple(kept.values()), rows=()))
 
 
-def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None) -> Prepared:
+def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, *, local: bool = False) -> Prepared:
     """Read a config, find its data and plan it; starts nothing, and does not look into the store (``looked_up``).
+
+    Args:
+        local: for a run without Ray, which has one worker and no ASHA.
 
     Raises:
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
     config, points = config_file.load_points(name, overrides)
+    notes: tuple[str, ...] = ()
+    if local:
+        planned = points
+        config, points = alone(config), [alone(point) for point in planned]
+        notes = (WITHOUT_ASHA,) if [*points] != [*planned] else ()
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
-    return outside.prepared(config, plans, store)
+    return replace(outside.prepared(config, plans, store), notes=notes)
 
 
 def prepare_evaluation(
-    checkpoints: Sequence[str], overrides: Sequence[str], store: str | None, *, data: str
+    checkpoints: Sequence[str], overrides: Sequence[str], store: str | None, *, data: str, local: bool = False
 ) -> Prepared:
     """Plan the evaluation of checkpoints on a data set; a row of its table each.
 
@@ -72,11 +85,14 @@ def prepare_evaluation(
         checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network.
         overrides: as for a config, whose ``data`` and ``evaluation`` and ``degradations`` count.
         data: name of the data set.
+        local: for a run without Ray.
 
     Raises:
         as :func:`prepare`.
     """
     name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
+    # Loads the plugins: a checkpoint's network may be one of theirs.
+    config_file.parse("experiment: x\n", source="evaluate", overrides=[f"data.name={data}", *overrides])
     found = _Found()
     for path in checkpoints:
         found.add(path)
@@ -88,6 +104,8 @@ def prepare_evaluation(
         given = [f"data.name={data}", *overrides, f"model.name={model.name}"]
         points.append((config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given), models))
     config = points[0][0].model_copy(update={"experiment": name})
+    if local:
+        config = alone(config)
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(
@@ -109,7 +127,7 @@ class _Found:
         Raises:
             CheckpointError: it is missing, damaged, or does not say which network it belongs to.
         """
-        from fusiondistill.checkpoints import CheckpointError, check_card, load_checkpoint
+        from fusiondistill.checkpoints import CheckpointError, check_card, check_plugin, load_checkpoint
 
         _, card = load_checkpoint(path)
         if not card:
@@ -118,21 +136,22 @@ class _Found:
                 "base: {checkpoint: FILE}, whose config names the network"
             )
         check_card(card, path)
-        model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"))
+        check_plugin(card, path)
+        own = card.get("parameters") or {}
+        model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"), **own)
         models = self.by_network.setdefault(model, {})
         name, seed = _row(path)
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
         models[unique, seed] = (path, model, card)
 
 
-_STAGES = {"fused": "modelsoups", **{name: name for name in (*METHODS, "fusiondistill-searched")}}
-"""Stage -> the row of the table that it is."""
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def _row(path: str) -> tuple[str, int]:
     """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method.
 
-    The row becomes a part of paths, and the manifest may be a stranger's: it names a method or an expert, or nothing.
+    The row becomes a part of paths, and the manifest may be a stranger's: its name is used if it could be a stage's.
     """
     from fusiondistill.checkpoints import CheckpointError, open_location, read_manifest
 
@@ -142,11 +161,12 @@ def _row(path: str) -> tuple[str, int]:
         stage, seed = str(manifest.get("name", "")), manifest.get("seed", 0)
         if type(seed) is not int or abs(seed) >= 2**63:
             raise CheckpointError(f"{path} has a manifest whose seed is none: {str(seed)[:80]}")
-        if stage in _STAGES or (stage.startswith("expert-") and stage.removeprefix("expert-").isidentifier()):
-            return _STAGES.get(stage, stage), seed
+        if _NAME.fullmatch(stage):
+            return stage, seed
     end = PurePosixPath(place.removesuffix("/manifest.json")).name
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", re.sub(r"\.(safetensors|pt|pth)$", "", end)).strip("-.") or "checkpoint"
-    return (f"file-{name}" if name in _STAGES or name.startswith("expert-") else name), 0
+    known = tuple(f"{each}-" for each, raw in METHODS.items() if raw.get("train_on") == "each")
+    return (f"file-{name}" if name in METHODS or name.startswith(known) else name), 0
 
 
 class _Data(NamedTuple):
@@ -163,36 +183,34 @@ class _Outside:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self.plugins = read_plugins(plugins)
-        self.digests = tuple(hashlib.sha256(source.encode()).hexdigest() for _, source in self.plugins)
-        self.data: dict[tuple[str, str | None], _Data] = {}
+        self.data: dict[DataConfig, _Data] = {}
         self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
 
     def of(self, config: Config) -> tuple[str, Any]:
         """Fingerprint of the data, and the levels of each degradation."""
         from fusiondistill.degradations import DEGRADATIONS
 
-        unknown = [d for d in (*config.degradations, *config.evaluation.unseen) if d not in DEGRADATIONS]
-        if unknown:
-            known = ", ".join(DEGRADATIONS)
-            raise ValueError(f"no degradation {unknown[0]!r}, not in the plugins either; known: {known}")
         return self._data(config).fingerprint, lambda name: DEGRADATIONS[name].levels
 
     def _data(self, config: Config) -> _Data:
         from fusiondistill.data import fingerprint, load_images
-        from fusiondistill_runner.working.materials import image_size
+        from fusiondistill_runner.working.data import image_size
 
-        key = (config.data.name, config.data.root)
-        if key not in self.data:
-            test = load_images(config.data.name, "test", root=config.data.root)
-            found = fingerprint(config.data.name, root=config.data.root)
-            self.data[key] = _Data(found, len(test), len(test.classes), image_size(test))
-        return self.data[key]
+        data = DataConfig(name=config.data.name, root=config.data.root, **config.data.parameters)
+        if data not in self.data:
+            test = load_images(data.name, "test", data.root, **data.parameters)
+            found = fingerprint(data.name, root=data.root, **data.parameters)
+            self.data[data] = _Data(found, len(test), len(test.classes), image_size(test))
+        return self.data[data]
 
     def facts(self, config: Config) -> dict[str, Any]:
         """The rest of what :func:`planning.plan.build` takes."""
-        data, folder = self._data(config), config.evaluation.corruptions
+        from fusiondistill.models.build import count_parameters
+
+        data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
-        return {"test_images": data.images, "plugins": self.digests, "corruptions": found}
+        parameters = count_parameters(model.name, data.classes, model.feature_layer, model.parameters)
+        return {"test_images": data.images, "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
@@ -205,37 +223,19 @@ class _Outside:
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
         """Everything together, beside the store."""
-        from fusiondistill_runner.working.materials import Context
+        from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
-        roots = tuple((found.fingerprint, absolute(root)) for (_, root), found in self.data.items() if root)
+        roots = tuple((found.fingerprint, absolute(one.root)) for one, found in self.data.items() if one.root)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
         return Prepared(config, union(config, plans), plans, place, context)
-
-
-def read_plugins(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Run the users' files that register degradations; returns (file name, source) of each.
-
-    Raises:
-        ValueError: a file is missing or raises.
-    """
-    if not paths:
-        return ()
-    from fusiondistill_runner.working.materials import load_plugins
-
-    try:
-        plugins = tuple((Path(path).name, Path(path).read_text()) for path in paths)
-        load_plugins(plugins)
-    except Exception as error:  # whatever the user's file does
-        raise ValueError(f"plugin {', '.join(paths)}: {type(error).__name__}: {error}") from error
-    return plugins
 
 
 def check_data(prepared: Prepared) -> None:
     """Decode the images (once), so that a broken file is reported before any worker starts."""
     from fusiondistill.data import load_images
 
-    for name, root in dict.fromkeys((plan.config.data.name, plan.config.data.root) for plan in prepared.points):
+    for data in dict.fromkeys(plan.config.data for plan in prepared.points):
         for split in ("train", "test"):
-            load_images(name, split, root)
+            load_images(data.name, split, data.root, **data.parameters)

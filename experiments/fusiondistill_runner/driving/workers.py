@@ -1,4 +1,4 @@
-"""What a worker does all day, as the body of a Ray Train worker or of a plain Ray task."""
+"""The loops of the workers: bodies of a Ray Train worker, of a plain Ray task, and of a search in the driver."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fusiondistill.locations import NoRoom
 from fusiondistill_runner.nodes.devices import plain_device
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.errors import describe
-from fusiondistill_runner.working.materials import Context
 
-__all__ = ["group_loop", "lost_a_peer", "run_loop", "search_loop", "task_loop"]
+__all__ = ["group_loop", "lost_a_peer", "may_pass", "run_loop", "search_loop", "task_loop"]
 
 
 def task_loop(queue: Any, worker: str, context: Context) -> int:
@@ -39,14 +39,15 @@ def group_loop(config: dict[str, Any]) -> int:
 
 
 def run_loop(config: dict[str, Any]) -> None:
-    """One data-parallel stage; rank 0 reports, whoever fails says so and takes the group down.
+    """A worker of one data-parallel stage: rank 0 reports its end, a worker that fails says why and ends the group.
 
-    Who only finds that another one is gone says nothing: that one has said why, or it died and the driver counts that.
+    A worker that only finds another one gone says nothing. The other one has said why, or it died, and the driver
+    counts that.
     """
     import ray
     import ray.train
 
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import execute, note_error
 
     ranks = ray.train.get_context()
     rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
@@ -57,7 +58,7 @@ def run_loop(config: dict[str, Any]) -> None:
     if not ray.get(queue.holds.remote(worker, stage.digest)):
         return  # it failed, and only the group started over
     try:
-        stages.execute(
+        execute(
             stage,
             config["context"],
             _train_device(),
@@ -69,8 +70,8 @@ def run_loop(config: dict[str, Any]) -> None:
     except Exception as problem:
         if not lost_a_peer(problem):
             error = describe(problem)
-            stages.note_error(stage, config["context"], error)
-            ray.get(queue.finish.remote(worker, stage.digest, error, _passing(problem)))  # the first names the cause
+            note_error(stage, config["context"], error)
+            ray.get(queue.finish.remote(worker, stage.digest, error, may_pass(problem)))  # the first names the cause
         raise
     if rank == 0:
         ray.get(queue.finish.remote(worker, stage.digest, None, False))
@@ -91,7 +92,7 @@ def search_loop(
     import ray
 
     from fusiondistill_runner.searching import search
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import note_error
 
     error = None
     Store(context.store).forget_error(stage)
@@ -101,7 +102,7 @@ def search_loop(
         if ending() or isinstance(problem, ray.exceptions.RayError):
             raise
         error = describe(problem)
-        stages.note_error(stage, context, error)
+        note_error(stage, context, error)
     ray.get(queue.finish.remote(worker, stage.digest, error, False))
 
 
@@ -109,9 +110,9 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
     """Take stages from the queue (a Ray actor handle) and do them until there is nothing left; returns how many."""
     import ray
 
-    from fusiondistill_runner.working import stages
+    from fusiondistill_runner.working.execute import execute, note_error
 
-    ray.get(queue.lose.remote(worker))  # whoever had this name before is dead
+    ray.get(queue.lose.remote(worker))  # the worker that had this name before is dead
     node = ray.get_runtime_context().get_node_id()
     context = replace(context, worker=f"{worker} on node {node[:8]}")
     done = 0
@@ -124,7 +125,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             continue
         error, retry = None, False
         try:
-            stages.execute(
+            execute(
                 stage,
                 context,
                 device,
@@ -133,12 +134,12 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
             )
             done += 1
         except Exception as problem:
-            error, retry = describe(problem), _passing(problem)
-            stages.note_error(stage, context, error)
+            error, retry = describe(problem), may_pass(problem)
+            note_error(stage, context, error)
         ray.get(queue.finish.remote(worker, stage.digest, error, retry))
 
 
-def _passing(problem: Exception) -> bool:
+def may_pass(problem: Exception) -> bool:
     """Whether another try may go better: the network or a disk failed, not what was asked for."""
     return isinstance(problem, OSError) and not isinstance(problem, NoRoom)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -13,7 +13,8 @@ from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.config import Resources
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import KINDS, EvaluateSpec, SearchSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, Spec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["Estimates", "cost_lines", "measured", "size_of"]
@@ -61,7 +62,7 @@ def _kinds(stage: Stage) -> list[Kind]:
     same = (stage.kind, data.name, "all" if cut is None else "some", _network(stage))
     teachers = ""
     if isinstance(inner, TrainSpec):
-        teachers = "taught" if inner.recipe.loss.feature or inner.recipe.loss.kd else "alone"
+        teachers = "taught" if inner.recipe.loss.needs.teacher else "alone"
     return [(*same, stage.name), (*same, teachers)]
 
 
@@ -100,7 +101,7 @@ def _stored_stage(store: Store, directory: str, found: dict[str, Stage | None]) 
     return found[directory]
 
 
-_SPECS: dict[str, Any] = {kind: spec for spec, kind in KINDS.items()}
+_SPECS: dict[str, Any] = {spec.kind: spec for spec in get_args(Spec)}
 
 
 def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fusiondistill.checkpoints import MODEL
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.driving.tasks import tasks_of
 from fusiondistill_runner.forecasting.estimates import Estimates
-from fusiondistill_runner.forecasting.simulation import Job, Schedule, critical_path, simulate
+from fusiondistill_runner.forecasting.paths import critical_path
+from fusiondistill_runner.forecasting.simulation import Job, Schedule, simulate
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
-from fusiondistill_runner.nodes.cluster import share_of, slots
-from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec, priorities
+from fusiondistill_runner.nodes.cluster import share_of, slots, slots_on
+from fusiondistill_runner.planning.stage import Stage
 
 __all__ = [
     "Cluster",
@@ -34,10 +35,26 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is simulated: so many workers at once."""
+    """What is simulated.
+
+    Attributes:
+        label: what it has, in words.
+        nodes: how many workers fit on each node.
+        resources: of the config, which may allow fewer workers at once.
+    """
 
     label: str
-    slots: int
+    nodes: tuple[int, ...]
+    resources: Resources
+
+    @property
+    def slots(self) -> int:
+        """How many workers there are at once."""
+        return min(sum(self.nodes), self.resources.workers or sum(self.nodes))
+
+    def simulate(self, jobs: Sequence[Job]) -> Schedule:
+        """Run jobs on it as the driver would."""
+        return simulate(jobs, self.nodes, group_size=self.resources.group_size, most=self.resources.workers)
 
 
 def parse_cluster(text: str, resources: Resources) -> Cluster:
@@ -57,16 +74,18 @@ def parse_cluster(text: str, resources: Resources) -> Cluster:
     if "workers" in given:
         if len(given) > 1 or not given["workers"]:
             raise ValueError(f"--simulate {text}: give workers=N alone, with N of at least 1")
-        return Cluster(_count(given["workers"], "worker"), given["workers"])
+        unlimited = resources.model_copy(update={"workers": None})
+        return Cluster(_count(given["workers"], "worker"), (given["workers"],), unlimited)
     count = given.get("nodes", 1)
     if not count or not ("gpus" in given or "cpus" in given):
         raise ValueError(f"--simulate {text}: give gpus=N or cpus=N for each of at least one node, or workers=N")
     node = {"CPU": float(given.get("cpus", 1_000_000)), "GPU": float(given.get("gpus", 0))}
     nodes: list[Mapping[str, float]] = [node] * count
-    fit = slots(share_of(resources, nodes), nodes)
-    fit = min(fit, resources.workers or fit)
+    share = share_of(resources, nodes)
+    slots(share, nodes)  # raises where none fits
     have = " and ".join(f"{given[name]} {name[:-1].upper()}s" for name in ("gpus", "cpus") if name in given)
-    return Cluster(f"{_count(count, 'node')} with {have}, {_count(fit, 'worker')}", fit)
+    found = Cluster(f"{_count(count, 'node')} with {have}", (slots_on(share, node),) * count, resources)
+    return replace(found, label=f"{found.label}, {_count(found.slots, 'worker')}")
 
 
 @dataclass
@@ -140,18 +159,9 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
         stages: inputs before what uses them; inputs that are not among them count as stored.
         seconds: digest -> seconds.
     """
-    order = priorities(stages)
     return [
-        Job(
-            key=stage.digest,
-            kind=stage.kind,
-            seconds=seconds[stage.digest],
-            needs=tuple(dict.fromkeys(needed.digest for needed in stage.inputs.values())),
-            priority=order[stage.digest],
-            workers=stage.spec.world_size if isinstance(stage.spec, TrainSpec) else 1,
-            trials=candidate_count(stage.spec) if isinstance(stage.spec, SearchSpec) else 1,
-        )
-        for stage in stages
+        Job(task.key, task.kind, seconds[task.key], task.needs, task.priority, task.workers, task.trials)
+        for task in tasks_of(stages)
     ]
 
 
@@ -200,7 +210,7 @@ def forecast_lines(
     assumed = sum(is_assumed for _, is_assumed in found.values())
     source = f"{assumed} assumed (--times), {len(stages) - assumed} measured" if assumed else "measured"
     lines = [f"simulated as the driver would run it, {len(stages)} stages, times {source}; start of Ray not counted:"]
-    lines += [f"  {cluster.label}: {_line(simulate(jobs, cluster.slots))}" for cluster in clusters]
+    lines += [f"  {cluster.label}: {_line(cluster.simulate(jobs))}" for cluster in clusters]
     moved = traffic(stages, lambda stage: _size(stage, sizes))
     return [*lines, f"  {path_line(jobs, {s.digest: s for s in stages})}", f"  {traffic_line(moved)}"]
 

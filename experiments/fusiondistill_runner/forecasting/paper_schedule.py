@@ -11,11 +11,13 @@ from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill_runner.forecasting.forecast import clock, jobs_of, path_line, traffic_line
-from fusiondistill_runner.forecasting.simulation import ORDERS, Job, critical_path, simulate
+from fusiondistill_runner.forecasting.paths import ORDERS, critical_path
+from fusiondistill_runner.forecasting.simulation import Job, simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import union
-from fusiondistill_runner.planning.stage import EvaluateSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 
 __all__ = ["SPEEDS", "bench_schedule", "paper_stages", "parse_speeds", "seconds_at"]
 
@@ -61,7 +63,7 @@ def seconds_at(stage: Stage, speeds: Mapping[int, float]) -> float:
         count = min(images, spec.data.train_images or images)
         trained = count * (1 - spec.data.held_out) * max(1, len(spec.degradations))
         judged = {"test": TEST_IMAGES, "validation": count * spec.data.held_out}.get(spec.select, 0.0)
-        taught = trained if spec.recipe.loss.feature or spec.recipe.loss.kd else 0.0
+        taught = trained if spec.recipe.loss.needs.teacher else 0.0
         work = trained + FORWARD * (taught + judged * max(1, len(spec.degradations)))
         return spec.recipe.epochs * work / speeds[side]
     if isinstance(spec, EvaluateSpec):

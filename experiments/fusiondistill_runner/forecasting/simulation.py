@@ -1,22 +1,21 @@
 """The schedule that the driver would follow, as discrete events: jobs and slots in, start and end of each job out.
 
-Pure arithmetic: no Ray, no store, no clock. It follows :mod:`driving.driver` and :mod:`driving.queue` rule by
-rule: workers that train wait while others work and leave together when nothing is left; what they hold is not free for
-searches; stages of any kind go before searches; a search gets its part of the free slots for as long as it runs. Two
-things are left out: nothing fails, and an evaluation goes to any worker (the queue prefers one that holds the model,
-which reorders evaluations among themselves, and nothing waits for an evaluation).
+The decisions are the driver's own: :mod:`driving.scheduler` says what is started, :mod:`driving.dispatcher` which
+worker gets what. This module has no rules. It gives those two the time, and each job the seconds that it is taken to
+last. Nothing fails here.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from fusiondistill_runner.driving.queue import GRACE
+from fusiondistill.config import Resources
+from fusiondistill_runner.driving.dispatcher import GRACE, Counts, Dispatcher
+from fusiondistill_runner.driving.scheduler import Reservation, Scheduler
 
-__all__ = ["ORDERS", "Job", "Run", "Schedule", "critical_path", "longest_paths", "simulate"]
+__all__ = ["Job", "Run", "Schedule", "simulate"]
 
 # Seconds of overhead, from whole runs on a machine with two CPU cores; on a cluster nothing was measured.
 FIT_START = 7.0
@@ -31,11 +30,14 @@ OFFER = 0.2
 """Until what became ready is in the queue, and slots that were given back are known: the driver looks so often."""
 TAKE = 0.02
 """From the end of a stage to the start of a worker's next: 0.01 to 0.1."""
+ASK = 1e-6
+"""After the grace time, until an idle worker asks again and leaves; real workers ask every 0.1 s."""
+GROUP_SIZE = Resources().group_size
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage as the simulation sees it.
+    """A stage as the simulation sees it: a :class:`driving.tasks.Task` with seconds.
 
     Attributes:
         key: names it; unique.
@@ -55,6 +57,11 @@ class Job:
     priority: float = 0.0
     workers: int = 1
     trials: int = 1
+
+    @property
+    def label(self) -> str:
+        """The key."""
+        return self.key
 
     @property
     def shortest(self) -> float:
@@ -101,12 +108,16 @@ class Schedule:
         return self.device_seconds / (self.slots * self.makespan) if self.makespan else 1.0
 
 
-def simulate(jobs: Sequence[Job], slots: int) -> Schedule:
+def simulate(
+    jobs: Sequence[Job], slots: int | Sequence[int], *, group_size: int = GROUP_SIZE, most: int | None = None
+) -> Schedule:
     """Run jobs on so many slots as the driver would.
 
     Args:
         jobs: inputs before what uses them; a need that is no job here counts as done.
-        slots: workers that fit at once.
+        slots: workers that fit at once; a sequence: on each node.
+        group_size: the most workers of one Ray Train group.
+        most: the most workers at once; None: all that fit.
 
     Raises:
         ValueError: a data-parallel job needs more workers than there are slots.
@@ -116,195 +127,137 @@ def simulate(jobs: Sequence[Job], slots: int) -> Schedule:
         >>> round(simulate([base, expert], 1).makespan)  # a fit starts in 7 s
         97
     """
-    if slots < 1:
-        raise ValueError(f"a schedule needs at least one worker, not {slots}")
-    most = max((job.workers for job in jobs), default=1)
-    if most > slots:
-        raise ValueError(f"resources.workers_per_run is {most}, but only {slots} workers fit")
-    return _Simulation(jobs, slots).run()
+    nodes = [slots] if isinstance(slots, int) else list(slots)
+    count = min(sum(nodes), most or sum(nodes))
+    if count < 1:
+        raise ValueError(f"a schedule needs at least one worker, not {count}")
+    widest = max((job.workers for job in jobs), default=1)
+    if widest > count:
+        raise ValueError(f"resources.workers_per_run is {widest}, but only {count} workers fit")
+    return Schedule(count, tuple(_Simulation(jobs, nodes, group_size, most).run()))
 
 
 class _Simulation:
-    """The state between two events. ``free`` counts slots that nobody holds."""
+    """The state between two events.
 
-    def __init__(self, jobs: Sequence[Job], slots: int) -> None:
-        self.slots = self.free = slots
-        keys = {job.key for job in jobs}
-        self.unmet = {job.key: sum(need in keys for need in set(job.needs)) for job in jobs}
-        self.followers: dict[str, list[Job]] = {job.key: [] for job in jobs}
-        for job in jobs:
-            for need in {*job.needs} & keys:
-                self.followers[need].append(job)
-        self.now = self.news = 0.0
+    Attributes:
+        idle: workers that may train and wait for a job.
+        members: name of a group -> how many of its workers have not left.
+    """
+
+    def __init__(self, jobs: Sequence[Job], nodes: Sequence[int], group_size: int, most: int | None) -> None:
+        self.nodes = {str(number): count for number, count in enumerate(nodes)}
+        # The driver imports checkpoints before it starts anything.
+        imports = [job for job in jobs if job.kind == "import"]
+        self.runs = [Run(job, 0.0, 0.0, "driver", 0) for job in imports]
+        stored = {job.key for job in imports}
+        self.scheduler: Scheduler[Job] = Scheduler(jobs, stored, group_size=group_size, most=most)
+        self.queue: Dispatcher[Job] = Dispatcher(0.0)
+        self.now = self.asks = 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.counted = 0
-        self.train: list[tuple[float, int, Job]] = []
-        self.other: list[tuple[float, int, Job]] = []
-        self.searches: deque[Job] = deque()
-        self.parallel: deque[Job] = deque()
         self.idle: list[str] = []
-        self.starting = self.pulled = self.workers = 0
-        self.runs: list[Run] = []
-        self._offer([job for job in jobs if not self.unmet[job.key]])
+        self.members: dict[str, int] = {}
 
-    def run(self) -> Schedule:
+    def run(self) -> list[Run]:
+        """The runs of all jobs, in the order of their starts."""
+        self._offer()
         self._settle()
         while self.events:
             self.now = self.events[0][0]
             while self.events and self.events[0][0] <= self.now + 1e-9:
                 heapq.heappop(self.events)[2]()
             self._settle()
-        return Schedule(self.slots, tuple(self.runs))
-
-    def _number(self) -> int:
-        self.counted += 1
-        return self.counted
+        return self.runs
 
     def _after(self, seconds: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self.events, (self.now + seconds, self._number(), what))
+        self.counted += 1
+        heapq.heappush(self.events, (self.now + seconds, self.counted, what))
 
-    def _offer(self, ready: Sequence[Job]) -> None:
-        """Hand ready jobs to where they belong, as ``Driver._offer``."""
-        self.news = self.now
-        for job in ready:
-            if job.kind == "import":
-                self.runs.append(Run(job, self.now, self.now, "driver", 0))
-                self._done(job)
-            elif job.kind == "search":
-                self.searches.append(job)
-            elif job.workers > 1:
-                self.parallel.append(job)
-            else:
-                queue = self.train if job.kind == "train" else self.other
-                heapq.heappush(queue, (-job.priority, self._number(), job))
-
-    def _done(self, job: Job) -> None:
-        self.news = self.now
-        ready = []
-        for follower in self.followers[job.key]:
-            self.unmet[follower.key] -= 1
-            if not self.unmet[follower.key]:
-                ready.append(follower)
-        if ready:
-            self._after(OFFER if job.kind != "import" else 0.0, lambda: self._offer(ready))
+    def _offer(self) -> None:
+        """What the driver does at each look: the queue gets what has become ready."""
+        if offered := self.scheduler.offer():
+            self.queue.offer(offered, self.now)
 
     def _settle(self) -> None:
-        """Idle workers take what is ready, then hands are started as by ``Driver._start_hands``."""
-        while self.idle and (self.train or self.other):
-            self._take(self.idle.pop(), trains=True)
-        while self.parallel and self.free >= self.parallel[0].workers:
-            self._start_alone(self.parallel.popleft())
-        ready = len(self.train) + len(self.other)
-        wanted = min(ready - self.starting, self.free)
-        if wanted > 0:
-            trains = bool(self.train)
-            self._start_workers(wanted, trains, FIT_START if trains else TASK_START)
-        while ready <= self.starting and self.searches and self.free > 0:
-            self._start_search(self.searches.popleft(), -(-self.free // (len(self.searches) + 1)))
-        if self.idle and not self.pulled and not ready:
-            self._after(max(0.0, self.news + GRACE - self.now), self._leave)
+        """Idle workers ask for a job, then the driver starts what it can."""
+        while self.idle and self._take(self.idle[-1], trains=True):
+            self.idle.pop()
+        self.queue.news()  # nobody reads it here
+        ready = self.queue.counts()
+        for started in self.scheduler.start(self.nodes, Counts(ready.to_train, ready.others, len(self.idle)), self.now):
+            self._start(started)
 
-    def _start_workers(self, count: int, trains: bool, seconds: float) -> None:
-        names = [f"{'group' if trains else 'task'}/{self.workers + i}" for i in range(count)]
-        self.workers += count
-        self.free -= count
-        self.starting += count
-        self._after(seconds, lambda: self._arrive(names, trains))
+    def _start(self, started: Reservation[Job]) -> None:
+        if started.pulls:
+            trains = started.kind == "group"
+            self.members[started.name] = started.slots
+            names = [f"{started.name}{rank}" for rank in range(started.slots)]
+            self._after(FIT_START if trains else TASK_START, lambda: self._arrive(names, trains))
+            return
+        job = started.task
+        assert job is not None
+        self.queue.assign(started.name, job, self.now)
+        if started.kind == "run":
+            wait, seconds, end = FIT_START, job.seconds, FIT_END
+        else:
+            wait, end = 0.0, OFFER
+            seconds = SEARCH_START + -(-job.trials // started.slots) * job.shortest
+        self._work(job, wait, seconds, started.name, started.slots, lambda: self._release(started.name, end))
 
     def _arrive(self, names: Sequence[str], trains: bool) -> None:
-        self.starting -= len(names)
         if trains:
             self.idle += reversed(names)
             return
         for name in names:
             self._take(name, trains=False)
 
-    def _take(self, worker: str, trains: bool) -> None:
-        """The next stage for a worker; one that does not train leaves when there is none."""
-        queues = [queue for queue in ((self.train, self.other) if trains else (self.other,)) if queue]
-        if not queues:
-            if trains:
-                self.idle.append(worker)
-            else:
-                self._after(OFFER, lambda: self._release(1))
-            return
-        _, _, job = heapq.heappop(min(queues))
-        self.pulled += 1
-        self._work(job, TAKE, job.seconds, worker, 1, lambda: self._finished(worker, trains))
+    def _take(self, worker: str, trains: bool) -> bool:
+        """A worker asks for a job; False: it waits."""
+        answer = self.queue.take(worker, trains, self.now)
+        if isinstance(answer, Job):
+            self.scheduler.begun(worker)
+            self._work(answer, TAKE, answer.seconds, worker, 1, lambda: self._finished(worker, trains))
+        elif answer == "leave":
+            self._left(f"{worker.rpartition('/')[0]}/", trains)
+        else:
+            self._ask_again()
+        return answer != "wait"
+
+    def _ask_again(self) -> None:
+        """Idle workers ask when they may leave; while others work, the end of those comes first."""
+        at = self.queue.last_news + GRACE + ASK
+        if at > self.asks and not self.queue.busy:
+            self.asks = at
+            self._after(at - self.now, lambda: None)
 
     def _work(self, job: Job, wait: float, seconds: float, worker: str, slots: int, then: Callable[[], None]) -> None:
         start = self.now + wait
         self.runs.append(Run(job, start, start + seconds, worker, slots))
 
         def ended() -> None:
-            self._done(job)
+            self.queue.finish(worker, job.key, self.now)
+            self._after(OFFER, lambda: self._notice(job))
             then()
 
         self._after(wait + seconds, ended)
 
+    def _notice(self, job: Job) -> None:
+        """The driver hears that a job is done."""
+        self.scheduler.done(job.key)
+        self._offer()
+
     def _finished(self, worker: str, trains: bool) -> None:
-        self.pulled -= 1
-        self._take(worker, trains)
+        if trains:
+            self.idle.append(worker)
+        else:
+            self._take(worker, trains)
 
-    def _leave(self) -> None:
-        """Workers that train leave together, when nobody is at anything and there was no news for a while."""
-        if self.idle and not (self.pulled or self.train or self.other) and self.now >= self.news + GRACE - 1e-9:
-            count, self.idle = len(self.idle), []
-            self._after(FIT_END, lambda: self._release(count))
+    def _left(self, name: str, trains: bool) -> None:
+        """A worker has left; the slots of a group are free when all its workers have."""
+        self.members[name] -= 1
+        if not self.members[name]:
+            self._release(name, FIT_END if trains else OFFER)
 
-    def _release(self, count: int) -> None:
-        self.free += count
-
-    def _start_alone(self, job: Job) -> None:
-        self.free -= job.workers
-        end = lambda: self._after(FIT_END, lambda: self._release(job.workers))  # noqa: E731
-        self._work(job, FIT_START, job.seconds, f"run/{self._number()}", job.workers, end)
-
-    def _start_search(self, job: Job, share: int) -> None:
-        slots = min(share, job.trials)
-        self.free -= slots
-        seconds = SEARCH_START + -(-job.trials // slots) * job.shortest
-        end = lambda: self._after(OFFER, lambda: self._release(slots))  # noqa: E731
-        self._work(job, 0.0, seconds, f"search/{self._number()}", slots, end)
-
-
-def longest_paths(jobs: Sequence[Job]) -> dict[str, float]:
-    """Key -> seconds of a job and of the longest chain that waits for it, with unlimited workers."""
-    longest: dict[str, float] = {}
-    for job in reversed(jobs):
-        own = longest[job.key] = longest.get(job.key, 0.0) + job.shortest
-        for need in job.needs:
-            longest[need] = max(longest.get(need, 0.0), own)
-    return longest
-
-
-def critical_path(jobs: Sequence[Job]) -> list[Job]:
-    """The chain of jobs that bounds the makespan on any number of devices, first to last; seconds are ``shortest``."""
-    longest = longest_paths(jobs)
-    followers: Mapping[str, list[Job]] = {job.key: [] for job in jobs}
-    starts = []
-    for job in jobs:
-        there = [need for need in job.needs if need in followers]
-        for need in there:
-            followers[need].append(job)
-        if not there:
-            starts.append(job)
-    chain, after = [], starts
-    while after:
-        chain.append(max(after, key=lambda job: longest[job.key]))
-        after = followers[chain[-1].key]
-    return chain
-
-
-def _by_path(jobs: Sequence[Job]) -> list[Job]:
-    longest = longest_paths(jobs)
-    return [replace(job, priority=longest[job.key]) for job in jobs]
-
-
-ORDERS: Mapping[str, Callable[[Sequence[Job]], list[Job]]] = {
-    "driver": list,
-    "longest path": _by_path,
-    "first come": lambda jobs: [replace(job, priority=0.0) for job in jobs],
-    "shortest first": lambda jobs: [replace(job, priority=-job.seconds) for job in jobs],
-}
-"""To compare: what jobs carry (the driver's: longest path in epochs), the longest path in seconds, two naive orders."""
+    def _release(self, name: str, seconds: float) -> None:
+        self._after(seconds, lambda: self.scheduler.ended(name))

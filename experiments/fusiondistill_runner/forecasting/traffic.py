@@ -9,15 +9,9 @@ from functools import lru_cache
 from fusiondistill.config import ModelConfig
 from fusiondistill.recipe import Recipe
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import (
-    PLAIN,
-    CheckpointSpec,
-    EvaluateSpec,
-    FuseSpec,
-    SearchSpec,
-    Stage,
-    TrainSpec,
-)
+from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import AS_IT_STANDS
 
 __all__ = ["Traffic", "network_of", "traffic", "weight_bytes"]
 
@@ -73,7 +67,7 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     """(read, results, progress) in bytes."""
     spec = stage.spec
     # Of a search's ways to start each training reads one, and the plain distillation is no training's input.
-    inputs = sum(role not in ("search", PLAIN) and not role.startswith("start-") for role in stage.inputs)
+    inputs = sum(role not in ("search", AS_IT_STANDS) and not role.startswith("start-") for role in stage.inputs)
     if isinstance(spec, TrainSpec):
         return _training(spec.recipe, inputs, size)
     if isinstance(spec, SearchSpec):
@@ -101,7 +95,7 @@ def weight_bytes(stage: Stage) -> float:
 def network_of(stage: Stage) -> tuple[ModelConfig, str]:
     """The network that a stage makes or uses, and the name of the data set that it was trained on."""
     spec = stage.spec
-    if isinstance(spec, FuseSpec | EvaluateSpec):
+    if isinstance(spec, MergeSpec | EvaluateSpec):
         return network_of(next(iter(stage.inputs.values())))
     if isinstance(spec, SearchSpec):
         spec = spec.train

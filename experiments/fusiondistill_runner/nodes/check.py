@@ -12,7 +12,7 @@ from typing import Any
 from fusiondistill import NAME
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
-from fusiondistill_runner.nodes.fitness import DataSet
+from fusiondistill_runner.nodes.node_checks import DataSet
 
 __all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
 
@@ -119,7 +119,7 @@ def complaints(facts: Facts, wanted: Wanted) -> list[str]:
     found = []
     if facts.open:
         found.append(
-            f"no token is asked for on {', '.join(facts.open)}: whoever reaches these nodes can run code there; "
+            f"no token is asked for on {', '.join(facts.open)}: any program that reaches these can run code there; "
             "start Ray with RAY_AUTH_MODE=token and a token from `ray get-auth-token --generate`"
         )
     found += _about_room(facts, wanted.resources)

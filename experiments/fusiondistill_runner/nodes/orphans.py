@@ -59,7 +59,7 @@ def _descendants(process: int) -> list[tuple[int, int]]:
 
 
 class Scratch:
-    """A temporary folder for Ray's files, which nobody needs afterwards; those that dead processes left are removed."""
+    """A temporary folder for Ray's files, removed at the end; the start removes the folders of dead processes."""
 
     PREFIX, LOCK = "fusiondistill-ray-", "lock"
 
@@ -72,7 +72,7 @@ class Scratch:
         new = Path(self.name, "new")
         self.lock = new.open("w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
-        new.rename(Path(self.name, self.LOCK))  # whoever finds it finds it locked
+        new.rename(Path(self.name, self.LOCK))  # from the first moment under this name it is locked
 
     def __enter__(self) -> Scratch:
         return self

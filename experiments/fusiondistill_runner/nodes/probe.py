@@ -83,17 +83,16 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 def code_digest() -> str:
     """sha256 over the project's own Python files: two checkouts of one version can differ."""
     import hashlib
-
-    import experiments
-    import fusiondistill
+    import importlib
 
     digest = hashlib.sha256()
-    for package in (fusiondistill, experiments):
+    for name in (NAME, "fusiondistill_runner"):
+        package = importlib.import_module(name)
         assert package.__file__
         root = Path(package.__file__).parent
         for path in sorted(root.rglob("*.py")):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{package.__name__}/{path.relative_to(root).as_posix()} {content}\n".encode())
+            digest.update(f"{name}/{path.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 

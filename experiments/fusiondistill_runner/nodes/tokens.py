@@ -1,4 +1,4 @@
-"""Ray's token: whoever holds it can run code in the cluster, so it is the owner's alone."""
+"""Ray's token: a process that holds it can run code in the cluster, so only its owner may read it."""
 
 from __future__ import annotations
 

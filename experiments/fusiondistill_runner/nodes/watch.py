@@ -32,7 +32,7 @@ class Watch:
 
     Args:
         ray: the connected module.
-        ours: whether this process started the cluster, so that nobody else will start its head again.
+        ours: whether this process started the cluster, so that no other program starts its head again.
         lost: called with what is gone, from a thread, when nothing can be done about it; must end the process.
     """
 
@@ -76,7 +76,7 @@ class Watch:
 
 
 def _answers(address: Address, patience: float) -> bool:
-    """Whether something takes connections there. On this machine, whoever is slow to do so is busy, not gone."""
+    """Whether something takes connections there. On this machine, a process that is slow to do so is busy, not gone."""
     try:
         socket.create_connection(address, timeout=2).close()
     except TimeoutError:

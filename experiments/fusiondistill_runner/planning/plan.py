@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fusiondistill.checkpoints import checkpoint_digest
-from fusiondistill.config import Config, ModelConfig
+from fusiondistill.config import Config, ModelConfig, SearchConfig
 from fusiondistill.locations import absolute
-from fusiondistill.recipe import Role
-from fusiondistill_runner.planning.rows import SEVERITIES, Kind, Plan, Row, cut, every, spread
-from fusiondistill_runner.planning.stage import (
-    FUSION_KEYS,
-    PLAIN,
+from fusiondistill.losses import need_of
+from fusiondistill.methods import Combined, Inference, Merge, Merged, Trained, searched_name
+from fusiondistill.recipes import RANDOM
+from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
+from fusiondistill_runner.planning.rows import Kind, Plan, Row
+from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
     DataSpec,
     EvaluateSpec,
-    FuseSpec,
+    MergeSpec,
     SearchSpec,
     Spec,
-    Stage,
     TrainSpec,
-    ancestors,
-    start_role,
 )
+from fusiondistill_runner.planning.stage import Stage, ancestors
+from fusiondistill_runner.planning.told import Told, of_method, of_network
+from fusiondistill_runner.planning.trials import AS_IT_STANDS, search_name
 
 __all__ = ["build", "build_evaluation"]
 
-PAPER_SEED = 123
-"""The original seeds its loaders with this, whatever the run's seed is."""
 SHOWN = 5
 """Levels of a degradation at which evaluations keep a few images."""
+Networks = dict[str, Stage]
+"""The networks that a method gives: degradation -> stage, or one stage under ""."""
 
 
-def build(
-    config: Config,
-    fingerprint: str,
-    levels: Callable[[str], range],
-    *,
-    test_images: int = 10_000,
-    plugins: tuple[str, ...] = (),
-    corruptions: Mapping[str, str] | None = None,
-    sha256_of: Callable[[str], str] = checkpoint_digest,
-    shared: dict[str, Stage] | None = None,
-) -> Plan:
+def build(config: Config, fingerprint: str, levels: Callable[[str], range], **outside: Any) -> Plan:
     """The plan of an experiment.
 
     Args:
         config: the experiment.
         fingerprint: of its data source.
         levels: degradation name -> its levels.
-        test_images: how many images its test split has; decides how evaluations are cut, not what they give.
-        plugins: digests of the plugin files.
-        corruptions: name -> digest of the published corruption sets to evaluate on.
-        sha256_of: digest of a checkpoint that stands for a stage: of its weights' file.
-        shared: digest -> stage, filled here; plans for one store that are given the same one hold the same stages, so
-            that what is the same has one name and one directory, whatever it is called in the other plans.
+        outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
+            give), ``corruptions`` (name -> digest of the published corruption sets to evaluate on), ``sha256_of``
+            (digest of a checkpoint's weights), ``parameters`` (of one network), and ``shared`` (digest -> stage, filled
+            here; plans for one store that are given the same one hold the same stages, so that what is the same has
+            one name and one directory, whatever it is called in the other plans).
     """
-    builder = _Builder(config, fingerprint, levels, test_images, plugins, corruptions, sha256_of, shared)
+    builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
-        builder.add_seed(seed)
+        for method in config.methods:
+            builder.add(method, seed)
     return builder.plan()
 
 
@@ -80,6 +70,7 @@ def build_evaluation(
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for (name, seed), (path, model, card) in models.items():
+        builder.tell(of_network(name, builder.parameters))
         builder.evaluate(name, seed, {"model": builder.existing(name, seed, path, model, card)})
     return builder.plan()
 
@@ -92,100 +83,75 @@ class _Builder:
         config: Config,
         fingerprint: str,
         levels: Callable[[str], range],
-        test_images: int,
-        plugins: tuple[str, ...] = (),
+        *,
+        test_images: int = 10_000,
         corruptions: Mapping[str, str] | None = None,
         sha256_of: Callable[[str], str] = checkpoint_digest,
+        parameters: int = 0,
         shared: dict[str, Stage] | None = None,
     ) -> None:
-        self.config, self.fingerprint, self.levels, self.plugins = config, fingerprint, levels, plugins
-        self.sha256_of, self.corruptions = sha256_of, corruptions or {}
+        self.config, self.fingerprint, self.levels = config, fingerprint, levels
+        self.sha256_of, self.corruptions, self.parameters = sha256_of, corruptions or {}, parameters
         self.test_images = min(test_images, config.data.test_images or test_images)
         self.stages = {} if shared is None else shared
-        self.rows: list[Row] = []
+        self.made: dict[tuple[str, int], Networks] = {}
+        self.rows: dict[tuple[str, int, str], list[Row]] = {}
+        self.told: dict[str, Told] = {}
 
     def plan(self) -> Plan:
         """What the rows need, inputs first."""
-        needed = {stage.digest for row in self.rows for stage in ancestors(row.stage)}
+        rows = [row for pieces in self.rows.values() for row in pieces]
+        needed = {stage.digest for row in rows for stage in ancestors(row.stage)}
         stages = tuple(stage for stage in self.stages.values() if stage.digest in needed)
-        known = [name for name in dict.fromkeys(row.degradation for row in self.rows) if name not in self.corruptions]
+        known = [name for name in dict.fromkeys(row.degradation for row in rows) if name not in self.corruptions]
         levels = {name: self.levels(name) for name in known}
-        return Plan(self.config, stages, tuple(self.rows), {name: (of[0], of[-1]) for name, of in levels.items()})
+        ends = {name: (of[0], of[-1]) for name, of in levels.items()}
+        # Networks that are for one degradation come last.
+        told = sorted(self.told.values(), key=lambda one: bool(one.own))
+        return Plan(self.config, stages, tuple(rows), ends, tuple(told))
 
-    def add_seed(self, seed: int) -> None:
+    def tell(self, told: Told) -> None:
+        """Note what a row is."""
+        self.told.setdefault(told.id, told)
+
+    def add(self, name: str, seed: int) -> None:
+        """The rows of a method, and of its search."""
+        method = self.config.table[name]
+        networks = self.networks(name, seed)
+        self._answer(name, seed, networks, method.inference)
+        search = self.config.search_of(name)
+        if isinstance(method, Trained) and search:
+            found = {key: self._searched(name, seed, key, one, search) for key, one in networks.items()}
+            self._answer(searched_name(name), seed, found, method.inference)
+
+    # Networks.
+
+    def networks(self, name: str, seed: int) -> Networks:
+        """The networks of a method, made once."""
+        if (name, seed) not in self.made:
+            self.made[name, seed] = self._networks(name, seed)
+        return self.made[name, seed]
+
+    def _networks(self, name: str, seed: int) -> Networks:
+        method = self.config.table[name]
+        if isinstance(method, Combined):
+            return self.networks(method.of, seed)
+        if isinstance(method, Merged):
+            if method.checkpoint:
+                return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.config.model, {})}
+            if method.start.recalibrate == "per_degradation":
+                return {d: self._merge(method.start, seed, d) for d in self.config.degradations}
+            return {"": self._merge(method.start, seed, None)}
+        if method.train_on == "each":
+            return {d: self._train(f"{name}-{d}", method, seed, (d,)) for d in self.config.degradations}
+        return {"": self._train(name, method, seed, self.config.degradations if method.train_on == "all" else ())}
+
+    def _train(self, name: str, method: Trained, seed: int, degradations: tuple[str, ...]) -> Stage:
         config = self.config
-        wanted = set(config.methods)
-        base = self._train("base", seed, {}, ())
-        if "base" in wanted:
-            self.evaluate("base", seed, {"model": base})
-        if "scratch" in wanted:
-            self.evaluate("scratch", seed, {"model": self._train("scratch", seed, {}, config.degradations)})
-        experts: dict[str, Stage] = {}
-        if wanted & {"oracle", "ensemble", "modelsoups", "fusing", "fusiondistill"}:
-            experts = {d: self._expert(base, d, seed) for d in config.degradations}
-        if "oracle" in wanted:
-            self._oracle(experts, seed)
-        if "ensemble" in wanted:
-            self.evaluate("ensemble", seed, {f"expert-{d}": stage for d, stage in experts.items()})
-        if "vanilla" in wanted:
-            vanilla = self._train("vanilla", seed, {"start": base}, config.degradations)
-            self.evaluate("vanilla", seed, {"model": vanilla})
-        if wanted & {"modelsoups", "fusing", "fusiondistill"}:
-            self._fusion_rows(base, experts, seed, wanted)
-
-    def _fusion_rows(self, base: Stage, experts: dict[str, Stage], seed: int, wanted: set[Any]) -> None:
-        config = self.config
-        fused = self._fuse(base, experts, seed, None)
-        if "modelsoups" in wanted:
-            self.evaluate("modelsoups", seed, {"model": fused})
-            if config.fusion.recalibrate == "per_degradation":
-                for d in config.degradations:
-                    told = self._fuse(base, experts, seed, d)
-                    self.evaluate("modelsoups-told", seed, {"model": told}, (d,))
-        if "fusing" in wanted:
-            fusing = self._train("fusing", seed, {"start": fused}, config.degradations)
-            self.evaluate("fusing", seed, {"model": fusing})
-        if "fusiondistill" in wanted:
-            inputs = {"start": fused, **{f"teacher-{d}": stage for d, stage in experts.items()}}
-            distilled = self._train("fusiondistill", seed, inputs, config.degradations)
-            self.evaluate("fusiondistill", seed, {"model": distilled})
-            if config.search and isinstance(distilled.spec, TrainSpec):
-                inputs = {**inputs, **self._starts(fused, seed)}
-                search = self._search(distilled, distilled.spec, inputs, seed)
-                searched = self._stage("fusiondistill-searched", seed, distilled.spec, {**inputs, "search": search})
-                self.evaluate("fusiondistill-searched", seed, {"model": searched})
-
-    def _stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
-        stage = Stage(name, seed, spec, inputs, self.plugins)
-        return self.stages.setdefault(stage.digest, stage)
-
-    def _data(self, seed: int) -> DataSpec:
-        data = self.config.data
-        return DataSpec(
-            name=data.name,
-            fingerprint=self.fingerprint,
-            train_images=data.train_images,
-            # The test split plays no part in training, unless the epoch is chosen on it.
-            test_images=data.test_images if self.config.epoch_choice == "test" else None,
-            held_out=self.config.held_out,
-            holdout_seed=seed if self.config.held_out else 0,
-            mean=data.mean,
-            std=data.std,
-        )
-
-    def _data_seed(self, seed: int) -> int:
-        return PAPER_SEED if self.config.protocol == "paper" else seed
-
-    def _train(self, role: Role, seed: int, inputs: dict[str, Stage], degradations: tuple[str, ...]) -> Stage:
-        config = self.config
-        recipe = config.recipe(role)
-        name = f"{role}-{degradations[0]}" if role == "expert" else role
-        if path := _checkpoint_path(recipe.checkpoint, seed, degradations):
-            return self._import(name, seed, path)
-        pairing = recipe.pairing or ("same" if config.protocol == "paper" else "independent")
+        if path := _checkpoint(method.checkpoint, seed, degradations):
+            return self.existing(name, seed, path, config.model, {})
         spec = TrainSpec(
-            role=role,
-            recipe=recipe.model_copy(update={"pairing": pairing, "checkpoint": None}),
+            recipe=method.recipe,
             degradations=degradations,
             data=self._data(seed),
             model=config.model,
@@ -197,108 +163,179 @@ class _Builder:
             threads=config.threads,
             sync_batchnorm=config.resources.sync_batchnorm and config.resources.workers_per_run > 1,
         )
-        return self._stage(name, seed, spec, inputs)
+        return self._stage(
+            name, seed, spec, {**self._start(method, seed, degradations), **self._teachers(method, seed, degradations)}
+        )
 
-    def _expert(self, base: Stage, degradation: str, seed: int) -> Stage:
-        return self._train("expert", seed, {"start": base, f"teacher-{degradation}": base}, (degradation,))
+    def _start(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
+        if isinstance(method.start, Merge):
+            return {"start": self._merge(method.start, seed, None)}
+        if method.start == RANDOM:
+            return {}
+        networks = self.networks(method.start, seed)
+        return {"start": networks[""] if "" in networks else networks[degradations[0]]}
+
+    def _teachers(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
+        """The teacher of each degradation; of clean images the one under ``teacher-clean``."""
+        if method.teachers is None or not self._needs_teachers(method):
+            return {}
+        networks = self.networks(method.teachers.of, seed)
+        return {f"teacher-{d}": networks[""] if "" in networks else networks[d] for d in degradations or ("clean",)}
+
+    def _needs_teachers(self, method: Trained) -> bool:
+        """Whether a term of the loss needs them, or one that a search may turn on."""
+        searches = (s for s in self.config.search if self.config.table[s.of] is method)
+        keys = (key for search in searches for key in search.space)
+        terms = {key.split(".")[1] for key in keys if key.startswith("loss.")}
+        return method.taught or any(need_of(term) != "nothing" for term in terms)
+
+    def _merge(self, merge: Merge, seed: int, told: str | None) -> Stage:
+        config = self.config
+        recalibrate = merge.recalibrate or config.assumed.recalibrate
+        spec = MergeSpec(
+            merge=merge.merge,
+            parameters=merge.parameters,
+            recalibrate="mixed" if recalibrate == "per_degradation" else recalibrate,
+            told=told,
+            images=merge.images,
+            degradations=config.degradations,
+            data=self._data(seed),
+            protocol=config.protocol,
+            data_seed=self._data_seed(seed),
+            threads=config.threads,
+        )
+        merged = {f"expert-{d}": stage for d, stage in self.networks(merge.of, seed).items()}
+        return self._stage(f"fused-told-{told}" if told else "fused", seed, spec, {**self._base(merge, seed), **merged})
+
+    def _base(self, merge: Merge, seed: int) -> dict[str, Stage]:
+        """The network that all merged ones started from, if there is one."""
+        of = self.config.table[merge.of]
+        assert isinstance(of, Trained)
+        starts = [self._start(of, seed, (d,)).get("start") for d in self.config.degradations]
+        first = starts[0]
+        return {"base": first} if first is not None and all(start is first for start in starts) else {}
+
+    def _searched(self, name: str, seed: int, degradation: str, plain: Stage, search: SearchConfig) -> Stage:
+        """The training with what its search found."""
+        train = plain.spec
+        if not isinstance(train, TrainSpec):
+            return plain  # a checkpoint stands for it
+        recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
+        # Trials are judged on the validation split, whatever epoch the table's rows keep.
+        alone = {"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
+        settings = {key: getattr(search, key) for key in ("trials", "searcher", "scheduler", "seeds", "space")}
+        spec = SearchSpec(train=train.model_copy(update=alone), **settings)
+        # The first trial is the training itself where nothing tells them apart: it is trained once.
+        inputs = {**plain.inputs, AS_IT_STANDS: plain} if spec.train == train else plain.inputs
+        ending = f"-{degradation}" if degradation else ""
+        stage = self._stage(search_name(name, degradation), seed, spec, inputs)
+        return self._stage(f"{searched_name(name)}{ending}", seed, train, {**plain.inputs, "search": stage})
 
     def existing(self, name: str, seed: int, path: str, model: ModelConfig, card: Mapping[str, Any]) -> Stage:
         """A checkpoint that stands for a stage, with the normalisation of its card."""
         data = self._data(seed)
         if card:
             data = data.model_copy(update={"mean": tuple(card["mean"]), "std": tuple(card["std"])})
-        where = absolute(path)
-        return self._stage(
-            name, seed, CheckpointSpec(sha256=self.sha256_of(where), model=model, data=data, path=where), {}
+        at = absolute(path)
+        return self._stage(name, seed, CheckpointSpec(sha256=self.sha256_of(at), model=model, data=data, path=at), {})
+
+    def _stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
+        stage = Stage(name, seed, spec, inputs)
+        return self.stages.setdefault(stage.digest, stage)
+
+    def _data(self, seed: int) -> DataSpec:
+        data, config = self.config.data, self.config
+        return DataSpec(
+            name=data.name,
+            fingerprint=self.fingerprint,
+            train_images=data.train_images,
+            # The test split plays no part in training, unless the epoch is chosen on it.
+            test_images=data.test_images if config.epoch_choice == "test" else None,
+            held_out=config.held_out,
+            holdout_seed=seed if config.held_out else 0,
+            mean=data.mean,
+            std=data.std,
+            **data.parameters,
         )
 
-    def _import(self, name: str, seed: int, path: str) -> Stage:
-        return self.existing(name, seed, path, self.config.model, {})
+    def _data_seed(self, seed: int) -> int:
+        fixed = self.config.assumed.data_seed
+        return seed if fixed is None else fixed
 
-    def _fuse(self, base: Stage, experts: dict[str, Stage], seed: int, told: str | None) -> Stage:
-        fusion = self.config.fusion
-        if fusion.checkpoint and told is None:
-            return self._import("fused", seed, fusion.checkpoint.replace("{seed}", str(seed)))
-        recalibrate = fusion.recalibrate or ("none" if self.config.protocol == "paper" else "mixed")
-        spec = FuseSpec(
-            method=fusion.method,
-            recalibrate="mixed" if recalibrate == "per_degradation" else recalibrate,
-            told=told,
-            images=fusion.images,
-            degradations=self.config.degradations,
-            data=self._data(seed),
-            protocol=self.config.protocol,
-            data_seed=self._data_seed(seed),
-            threads=self.config.threads,
-        )
-        inputs = {"base": base, **{f"expert-{d}": stage for d, stage in experts.items()}}
-        return self._stage(f"fused-told-{told}" if told else "fused", seed, spec, inputs)
+    # Rows.
 
-    def _search(self, plain: Stage, train: TrainSpec, inputs: dict[str, Stage], seed: int) -> Stage:
-        search = self.config.search
-        assert search is not None
-        recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
-        spec = SearchSpec(
-            # Trials are judged on the validation split, whatever epoch the table's rows keep.
-            train=train.model_copy(
-                update={"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
-            ),
-            trials=search.trials,
-            searcher=search.searcher,
-            scheduler=search.scheduler,
-            seeds=search.seeds,
-            space=search.space,
-        )
-        # The first trial is the distillation itself where nothing tells them apart: it is trained once.
-        return self._stage("search", seed, spec, {**inputs, PLAIN: plain} if spec.train == train else inputs)
+    def _answer(self, name: str, seed: int, networks: Networks, inference: Inference | None) -> None:
+        """The rows of a method's networks, alone or together."""
+        if inference is None and "" in networks:
+            self.tell(of_method(self.config, name, self.parameters))
+            self.evaluate(name, seed, {"model": networks[""]})
+        elif inference is None:
+            self._matrix(name, seed, networks, whole=True)
+        elif inference.entry().facts.get("told"):
+            self._own(name, seed, networks)
+        else:
+            self.tell(of_method(self.config, name, len(networks) * self.parameters, passes=len(networks)))
+            inputs = {f"expert-{d}": stage for d, stage in networks.items()}
+            self.evaluate(name, seed, inputs, inference=inference)
 
-    def _starts(self, fused: Stage, seed: int) -> dict[str, Stage]:
-        """Role -> fuse stage, for every way of fusing that a search may choose; none if it searches no fusion."""
-        assert self.config.search is not None
-        space, plain = self.config.search.space, fused.spec
-        chosen = {key: dimension.choice or dimension.grid for key, dimension in space.items() if key in FUSION_KEYS}
-        if not chosen or not isinstance(plain, FuseSpec):
-            return {}
-        own = (plain.method, plain.recalibrate)
-        named = zip(FUSION_KEYS, own, strict=True)
-        starts = {}
-        for method, recalibrate in dict.fromkeys(
-            [own, *itertools.product(*(chosen.get(key) or (one,) for key, one in named))]
-        ):
-            spec = plain.model_copy(update={"method": method, "recalibrate": recalibrate})
-            starts[start_role(method, recalibrate)] = self._stage("fused", seed, spec, fused.inputs)
-        return starts
+    def _own(self, name: str, seed: int, networks: Networks) -> None:
+        """A row that is told the degradation: each image's own network, whose evaluation the matrix has, too."""
+        self.tell(of_method(self.config, name, len(networks) * self.parameters, told=True))
+        method = self.config.table.get(name)
+        if isinstance(method, Combined) and isinstance(self.config.table[method.of], Trained):
+            self._matrix(method.of, seed, networks, whole=self.config.evaluation.expert_matrix)
+            for d in networks:
+                for row in self.rows[f"{method.of}-{d}", seed, d]:
+                    self._add(Row(name, seed, d, row.stage))
+            return
+        for d, stage in networks.items():
+            self.evaluate(name, seed, {"model": stage}, (d,))
 
-    def _oracle(self, experts: dict[str, Stage], seed: int) -> None:
-        for own, expert in experts.items():
-            others = self.config.degradations if self.config.evaluation.expert_matrix else (own,)
-            for row in self.evaluate(f"expert-{own}", seed, {"model": expert}, others):
-                if row.degradation == own:
-                    self.rows.append(Row("oracle", seed, own, row.stage))
+    def _matrix(self, name: str, seed: int, networks: Networks, *, whole: bool) -> None:
+        """A row for each network, on its own degradation or on all of them."""
+        for own, stage in networks.items():
+            self.tell(of_network(f"{name}-{own}", self.parameters, self.config, name, own))
+            self.evaluate(f"{name}-{own}", seed, {"model": stage}, self.config.degradations if whole else (own,))
+
+    def _add(self, row: Row) -> None:
+        pieces = self.rows.setdefault((row.method, row.seed, row.degradation), [])
+        if row not in pieces:
+            pieces.append(row)
 
     def evaluate(
-        self, method: str, seed: int, inputs: dict[str, Stage], degradations: tuple[str, ...] | None = None
-    ) -> list[Row]:
+        self,
+        method: str,
+        seed: int,
+        inputs: Mapping[str, Stage],
+        degradations: tuple[str, ...] | None = None,
+        inference: Inference | None = None,
+    ) -> None:
         """Rows for some of the trained degradations; by default for all of them, and for whatever else is asked for."""
-        rows: list[Row] = []
-        for name in degradations or self.config.degradations:
-            rows += self._rows(method, seed, inputs, name, "trained")
+        wanted: list[tuple[str, Kind]] = [(name, "trained") for name in degradations or self.config.degradations]
         if degradations is None:
-            for name in self.config.evaluation.unseen:
-                rows += self._rows(method, seed, inputs, name, "unseen")
-            for name in self.corruptions:
-                rows += self._rows(method, seed, inputs, name, "corruption")
-        self.rows += rows
-        return rows
+            wanted += [(name, "unseen") for name in self.config.evaluation.unseen]
+            wanted += [(name, "corruption") for name in self.corruptions]
+        for name, kind in wanted:
+            for row in self._pieces(method, seed, inputs, name, kind, inference):
+                self._add(row)
 
-    def _rows(self, method: str, seed: int, inputs: dict[str, Stage], degradation: str, kind: Kind) -> Iterator[Row]:
+    def _pieces(
+        self,
+        method: str,
+        seed: int,
+        inputs: Mapping[str, Stage],
+        degradation: str,
+        kind: Kind,
+        inference: Inference | None,
+    ) -> Iterator[Row]:
         """One row for each piece of the levels."""
         evaluation, given, cut_to = self.config.evaluation, kind == "corruption", self.config.data.test_images
         levels = SEVERITIES if given else every(self.levels(degradation), evaluation.every)
         shown = spread(levels, SHOWN)
         for piece in cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
-                method=method,
+                inference=inference.name if inference else None,
+                parameters=inference.parameters if inference else {},
                 degradation=degradation,
                 levels=piece,
                 # The validation split plays no part in a test figure.
@@ -317,10 +354,11 @@ class _Builder:
             yield Row(method, seed, degradation, stage, kind)
 
 
-def _checkpoint_path(given: str | dict[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:
-    if isinstance(given, dict):
+def _path(given: str, seed: int, degradation: str = "") -> str:
+    return given.replace("{seed}", str(seed)).replace("{degradation}", degradation)
+
+
+def _checkpoint(given: str | Mapping[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:
+    if isinstance(given, Mapping):
         given = given.get(degradations[0]) if degradations else None
-    if given is None:
-        return None
-    name = degradations[0] if len(degradations) == 1 else ""
-    return given.replace("{seed}", str(seed)).replace("{degradation}", name)
+    return None if given is None else _path(given, seed, degradations[0] if len(degradations) == 1 else "")

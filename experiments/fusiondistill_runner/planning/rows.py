@@ -1,23 +1,22 @@
-"""A plan as a value: stages, and the rows of the table that they give; and how levels are cut into pieces."""
+"""A plan as a value: stages, the rows of the table that they give, and what each row is."""
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
-from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.stage import FORMAT, Stage
+from fusiondistill_runner.planning.told import Told
 
-__all__ = ["CORRUPTED", "SEVERITIES", "Kind", "Plan", "Row", "check_plan", "cut", "every", "spread", "union"]
+__all__ = ["CORRUPTED", "Kind", "Plan", "Row", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """What experts were trained for, what nobody was, and published sets of corrupted images."""
-SEVERITIES = (1, 2, 3, 4, 5)
 CORRUPTED = "c-"
 """Opens the name of a published corruption, which may be that of a registered degradation."""
 
@@ -42,6 +41,8 @@ class Plan:
     rows: tuple[Row, ...]
     levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Degradation -> its first and last level, evaluated or not."""
+    told: tuple[Told, ...] = ()
+    """What each row is, in the order of the table."""
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -58,6 +59,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """What a reader of the store needs to find the results: JSON-able."""
         return {
+            "format": FORMAT,
             "experiment": self.config.experiment,
             "config": self.config.model_dump(mode="json"),
             "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
@@ -72,10 +74,12 @@ class Plan:
                 for r in self.rows
             ],
             "levels": {name: list(ends) for name, ends in self.levels.items()},
+            "methods": [told.describe() for told in self.told],
         }
 
 
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
+_METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Told)}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
 
 
@@ -85,13 +89,18 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
     Raises:
         CheckpointError: it is not.
     """
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is the plan of another version of fusiondistill, whose results cannot stand beside this one's: "
+            "give another --store, or look at this one with the version that made it (0.1.0)"
+        )
     if content.get("experiment") != experiment:
         raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
-    for name, kinds in (("stages", _STAGE), ("rows", _ROW)):
+    for name, kinds in (("stages", _STAGE), ("rows", _ROW), ("methods", _METHOD)):
         entries: list[Any] = content[name] if isinstance(content.get(name), list) else [None]
         for entry in entries:
             sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
-            if not sound or "/" in entry["directory"] or entry["directory"] in (".", ".."):
+            if not sound or "/" in entry.get("directory", "") or entry.get("directory") in (".", ".."):
                 raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")
     config = content.get("config")
     parts = [config.get(name) for name in ("model", "data", "evaluation")] if isinstance(config, dict) else [None]
@@ -103,22 +112,5 @@ def union(config: Config, plans: Sequence[Plan]) -> Plan:
     """The stages of several plans, each once; its rows are those of the plans."""
     stages = {stage.digest: stage for plan in plans for stage in plan.stages}
     rows = tuple(row for plan in plans for row in plan.rows)
-    return Plan(config, tuple(stages.values()), rows)
-
-
-def every(levels: range, step: int) -> tuple[int, ...]:
-    """Every so many levels and the last, so that whatever is left out lies between two measured ones."""
-    return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
-
-
-def spread(levels: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """So many of the levels, evenly spread, the first and the last among them; all where there are no more."""
-    count = min(count, len(levels))
-    return tuple(levels[round(i * (len(levels) - 1) / max(1, count - 1))] for i in range(count))
-
-
-def cut(levels: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:
-    """Neighbouring levels in so many parts (at most one level each) whose sizes differ by one at most."""
-    parts = max(1, min(parts, len(levels)))
-    ends = [len(levels) * i // parts for i in range(parts + 1)]
-    return [levels[a:b] for a, b in itertools.pairwise(ends)]
+    told = {one.id: one for plan in plans for one in plan.told}
+    return Plan(config, tuple(stages.values()), rows, told=tuple(told.values()))

@@ -14,11 +14,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from fusiondistill.config import Dimension
+from fusiondistill.loss import idle_keys
 
 __all__ = ["Searched", "candidate_count", "candidates", "draw", "signature", "without_effect"]
 
 TRIES = 50
 """Draws for each wanted candidate, before a small space counts as exhausted."""
+
+ADDRESSES = {
+    "loss.kd.temperature": "loss.temperature",
+    "start.merge": "fusion.method",
+    "start.recalibrate": "fusion.recalibrate",
+}
+"""Dimensions that had another name once -> that name, which their draws keep as their address."""
 
 
 class Searched(Protocol):
@@ -80,7 +88,9 @@ def candidates(search: Searched, first: Mapping[str, Any], seed: int) -> Iterato
         for number in range(TRIES * wanted if others else 1):
             if found == wanted:
                 break
-            drawn = {name: draw(d, f"{seed}/{point}/{number}/{name}") for name, d in others.items()}
+            drawn = {
+                name: draw(d, f"{seed}/{point}/{number}/{ADDRESSES.get(name, name)}") for name, d in others.items()
+            }
             candidate = {name: {**fixed, **drawn}[name] for name in search.space}
             if (text := signature({**first, **candidate})) not in seen:
                 seen.add(text)
@@ -117,11 +127,7 @@ def signature(values: Mapping[str, Any]) -> str:
 
 def without_effect(values: Mapping[str, Any]) -> set[str]:
     """Keys that change nothing, whatever they say, as far as the others tell."""
-    idle = set()
-    if values.get("loss.kd") == 0:
-        idle.add("loss.temperature")
-        if values.get("loss.feature") == 0:
-            idle.add("teacher_view")
+    idle = idle_keys(values)
     if values.get("optimizer.name", "sgd") != "sgd":
         idle.add("optimizer.momentum")
     if values.get("schedule.name", "steps") != "steps":

@@ -17,7 +17,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from fusiondistill.checkpoints import digest
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, trial_stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["Candidate", "Journal", "Outcome"]

@@ -1,33 +1,27 @@
-"""The Ray Tune job: trials are the distillation stage itself with another recipe, each with a share of a device.
+"""The Ray Tune job: trials are the searched training itself with another recipe, each with a share of a device.
 
-Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. The searcher proposes and
-the journal remembers; Tune places trials, keeps their processes alive from one to the next, and stops those that ASHA
-gives up. What the store holds already costs no trial: a finished candidate is judged by its stored epochs.
+Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. :class:`Trials` knows which
+candidate is next; Tune places trials, keeps their processes alive from one to the next, and stops those that ASHA gives
+up.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
-from fusiondistill import checkpoints
 from fusiondistill_runner.nodes.cluster import Share
-from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.stage import SearchSpec, Stage
-from fusiondistill_runner.searching.journal import Candidate, Journal, Outcome
-from fusiondistill_runner.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
-from fusiondistill_runner.searching.searchers import searcher_for
-from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.searching.journal import Candidate
+from fusiondistill_runner.searching.trials import Report, Trials
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.trial import metrics_of, stored_rows
+from fusiondistill_runner.working.trial import metrics_of
 
 __all__ = ["run"]
 
-Report = Callable[[dict[str, Any]], None]
 LOST = 2
 """How often a trial whose process died goes on in another one."""
 
@@ -63,9 +57,8 @@ def run(
 
     spec = stage.spec
     assert isinstance(spec, SearchSpec)
-    began = time.time()
     scheduler = _asha(tune, spec) if spec.scheduler == "asha" and spec.train.recipe.epochs > 1 else None
-    trials = _Trials(stage, Store(context.store), scheduler, report)
+    trials = Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
         selector = {"bundle_label_selector": [labels]} if labels else {}
         tuner = tune.Tuner(
@@ -73,7 +66,7 @@ def run(
                 _trial(stage, context, queue), tune.PlacementGroupFactory([share.resources], **selector)
             ),
             tune_config=tune.TuneConfig(
-                num_samples=candidate_count(spec),
+                num_samples=spec.candidates,
                 max_concurrent_trials=at_once,
                 search_alg=_asking(tune, trials),
                 scheduler=scheduler,
@@ -81,13 +74,13 @@ def run(
                 trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
             ),
             run_config=tune.RunConfig(
-                name=f"{stage.directory}-{int(began)}", storage_path=scratch, verbose=0,
+                name=f"{stage.directory}-{int(trials.began)}", storage_path=scratch, verbose=0,
                 callbacks=[_telling(tune, trials)],
                 failure_config=tune.FailureConfig(max_failures=LOST),
             ),
         )  # fmt: skip
         tuner.fit()
-    _store(stage, context, trials.journal.candidates, began, trials.journal.address["made_from"])
+    trials.commit()
 
 
 _TUNE = {
@@ -108,78 +101,7 @@ def _asha(tune: Any, spec: SearchSpec) -> Any:
     )  # fmt: skip
 
 
-class _Trials:
-    """The candidates on this side of Tune: which is next, and what became of the others."""
-
-    def __init__(self, stage: Stage, store: Store, asha: Any, report: Report) -> None:
-        assert isinstance(stage.spec, SearchSpec)
-        self.stage, self.store, self.asha, self.report = stage, store, asha, report
-        self.number, self.epochs = candidate_count(stage.spec), stage.spec.train.recipe.epochs
-        self.journal = Journal(stage, store)
-        self.searcher = searcher_for(stage, self.journal.candidates)
-        self.waiting = [one for one in self.journal.candidates if not one.ended]
-        for candidate in self.journal.candidates:
-            if candidate.ended:
-                self._tell_asha(candidate)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles whatever it holds, for a restart that the journal is better at."""
-        return {}
-
-    def next(self) -> Candidate | None:
-        """The next candidate that needs training; those that are stored are judged on the way."""
-        while (candidate := self.waiting.pop(0) if self.waiting else self._propose()) is not None:
-            rows = None if candidate.ended else stored_rows(self.stage, candidate.values, self.store)
-            if rows:
-                candidate.rows = rows
-                self._tell_asha(candidate)
-                self.end(candidate)
-            elif not candidate.ended:
-                return candidate
-        return None
-
-    def any_left(self) -> bool:
-        """Whether there is anything to train."""
-        candidate = self.next()
-        if candidate is not None:
-            self.waiting.insert(0, candidate)
-        return candidate is not None
-
-    def end(self, candidate: Candidate, error: str | None = None) -> None:
-        """A candidate needs no more work."""
-        ended: Outcome = "failed" if error else "done" if max(candidate.rows, default=0) >= self.epochs else "stopped"
-        if not error and not candidate.rows:
-            ended, error = "failed", "the trial ended without a result"
-        self.journal.end(candidate, ended, error)
-        self.searcher.tell(candidate)
-        self.say()
-
-    def say(self) -> None:
-        """Tell how far the search is."""
-        scores = [one.score for one in self.journal.candidates if one.score is not None]
-        best = {"validation": max(scores)} if scores else {}
-        ended = sum(one.ended for one in self.journal.candidates)
-        self.report({"epoch": ended, "epochs": self.number, "unit": "trial", **best})
-
-    def _propose(self) -> Candidate | None:
-        values = self.searcher.ask()
-        candidate = None if values is None else self.journal.begin(values)
-        if candidate is not None and candidate.ended:  # its values are no recipe together
-            self.searcher.tell(candidate)
-            self.say()
-        return candidate
-
-    def _tell_asha(self, candidate: Candidate) -> None:
-        """Let ASHA compare new trials with one that does not run again."""
-        if self.asha is None:
-            return
-        known = SimpleNamespace(trial_id=f"known-{candidate.number}")
-        self.asha.on_trial_add(None, known)
-        for epoch, row in sorted(candidate.rows.items()):
-            self.asha.on_trial_result(None, known, {"epoch": epoch, "validation": row["validation"]})
-
-
-def _asking(tune: Any, trials: _Trials) -> Any:
+def _asking(tune: Any, trials: Trials) -> Any:
     """What Tune asks for the next trial."""
 
     class Asking(tune.search.Searcher):
@@ -201,7 +123,7 @@ def _asking(tune: Any, trials: _Trials) -> Any:
     return Asking()
 
 
-def _telling(tune: Any, trials: _Trials) -> Any:
+def _telling(tune: Any, trials: Trials) -> Any:
     """What Tune tells about its trials."""
 
     def of(trial: Any) -> Candidate:
@@ -232,18 +154,13 @@ def _telling(tune: Any, trials: _Trials) -> Any:
 def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         import ray
-        import torch
         from ray import tune
 
         from fusiondistill_runner.nodes.devices import plain_device
         from fusiondistill_runner.working.errors import describe
-        from fusiondistill_runner.working.materials import load_plugins
         from fusiondistill_runner.working.trial import train_candidate
 
-        assert isinstance(stage.spec, SearchSpec)
-        torch.set_num_threads(stage.spec.train.threads)
         try:
-            load_plugins(context.plugins)
             train_candidate(
                 stage,
                 config["values"],
@@ -256,32 +173,3 @@ def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]],
             tune.report({"error": describe(problem).splitlines()[-1]})
 
     return trial
-
-
-def _store(stage: Stage, context: Any, candidates: list[Candidate], began: float, made_from: Any = None) -> None:
-    import pyarrow as pa
-
-    spec = stage.spec
-    assert isinstance(spec, SearchSpec)
-    trials = [summary(candidate, spec) for candidate in candidates]
-    best = choose(trials)
-    if best is None:
-        errors = [trial["error"] for trial in trials if trial["error"]]
-        raise RuntimeError(f"no trial of the search came to a result: {errors[0] if errors else 'no trial ran'}")
-    store = Store(context.store)
-    found = {name: best[name] for name in ("values", "validation", "trial")}
-    facts = {
-        "started": min([began, *(candidate.started for candidate in candidates)]),
-        "finished": time.time(),
-        "seconds": time.time() - began,
-        "training_seconds": sum(trial["seconds"] for trial in trials),
-        "outcome": outcome(candidates, best),
-    }
-    files = {
-        "trials.parquet": parquet_bytes(pa.Table.from_pylist(trial_rows(trials))),
-        "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, spec.train.degradations))),
-        "best.json": json.dumps(found, indent=1).encode(),
-    }
-    store.commit(stage, files, facts, checkpoints.new_attempt(), made_from)
-    for directory in (directory for candidate in candidates for directory in candidate.directories):
-        store.discard(directory)  # what was stopped early

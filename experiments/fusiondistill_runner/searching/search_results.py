@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusiondistill.config import METHODS, Config
-from fusiondistill_runner.planning.stage import FUSION_KEYS, SearchSpec, with_found
+from fusiondistill.config import Config
+from fusiondistill.methods import SEARCHED, Merge, Trained
+from fusiondistill.recipe import Recipe
+from fusiondistill.search_rules import START
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.trials import with_found
 from fusiondistill_runner.searching.importance import importance
 from fusiondistill_runner.searching.journal import Candidate
 
@@ -93,40 +97,54 @@ def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[st
     }
 
 
-def best_config(config: Config, values: Mapping[str, Any], seed: int | None = None) -> str:
-    """One seed of the experiment with what its search found, and without the search, as the text of a config file.
+def best_config(config: Config, method: str, values: Mapping[str, Any], seed: int | None = None) -> str:
+    """One seed of the experiment with what a search found, and without the search, as the text of a config file.
 
-    Its ``fusiondistill`` row is the row ``fusiondistill-searched`` of the original. It has no other rows, since what
-    was found for the fusion is not theirs, but ``base``, which the corruption error is relative to. In the same store
-    everything but the distillation and its evaluation is there already.
+    Its row ``method`` is the row ``<method>-searched`` of the original. It has no other rows but those trained on clean
+    images, which the corruption error is relative to. In the same store everything but the training itself and its
+    evaluation is there already.
 
     Args:
         config: the experiment that was searched.
+        method: the one that was searched.
         values: what ``best.json`` calls ``values``.
         seed: of the search; default: the first.
     """
     import yaml
 
-    found = {key.removeprefix("fusion."): value for key, value in values.items() if key in FUSION_KEYS}
     seed = config.seeds[0] if seed is None else seed
-    end = f"-best-seed{seed}"
+    end = f"-best-seed{seed}" if method == SEARCHED else f"-best-{method}-seed{seed}"
+    kept = [name for name in config.methods if name == method or config.table[name].form == "clean"]
     best = config.model_copy(
         update={
             "experiment": config.experiment[: 64 - len(end)] + end,
             "seeds": (seed,),
-            "methods": tuple(method for method in METHODS if method in {"base", "fusiondistill"} & {*config.methods}),
-            "fusiondistill": with_found(config.fusiondistill, values),
-            "fusion": config.fusion.model_copy(update=found),
-            "search": None,
+            "methods": tuple(kept),
+            "table": {**config.table, method: _found(config, method, values)},
+            "search": (),
         }
     )
-    content = without_nothing(best.model_dump(mode="json")) | {"search": None}
     listed = "".join(f"#   {name}: {json.dumps(value)}\n" for name, value in values.items())
     head = (
-        f"# {config.experiment}, seed {seed}, with what its search found laid into fusiondistill and fusion:\n{listed}"
-        "# Run it with the --store of the search: only the distillation itself and its evaluation are new.\n"
+        f"# {config.experiment}, seed {seed}, with what the search of {method} found laid into it:\n{listed}"
+        "# Run it with the --store of the search: only the training itself and its evaluation are new.\n"
     )
+    content = without_nothing(best.content())
     return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
+
+
+def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:
+    """A method with what its search found."""
+    method = config.table[name]
+    assert isinstance(method, Trained)
+    recipe = with_found(method.recipe, values)
+    update: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
+    start = {key.removeprefix(START): value for key, value in values.items() if key.startswith(START)}
+    if start:
+        merge = method.start if isinstance(method.start, Merge) else config.table[method.start].start  # type: ignore[union-attr]
+        assert isinstance(merge, Merge)
+        update["start"] = merge.changed(start)
+    return method.model_copy(update=update)
 
 
 def without_nothing(content: Any) -> Any:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from fusiondistill.config import Dimension
 from fusiondistill_runner.planning import search_space
 from fusiondistill_runner.planning.search_space import signature
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, as_it_stands, whole_recipe
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import as_it_stands, whole_recipe
 from fusiondistill_runner.searching.journal import Candidate
 
 __all__ = ["Drawn", "Optuna", "Searcher", "searcher_for"]

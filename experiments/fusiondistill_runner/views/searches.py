@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.trials import search_name
 from fusiondistill_runner.searching.search_results import best_config
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
@@ -39,17 +40,21 @@ def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
         if stage.kind != "search" or not (manifest := store.manifest(stage)):
             continue
         if ranked:
-            title = f"{plan.config.experiment}, search of seed {stage.seed}"
+            title = f"{plan.config.experiment}, {stage.name}, seed {stage.seed}"
             lines += ["", f"{title}: validation accuracy of the best epoch, best first"]
             lines += ranking(store, stage.directory)
         outcome = manifest["outcome"]
         minutes = manifest["training_seconds"] / 60
         lines.append(
-            f"search, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
+            f"{stage.name}, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
             f"{minutes:.1f} worker-minutes of training; {_importance(outcome)}"
         )
-        name = f"{plan.config.experiment}-seed{stage.seed}.yaml"
-        store.write(best_config(plan.config, outcome["values"], stage.seed).encode(), "search", name)
+        searched = next((one.of for one in plan.config.search if stage.name == search_name(one.of)), None)
+        if searched is None:
+            continue  # one network of several: a config has one recipe for all of them
+        kind = "" if len(plan.config.search) == 1 else f"-{searched}"
+        name = f"{plan.config.experiment}{kind}-seed{stage.seed}.yaml"
+        store.write(best_config(plan.config, searched, outcome["values"], stage.seed).encode(), "search", name)
         lines.append(f"  its best as a config: {store.path('search', name)}")
     return lines
 

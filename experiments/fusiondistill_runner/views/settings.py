@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS, chosen_by, held_out_of
+from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out_of
 
 __all__ = ["settings", "usual"]
 
@@ -31,9 +31,8 @@ def settings(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def usual(config: Mapping[str, Any]) -> Table:
     """The methods as the published experiment has them for these data and this protocol, without any setting."""
-    from fusiondistill.methods import usual_methods  # type: ignore[import-untyped]
-
-    table: Table = usual_methods(config["data"]["name"], config["protocol"])
+    plain = {"experiment": "usual", "protocol": config["protocol"], "data": {"name": config["data"]["name"]}}
+    table: Table = Config.model_validate(plain).model_dump(mode="json")["table"]
     return table
 
 

@@ -14,8 +14,8 @@ from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
 from fusiondistill_runner.views.stage_tables import counted_code, made_by
 from fusiondistill_runner.views.unfinished import last_line
-from fusiondistill_runner.watching.board import BOARD, read_board
 from fusiondistill_runner.watching.display import duration, progress, running_table
+from fusiondistill_runner.watching.status_file import STATUS_FILE, read_status
 
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
@@ -36,7 +36,7 @@ class Seen:
     errors: Mapping[str, str]
     """Directory -> the last line of what went wrong."""
     board: Mapping[str, Any] | None
-    """What the run says of itself, see :mod:`watching.board`."""
+    """What the run says of itself, see :mod:`watching.status_file`."""
     codes: Mapping[str, int]
     """Version of the code -> how many of the stored stages it made."""
 
@@ -91,12 +91,12 @@ class StoreWatch:
             OSError: a bucket does not answer.
         """
         last = self.last
-        board = read_board(self.store) if last else None
+        board = read_status(self.store) if last else None
         if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
             self.last = replace(last, board=board)
             return self.last
-        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, BOARD)))
-        board = board or read_board(seen)
+        seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
+        board = board or read_status(seen)
         known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.stored = {name: kept for name, kept in self.stored.items() if name in directories}

@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from fusiondistill.config import Config
+from fusiondistill.recipe import flat
 from fusiondistill_runner.driving.queue import Event
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, TrainSpec
+from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.metrics import scalars
 
 __all__ = ["Feed", "Run", "Tracker", "Tracking", "trackers_of"]
@@ -217,13 +219,6 @@ def _parameters(stage: Stage) -> dict[str, Any]:
     """What a run was made with: the keys of its recipe, its network, data and seed."""
     spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
     assert isinstance(spec, TrainSpec)
-    recipe = _flat(spec.recipe.model_dump(mode="json"))
+    recipe = flat(spec.recipe)
     own = {"stage": stage.name, "seed": stage.seed, "model": spec.model.name, "data": spec.data.name}
     return {**own, "degradations": ",".join(spec.degradations), "protocol": spec.protocol, **recipe}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fusiondistill.locations import be_patient
-from fusiondistill_runner.planning.stage import SearchSpec, Stage, trial_stage
+from fusiondistill_runner.planning.specs import SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["metrics_of", "stored_rows", "train_candidate"]
 
 Report = Callable[[dict[str, Any]], None]
+Rows = list[dict[str, float]]
 
 
 def train_candidate(
@@ -25,24 +27,39 @@ def train_candidate(
 ) -> None:
     """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means.
 
-    ``closing``: as :func:`working.training.run_train` takes it.
+    Args:
+        report: told the metrics of each epoch; what it raises ends the training.
+        closing: whether the run is about to end, so that the current epoch has to be stored.
     """
-    be_patient()  # whoever sent it here had an answer from the store
-    store = Store(context.store)
-    store.check_there()
-    from fusiondistill_runner.working.training import run_train
+    from fusiondistill.plugins import load_plugins
+    from fusiondistill_runner.working.execute import open_store, perform
 
+    store = open_store(context)
+    load_plugins(context.plugins)
     spec = search.spec
     assert isinstance(spec, SearchSpec)
     stages = [trial_stage(search, values, repeat) for repeat in range(spec.seeds)]
     if len(stages) == 1:
-        run_train(stages[0], context, device, lambda facts: report(metrics_of(facts)), closing=closing)
+        perform(stages[0], store, context, device, lambda facts: report(_told(facts)), closing=closing)
         return
+
+    def rows_of(stage: Stage, epoch: int) -> Rows:
+        """The metrics of a repeat up to an epoch, which is trained if it is not stored."""
+        table = _stored_table(stage, store)
+        if table is None:
+            known: dict[int, dict[str, float]] = {}
+            told = lambda facts: known.update({int(facts["epoch"]): metrics_of(facts)})  # noqa: E731
+            perform(stage, store, context, device, told, until=epoch)
+            table = [known[number] for number in sorted(known)]
+        return table
+
     for epoch in range(1, spec.train.recipe.epochs + 1):
-        tables = [
-            _stored_table(one, store) or run_train(one, context, device, lambda _: None, until=epoch) for one in stages
-        ]
-        report(_mean([table[epoch - 1] for table in tables]))
+        report(_mean([rows_of(stage, epoch)[epoch - 1] for stage in stages]))
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of an epoch: its metrics, and whether it is stored."""
+    return {**metrics_of(facts), "kept": facts.get("kept", True)}
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -51,11 +68,11 @@ def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return mean | {"seconds": sum(row["seconds"] for row in rows)}
 
 
-def _stored_table(stage: Stage, store: Store) -> list[dict[str, float]] | None:
+def _stored_table(stage: Stage, store: Store) -> Rows | None:
     """The metrics of a finished training, None if it is not stored."""
     if store.intact(stage) is not None:
         return None
-    rows: list[dict[str, float]] = read_parquet(store.read(stage, "metrics.parquet")).to_pylist()
+    rows: Rows = read_parquet(store.read(stage, "metrics.parquet")).to_pylist()
     return rows
 
 

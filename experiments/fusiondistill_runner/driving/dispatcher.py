@@ -1,0 +1,243 @@
+"""Which ready task a worker gets, and what becomes of a task that ends, fails or loses its worker.
+
+:class:`Dispatcher` holds these rules. It knows no Ray, no store and no clock: the caller gives the time. The queue
+actor (:mod:`driving.queue`) and the simulation (:mod:`forecasting.simulation`) both drive it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from fusiondistill_runner.driving.tasks import Task
+
+__all__ = ["ATTEMPTS", "GRACE", "Counts", "Dispatcher", "Event"]
+
+GRACE = 2.0
+"""Seconds without news after which a worker that finds nothing leaves; the driver needs less to offer what follows."""
+ATTEMPTS = 3
+"""How often a task is started that loses its worker each time without getting any further."""
+
+T = TypeVar("T", bound=Task)
+
+
+@dataclass(frozen=True)
+class Event:
+    """News about a task."""
+
+    kind: Literal["started", "progress", "done", "failed", "lost"]
+    digest: str
+    worker: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What waits: trainings and other tasks that no worker has taken, and workers that have no task."""
+
+    to_train: int
+    others: int
+    idle: int
+
+
+class Dispatcher(Generic[T]):
+    """The ready tasks, which worker is at which task, and the news since the caller asked last.
+
+    Args:
+        now: the time, in seconds, on the clock of all later calls.
+        attempts: how often a task is tried.
+    """
+
+    def __init__(self, now: float, attempts: int = ATTEMPTS) -> None:
+        self.attempts_allowed = attempts
+        self.training: list[tuple[float, int, T]] = []
+        self.others: list[tuple[float, int, T]] = []
+        self.offered = 0
+        self.ready_models: Counter[tuple[str, ...]] = Counter()
+        self.running: dict[str, T] = {}
+        self.waiting: set[str] = set()
+        self.attempts: dict[str, int] = {}
+        self.reached: dict[str, int] = {}
+        self.assigned: set[str] = set()
+        self.models: dict[str, tuple[str, ...]] = {}
+        self.events: list[Event] = []
+        self.last_news = now
+        self.unkept: set[str] | None = None
+        self.gone: set[str] = set()
+
+    def offer(self, tasks: Collection[T], now: float) -> None:
+        """Add ready tasks; the highest priority comes first, equals in the order of their offers."""
+        for task in tasks:
+            self.offered += 1
+            insort(self.training if task.kind == "train" else self.others, (-task.priority, self.offered, task))
+            if task.kind == "evaluate":
+                self.ready_models[task.needs] += 1
+        self.last_news = now
+
+    def assign(self, worker: str, task: T, now: float) -> None:
+        """Note a task that has workers of its own. The caller assigns it again when it is lost."""
+        self.assigned.add(task.key)
+        self._start(worker, task, now)
+
+    def take(self, worker: str, trains: bool, now: float) -> T | Literal["wait", "leave"]:
+        """The next task for a worker, or what the worker does without one.
+
+        A worker that trains waits while others work, since their ends may make something ready. A worker that does
+        not train leaves at once, because another one starts soon. A worker whose group is lost leaves, too.
+
+        Args:
+            trains: whether the worker may train.
+        """
+        if _group(worker) in self.gone:
+            return "leave"
+        if self.unkept is None and (task := self._next(worker, trains)) is not None:
+            self.waiting.discard(worker)
+            self._start(worker, task, now)
+            return task
+        if not trains or (not self.busy and now - self.last_news > GRACE):
+            self.waiting.discard(worker)
+            self.models.pop(worker, None)
+            return "leave"
+        self.waiting.add(worker)
+        return "wait"
+
+    @property
+    def busy(self) -> bool:
+        """Whether any worker is at a task that it pulled.
+
+        Tasks with workers of their own take long, and others of their kind want the slots that idle workers hold.
+        """
+        return any(task.key not in self.assigned for task in self.running.values())
+
+    def _next(self, worker: str, trains: bool) -> T | None:
+        """Remove and return the ready task that a worker gets: the first one, or the best evaluation for its model."""
+        queues = [queue for queue in ((self.training, self.others) if trains else (self.others,)) if queue]
+        if not queues:
+            return None
+        first = min(queues)  # by the priority of their first tasks
+        _, _, task = first.pop(self._evaluation(worker) if first[0][2].kind == "evaluate" else 0)
+        if task.kind == "evaluate":
+            self.ready_models[task.needs] -= 1
+            if not self.ready_models[task.needs]:
+                del self.ready_models[task.needs]
+        return task
+
+    def _evaluation(self, worker: str) -> int:
+        """The place of the evaluation that a worker gets, so that few workers load each model.
+
+        The worker gets one of the models that it evaluated last, else of models that no other worker has, else the
+        first.
+        """
+        own = self.models.get(worker)
+        if own in self.ready_models:
+            return self._first(lambda models: models == own)
+        taken = {models for name, models in self.models.items() if name != worker}
+        if any(models not in taken for models in self.ready_models):
+            return self._first(lambda models: models not in taken)
+        return 0
+
+    def _first(self, wanted: Callable[[tuple[str, ...]], bool]) -> int:
+        return next(i for i, (_, _, task) in enumerate(self.others) if task.kind == "evaluate" and wanted(task.needs))
+
+    def _start(self, worker: str, task: T, now: float) -> None:
+        self.running[worker] = task
+        if task.kind == "evaluate":
+            self.models[worker] = task.needs
+        self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
+        self._tell("started", task.key, worker, now, attempt=self.attempts[task.key])
+
+    def report(self, worker: str, facts: dict[str, Any]) -> None:
+        """Note the progress of a worker's task. A task that got further than before has all its attempts again."""
+        if worker not in self.running:
+            return
+        key = self.running[worker].key
+        if facts.get("epoch", 0) > self.reached.get(key, 0):
+            self.reached[key] = facts["epoch"]
+            self.attempts[key] = 1
+        if self.unkept and facts.get("kept"):
+            self.unkept.discard(key)
+        self.events.append(Event("progress", key, worker, facts))
+
+    def holds(self, worker: str, key: str) -> bool:
+        """Whether a worker is still meant to do a task."""
+        return worker in self.running and self.running[worker].key == key
+
+    def finish(self, worker: str, key: str, now: float, error: str | None = None, retry: bool = False) -> None:
+        """Note the end of a task; with ``retry`` a failed one is tried again while attempts are left."""
+        if not self.holds(worker, key):
+            return  # another worker got it in the meantime
+        task = self.running.pop(worker)
+        if self.unkept:
+            self.unkept.discard(key)
+        if error is None:
+            self._tell("done", key, worker, now)
+        elif retry and self.attempts[key] < self.attempts_allowed:
+            self._tell("lost", key, worker, now, error=error)
+            if key not in self.assigned:
+                self.offer([task], now)
+        else:
+            self._tell("failed", key, worker, now, error=error)
+
+    def lose(self, name: str, now: float, why: str = "", blamed: Collection[str] | None = None) -> int:
+        """Note that a worker, or a group (its name ends in /), is gone: its tasks are tried again or given up.
+
+        Another worker may bear the name of a lost worker. The name of a group never comes back.
+
+        Args:
+            why: what is known about the cause.
+            blamed: the workers that died by themselves; tasks of the others do not lose an attempt. None: all.
+
+        Returns:
+            How many tasks that concerns.
+        """
+
+        def gone(worker: str) -> bool:
+            return worker == name or (name.endswith("/") and worker.startswith(name))
+
+        if name.endswith("/"):
+            self.gone.add(name)
+        self.waiting = {worker for worker in self.waiting if not gone(worker)}
+        self.models = {worker: models for worker, models in self.models.items() if not gone(worker)}
+        lost = [worker for worker in self.running if gone(worker)]
+        for worker in lost:
+            key = self.running[worker].key
+            tries = self.attempts[key]
+            if blamed is not None and worker not in blamed:
+                self.attempts[key] -= 1
+            because = f": {why}" if why else ""
+            self.finish(worker, key, now, f"its worker {worker} was lost (attempt {tries}){because}", retry=True)
+        return len(lost)
+
+    def close(self) -> None:
+        """Give out nothing any more, since the run is about to end; trainings are asked to store their next epoch."""
+        if self.unkept is None:
+            self.unkept = {task.key for task in self.running.values() if task.kind in ("train", "search")}
+
+    def closing(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self.unkept is not None
+
+    def waiting_for(self) -> int:
+        """How many of the trainings that :meth:`close` found have neither stored an epoch since nor ended."""
+        return len(self.unkept or ())
+
+    def news(self) -> list[Event]:
+        """The events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def counts(self) -> Counts:
+        """What waits."""
+        return Counts(len(self.training), len(self.others), len(self.waiting))
+
+    def _tell(self, kind: Any, key: str, worker: str, now: float, **facts: Any) -> None:
+        self.last_news = now
+        self.events.append(Event(kind, key, worker, facts))
+
+
+def _group(worker: str) -> str:
+    """The name of a worker's group: ``group1/`` for ``group1/0``."""
+    return f"{worker.rpartition('/')[0]}/"

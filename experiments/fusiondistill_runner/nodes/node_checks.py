@@ -1,0 +1,166 @@
+"""Whether nodes can work: each is asked once, by a task that runs there, if it sees the store and has the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fusiondistill.locations import open_location, read_whole
+from fusiondistill_runner.nodes.cluster import Node, on_node
+
+__all__ = ["DataSet", "KnownFile", "Needs", "NodeAnswer", "NodeSurvey", "look"]
+
+HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file of the store that a node must read with this content if it is to do any work."""
+
+    store: str
+    path: str
+    """In the store's file system."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that nodes have to hold."""
+
+    name: str
+    root: str | None
+    """Absolute; None: the data set's own place."""
+    fingerprint: str
+    """As it is here."""
+
+    @property
+    def label(self) -> str:
+        """Name and place."""
+        return f"{self.name} ({self.root})" if self.root else self.name
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs of every node that works for it."""
+
+    store_file: KnownFile | None = None
+    data: tuple[DataSet, ...] = ()
+    folders: tuple[str, ...] = ()
+    """That must be there."""
+
+
+class NodeAnswer(NamedTuple):
+    """What a node says of itself; each field is a text, "" where there is nothing to say."""
+
+    refusal: str = ""
+    """Why no run may start while the node is there: it does not see the store, or cannot run the project."""
+    lacking: str = ""
+    """What the node has not got of the data. Other nodes may have it."""
+    warning: str = ""
+
+    @property
+    def can_work(self) -> bool:
+        """Whether the node can work."""
+        return not (self.refusal or self.lacking)
+
+
+def look(needs: Needs, gpus: int) -> NodeAnswer:
+    """What this machine has of what is needed; decodes the images into its cache.
+
+    Args:
+        gpus: how many GPUs Ray counts on this machine.
+    """
+    if refusal := _not_seen(needs.store_file):
+        return NodeAnswer(refusal=refusal)
+    if lacking := _lacking(needs):
+        return NodeAnswer(lacking=lacking)
+    if gpus:
+        import torch
+
+        if not torch.cuda.is_available():
+            return NodeAnswer(
+                warning=f"Ray counts {gpus} GPUs there, torch sees none: it works on its CPU (see nvidia-smi)"
+            )
+    return NodeAnswer()
+
+
+def _not_seen(file: KnownFile | None) -> str:
+    if file is None:
+        return ""
+    try:
+        content = read_whole(open_location(file.store)[0], file.path)
+    except (OSError, ValueError) as error:
+        return f"cannot read the store: {error}"
+    if content is None:
+        return f"does not see the store (no {file.path} there)"
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        return f"does not see the store (another {file.path} lies there)"
+    return ""
+
+
+def _lacking(needs: Needs) -> str:
+    for folder in needs.folders:
+        if not Path(folder).is_dir():
+            return f"it has no folder {folder}: copy it there, or give one on a file system that all nodes share"
+    if needs.data:  # a start on one machine, which has no such question, does not wait for torch
+        from fusiondistill.data import SPLITS, DataError
+        from fusiondistill_runner.working.data import load_split
+
+        try:
+            for one in needs.data:
+                for split in SPLITS:
+                    load_split(one.name, split, one.root, one.fingerprint)
+        except (DataError, OSError) as error:
+            return str(error)
+    return ""
+
+
+@dataclass
+class NodeSurvey:
+    """Asks each node once whether it can work.
+
+    Args:
+        ray: the connected module.
+        needs: what a node must have.
+
+    Attributes:
+        asked: id of a node that has not answered yet -> the node and the reference of its answer.
+        told: id -> the node and its answer.
+    """
+
+    ray: Any
+    needs: Needs
+    asked: dict[str, tuple[Node, Any]] = field(default_factory=dict)
+    told: dict[str, tuple[Node, NodeAnswer]] = field(default_factory=dict)
+
+    def ask(self, nodes: Iterable[Node]) -> None:
+        """Ask the nodes that have not been asked yet, and take in the answers that have come."""
+        for node in nodes:
+            if node.id not in self.asked and node.id not in self.told:
+                there = self.ray.remote(look).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
+                self.asked[node.id] = (node, there.remote(self.needs, int(node.resources.get("GPU", 0))))
+        for node, answer in list(self.asked.values()):
+            if not self.ray.wait([answer], timeout=0)[0]:
+                continue
+            del self.asked[node.id]
+            try:
+                self.told[node.id] = (node, self.ray.get(answer))
+            except self.ray.exceptions.RayTaskError as error:
+                reason = str(error).strip().splitlines()[-1]
+                self.told[node.id] = (node, NodeAnswer(refusal=f"cannot run the project ({reason})"))
+            except self.ray.exceptions.RayError:  # the node is gone again
+                continue
+
+    def require(self, nodes: Iterable[Node]) -> None:
+        """Ask nodes before a run starts, and raise where an answer that has come forbids the start.
+
+        Raises:
+            ValueError: says which and why.
+        """
+        self.ask(nodes)
+        found = [f"node {node.address} {answer.refusal}" for node, answer in self.told.values() if answer.refusal]
+        if found:
+            raise ValueError("; ".join([*found, HINT]))

@@ -1,0 +1,219 @@
+"""What a stage does, as values: one class for each kind, with what it costs and which code it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from fusiondistill.config import Dimension, ModelConfig
+from fusiondistill.loss import FOR_DIGEST
+from fusiondistill.parametrised import Parametrised
+from fusiondistill.recipe import Frozen, Recipe
+from fusiondistill.registry import Entry
+from fusiondistill_runner.planning.search_space import candidate_count
+
+__all__ = ["CheckpointSpec", "DataSpec", "EvaluateSpec", "MergeSpec", "SearchSpec", "Spec", "TrainSpec"]
+
+
+class DataSpec(Parametrised):
+    """Which images a stage sees; the source's parameters stand beside the rest."""
+
+    name: str
+    fingerprint: str
+    train_images: int | None
+    test_images: int | None
+    held_out: float
+    holdout_seed: int
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+
+    def entry(self) -> Entry | None:
+        """The data source."""
+        from fusiondistill.sources import SOURCES
+
+        return SOURCES[self.name]
+
+
+class _Spec(Frozen):
+    """What all specs have."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int]
+    """Raised whenever stages of this kind would give another result than before, whatever entries they use."""
+    left_out: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no result."""
+
+    def digested(self) -> dict[str, Any]:
+        """What of it can change the result: JSON-able."""
+        return self.model_dump(mode="json", exclude=set(self.left_out))
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """(registry, name) of every entry whose code can change the result."""
+        return iter(())
+
+    def work(self, inputs: int) -> float:
+        """A rough size, in epochs of one degradation: for ordering and for estimating the time left."""
+        return 0.1
+
+    @property
+    def workers(self) -> int:
+        """How many data-parallel workers it takes."""
+        return 1
+
+    @property
+    def candidates(self) -> int:
+        """How many trials of a search may run side by side."""
+        return 1
+
+
+class TrainSpec(_Spec):
+    """Train one network."""
+
+    kind: ClassVar[str] = "train"
+    version: ClassVar[int] = 1
+
+    recipe: Recipe
+    degradations: tuple[str, ...]
+    data: DataSpec
+    model: ModelConfig
+    flip: bool | None
+    protocol: str
+    select: str
+    data_seed: int
+    world_size: int
+    threads: int
+    sync_batchnorm: bool = False
+
+    def digested(self) -> dict[str, Any]:
+        """Of the loss only the terms that are computed."""
+        content = self.model_dump(mode="json", context=FOR_DIGEST)
+        if self.recipe.cutout is not None:
+            del content["recipe"]["largest_cutout"]
+        return content
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Loss terms, network, degradations and data source."""
+        yield from (("losses", name) for name in self.recipe.loss.weighted)
+        yield from (("degradations", name) for name in self.degradations)
+        yield from (("networks", self.model.name), ("sources", self.data.name))
+
+    def work(self, inputs: int) -> float:
+        """Epochs times degradations; teachers cost a third."""
+        teachers = 0.3 if self.recipe.loss.needs.teacher else 0.0
+        return self.recipe.epochs * max(1, len(self.degradations)) * (1 + teachers)
+
+    @property
+    def workers(self) -> int:
+        """Its world size."""
+        return self.world_size
+
+
+class MergeSpec(_Spec):
+    """Merge networks and set BatchNorm's statistics; ``told``: recomputed on that degradation alone."""
+
+    kind: ClassVar[str] = "fuse"
+    version: ClassVar[int] = 1
+
+    merge: str
+    parameters: dict[str, Any]
+    recalibrate: str
+    told: str | None
+    images: int
+    degradations: tuple[str, ...]
+    data: DataSpec
+    protocol: str
+    data_seed: int
+    threads: int
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Merging method, degradations and data source."""
+        yield ("merging", self.merge)
+        yield from (("degradations", name) for name in self.degradations)
+        yield ("sources", self.data.name)
+
+
+class SearchSpec(_Spec):
+    """Search a method's recipe and start."""
+
+    kind: ClassVar[str] = "search"
+    version: ClassVar[int] = 1
+
+    train: TrainSpec
+    trials: int
+    searcher: str
+    scheduler: str
+    seeds: int
+    space: dict[str, Dimension]
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Those of the training; also the loss terms that the space can turn on."""
+        yield from self.train.entries()
+        yield from (("losses", key.split(".")[1]) for key in self.space if key.startswith("loss."))
+
+    def work(self, inputs: int) -> float:
+        """Of all its trials; ASHA stops about half of their epochs."""
+        one = self.train.recipe.epochs * max(1, len(self.train.degradations)) * 1.3
+        return one * candidate_count(self) * self.seeds * (0.5 if self.scheduler == "asha" else 1.0)
+
+    @property
+    def candidates(self) -> int:
+        """At most so many trials."""
+        return candidate_count(self)
+
+
+class EvaluateSpec(_Spec):
+    """Count right answers of one network, or of several that answer together, on some levels of one degradation.
+
+    With ``corruption`` (the digest of its files) the images come from a published corruption set as they are: the
+    degradation is ``c-<file>`` and the levels are its severities. A few images are kept at the levels ``shown``.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+    left_out: ClassVar[frozenset[str]] = frozenset({"shown"})
+
+    inference: str | None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    degradation: str
+    levels: tuple[int, ...]
+    data: DataSpec
+    protocol: str
+    noise_seed: int
+    precision: str
+    threads: int
+    corruption: str | None = None
+    shown: tuple[int, ...] = ()
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Way of inference, degradation and data source."""
+        if self.inference:
+            yield ("inference", self.inference)
+        if self.corruption is None:
+            yield ("degradations", self.degradation)
+        yield ("sources", self.data.name)
+
+    def work(self, inputs: int) -> float:
+        """By levels and networks."""
+        return 0.06 * len(self.levels) * (inputs or 1)
+
+
+class CheckpointSpec(_Spec):
+    """An existing checkpoint that stands for a stage. The path is where it lies, not what it is."""
+
+    kind: ClassVar[str] = "import"
+    version: ClassVar[int] = 1
+    left_out: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    sha256: str
+    model: ModelConfig
+    data: DataSpec
+    path: str
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Network and data source."""
+        yield from (("networks", self.model.name), ("sources", self.data.name))
+
+
+Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | CheckpointSpec

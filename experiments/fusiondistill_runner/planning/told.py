@@ -1,0 +1,108 @@
+"""What a plan tells of each row, so that views and reports guess nothing from names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fusiondistill.config import Config
+from fusiondistill.methods import Combined, Merge, Merged, Method, Trained, searched_name
+
+__all__ = ["Told", "of_method", "of_network"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One row of the table.
+
+    Attributes:
+        id: the method's id in results.
+        title: what tables call it.
+        description: one sentence about it.
+        form: ``clean``, ``each``, ``all``, ``merged``, ``combined``, or ``file`` for a checkpoint that is evaluated.
+        of: the method whose networks it uses or belongs to, else "".
+        own: the degradation that a network of form ``each`` is for, else "".
+        start: ``random``, a method, or "".
+        teachers: a method, or "".
+        told: whether it knows the degradation.
+        searched: the method whose search gave it, else "".
+        parameters: of all its networks together, at run time.
+        passes: forward passes an image.
+    """
+
+    id: str
+    title: str
+    description: str
+    form: str
+    of: str = ""
+    own: str = ""
+    start: str = ""
+    teachers: str = ""
+    told: bool = False
+    searched: str = ""
+    parameters: int = 0
+    passes: int = 1
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, told: bool = False) -> Told:
+    """A method's row, or that of its search."""
+    searched = next((s.of for s in config.search if searched_name(s.of) == name and name not in config.table), "")
+    method = config.table[searched or name]
+    title = method.title or searched or name
+    description = method.description or _sentence(method, config)
+    if searched:
+        title, description = f"{title} (searched)", _SEARCHED
+    start = "" if isinstance(method, Combined) else method.start
+    of = method.of if isinstance(method, Combined) else ""
+    return Told(
+        id=name,
+        title=title,
+        description=description,
+        form=method.form,
+        of=start.of if isinstance(method, Merged) and isinstance(start, Merge) else of,
+        start=start if isinstance(start, str) else "",
+        teachers=method.teachers.of if isinstance(method, Trained) and method.teachers and method.taught else "",
+        told=told,
+        searched=searched,
+        parameters=parameters,
+        passes=passes,
+    )
+
+
+_SEARCHED = "the same with what the search found on the validation split; what the search cost comes on top"
+
+
+def of_network(name: str, parameters: int, config: Config | None = None, of: str = "", own: str = "") -> Told:
+    """The row of one network of several, or of a checkpoint."""
+    if config is None:
+        return Told(name, name, "an evaluated checkpoint", "file", parameters=parameters)
+    told = of_method(config, of, parameters)
+    title, what = f"{told.title}: {own}", f"the network of {told.title} for {own} alone"
+    return Told(
+        name, title, what, told.form, of=of, own=own, start=told.start, teachers=told.teachers, searched=told.searched,
+        parameters=parameters,
+    )  # fmt: skip
+
+
+def _sentence(method: Method, config: Config) -> str:
+    """What a method is, made from its settings."""
+    if isinstance(method, Combined):
+        return f"the networks of {_title(config, method.of)} together: {method.inference.name}"
+    if isinstance(method, Merged):
+        return f"{_merge(method.start, config)}, evaluated without further training"
+    start = _merge(method.start, config) if isinstance(method.start, Merge) else _title(config, method.start)
+    seen = {"clean": "clean images", "each": "one degradation alone", "all": "all degradations"}[method.train_on]
+    taught = f", taught by {_title(config, method.teachers.of)}" if method.teachers and method.taught else ""
+    return f"starts from {start}, trained on {seen}{taught}"
+
+
+def _merge(merge: Merge, config: Config) -> str:
+    return f"the networks of {_title(config, merge.of)}, merged ({merge.merge})"
+
+
+def _title(config: Config, name: str) -> str:
+    return config.table[name].title or name if name in config.table else f"{name} weights"

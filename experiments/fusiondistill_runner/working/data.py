@@ -1,0 +1,66 @@
+"""The images of a stage, kept in the process for the stages that follow."""
+
+from __future__ import annotations
+
+import socket
+from functools import lru_cache
+from typing import Any
+
+from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
+from fusiondistill_runner.planning.specs import DataSpec
+
+__all__ = ["image_size", "load_data", "load_split", "splits"]
+
+Parameters = tuple[tuple[str, Any], ...]
+"""Of a data source, by name."""
+
+
+@lru_cache(maxsize=4)
+def load_split(name: str, split: str, root: str | None, expected: str, parameters: Parameters = ()) -> ImageSet:
+    """All images of a split; the first call on a node fetches and decodes them into the node's cache.
+
+    Raises:
+        DataError: they are not here, or not those of the ``expected`` fingerprint; names the node and says what to do.
+    """
+    node, given = socket.gethostname(), dict(parameters)
+    try:
+        found = fingerprint(name, root=root, **given)
+    except DataError as error:
+        raise DataError(
+            f"the data set {name!r} is not on the node {node}: {error} Every node needs it: give a data.root that all "
+            "nodes share, or copy the files to one place on each; `fusiondistill cluster check CONFIG` asks them all"
+        ) from error
+    if found != expected:
+        raise DataError(
+            f"the data set {name!r} on the node {node} is not the one that this run was planned with "
+            f"(fingerprint {found[:12]}, planned {expected[:12]}): copy the same files to every node"
+        )
+    return load_images(name, split, root, **given)
+
+
+@lru_cache(maxsize=8)
+def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
+    """The images of a split, cut down to what the run uses; the same object again within a process."""
+    images = load_split(data.name, split, root, data.fingerprint, tuple(sorted(data.parameters.items())))
+    if data.mean or data.std:
+        images = images.normalised_by(data.mean or images.mean, data.std or images.std)
+    wanted = data.train_images if split == "train" else data.test_images
+    return images if wanted is None or wanted >= len(images) else images.take(wanted)
+
+
+@lru_cache(maxsize=8)
+def splits(data: DataSpec, root: str | None, select: str) -> tuple[ImageSet, ImageSet | None]:
+    """(training images, images that the epoch is chosen on)."""
+    images = load_data(data, root, "train")
+    held_out = None
+    if data.held_out:
+        images, held_out = images.holdout(data.held_out, data.holdout_seed)
+    if select == "test":
+        held_out = load_data(data, root, "test")
+    return images, held_out
+
+
+def image_size(images: ImageSet) -> tuple[int, int]:
+    """(height, width) in pixels."""
+    height, width = images.gather([0])[0].shape[2:]
+    return height, width

@@ -1,0 +1,94 @@
+"""The merging stage: networks to one, BatchNorm's statistics for it, and how far the weights moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+
+from fusiondistill import checkpoints, evaluation
+from fusiondistill.data import ImageSet
+from fusiondistill.merging import At, merge
+from fusiondistill.recalibration import recalibrate_batchnorm
+from fusiondistill.state_dicts import distance, with_statistics
+from fusiondistill_runner.planning.specs import MergeSpec
+from fusiondistill_runner.working.data import splits
+from fusiondistill_runner.working.job import Job, Result
+from fusiondistill_runner.working.networks import of_card
+from fusiondistill_runner.working.surface import mean_loss, surface
+
+__all__ = ["merge_networks"]
+
+BASE = "base"
+"""The input that all merged networks started from, if there is one."""
+MEMBER = "expert-"
+"""Opens the names of the inputs that are merged."""
+JUDGED = 2000
+"""Training images (at most) that the loss is taken on where none are held out."""
+
+States = dict[str, dict[str, torch.Tensor]]
+
+
+def merge_networks(job: Job) -> Result:
+    """Merge the networks of a stage's inputs, and compare the result with them."""
+    spec = job.stage.spec
+    assert isinstance(spec, MergeSpec)
+    given = {role: job.inputs.weights(role) for role in job.inputs.stages}
+    members = {role.removeprefix(MEMBER): state for role, (state, _) in given.items() if role != BASE}
+    base = given[BASE][0] if BASE in given else None
+    card = next(iter(given.values()))[1]
+    images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
+    mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+    names = (spec.told,) if spec.told else spec.degradations
+    sample = images.take(min(spec.images, len(images)))
+    merged = _merged(job, spec, members, base, card, sample, held_out)
+    network = of_card(card, merged, job.device)
+    if spec.recalibrate == "mixed":
+        recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
+    judged = held_out if held_out is not None else images.take(min(JUDGED, len(images)))
+    losses = {d: mean_loss(of_card(card, state, job.device), mixed(judged, names)) for d, state in members.items()}
+    outcome = {
+        "barrier": mean_loss(network.eval(), mixed(judged, names)) - sum(losses.values()) / len(losses),
+        "expert_loss": losses,
+        "judged_on": "validation" if held_out is not None else "training images",
+        "method": spec.merge,
+        "recalibrate": spec.recalibrate,
+        "told": spec.told,
+        "surface": surface(
+            members, network, card, job.device, training=images, judged=judged, mixed=partial(mixed, degradations=names)
+        ),
+    }
+    if base is not None:
+        outcome["distance"] = {d: distance(state, base) for d, state in members.items()}
+    files = {checkpoints.MODEL: checkpoints.to_safetensors(network.state_dict(), card)}
+    return Result(files, {"card": card, "outcome": outcome})
+
+
+def _merged(
+    job: Job,
+    spec: MergeSpec,
+    members: States,
+    base: dict[str, torch.Tensor] | None,
+    card: dict[str, Any],
+    sample: ImageSet,
+    held_out: ImageSet | None,
+) -> dict[str, torch.Tensor]:
+    """The merged weights, with BatchNorm's statistics averaged, or those of the first network."""
+
+    def batches(of: ImageSet, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        return evaluation.mixed_batches(of, (name,), seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+
+    at = At(
+        base=base,
+        names=tuple(members),
+        network=lambda state: of_card(card, state, job.device),
+        batches=partial(batches, sample),
+        validation=None if held_out is None else partial(batches, held_out),
+        seed=spec.data_seed,
+        device=job.device,
+    )
+    states = list(members.values())
+    merged = merge(states, spec.merge, at=at, **spec.parameters)
+    return with_statistics(merged, states, "first") if spec.recalibrate == "none" else merged

@@ -1,0 +1,147 @@
+"""The training stage: :class:`fusiondistill.fitting.Training` between the inputs, the stored epochs and the result."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fusiondistill import checkpoints
+from fusiondistill.fitting import Training, random_network
+from fusiondistill.recipe import Recipe
+from fusiondistill.training import Progress
+from fusiondistill_runner.planning.specs import TrainSpec
+from fusiondistill_runner.planning.trials import chosen_start, with_found
+from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.working.data import splits
+from fusiondistill_runner.working.job import Job, Result
+from fusiondistill_runner.working.metrics import EVENTS, LiveEvents, event_file
+from fusiondistill_runner.working.networks import card_for, filled, new_network
+
+__all__ = ["pack", "train", "unpack"]
+
+
+class _Enough(Exception):
+    """Training has come as far as it was asked to."""
+
+
+def train(job: Job) -> Result | None:
+    """Train, from the last stored epoch if there is one; None on ranks above 0, and before the last epoch.
+
+    Every epoch is a function of its number and of the state before it, so a training that stops and goes on has the
+    bits of a training in one go.
+    """
+    spec = job.stage.spec
+    assert isinstance(spec, TrainSpec)
+    team, device = job.team, job.device
+    stored = job.progress.store.load_progress(job.stage) if team.rank == 0 else None
+    before = unpack(_same_for_all(stored, device, team.world_size))
+    rows = before.rows if before else []
+    for row in rows:
+        job.report({"epochs": spec.recipe.epochs, **({"resumed": 1} if row is rows[-1] else {}), **row})
+    if job.until is not None and job.until <= len(rows) < spec.recipe.epochs:
+        return None
+    found = job.inputs.found("search")
+    recipe = with_found(spec.recipe, found)
+    images, held_out = splits(spec.data, job.context.root(spec.data), spec.select)
+    training = Training(
+        recipe=recipe,
+        images=images,
+        held_out=None if spec.select == "last" else held_out,
+        degradations=spec.degradations,
+        seed=spec.data_seed,
+        protocol=spec.protocol,
+        flip=spec.flip,
+        device=device,
+        rank=team.rank,
+        world_size=team.world_size,
+        sync_batchnorm=spec.sync_batchnorm,
+    )
+    model = spec.model
+    network = random_network(
+        model.name, len(images.classes), job.stage.seed, model.feature_layer, model.parameters
+    )  # fmt: skip
+    if "start" in job.inputs.stages:
+        start = chosen_start(job.inputs.stages["start"], found)
+        filled(network, job.inputs.weights_of(start), start.directory)
+    teachers = [
+        filled(new_network(model, images), job.inputs.weights(role)[0], job.inputs.stages[role].directory)
+        for role in (f"teacher-{name}" for name in training.taught)
+    ]
+    try:
+        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe))
+    except _Enough:
+        return None
+    return _result(job, spec, recipe, progress, card_for(model, images)) if team.rank == 0 else None
+
+
+class _EpochEnd:
+    """What happens after each epoch: it is stored where it is due, and reported."""
+
+    def __init__(self, job: Job, recipe: Recipe) -> None:
+        self.job, self.epochs = job, recipe.epochs
+        store, attempt = job.progress.store, job.progress.attempt
+        followed = not (store.remote or job.until)
+        name = f"events.{attempt}.tfevents"
+        self.live = LiveEvents(Path(store.path(job.stage.directory, name)) if followed else None)
+
+    def __call__(self, progress: Progress) -> None:
+        job, writer, last = self.job, self.job.progress, progress.epoch == self.job.until
+        kept = last or writer.due(progress.epoch, self.epochs) or job.closing()
+        if kept:
+            writer.save(progress.epoch, pack(progress))
+        self.live.add(progress.rows)
+        job.report({"epochs": self.epochs, "kept": kept, **progress.rows[-1]})
+        if last and progress.epoch != self.epochs:
+            raise _Enough
+
+
+def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> bytes | None:
+    """What rank 0 read, on every rank: a node may see an earlier state of the store than another.
+
+    Sent as plain bytes: torch's ways to send objects unpickle what comes in.
+    """
+    if world_size == 1:
+        return data
+    size = torch.tensor(len(data or b""), device=device)
+    torch.distributed.broadcast(size, src=0)
+    if not int(size):
+        return None
+    held = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(int(size), dtype=torch.uint8)
+    held = held.to(device)
+    torch.distributed.broadcast(held, src=0)
+    return held.cpu().numpy().tobytes()
+
+
+def pack(progress: Progress) -> bytes:
+    """Progress as bytes that hold plain tensors and numbers only."""
+    stream = io.BytesIO()
+    torch.save(vars(progress), stream)  # no copies: tensors that it holds twice are stored once
+    return stream.getvalue()
+
+
+def unpack(data: bytes | None) -> Progress | None:
+    """What :func:`pack` made; None stays None."""
+    return Progress(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)) if data else None
+
+
+def _result(job: Job, spec: TrainSpec, recipe: Recipe, progress: Progress, card: dict[str, Any]) -> Result:
+    import pyarrow as pa
+
+    log = [json.dumps({name: round(value, 6) for name, value in row.items()}) for row in progress.rows]
+    files = {
+        checkpoints.MODEL: checkpoints.to_safetensors(progress.best, card),
+        "metrics.parquet": parquet_bytes(pa.Table.from_pylist(progress.rows)),
+        EVENTS: event_file(progress.rows, time.time()),
+        "log.txt": "\n".join([f"{job.stage.name}, seed {job.stage.seed}", *log, ""]).encode(),
+    }
+    outcome = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "select": spec.select}
+    if "validation" in progress.rows[-1]:
+        outcome["validation"] = progress.best_score
+    seconds = sum(row["seconds"] for row in progress.rows)
+    facts = {"training_seconds": seconds, "card": card, "recipe": recipe.model_dump(mode="json"), "outcome": outcome}
+    return Result(files, facts)

@@ -1,0 +1,265 @@
+"""One training as a function of values: :func:`fit` from Python; :class:`Training` is below it and the train stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fusiondistill import evaluation
+from fusiondistill.batches import Pipeline
+from fusiondistill.data import ImageSet
+from fusiondistill.models import ImageClassifier
+from fusiondistill.models.build import build
+from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.protocols import PROTOCOLS
+from fusiondistill.randomness import key
+from fusiondistill.recipe import Recipe, merged
+from fusiondistill.recipes import RANDOM, RECIPES, shape_of
+from fusiondistill.state_dicts import state_difference
+from fusiondistill.training import Progress, batch_mean_accuracy, train
+
+__all__ = ["Fit", "Training", "fit", "random_network"]
+
+StateDict = Mapping[str, torch.Tensor]
+Weights = nn.Module | StateDict
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a training is a function of, besides its networks.
+
+    Attributes:
+        recipe: epochs, optimiser, schedule, loss, augmentation.
+        images: the training images.
+        held_out: images that a network is judged on after each epoch; None: the last epoch is kept.
+        degradations: names; empty for clean training.
+        seed: of order, augmentation, levels and noise.
+        protocol: of degradations and validation, ``standard`` or ``paper``.
+        flip: random horizontal flips; None: what the data set allows.
+        device: where the networks are trained.
+        rank, world_size: this worker's place among those that share every batch.
+        sync_batchnorm: see :func:`fusiondistill.training.synchronised`.
+    """
+
+    recipe: Recipe
+    images: ImageSet
+    held_out: ImageSet | None = None
+    degradations: tuple[str, ...] = ()
+    seed: int = 0
+    protocol: str = "standard"
+    flip: bool | None = None
+    device: torch.device = CPU
+    rank: int = 0
+    world_size: int = 1
+    sync_batchnorm: bool = False
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """What there must be a teacher for: each degradation, or ``clean``; empty where the loss needs no teacher."""
+        return (self.degradations or ("clean",)) if self.recipe.loss.needs.teacher else ()
+
+    def run(
+        self,
+        network: nn.Module,
+        teachers: Sequence[nn.Module] = (),
+        *,
+        start: Progress | None = None,
+        on_epoch: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Train a network in place; see :func:`fusiondistill.training.train`.
+
+        Args:
+            network: holds its initial weights.
+            teachers: for each of :attr:`taught`, in that order.
+            start: where an earlier run stopped.
+            on_epoch: called after each epoch, on rank 0; training ends with what it raises.
+        """
+        return train(
+            network,
+            self.recipe,
+            self._pipeline(),
+            seed=self.seed,
+            teachers=teachers,
+            validation=None if self.held_out is None else self._validate,
+            start=start,
+            on_epoch=on_epoch,
+            sync_batchnorm=self.sync_batchnorm,
+        )
+
+    def _pipeline(self) -> Pipeline:
+        recipe = self.recipe
+        return Pipeline(
+            images=self.images,
+            degradations=self.degradations,
+            seed=self.seed,
+            batch_size=recipe.batch_size,
+            flip=self.images.flip if self.flip is None else self.flip,
+            padding=recipe.crop_padding,
+            cutout=self._cutout(),
+            pairing=recipe.pairing,
+            teacher_view=recipe.teacher_view if self.taught else None,
+            protocol=self.protocol,
+            device=self.device,
+            rank=self.rank,
+            world_size=self.world_size,
+            channels_last=recipe.channels_last,
+        )
+
+    def _cutout(self) -> int:
+        """The side of the hole in pixels: the recipe's, or half the image up to the recipe's limit."""
+        if self.recipe.cutout is not None:
+            return self.recipe.cutout
+        half = min(self.images.gather([0])[0].shape[2:]) // 2
+        return half if self.recipe.largest_cutout is None else min(half, self.recipe.largest_cutout)
+
+    def _validate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy (fraction) on the held-out images under each degradation."""
+        assert self.held_out is not None
+        right = evaluation.validate(
+            model,
+            self.held_out,
+            self.degradations,
+            seed=self.seed,
+            device=self.device,
+            protocol=self.protocol,
+            channels_last=self.recipe.channels_last,
+        )
+        if PROTOCOLS[self.protocol].batch_means:
+            return {name: batch_mean_accuracy(values) for name, values in right.items()}
+        return {name: float(values.double().mean()) for name, values in right.items()}
+
+
+def random_network(
+    name: str, classes: int, seed: int, feature_layer: str | None = None, parameters: Mapping[str, Any] | None = None
+) -> FeatureNetwork:
+    """A network by name with the initial weights that a run of this seed has; sets torch's generator."""
+    torch.manual_seed(key(seed, "initial weights") & (2**63 - 1))
+    return build(name, classes, feature_layer, parameters or {})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training came to.
+
+    Attributes:
+        model: the network of the kept epoch with its normalisation, in eval mode, on the device of the training.
+        rows: a row of metrics for each epoch; accuracies are fractions, ``seconds`` wall time.
+        best_epoch: which epoch was kept, from 1.
+    """
+
+    model: ImageClassifier
+    rows: list[dict[str, float]]
+    best_epoch: int
+
+
+def fit(
+    recipe: Recipe | Mapping[str, Any],
+    images: ImageSet,
+    *,
+    model: str = "cifar_resnet56",
+    start: Weights | None = None,
+    degradations: Sequence[str] = (),
+    teachers: Mapping[str, Weights] | Weights | None = None,
+    validation: ImageSet | float | None = 0.1,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    protocol: str = "standard",
+    flip: bool | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+) -> Fit:
+    """Train one network: a row of the table, without Ray, a store or a config.
+
+    The same settings give the weights of the train stage, bit for bit, on the same kind of device with the same
+    number of threads (``torch.set_num_threads``; a stage has one thread unless the config says otherwise).
+
+    Args:
+        recipe: a whole recipe, or a mapping that is laid over the paper's recipe for such a training:
+            ``{"epochs": 5, "optimizer": {"lr": 0.05}, "loss": {"kd": 0.5}}``.
+        images: training images.
+        model: name of the network, where neither ``start`` nor a teacher is needed to tell it.
+        start: initial weights: a state dict of ``model``, or a network or classifier, which is copied; None: random.
+        degradations: names; a batch holds images under each of them. Empty: clean images.
+        teachers: a network, classifier or state dict for each degradation (``clean`` where there is none), or one for
+            all; needed where a term of the loss needs teachers.
+        validation: a fraction of ``images`` that is held out, or other images; the epoch with the best mean accuracy
+            on them is kept. None or 0: the last epoch.
+        seed: of initial weights, held-out images, order, augmentation, levels and noise.
+        device: where to train; None: a GPU if there is one.
+        protocol: ``standard`` or ``paper``.
+        flip: random horizontal flips; None: what the data set allows.
+        on_epoch: called with the progress after each epoch; what it raises ends the training.
+
+    Raises:
+        ValueError: an unknown name, weights that do not fit, teachers that are missing or not used, a recipe that is
+            not admitted.
+        NonFiniteLoss: the loss became NaN or infinite.
+
+    Example:
+        >>> fitted = fit({"epochs": 1}, load_images("digits", "train").take(100), model="cifar_resnet8")
+        >>> len(fitted.rows), fitted.model.classes[:2]
+        (1, ('0', '1'))
+    """
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    names = tuple(degradations)
+    whole = _recipe(recipe, names, start, teachers, protocol)
+    held_out = validation if isinstance(validation, ImageSet) else None
+    if not isinstance(validation, ImageSet) and validation:
+        images, held_out = images.holdout(validation, seed)
+    training = Training(whole, images, held_out, names, seed, protocol, flip, place)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        network = _network(start, model, images, seed)
+        taught = [_network(one, model, images, seed) for one in _teachers(teachers, training.taught)]
+        progress = training.run(network, taught, on_epoch=on_epoch)
+    network.load_state_dict(progress.best)
+    classifier = ImageClassifier(network, images.mean, images.std, images.classes).to(place).eval()
+    return Fit(classifier, progress.rows, progress.best_epoch)
+
+
+def _recipe(
+    given: Recipe | Mapping[str, Any], degradations: tuple[str, ...], start: object, teachers: object, protocol: str
+) -> Recipe:
+    """The recipe, where it is a mapping laid over the defaults for its shape."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    if isinstance(given, Recipe):
+        return given
+    train_on = "clean" if not degradations else "each" if len(degradations) == 1 else "all"
+    raw = {"start": RANDOM if start is None else "", "train_on": train_on, "teachers": teachers is not None}
+    shape, assumed = shape_of(raw, lambda name: False), PROTOCOLS[protocol]
+    defaults = {**RECIPES["paper"][shape], **assumed.recipe, **assumed.shapes.get(shape, {})}
+    return Recipe.model_validate(merged(defaults, dict(given)))
+
+
+def _network(weights: Weights | None, model: str, images: ImageSet, seed: int) -> FeatureNetwork:
+    """A network of its own with these weights, or with random ones."""
+    if isinstance(weights, nn.Module):
+        found = copy.deepcopy(weights.network if isinstance(weights, ImageClassifier) else weights)
+        assert isinstance(found, nn.Module)
+        return found  # type: ignore[return-value]
+    network = random_network(model, len(images.classes), seed)
+    if weights is not None:
+        if difference := state_difference(network.state_dict(), weights):
+            raise ValueError(f"the weights do not fit {model}: {difference}")
+        network.load_state_dict(dict(weights))
+    return network
+
+
+def _teachers(given: Mapping[str, Weights] | Weights | None, taught: tuple[str, ...]) -> list[Weights]:
+    """The teacher of each of ``taught``."""
+    if given is None or not taught:
+        if taught:
+            raise ValueError(f"the loss needs teachers: give one for {', '.join(taught)}, or one for all")
+        return []
+    if isinstance(given, nn.Module):
+        return [given] * len(taught)
+    if all(isinstance(value, torch.Tensor) for value in given.values()):
+        return [given] * len(taught)  # type: ignore[list-item]
+    if missing := [name for name in taught if name not in given]:
+        raise ValueError(f"the loss needs a teacher for {', '.join(missing)}; there are {', '.join(given)}")
+    return [given[name] for name in taught]  # type: ignore[misc]

@@ -1,0 +1,108 @@
+"""Ways of inference: how the networks of a method come to one answer.
+
+A way of inference is a function ``(classifiers, **parameters) -> nn.Module``. ``classifiers`` maps roles
+(``expert-<degradation>``, or ``model`` of a single network) to modules that turn raw images, uint8 [B,3,H,W], into
+logits, float32 [B,C]. The module that it returns takes the same images; its registration says what its output is.
+Importing this package does not import torch.
+
+Example:
+    >>> @INFERENCE.register("first", replace=True)
+    ... def first(classifiers):
+    ...     "The first of the networks alone."
+    ...     return next(iter(classifiers.values()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["INFERENCE", "OUTPUTS", "Inference", "combined"]
+
+OUTPUTS = ("logits", "log-probabilities", "votes")
+"""What a module may give: votes have no probabilities, so neither a likelihood nor a calibration error."""
+
+
+class Inference(Entry):
+    """A way of inference; ``function`` makes one module of classifiers by role."""
+
+    @property
+    def told(self) -> bool:
+        """Whether it is told which degradation an image has, and so is given that degradation's network alone."""
+        return bool(self.facts["told"])
+
+    @property
+    def gives(self) -> str:
+        """What its module gives, one of :data:`OUTPUTS`."""
+        return str(self.facts["gives"])
+
+    def notes(self) -> tuple[str, ...]:
+        """What it gives and knows, for ``fusiondistill list``."""
+        return (f"gives {self.gives}" + ("; is told the degradation" if self.told else ""),)
+
+
+class Inferences(Registry):
+    """The registry of ways of inference."""
+
+    entry = Inference
+
+    def register(
+        self,
+        name: str,
+        *,
+        gives: str = "logits",
+        told: bool = False,
+        version: int = 1,
+        source: str = "",
+        replace: bool = False,
+        **facts: Any,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make a function a way of inference.
+
+        Args:
+            name: lower-case letters, digits and underscores, a letter first.
+            gives: what its module's output is, one of :data:`OUTPUTS`.
+            told: is it told which degradation an image has?
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`.
+            facts: none is known besides.
+        """
+        if gives not in OUTPUTS:
+            raise ValueError(f"the way of inference {name!r} gives {gives!r}: expected one of {', '.join(OUTPUTS)}")
+        known = {"gives": gives, "told": told}
+        return super().register(name, version=version, source=source, replace=replace, **known, **facts)
+
+    def __getitem__(self, name: str) -> Inference:
+        found = super().__getitem__(name)
+        assert isinstance(found, Inference)
+        return found
+
+
+INFERENCE = Inferences("way of inference", __name__)
+"""Every way of inference by name."""
+
+
+def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mapping[str, Any] | None = None) -> nn.Module:
+    """One module of several classifiers.
+
+    Args:
+        name: a way of inference.
+        classifiers: by role; each takes uint8 [B,3,H,W] and gives logits [B,C].
+        parameters: of the way of inference.
+
+    Returns:
+        What the way of inference makes of them; its attribute ``gives`` says what its output is.
+
+    Raises:
+        ValueError: unknown name or parameter, or classifiers that do not go together.
+    """
+    entry = INFERENCE.find(name)
+    assert isinstance(entry, Inference)
+    module: Any = entry.function(classifiers, **entry.checked(parameters or {}))
+    module.gives = entry.gives
+    made: nn.Module = module
+    return made

@@ -1,0 +1,55 @@
+"""Distillation of softened logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from fusiondistill.losses import LOSSES, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+Temperature = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="T of the softened logits: larger is softer")
+]
+
+
+@LOSSES.register("kd", needs="logits", source="Hinton et al., Distilling the knowledge, 2015, arXiv:1503.02531")
+def kd(
+    student: Outputs, teacher: Outputs | None, labels: torch.Tensor, *, temperature: Temperature = 4.0
+) -> torch.Tensor:
+    """T^2 KL(teacher || student) on logits softened by the temperature T, mean over the images."""
+    assert teacher is not None and student.logits is not None and teacher.logits is not None
+    return softened_kl(student.logits, teacher.logits, temperature)
+
+
+def softened_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Hinton's distillation loss: T^2 * KL(teacher || student) of the softmaxes at temperature T, batch mean.
+
+    The factor T^2 keeps the size of the gradient comparable between temperatures (arXiv:1503.02531, section 2).
+
+    Args:
+        student_logits: float [B, C], any precision; gradients flow into it.
+        teacher_logits: float [B, C]; no gradient flows into it.
+        temperature: above 0; larger is softer.
+
+    Returns:
+        0-d float32 tensor, >= 0, in nats times T^2, computed in float32 also under autocast.
+
+    Raises:
+        ValueError: the shapes differ (`F.kl_div` would broadcast them in silence).
+
+    Example:
+        >>> softened_kl(torch.zeros(1, 2), torch.zeros(1, 2), temperature=4.0)
+        tensor(0.)
+    """
+    from torch.nn import functional
+
+    if student_logits.shape != teacher_logits.shape:
+        shapes = f"{tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)}"
+        raise ValueError(f"student logits {shapes} differ")
+    student = functional.log_softmax(student_logits.float() / temperature, dim=1)
+    teacher = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
+    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,0 +1,84 @@
+"""Merging methods: several networks of one architecture in, the weights of one out.
+
+An entry is a function ``(experts, at, **parameters) -> state dict``. It is responsible for the parameters alone:
+whatever it says of BatchNorm's statistics and other buffers is replaced afterwards by one rule
+(:func:`fusiondistill.state_dicts.with_statistics`), so it may leave them out. The fact ``needs`` names what it asks of
+``at`` (:class:`At`): ``base``, ``batches``, ``validation``. Nothing here imports torch before a method is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.merging._at import At
+from fusiondistill.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.state_dicts import StateDict
+
+__all__ = ["MERGING", "At", "merge"]
+
+MERGING = Registry("merging method", __name__, first=("average", "median", "ties"))
+"""Merging methods by name."""
+
+
+def merge(
+    state_dicts: Sequence[StateDict], method: str, *, at: At | None = None, **parameters: Any
+) -> dict[str, torch.Tensor]:
+    """Merge networks of one architecture by a registered method.
+
+    BatchNorm's running statistics are averaged over the networks; other rules are those of
+    :func:`fusiondistill.state_dicts.with_statistics` and :func:`fusiondistill.recalibrate_batchnorm`.
+
+    Args:
+        state_dicts: at least one, with the same keys and shapes; they are not changed and not aliased.
+        method: a name of :data:`MERGING`.
+        at: what the method asks for besides, like the base; see :class:`At`.
+        parameters: of the method.
+
+    Returns:
+        A new state dict with the first one's keys, dtypes and devices.
+
+    Raises:
+        UnknownEntry: there is no such method; a ValueError.
+        ValueError: a parameter is unknown or out of range, the method needs what `at` does not have, tensors do not
+            fit or are not finite (naming the first), or the method gave no such state dict.
+
+    Example:
+        >>> import torch
+        >>> base, one, other = ({"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0))
+        >>> merge([one, other], "task_arithmetic", at=At(base=base), scale=0.5)
+        {'w': tensor([2.5000])}
+    """
+    from fusiondistill import state_dicts as tools
+
+    entry, at = MERGING.find(method), at or At()
+    values = entry.resolve(parameters)
+    at.check(entry.facts.get("needs", ()), method)
+    tools.check_alike(state_dicts)
+    names = at.names if at.has("names") else tuple(map(str, range(len(state_dicts))))
+    if len(names) != len(state_dicts):
+        raise ValueError(f"{len(state_dicts)} state dicts need as many names, got {len(names)}")
+    for index, state in enumerate(state_dicts):
+        tools.check_finite(state, f"state dict {index}" + (f" ({names[index]})" if at.has("names") else ""))
+    if at.has("base"):
+        if difference := tools.state_difference(state_dicts[0], at.base):
+            raise ValueError(f"the base does not fit the state dicts: {difference}")
+        tools.check_finite(at.base, "the base")
+    merged = entry.function(state_dicts, at, **values)
+    _check_result(merged, state_dicts[0], method)
+    return tools.with_statistics(merged, state_dicts)
+
+
+def _check_result(merged: Any, expected: StateDict, method: str) -> None:
+    """Raise ValueError where a method's result lacks a parameter, or has one of another shape or not finite."""
+    from fusiondistill import state_dicts as tools
+
+    wanted = {key: expected[key] for key in tools.parameter_keys(expected)}
+    found = {key: merged[key] for key in wanted if key in merged}
+    if difference := tools.state_difference(wanted, found):
+        raise ValueError(f"the merging method {method!r} gave other tensors than it got: {difference}")
+    tools.check_finite(found, f"what the merging method {method!r} gave")

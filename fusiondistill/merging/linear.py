@@ -1,0 +1,52 @@
+"""A weighted average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field, FiniteFloat
+
+from fusiondistill.merging import MERGING, At
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.state_dicts import StateDict
+
+
+def _usable(weights: tuple[float, ...] | dict[str, float]) -> tuple[float, ...] | dict[str, float]:
+    values = list(weights.values() if isinstance(weights, dict) else weights)
+    if sum(values) <= 0:
+        raise ValueError(f"must have a sum above 0, got {values}")
+    return weights
+
+
+Weights = Annotated[tuple[FiniteFloat, ...] | dict[str, FiniteFloat], AfterValidator(_usable)]
+
+
+@MERGING.register("linear", source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482")
+def linear(
+    experts: Sequence[StateDict],
+    at: At,
+    *,
+    weights: Annotated[Weights, Field(description="a number for each expert, in their order or by degradation")],
+) -> dict[str, torch.Tensor]:
+    """The weighted average: each weight of the merged network is `sum_i w_i theta_i / sum_i w_i`.
+
+    Weights are finite, with a sum above 0; they are normalised.
+    """
+    from fusiondistill import state_dicts
+
+    return state_dicts.average(experts, _in_order(weights, at) if isinstance(weights, Mapping) else weights)
+
+
+def _in_order(weights: Mapping[str, float], at: At) -> list[float]:
+    """The weights in the order of the experts.
+
+    Raises:
+        ValueError: a degradation has no weight, or a weight no degradation.
+    """
+    if {*weights} != {*at.names}:
+        raise ValueError(f"weights are for {', '.join(weights)}, the experts for {', '.join(at.names)}")
+    return [weights[name] for name in at.names]

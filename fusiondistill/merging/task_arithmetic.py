@@ -1,0 +1,45 @@
+"""Task arithmetic: the experts' changes added up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from fusiondistill.merging import MERGING, At
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.state_dicts import StateDict
+
+
+@MERGING.register(
+    "task_arithmetic",
+    needs=frozenset({"base"}),
+    source="Ilharco et al., Editing models with task arithmetic, ICLR 2023, arXiv:2212.04089",
+)
+def task_arithmetic(
+    experts: Sequence[StateDict],
+    at: At,
+    *,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="of the sum of the experts' changes")] = 0.3,
+) -> dict[str, torch.Tensor]:
+    """The base plus `scale` times the sum of the experts' changes: `theta_0 + scale * sum_i (theta_i - theta_0)`.
+
+    Computed in float64 and cast back once. With `scale` 1 / (number of experts) it is the average.
+    """
+    import torch
+
+    from fusiondistill.state_dicts import parameter_keys
+
+    merged = {}
+    for key in parameter_keys(experts[0]):
+        first = experts[0][key]
+        start = at.base[key].detach().to(first.device, torch.float64)
+        change = torch.zeros_like(start)
+        for state in experts:
+            change += state[key].detach().to(start) - start
+        merged[key] = (start + scale * change).to(first.dtype)
+    return merged

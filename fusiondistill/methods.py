@@ -1,0 +1,282 @@
+"""A row of the table is a value: what it starts from, what it is trained on, who teaches, how it answers.
+
+:data:`METHODS` is the table of the built-in rows, as a config would write them; nothing else knows a row by its
+name but the published figures. A config lays sections over them and defines its own (:mod:`fusiondistill.resolution`).
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, computed_field
+
+from fusiondistill.parametrised import Parametrised, named
+from fusiondistill.recipe import Count, Frozen, Recipe
+from fusiondistill.registry import Entry
+
+__all__ = [
+    "DEFAULT_ROWS",
+    "EXPERTS",
+    "METHODS",
+    "SEARCHED",
+    "Combined",
+    "Inference",
+    "Merge",
+    "Merged",
+    "Method",
+    "Teachers",
+    "Trained",
+    "form_of",
+    "needed_methods",
+    "searched_name",
+]
+
+EXPERTS = "expert"
+"""The method that a merge or a combination is of, where the config does not say."""
+SEARCHED = "fusiondistill"
+"""The method that a search is of, where the config does not say."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "base": {
+        "title": "Base",
+        "description": "trained on clean images only (step 1); the starting point of most rows below",
+        "start": "random",
+        "train_on": "clean",
+    },
+    EXPERTS: {
+        "title": "Expert",
+        "description": "the base, fine-tuned on one degradation alone with the base as its teacher (step 2)",
+        "start": "base",
+        "train_on": "each",
+        "teachers": "base",
+    },
+    "oracle": {
+        "title": "Oracle",
+        "description": "for each degradation the expert that was fine-tuned on it; it is told the degradation, so it "
+        "is a yardstick and not a competitor",
+        "of": EXPERTS,
+        "inference": "own",
+    },
+    "ensemble": {
+        "title": "Ensemble",
+        "description": "all experts vote on every image, a tie goes to the largest summed logits; one forward pass per "
+        "expert",
+        "of": EXPERTS,
+        "inference": "vote",
+    },
+    "scratch": {
+        "title": "Scratch",
+        "description": "one network from random weights, trained on all degradations with cross-entropy",
+        "start": "random",
+        "train_on": "all",
+    },
+    "vanilla": {
+        "title": "Vanilla",
+        "description": "starts from the base, fine-tuned on all degradations with cross-entropy",
+        "start": "base",
+        "train_on": "all",
+    },
+    "modelsoups": {
+        "title": "ModelSoups",
+        "description": "the uniform average of the experts' weights, evaluated without further training",
+        "start": {"merge": "average", "of": EXPERTS},
+    },
+    "modelsoups-told": {
+        "title": "ModelSoups (told)",
+        "description": "the same average with BatchNorm statistics of its own for each degradation; it is told the "
+        "degradation, so it is a yardstick too",
+        "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
+        "inference": "own",
+    },
+    "fusing": {
+        "title": "Fusing",
+        "description": "starts from the average, fine-tuned on all degradations with cross-entropy",
+        "start": "modelsoups",
+        "train_on": "all",
+    },
+    SEARCHED: {
+        "title": "FusionDistill",
+        "description": "starts from the average, fine-tuned on all degradations with cross-entropy and distillation "
+        "from the expert of each image's degradation (step 4), with fixed loss weights; told nothing",
+        "start": "modelsoups",
+        "train_on": "all",
+        "teachers": EXPERTS,
+    },
+}
+"""Built-in methods by name, in the order of the table."""
+DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsoups-told"))
+"""The built-in rows of a table whose config names none: the others are shown if they are named."""
+
+
+def searched_name(method: str) -> str:
+    """The row that a search of a method gives."""
+    return f"{method}-searched"
+
+
+class Merge(Parametrised):
+    """A start from merged weights: how, of which networks, and what becomes of BatchNorm."""
+
+    merge: str = Field(description="merging method; see `fusiondistill list merging`")
+    of: str = Field(EXPERTS, description="the method whose networks are merged: one that trains one per degradation")
+    recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
+        None,
+        description="BatchNorm statistics: none (the first network's), average, mixed (recomputed on all "
+        "degradations), per_degradation (recomputed for each; the network is told which); default mixed, paper none",
+    )
+    images: Count = Field(10_000, description="training images (at most) that statistics are recomputed on")
+
+    def entry(self) -> Entry:
+        """The merging method."""
+        from fusiondistill.merging import MERGING
+
+        return named(MERGING, self.merge, "merge")
+
+    def changed(self, values: Mapping[str, Any]) -> Merge:
+        """The same with other values; parameters that the merging method does not have are left out.
+
+        Args:
+            values: ``merge``, ``recalibrate``, ``images``, or parameters of a merging method.
+
+        Raises:
+            pydantic.ValidationError: a value that is not admitted.
+        """
+        content = {**self.model_dump(exclude=set(self.parameters)), **values}
+        own = self.parameters if content["merge"] == self.merge else {}
+        fields, known = type(self).model_fields, named_parameters(content["merge"])
+        return Merge.model_validate({k: v for k, v in {**own, **content}.items() if k in fields or k in known})
+
+
+def named_parameters(merge: str) -> frozenset[str]:
+    """The names of a merging method's parameters."""
+    from fusiondistill.merging import MERGING
+
+    return frozenset(MERGING[merge].parameters.model_fields)
+
+
+class Inference(Parametrised):
+    """How networks answer together."""
+
+    name: str = Field(description="way of inference; see `fusiondistill list inference`")
+
+    def entry(self) -> Entry:
+        """The way of inference."""
+        from fusiondistill.inference import INFERENCE
+
+        return named(INFERENCE, self.name, "name")
+
+
+class Teachers(Frozen):
+    """Who teaches: the network of each image's degradation, or one network for all."""
+
+    of: str = Field(description="a method")
+    by: Literal["degradation"] = Field("degradation", description="which of its networks teaches an image")
+
+
+def _of_text(key: str) -> BeforeValidator:
+    """A text as short for a mapping with that key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+class _Row(Frozen):
+    title: str = Field("", description="what tables call it; default: its name")
+    description: str = Field("", description="one sentence about it; default: made from its settings")
+    inference: Annotated[Inference, _of_text("name")] | None = Field(
+        None, description="how its networks answer: own (each image's own degradation's network), vote, ..."
+    )
+
+
+class Trained(_Row, Recipe):
+    """A method that is trained: a network, or with ``train_on: each`` one for each degradation."""
+
+    start: str | Merge = Field(description="random, a method, or {merge: ..., of: ...}")
+    train_on: Literal["clean", "each", "all"] = Field(
+        description="clean images, each degradation a network of its own, or all degradations"
+    )
+    teachers: Annotated[Teachers, _of_text("of")] | None = Field(None, description="a method, for terms of the loss")
+    checkpoint: str | dict[str, str] | None = Field(
+        None,
+        description="a checkpoint to use instead of training; may contain {seed} and {degradation}, with train_on: "
+        "each also a mapping degradation -> file",
+    )
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def form(self) -> str:
+        """``clean``, ``each`` or ``all``."""
+        return self.train_on
+
+    @property
+    def recipe(self) -> Recipe:
+        """Everything that the training does."""
+        return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+    @property
+    def taught(self) -> bool:
+        """Whether any term of the loss needs its teachers."""
+        return self.teachers is not None and self.loss.needs.teacher
+
+
+class Merged(_Row):
+    """A method that is merged and not trained."""
+
+    start: Merge = Field(description="{merge: ..., of: ...}")
+    checkpoint: str | None = Field(None, description="a checkpoint to use instead of merging; may contain {seed}")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def form(self) -> str:
+        """``merged``."""
+        return "merged"
+
+
+class Combined(_Row):
+    """A method that answers with the networks of another one."""
+
+    of: str = Field(description="the method whose networks answer")
+    inference: Annotated[Inference, _of_text("name")] = Field(description="how they answer")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def form(self) -> str:
+        """``combined``."""
+        return "combined"
+
+
+def form_of(raw: Any) -> str:
+    """Which kind of method some settings make: ``trained``, ``merged``, ``combined``, or "" for none of them."""
+    if not isinstance(raw, Mapping):
+        return raw.form if isinstance(raw, Merged | Combined) else "trained"
+    if raw.get("train_on") is not None:
+        return "trained"
+    if isinstance(raw.get("start"), Mapping):
+        return "merged"
+    return "combined" if raw.get("of") is not None else ""
+
+
+Method = Annotated[
+    Annotated[Trained, Tag("trained")] | Annotated[Merged, Tag("merged")] | Annotated[Combined, Tag("combined")],
+    Discriminator(form_of),
+]
+"""A method, by its form."""
+
+
+def needed_methods(table: Mapping[str, Any], rows: Iterable[str]) -> list[str]:
+    """The methods that rows rest on, and the rows themselves, in the order of the table."""
+    needed: set[str] = set()
+
+    def walk(name: object) -> None:
+        if not isinstance(name, str) or name not in table or name in needed:
+            return
+        needed.add(name)
+        method = table[name]
+        start = getattr(method, "start", None)
+        walk(start.of if isinstance(start, Merge) else start)
+        teachers = getattr(method, "teachers", None)
+        walk(teachers.of if teachers else None)
+        walk(getattr(method, "of", None))
+
+    for name in rows:
+        walk(name)
+    return [name for name in table if name in needed]

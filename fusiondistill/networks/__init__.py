@@ -1,0 +1,141 @@
+"""Networks by name: providers of many names, and one's own networks, each under a name of its own.
+
+A network of one's own is a function ``(classes, **parameters) -> nn.Module``. The module maps normalised images,
+float32 [B,3,H,W], to logits, float32 [B,classes]. It needs no method for its features: the project takes them from the
+output of a layer, the one that is named, or else the last that gives a map [B,F,h,w].
+
+A provider is a function ``(name, classes, **parameters) -> nn.Module`` with a list of its names. Importing this package
+does not import torch.
+
+Example:
+    >>> from torch import nn
+    >>> @NETWORKS.register("tiny", feature_layer="0", replace=True)
+    ... def tiny(classes: int, *, width: int = 8) -> nn.Module:
+    ...     "One convolution and a head."
+    ...     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
+    ...     return nn.Sequential(nn.Conv2d(3, width, 3), *head)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.registry import Entry, Registry, UnknownEntry, close_to
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["NETWORKS", "Network"]
+
+Names = Callable[[], tuple[str, ...]]
+Provides = Callable[[str], bool | str]
+
+
+class Network(Entry):
+    """A network, or a provider of several."""
+
+    @property
+    def feature_layer(self) -> str | None:
+        """The dotted name of the module whose output is the feature map; None: found, or chosen by the function."""
+        return self.facts["feature_layer"]
+
+    def names(self) -> tuple[str, ...]:
+        """The names that a config may give; of a provider with endless many, some of them. Imports no torch."""
+        listed: Names | None = self.facts["names"]
+        return (self.name,) if listed is None else listed()
+
+    def provides(self, name: str) -> bool | str:
+        """Whether there is a network of that name; a text says what is wrong with a name of its kind."""
+        rule: Provides | None = self.facts["provides"]
+        return name in self.names() if rule is None else rule(name)
+
+    def build(self, name: str, classes: int, feature_layer: str | None, parameters: dict[str, Any]) -> nn.Module:
+        """What the function makes of a name, a number of classes and checked parameters."""
+        chosen = {"feature_layer": feature_layer} if self.chooses_layer else {}
+        arguments = (classes,) if self.facts["names"] is None else (name, classes)
+        made: nn.Module = self.function(*arguments, **chosen, **parameters)
+        return made
+
+    @property
+    def chooses_layer(self) -> bool:
+        """Whether the function takes ``feature_layer`` and sees to the features itself."""
+        return "feature_layer" in inspect.signature(self.function).parameters
+
+    def notes(self) -> tuple[str, ...]:
+        """The names of a provider, for ``fusiondistill list``."""
+        return () if self.facts["names"] is None else (f"names: {', '.join(self.names())}",)
+
+
+class Networks(Registry):
+    """The registry of networks."""
+
+    entry = Network
+
+    def register(
+        self,
+        name: str,
+        *,
+        feature_layer: str | None = None,
+        names: Names | None = None,
+        provides: Provides | None = None,
+        version: int = 1,
+        source: str = "",
+        replace: bool = False,
+        **facts: Any,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Make a function a network, or with ``names`` a provider of networks.
+
+        Args:
+            name: lower-case letters, digits and underscores, a letter first; of a network what a config names.
+            feature_layer: the dotted name of the module whose output is the feature map; None: the last module that
+                gives a map [B,F,h,w] of more than one pixel, adaptive pooling left out.
+            names: a provider's function that lists its names.
+            provides: a provider's function that says whether it has a name: True, False, or a text with what is wrong
+                with a name of its kind. Default: whether it is listed.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`.
+            facts: none is known besides.
+        """
+        known = {"feature_layer": feature_layer, "names": names, "provides": provides}
+        return super().register(name, version=version, source=source, replace=replace, **known, **facts)
+
+    def __getitem__(self, name: str) -> Network:
+        found = super().__getitem__(name)
+        assert isinstance(found, Network)
+        return found
+
+    def provider(self, name: str) -> Network:
+        """The entry that makes networks of that name; imports no torch for built-in ones.
+
+        Raises:
+            UnknownEntry: there is none; the message has the nearest names, or what is wrong with this one.
+        """
+        if name in self and self[name].facts["names"] is None:
+            return self[name]
+        entries = [self[one] for one in self]
+        for entry in entries:
+            answer = entry.provides(name)
+            if isinstance(answer, str):
+                raise UnknownEntry(answer)
+            if answer:
+                return entry
+        known = tuple(one for entry in entries for one in entry.names())
+        hint = close_to(str(name), known, listed=False) or "; `fusiondistill list networks` shows all names"
+        raise UnknownEntry(f"no {self.kind} {name!r}{hint}")
+
+    def code_of(self, name: str) -> str:
+        """What stands in a digest for the code of a network: its provider's."""
+        return self.provider(name).code
+
+    def check_name(self, name: str) -> str | None:
+        """What is wrong with the name of a network; None: nothing."""
+        try:
+            self.provider(name)
+        except UnknownEntry as error:
+            return str(error)
+        return None
+
+
+NETWORKS = Networks("network", __name__, offered=frozenset({"feature_layer"}))
+"""Every network and provider of networks by name."""

@@ -1,0 +1,132 @@
+"""Keys of a config that have another name now: they go on working, and one line says the new name."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fusiondistill.methods import EXPERTS, METHODS
+from fusiondistill.resolution import default_methods
+from fusiondistill.safe_yaml import Location
+
+__all__ = ["OldSpelling", "modern", "modern_axis"]
+
+_SOUPS, _TOLD = "modelsoups", "modelsoups-told"
+_FUSION = {"method": "merge", "recalibrate": "recalibrate", "images": "images"}
+_SEARCHED = {
+    "fusion.method": "start.merge",
+    "fusion.recalibrate": "start.recalibrate",
+    "loss.temperature": "loss.kd.temperature",
+}
+
+
+class OldSpelling(FutureWarning):
+    """Says what a key is called now."""
+
+
+def _say(old: str, new: str) -> None:
+    warnings.warn(OldSpelling(f"{old} is {new} now"), stacklevel=3)
+
+
+def modern(
+    content: Mapping[str, Any], lines: Mapping[Location, int | None]
+) -> tuple[dict[str, Any], dict[Location, int | None]]:
+    """A config's content and lines with old keys under their new names; each is told by a warning."""
+    new, at = copy.deepcopy(dict(content)), dict(lines)
+    for old, place, value in list(_moves(new)):
+        _put(new, place, value)
+        line = next((at[old[:end]] for end in range(len(old), 0, -1) if old[:end] in at), None)
+        for end in range(1, len(place) + 1):
+            at.setdefault(place[:end], line)
+        at[place] = line
+    return new, at
+
+
+def modern_axis(axis: str) -> str:
+    """The key of a sweep's axis under its new name."""
+    parts = axis.split(".")
+    if parts[0] == "fusion" and len(parts) == 2 and parts[1] in (*_FUSION, "checkpoint"):
+        return axis  # its values are laid over fusion, which is moved with what else it says
+    if axis.endswith("loss.temperature"):
+        new = axis.removesuffix("temperature") + "kd.temperature"
+        _say(axis, new)
+        return new
+    return axis
+
+
+def _put(content: dict[str, Any], place: Location, value: Any) -> None:
+    for part in place[:-1]:
+        if not isinstance(content.get(part), dict):  # type: ignore[arg-type]
+            content[part] = {}  # type: ignore[index]
+        content = content[part]  # type: ignore[index]
+    content[place[-1]] = value  # type: ignore[index]
+
+
+def _moves(content: dict[str, Any]) -> Iterator[tuple[Location, Location, Any]]:
+    """(old location, new location, value) of every old key, which is taken out."""
+    if isinstance(content.get("fusion"), dict):
+        yield from _of_fusion(content, content.pop("fusion"))
+    elif "fusion" in content and content["fusion"] is None:
+        del content["fusion"]
+    for place, section in [((name,), content.get(name)) for name in METHODS] + _defined(content):
+        loss = section.get("loss") if isinstance(section, dict) else None
+        if isinstance(loss, dict) and "temperature" in loss:
+            if isinstance(loss.get("kd"), int | float) and not isinstance(loss["kd"], bool):
+                loss["kd"] = {"weight": loss["kd"]}
+            value = loss.pop("temperature")
+            _say(".".join((*place, "loss.temperature")), ".".join((*place, "loss.kd.temperature")))
+            if value is not None:
+                yield (*place, "loss", "temperature"), (*place, "loss", "kd", "temperature"), value
+    searches = content.get("search")
+    for i, search in enumerate(searches if isinstance(searches, list) else [searches]):
+        space = search.get("space") if isinstance(search, dict) else None
+        if isinstance(space, dict) and not space.keys().isdisjoint(_SEARCHED):
+            renamed = {_SEARCHED.get(key, key): value for key, value in space.items()}
+            for key in space.keys() & _SEARCHED.keys():
+                _say(f"search.space.{key}", f"search.space.{_SEARCHED[key]}")
+            at: Location = ("search", i, "space") if isinstance(searches, list) else ("search", "space")
+            for key, value in space.items():
+                if key in _SEARCHED:
+                    yield (*at, key), (*at, _SEARCHED[key]), value
+            search["space"] = renamed
+
+
+def _defined(content: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    define = content.get("define")
+    return [(("define", str(name)), raw) for name, raw in define.items()] if isinstance(define, dict) else []
+
+
+def _of_fusion(content: dict[str, Any], fusion: dict[str, Any]) -> Iterator[tuple[Location, Location, Any]]:
+    """``fusion:``, of which there was one an experiment, is the start of the row of the averaged experts."""
+    soups = content.get(_SOUPS)
+    start = dict(METHODS[_SOUPS]["start"])
+    if isinstance(soups, dict) and isinstance(soups.get("start"), dict):
+        start = {**start, **soups["start"]}
+    told = fusion.get("recalibrate") == "per_degradation"
+    moved: list[tuple[Location, Location, Any]] = []
+    for key, value in fusion.items():
+        new = _FUSION.get(key)
+        if new and value is not None:
+            start[new] = "mixed" if told and key == "recalibrate" else value
+            moved.append((("fusion", key), (_SOUPS, "start", new), start[new]))
+        if key == "checkpoint" and value is not None:
+            moved.append((("fusion", key), (_SOUPS, "checkpoint"), value))
+        if key not in (*_FUSION, "checkpoint"):
+            content.setdefault("fusion", {})[key] = value  # for the check of unknown keys
+        elif value is not None:
+            name = "checkpoint" if key == "checkpoint" else f"start.{new}"
+            more = f" (mixed), and the row {_TOLD}" if told and key == "recalibrate" else ""
+            _say(f"fusion.{key}", f"{_SOUPS}.{name}{more}")
+    if moved:
+        yield ("fusion",), (_SOUPS, "start"), start
+    yield from moved
+    if told:
+        yield ("fusion",), (_TOLD, "start"), {**start, "of": EXPERTS, "recalibrate": "per_degradation"}
+        methods = content.get("methods")
+        if isinstance(methods, list) and _SOUPS in methods and _TOLD not in methods:
+            methods.insert(methods.index(_SOUPS) + 1, _TOLD)
+        elif methods is None:
+            rows = list(default_methods(content))
+            content["methods"] = [*rows[: rows.index(_SOUPS) + 1], _TOLD, *rows[rows.index(_SOUPS) + 1 :]]

@@ -1,0 +1,198 @@
+"""Rules between methods: what may start from what, who may teach whom, which networks can answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fusiondistill.methods import EXPERTS, METHODS, SEARCHED, form_of
+from fusiondistill.recipes import RANDOM, RECIPES
+from fusiondistill.registry import close_to
+from fusiondistill.resolution import Table, where
+from fusiondistill.safe_yaml import Location
+
+__all__ = ["problems_of_table"]
+
+Problem = tuple[Location, str]
+
+
+def problems_of_table(table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with how methods refer to each other.
+
+    Args:
+        table: the methods.
+        content: of the config.
+    """
+    wrong = [problem for name, raw in table.given.items() for problem in _of_one(name, raw, table)]
+    yield from wrong
+    if wrong:
+        return
+    yield from _circles(table)
+    for name in table.given:
+        yield from _loss(name, table, content)
+
+
+def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """Terms that need teachers where there are none, and teachers that the method names itself and no term needs."""
+    from fusiondistill.losses import LOSSES, need_of
+
+    settings = table.settings.get(name, {})
+    loss = settings.get("loss")
+    if form_of(settings) != "trained" or not isinstance(loss, Mapping):
+        return
+    weights = {term: value.get("weight") if isinstance(value, Mapping) else value for term, value in loss.items()}
+    terms = [t for t, w in weights.items() if t in LOSSES and isinstance(w, int | float) and w > 0]
+    terms += [term for term in searched_terms(name, content) if term in LOSSES]
+    needing = [term for term in terms if need_of(term) != "nothing"]
+    if needing and settings.get("teachers") is None:
+        yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
+    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
+    if not needing and isinstance(section, Mapping) and section.get("teachers") is not None:
+        yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
+    """The loss terms that a search of a method can turn on."""
+    given = content.get("search")
+    searches = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
+    spaces = [one.get("space") for one in searches if one.get("of", SEARCHED) == name]
+    keys = [str(key) for space in spaces if isinstance(space, Mapping) for key in space]
+    return [key.split(".")[1] for key in keys if key.startswith("loss.")]
+
+
+def _of_one(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    recipe = raw.get("recipe")
+    if recipe is not None and recipe not in RECIPES:
+        yield where(name, "recipe"), f"no recipe {recipe!r}{close_to(str(recipe), tuple(RECIPES))}"
+    form = form_of(raw)
+    if not form:
+        text = "says neither train_on (trained), nor start: {merge: ...} (merged), nor of with inference (combined)"
+        yield where(name), text
+        return
+    unknown = list(_unknown(name, raw, table))
+    yield from unknown
+    if not unknown:
+        rules = {"trained": _trained, "merged": _merged, "combined": _combined}
+        yield from rules[form](name, raw, table)
+
+
+def _references(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys, name) of every other method that a method names."""
+    start, teachers = raw.get("start"), raw.get("teachers")
+    if isinstance(start, str) and start != RANDOM:
+        yield ("start",), start
+    if isinstance(start, Mapping) and isinstance(of := start.get("of", EXPERTS), str):
+        yield ("start", "of"), of
+    if isinstance(teachers, Mapping) and isinstance(of := teachers.get("of"), str):
+        yield ("teachers", "of"), of
+    if isinstance(teachers, str):
+        yield ("teachers",), teachers
+    if isinstance(raw.get("of"), str):
+        yield ("of",), raw["of"]
+
+
+def _unknown(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    for keys, other in _references(raw):
+        if other not in table.given:
+            known = (*((RANDOM,) if keys == ("start",) else ()), *(one for one in table.given if one != name))
+            yield where(name, *keys), f"no method {other!r}{close_to(other, known)}"
+
+
+def _trained(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    start, train_on = raw.get("start"), raw.get("train_on")
+    if "of" in raw:
+        yield where(name, "of"), "is for methods that combine networks; a trained one has start and teachers"
+    if start is None:
+        yield where(name, "start"), f"is missing: {RANDOM}, the name of a method, or {{merge: ..., of: ...}}"
+    elif isinstance(start, Mapping):
+        yield from _merge(name, start, table)
+        if start.get("recalibrate") == "per_degradation":
+            yield where(name, "start", "recalibrate"), "per_degradation gives a network for each degradation: no start"
+    elif isinstance(start, str) and start != RANDOM:
+        gives = table.gives(start)
+        if gives == "combined":
+            yield where(name, "start"), f"{start} answers with networks of another method and has none of its own"
+        elif gives == "each" and not (train_on == "each" and not table.is_merged(start)):
+            text = f"{start} gives a network for each degradation; only train_on: each starts from these"
+            yield where(name, "start"), text
+    yield from _taught(name, raw, table)
+    if raw.get("inference") is not None and train_on != "each":
+        yield where(name, "inference"), "is for several networks, and this method gives one"
+
+
+def _taught(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    teachers = raw.get("teachers")
+    of = teachers.get("of") if isinstance(teachers, Mapping) else teachers
+    if not isinstance(of, str):
+        return
+    gives = table.gives(of)
+    if gives == "combined":
+        yield where(name, "teachers"), f"{of} answers with networks of another method: name that one"
+    elif gives == "each" and raw.get("train_on") == "clean":
+        yield where(name, "teachers"), f"{of} has a network for each degradation, and clean images have none"
+
+
+def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    for key in ("teachers", "of", "train_on"):
+        if raw.get(key) is not None:
+            yield where(name, key), "is not for a merged method, which is not trained: with train_on it is"
+    start = raw["start"]
+    yield from _merge(name, start, table)
+    told = start.get("recalibrate") == "per_degradation"
+    if told and raw.get("inference") is None:
+        text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is"
+        yield where(name, "start", "recalibrate"), text
+    if raw.get("inference") is not None and not told:
+        yield where(name, "inference"), "is for several networks, and this method gives one"
+
+
+def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    if not isinstance(start.get("merge"), str):
+        yield where(name, "start"), "needs merge: the merging method, like {merge: average, of: " + EXPERTS + "}"
+        return
+    of = start.get("of", EXPERTS)
+    raw = table.given.get(of, {})
+    if form_of(raw) != "trained" or raw.get("train_on") != "each":
+        each = ", ".join(n for n, r in table.given.items() if form_of(r) == "trained" and r["train_on"] == "each")
+        yield where(name, "start", "of"), f"{of} gives no network for each degradation to merge; these do: {each}"
+        return
+    from fusiondistill.merging import MERGING
+
+    method = start["merge"]
+    if method in MERGING and "base" in MERGING[method].facts.get("needs", ()) and not has_base(raw, table):
+        text = f"{method} needs the network that all of {of} started from, and these start from {raw.get('start')}"
+        yield where(name, "start", "merge"), text
+
+
+def has_base(raw: Mapping[str, Any], table: Table) -> bool:
+    """Whether the networks of a method trained per degradation all start from the same one."""
+    start = raw.get("start")
+    return isinstance(start, Mapping) or (isinstance(start, str) and start != RANDOM and table.gives(start) == "one")
+
+
+def _combined(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
+    if raw.get("inference") is None:
+        yield where(name, "inference"), f"is missing: how the networks of {raw['of']} answer, like vote"
+    gives = table.gives(raw["of"]) if isinstance(raw["of"], str) else ""
+    if gives == "combined":
+        yield where(name, "of"), f"{raw['of']} answers with networks of another method: name that one"
+    elif gives == "one":
+        yield where(name, "of"), f"{raw['of']} gives one network, and there is nothing to combine"
+
+
+def _circles(table: Table) -> Iterator[Problem]:
+    """Methods that rest on themselves; a circle is told once, at a method that the config defines if it has one."""
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> Iterator[Problem]:
+        for keys, other in _references(table.given[name]):
+            if other in path:
+                circle = (*path[path.index(other) :], other)
+                yield where(name, *keys), f"goes round in a circle: {' -> '.join(circle)}"
+            elif other not in done:
+                yield from walk(other, (*path, other))
+        done.add(name)
+
+    for name in sorted(table.given, key=lambda name: name in METHODS):
+        if name not in done:
+            yield from walk(name, (name,))
