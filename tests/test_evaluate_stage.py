@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import _cached_classifier, execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -25,6 +23,9 @@ from fusiondistill.models import ImageClassifier
 from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
+from fusiondistill_runner.working.job import _classifier
 
 CPU = torch.device("cpu")
 
@@ -165,7 +166,7 @@ def test_a_corruption_set_is_judged_as_it_is(tmp_path: Path) -> None:
 def test_a_worker_keeps_a_model_for_each_precision(tmp_path: Path) -> None:
     stage, _ = imported(tmp_path, 0)
     kept = [
-        _cached_classifier(str(tmp_path / "store"), stage.directory, stage.digest, "cpu", precision)
+        _classifier(str(tmp_path / "store"), stage.directory, stage.digest, "cpu", precision)
         for precision in ("fp32", "bf16", "fp32")
     ]
     assert kept[0] is kept[2] and kept[0] is not kept[1]

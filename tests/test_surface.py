@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -18,6 +16,8 @@ from fusiondistill_runner.planning.specs import MergeSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.stage_tables import stage_tables
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
 from test_evaluate_stage import CPU, data_spec, imported
 
 
