@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match="do not fit cifar_resnet14: "):
         start = fusiondistill.build_model("cifar_resnet8", 10).state_dict()
         fusiondistill.fit({"epochs": 1}, images, model="cifar_resnet14", start=start)
-    with pytest.raises(ValueError, match="cifar_resnet9"):
+    with pytest.raises(ValueError, match="not 9; nearest: 8 or 14"):
         fusiondistill.fit({"epochs": 1}, images, model="cifar_resnet9")
     with pytest.raises(NonFiniteLoss):
         fusiondistill.fit({"epochs": 1, "optimizer": {"lr": 1e30}}, images, model="cifar_resnet8", validation=None)
