@@ -68,9 +68,9 @@ def evaluated(folder: Path, spec: EvaluateSpec, inputs: dict[str, Stage], **cont
     return {path.name.split(".")[0]: pq.read_table(path) for path in place.glob("*.parquet")}
 
 
-def spec_of(degradation: str, levels: tuple[int, ...], precision: str = "fp32", **more: str) -> EvaluateSpec:
+def spec_of(degradation: str, levels: tuple[int, ...], precision: str = "fp32", **more: str | None) -> EvaluateSpec:
     return EvaluateSpec(
-        method="base", degradation=degradation, levels=levels, data=data_spec(), protocol="standard", noise_seed=5,
+        inference=more.pop("inference", None), degradation=degradation, levels=levels, data=data_spec(), protocol="standard", noise_seed=5,
         precision=precision, threads=1, **more,
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_an_input_that_is_made_again_while_it_is_used_makes_the_result_one_of_th
 
 def test_an_ensemble_has_votes_but_no_likelihood(tmp_path: Path) -> None:
     members = [imported(tmp_path, seed)[0] for seed in range(3)]
-    found = evaluated(tmp_path, spec_of("jpeg", (1, 101)), {f"expert-{i}": one for i, one in enumerate(members)})
+    found = evaluated(tmp_path, spec_of("jpeg", (1, 101), inference="vote"), {f"expert-{i}": one for i, one in enumerate(members)})
     assert found["counts"]["nll"].to_pylist() == found["counts"]["ece"].to_pylist() == [None, None]
     assert found["counts"].schema.field("nll").type == pa.float64()
     assert len(found["predictions"]["predictions"][0]) == 60

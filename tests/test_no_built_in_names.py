@@ -26,7 +26,6 @@ PENDING = (
     "experiments/fusiondistill_runner/driving/prepared.py",
     "experiments/fusiondistill_runner/forecasting/paper_schedule.py",
     "experiments/fusiondistill_runner/searching/search_results.py",
-    "experiments/fusiondistill_runner/working/train.py",
 )
 """Files that are still to lose their ids."""
 

@@ -26,7 +26,7 @@ def test_the_loss_between_an_expert_and_the_average_is_that_of_their_mixture(tmp
     names = ("noise", "blur")
     data = data_spec().model_copy(update={"held_out": 0.2, "train_images": 400})
     spec = MergeSpec(
-        method="average", recalibrate="mixed", told=None, images=200, degradations=names, data=data,
+        merge="average", parameters={}, recalibrate="mixed", told=None, images=200, degradations=names, data=data,
         protocol="standard", data_seed=7, threads=1,
     )  # fmt: skip
     stage = Stage("fused", 0, spec, {"base": base, "expert-noise": noise, "expert-blur": blur})
