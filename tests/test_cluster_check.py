@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from fusiondistill_runner.working.materials import load_data
 
+from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill.data import DataError
 from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, complaints, lines
 from fusiondistill_runner.nodes.cluster import refuse_fleeting
 from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.node_checks import DataSet
-from fusiondistill_runner.nodes.probe import code_digest, look, versions
+from fusiondistill_runner.nodes.probe import look, versions
 from fusiondistill_runner.planning.specs import DataSpec
 from running import TINY, fusiondistill
 
