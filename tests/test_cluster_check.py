@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fusiondistill_runner.working.materials import load_data
+from fusiondistill_runner.working.data import load_data
 
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
