@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import running
 from bucket import KEYS, Bucket, serving
 from fusiondistill.data import ImageSet
 
@@ -19,6 +20,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Decoded data sets go below pytest's folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
+        running.SESSION["folder"] = str(tmp_path_factory.mktemp("runs"))
         patch.setenv("FUSIONDISTILL_CACHE", str(folder))
         yield folder
 

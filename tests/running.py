@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,13 +57,23 @@ def fusiondistill(
     return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
-def finished(folder: Path, content: str) -> tuple[Path, Path, Path]:
-    """(config, store, cache), all in a folder, of a run that nothing happened to."""
-    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
+@functools.cache
+def finished(content: str, *settings: str, verb: str = "run") -> tuple[Path, Path, Path]:
+    """(config, store, cache) of a run in one process, without Ray, that nothing happened to.
+
+    The same one again for the same arguments: nothing may be changed in it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="finished-", dir=SESSION["folder"]))
+    config, store, cache = folder / "config.yaml", folder / "store", Path(SESSION["folder"]) / "cache"
     config.write_text(content)
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    done = fusiondistill(verb, str(config), "--local", "--store", str(store), *settings, cache=cache, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout)
     return config, store, cache
+
+
+SESSION: dict[str, str] = {}
+"""``folder``: pytest's, which :mod:`conftest` names."""
 
 
 def stages(store: Path, prefix: str) -> list[Path]:
@@ -82,6 +94,28 @@ def weights(store: Path) -> dict[str, bytes]:
         if not path.parent.name.startswith("trial-"):
             found[path.parent.name] = path.read_bytes()
     return found
+
+
+def contents(store: Path, *names: str) -> dict[tuple[str, str], bytes]:
+    """(stage directory, file) -> content, of all stages that have such a file: ``counts.parquet``, ..."""
+    found = {}
+    for path in store.glob("*/manifest.json"):
+        files = json.loads(path.read_text())["files"]
+        for name in names:
+            if name in files:
+                found[path.parent.name, name] = (path.parent / files[name]["file"]).read_bytes()
+    return found
+
+
+RESULTS = (
+    "model.safetensors",
+    "counts.parquet",
+    "predictions.parquet",
+    "images.parquet",
+    "samples.parquet",
+    "best.json",
+)
+"""Files of stages that hold no times: two runs of one config have the same, to the byte."""
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

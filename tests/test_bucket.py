@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fusiondistill_runner.working.training import pack, unpack
 from pyarrow import fs
 
 from bucket import KEYS, Bucket, free_port, serving
@@ -33,6 +32,7 @@ from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import Store, StoreBusy
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from fusiondistill_runner.watching.status_file import STATUS_FILE
+from fusiondistill_runner.working.train import pack, unpack
 from test_store import FOUR, fill, follows, progress
 
 

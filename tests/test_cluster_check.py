@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fusiondistill_runner.working.data import load_data
 
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
@@ -21,6 +20,7 @@ from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.node_checks import DataSet
 from fusiondistill_runner.nodes.probe import look, versions
 from fusiondistill_runner.planning.specs import DataSpec
+from fusiondistill_runner.working.data import load_data
 from running import TINY, fusiondistill
 
 HERE = {"versions": {"python": "3.11.7", "torch": "2.15.0", "fusiondistill": "0.1.0"}, "code": "aa"}

@@ -90,5 +90,5 @@ def test_the_method_knows_no_cluster(path: Path) -> None:
 
 
 def test_the_plan_and_the_stages_know_no_ray() -> None:
-    for name in ("planning/plan", "storage/store", "working/stages"):
+    for name in ("planning/plan", "storage/store", "working/execute"):
         assert "ray" not in imports(ROOT / "experiments" / "fusiondistill_runner" / f"{name}.py")

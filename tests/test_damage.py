@@ -22,7 +22,7 @@ from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import PROGRESS, Store
 from fusiondistill_runner.views import results
-from fusiondistill_runner.working.training import pack
+from fusiondistill_runner.working.train import pack
 from shelf import PLAN, Shelf, drawn
 
 

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import _cached_classifier, execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -25,6 +23,9 @@ from fusiondistill.models import ImageClassifier
 from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
+from fusiondistill_runner.working.job import _classifier
 
 CPU = torch.device("cpu")
 
@@ -67,9 +68,9 @@ def evaluated(folder: Path, spec: EvaluateSpec, inputs: dict[str, Stage], **cont
     return {path.name.split(".")[0]: pq.read_table(path) for path in place.glob("*.parquet")}
 
 
-def spec_of(degradation: str, levels: tuple[int, ...], precision: str = "fp32", **more: str) -> EvaluateSpec:
+def spec_of(degradation: str, levels: tuple[int, ...], precision: str = "fp32", **more: str | None) -> EvaluateSpec:
     return EvaluateSpec(
-        method="base", degradation=degradation, levels=levels, data=data_spec(), protocol="standard", noise_seed=5,
+        inference=more.pop("inference", None), degradation=degradation, levels=levels, data=data_spec(), protocol="standard", noise_seed=5,
         precision=precision, threads=1, **more,
     )  # fmt: skip
 
@@ -133,7 +134,9 @@ def test_an_input_that_is_made_again_while_it_is_used_makes_the_result_one_of_th
 
 def test_an_ensemble_has_votes_but_no_likelihood(tmp_path: Path) -> None:
     members = [imported(tmp_path, seed)[0] for seed in range(3)]
-    found = evaluated(tmp_path, spec_of("jpeg", (1, 101)), {f"expert-{i}": one for i, one in enumerate(members)})
+    found = evaluated(
+        tmp_path, spec_of("jpeg", (1, 101), inference="vote"), {f"expert-{i}": one for i, one in enumerate(members)}
+    )
     assert found["counts"]["nll"].to_pylist() == found["counts"]["ece"].to_pylist() == [None, None]
     assert found["counts"].schema.field("nll").type == pa.float64()
     assert len(found["predictions"]["predictions"][0]) == 60
@@ -165,7 +168,7 @@ def test_a_corruption_set_is_judged_as_it_is(tmp_path: Path) -> None:
 def test_a_worker_keeps_a_model_for_each_precision(tmp_path: Path) -> None:
     stage, _ = imported(tmp_path, 0)
     kept = [
-        _cached_classifier(str(tmp_path / "store"), stage.directory, stage.digest, "cpu", precision)
+        _classifier(str(tmp_path / "store"), stage.directory, stage.digest, "cpu", precision)
         for precision in ("fp32", "bf16", "fp32")
     ]
     assert kept[0] is kept[2] and kept[0] is not kept[1]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from fusiondistill_runner.working.training import pack
 
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt
@@ -42,6 +41,7 @@ from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage, priorities
+from fusiondistill_runner.working.train import pack
 from running import TINY
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}

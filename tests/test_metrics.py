@@ -18,8 +18,6 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
 
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError, parse
@@ -29,6 +27,8 @@ from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.watching import tracking
 from fusiondistill_runner.watching.tracking import Feed, MLflow, Run, Tracking, WeightsAndBiases
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
 from fusiondistill_runner.working.metrics import EVENTS, LiveEvents, event_file, scalars
 
 ROWS = [

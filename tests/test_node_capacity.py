@@ -139,7 +139,7 @@ def test_what_a_node_says_of_itself(tmp_path: Path) -> None:
 
 
 def test_a_node_that_cannot_decode_lacks_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusiondistill_runner.working.materials import load_split
+    from fusiondistill_runner.working.data import load_split
 
     load_split.cache_clear()
     (tmp_path / "file").write_text("")

@@ -102,7 +102,7 @@ def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path)
 SENT = """
 import sys
 import torch
-from fusiondistill_runner.working.training import _same_for_all
+from fusiondistill_runner.working.train import _same_for_all
 
 folder, rank = sys.argv[1], int(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

@@ -1,4 +1,4 @@
-"""Whole experiments through the real command line and a real Ray."""
+"""Whole experiments through the real command line: in one process, and through a real Ray, which must be the same."""
 
 from __future__ import annotations
 
@@ -13,24 +13,36 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import running
 from fusiondistill.report.words import MISSING
 from report_tables import Page
-from running import TINY, command, counts, ends, environment, fusiondistill, stages, weights, workers_of
+from running import (
+    RESULTS,
+    TINY,
+    command,
+    contents,
+    counts,
+    ends,
+    environment,
+    fusiondistill,
+    stages,
+    weights,
+    workers_of,
+)
 
 METHODS = {"base", "oracle", "ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"}
 DEGRADATIONS = {"jpeg", "blur", "noise", "saltpepper"}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A finished run: (config, store, cache)."""
-    folder = tmp_path_factory.mktemp("finished")
-    config, store, cache = folder / "tiny.yaml", folder / "store", folder / "cache"
-    config.write_text(TINY)
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "output.txt").write_text(done.stdout)
-    return config, store, cache
+def finished() -> tuple[Path, Path, Path]:
+    """A finished run without Ray: (config, store, cache)."""
+    return running.finished(TINY)
+
+
+def here(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Run an experiment in one process, without Ray."""
+    return fusiondistill("run", *arguments, "--local", cache=cache)
 
 
 def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Path]) -> None:
@@ -119,7 +131,7 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
     for directory in stages(copy, "fused"):
         shutil.rmtree(directory)
     before = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("*/manifest.json")}
-    again = fusiondistill("run", str(config), "--store", str(copy), cache=cache)
+    again = here(str(config), "--store", str(copy), cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     after = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("*/manifest.json")}
     made = {name for name in after if after[name] != before.get(name)}
@@ -130,16 +142,28 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
     assert weights(copy) == weights(store)
 
 
-def test_one_worker_and_another_batch_size_give_the_same_bits(
+def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Whatever holds no times is the same to the byte: of one worker, and of as many as this machine has."""
+    config, store, cache = finished
+    other = tmp_path / "other"
+    done = fusiondistill("run", str(config), "--store", str(other), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray Train fits" in done.stdout
+    expected = contents(store, *RESULTS)
+    assert {name for _, name in expected} == set(RESULTS) and any(d.startswith("trial-") for d, _ in expected)
+    assert contents(other, *RESULTS) == expected
+    assert counts(other) == counts(store)
+
+
+def test_another_batch_size_of_evaluations_gives_the_same_bits(
     finished: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     config, store, cache = finished
-    other = tmp_path / "other"
-    settings = ("--set", "resources.workers=1", "--set", "evaluation.batch_size=7")
-    done = fusiondistill("run", str(config), "--store", str(other), *settings, cache=cache)
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy, ignore=shutil.ignore_patterns("evaluate-*"))
+    done = here(str(config), "--store", str(copy), "--set", "evaluation.batch_size=7", cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert counts(other) == counts(store)
-    assert weights(other) == weights(store)
+    assert contents(copy, *RESULTS) == contents(store, *RESULTS)
 
 
 def test_a_diverging_stage_fails_alone(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -182,12 +206,12 @@ def test_a_checkpoint_stands_for_a_stage(finished: tuple[Path, Path, Path], tmp_
     (base,) = stages(store, "base")
     weights_file = next(base.glob("model.*.safetensors"))
     only = ("--set", "methods=[base]", "--store", str(tmp_path / "store"))
-    done = fusiondistill("run", str(config), "--set", f"base.checkpoint={weights_file}", *only, cache=cache)
+    done = here(str(config), "--set", f"base.checkpoint={weights_file}", *only, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     expected = {key: value for key, value in counts(store).items() if key[0] == "base"}
     assert counts(tmp_path / "store") == expected
     other = ("--set", f"base.checkpoint={weights_file}", "--set", "model.name=cifar_resnet14")
-    done = fusiondistill("run", str(config), *other, *only, cache=cache)
+    done = here(str(config), *other, *only, cache=cache)
     assert done.returncode == 2
     assert "does not fit cifar_resnet14" in done.stderr and "stage1.1.conv1.weight" in done.stderr
 
@@ -207,7 +231,7 @@ def test_told_rows_share_one_set_of_weights(finished: tuple[Path, Path, Path], t
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)
     told = ("--set", "fusion.recalibrate=per_degradation", "--set", "methods=[modelsoups]")
-    done = fusiondistill("run", str(config), "--store", str(copy), *told, cache=cache)
+    done = here(str(config), "--store", str(copy), *told, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {d for m, _, d, _ in counts(copy) if m == "modelsoups-told"} == DEGRADATIONS
     models = [load(next(path.glob("model.*.safetensors")).read_bytes()) for path in stages(copy, "fused")]
@@ -221,7 +245,7 @@ def test_the_paper_protocol_runs_and_names_its_leaks(finished: tuple[Path, Path,
     config, _, cache = finished
     store = tmp_path / "store"
     paper = ("--set", "protocol=paper", "--set", "search=null", "--set", "methods=[modelsoups]")
-    done = fusiondistill("run", str(config), "--store", str(store), *paper, cache=cache)
+    done = here(str(config), "--store", str(store), *paper, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     (base,) = stages(store, "base")
     spec = json.loads((base / "manifest.json").read_text())["spec"]

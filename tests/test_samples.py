@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
 from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -31,6 +29,8 @@ from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
 from fusiondistill_runner.views.sample_tables import samples_and_answers
 from fusiondistill_runner.views.stage_tables import stage_tables
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
 from planned_report import ABOUT
 from test_evaluate_stage import CPU, digits, evaluated, imported, spec_of
 

@@ -23,9 +23,8 @@ from fusiondistill_runner.searching.importance import importance
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
-from fusiondistill_runner.working.training import run_train
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute, perform
 from fusiondistill_runner.working.trial import stored_rows, train_candidate
 from running import fusiondistill, stages
 
@@ -192,11 +191,14 @@ def test_an_epoch_at_a_time_gives_the_bits_of_a_training_in_one_go(
     one = trial_stage(search, {"loss.kd": 0.5})
     device = torch.device("cpu")
     whole, parts = (Context(str(shutil.copytree(folder, tmp_path / name))) for name in ("whole", "parts"))
-    rows = run_train(one, whole, device, lambda _: None)
+    rows: list[Any] = []
+    perform(one, Store(whole.store), whole, device, rows.append)
     told: list[Any] = []
     for epoch in (1, 1, 2, 3):
-        found = run_train(one, parts, device, told.append, until=epoch)
+        found: list[Any] = []
+        perform(one, Store(parts.store), parts, device, found.append, until=epoch)
         assert [row["validation"] for row in found] == [row["validation"] for row in rows[:epoch]]
+        told += found
         assert (Store(parts.store).intact(one) is None) == (epoch == 3)
     a, b = (Store(context.store).read(one, "model.safetensors") for context in (whole, parts))
     assert a == b and len(rows) == 3

@@ -22,10 +22,10 @@ from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store, StoreBusy
-from fusiondistill_runner.working.materials import Context
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute, note_error
 from fusiondistill_runner.working.metrics import LiveEvents
-from fusiondistill_runner.working.stages import execute, note_error
-from fusiondistill_runner.working.training import pack, unpack
+from fusiondistill_runner.working.train import pack, unpack
 from fusiondistill_runner.working.trial import train_candidate
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}

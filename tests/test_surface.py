@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fusiondistill_runner.working.materials import Context
-from fusiondistill_runner.working.stages import execute
 from torch import nn
 
 from fusiondistill import build_model, load_images
@@ -18,6 +16,8 @@ from fusiondistill_runner.planning.specs import MergeSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.stage_tables import stage_tables
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
 from test_evaluate_stage import CPU, data_spec, imported
 
 
@@ -26,7 +26,7 @@ def test_the_loss_between_an_expert_and_the_average_is_that_of_their_mixture(tmp
     names = ("noise", "blur")
     data = data_spec().model_copy(update={"held_out": 0.2, "train_images": 400})
     spec = MergeSpec(
-        method="average", recalibrate="mixed", told=None, images=200, degradations=names, data=data,
+        merge="average", parameters={}, recalibrate="mixed", told=None, images=200, degradations=names, data=data,
         protocol="standard", data_seed=7, threads=1,
     )  # fmt: skip
     stage = Stage("fused", 0, spec, {"base": base, "expert-noise": noise, "expert-blur": blur})

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
-from fusiondistill_runner.working.training import pack, unpack
+from fusiondistill_runner.working.train import pack, unpack
 from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe, run_both
 
 

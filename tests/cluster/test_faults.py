@@ -44,9 +44,9 @@ evaluation: {every: 25}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def undisturbed() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
-    return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
+    return finished(CONFIG)
 
 
 def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ sys.meta_path.insert(0, Absent())
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def alone() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run on one machine that nothing happened to."""
-    return finished(tmp_path_factory.mktemp("alone"), CONFIG)
+    return finished(CONFIG)
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ evaluation: {every: 25}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def undisturbed() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
-    return finished(tmp_path_factory.mktemp("undisturbed"), CONFIG)
+    return finished(CONFIG)
 
 
 LONG = 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fusiondistill.config import Config, SearchConfig
+from fusiondistill.methods import Trained
 
 __all__ = ["WITHOUT_ASHA", "alone"]
 
@@ -28,5 +29,6 @@ def alone(config: Config) -> Config:
 
 def _without_asha(config: Config, search: SearchConfig) -> SearchConfig:
     """A search whose trials all go to their end; of one epoch they do in any case."""
-    epochs = search.epochs or getattr(config.table[search.of], "epochs", 0)
+    searched = config.table[search.of]
+    epochs = search.epochs or (searched.epochs if isinstance(searched, Trained) else 0)
     return search.model_copy(update={"scheduler": "none"}) if search.scheduler == "asha" and epochs > 1 else search

@@ -68,8 +68,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     notes: tuple[str, ...] = ()
     if local:
         planned = points
-        config, points = alone(config), [alone(point) for point in planned]
-        notes = (WITHOUT_ASHA,) if [*points] != [*planned] else ()
+        config, points = alone(config), tuple(alone(point) for point in planned)
+        notes = (WITHOUT_ASHA,) if points != planned else ()
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)

@@ -77,7 +77,8 @@ class Journal:
 
     def __init__(self, search: Stage, store: Store) -> None:
         self.search, self.store = search, store
-        self.address = {"search": search.digest, "made_from": store.made_from(search)}
+        self.made_from = store.made_from(search)
+        self.address = {"search": search.digest, "made_from": self.made_from}
         self.known: dict[int, Candidate] = {}
         for number in self._numbers():
             if found := self._read(number):

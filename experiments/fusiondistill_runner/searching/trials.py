@@ -135,7 +135,6 @@ class Trials:
             "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, degradations))),
             "best.json": json.dumps(found, indent=1).encode(),
         }
-        made_from = self.journal.address["made_from"]
-        self.store.commit(self.stage, files, facts, checkpoints.new_attempt(), made_from)
+        self.store.commit(self.stage, files, facts, checkpoints.new_attempt(), self.journal.made_from)
         for directory in (directory for candidate in candidates for directory in candidate.directories):
             self.store.discard(directory)

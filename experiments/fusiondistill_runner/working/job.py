@@ -71,6 +71,12 @@ class Inputs:
         """The state dict and the card of an input."""
         return self._store.weights(self._stage.inputs[role])
 
+    def card(self, role: str) -> dict[str, Any]:
+        """The card of an input: its network, classes and normalisation."""
+        manifest = self._store.manifest_of(self._stage.inputs[role].directory)
+        card: dict[str, Any] = (manifest or {})["card"]
+        return card
+
     def weights_of(self, stage: Stage) -> dict[str, torch.Tensor]:
         """The state dict of a stage that stands for an input."""
         self._make(stage)

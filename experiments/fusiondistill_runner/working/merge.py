@@ -21,8 +21,6 @@ from fusiondistill_runner.working.surface import mean_loss, surface
 
 __all__ = ["merge_networks"]
 
-BASE = "base"
-"""The input that all merged networks started from, if there is one."""
 MEMBER = "expert-"
 """Opens the names of the inputs that are merged."""
 JUDGED = 2000
@@ -35,10 +33,11 @@ def merge_networks(job: Job) -> Result:
     """Merge the networks of a stage's inputs, and compare the result with them."""
     spec = job.stage.spec
     assert isinstance(spec, MergeSpec)
-    given = {role: job.inputs.weights(role) for role in job.inputs.stages}
-    members = {role.removeprefix(MEMBER): state for role, (state, _) in given.items() if role != BASE}
-    base = given[BASE][0] if BASE in given else None
-    card = next(iter(given.values()))[1]
+    roles = [role for role in job.inputs.stages if role.startswith(MEMBER)]
+    members = {role.removeprefix(MEMBER): job.inputs.weights(role)[0] for role in roles}
+    # What all of them started from, if there is one such network.
+    base = job.inputs.weights("base")[0] if "base" in job.inputs.stages else None
+    card = job.inputs.card(roles[0])
     images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
     names = (spec.told,) if spec.told else spec.degradations

@@ -1,0 +1,228 @@
+"""``--local``: the same plan without Ray, interrupted and taken up again, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusiondistill.config_file import parse
+from fusiondistill_runner.driving.alone import alone
+from running import (
+    RESULTS,
+    command,
+    contents,
+    counts,
+    environment,
+    epochs_stored,
+    finished,
+    fusiondistill,
+    stages,
+    wait_for,
+    weights,
+)
+
+CONFIG = """
+experiment: here
+data: {name: digits, train_images: 200, test_images: 30}
+model: {name: cifar_resnet8}
+methods: [base, vanilla, fusiondistill]
+degradations: [blur, noise]
+base: {epochs: 20, batch_size: 16}
+expert: {epochs: 1, batch_size: 32}
+vanilla: {epochs: 1, batch_size: 32}
+fusiondistill: {epochs: 4, batch_size: 16, loss: {kd: 0.5}}
+search:
+  trials: 3
+  scheduler: none
+  space: {loss.kd: {loguniform: [0.1, 1.0]}, optimizer.lr: {loguniform: [1.0e-5, 1.0e-2]}}
+evaluation: {every: 25}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@contextlib.contextmanager
+def started(config: Path, store: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
+    """A run of its own process group, over the cache of the undisturbed one."""
+    line = command("run", str(config), "--local", "--store", str(store), *settings)
+    pipe, (*_, cache) = subprocess.PIPE, finished(CONFIG)
+    with subprocess.Popen(
+        line, env=environment(cache), stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def goes_on(config: Path, store: Path) -> str:
+    """Run the same command to its end; it must come to what an undisturbed run comes to."""
+    _, reference, cache = finished(CONFIG)
+    again = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert contents(store, *RESULTS) == contents(reference, *RESULTS)
+    assert counts(store) == counts(reference)
+    return again.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path, number: signal.Signals) -> None:
+    store = tmp_path / "store"
+    with started(config, store) as process:
+        wait_for(lambda: epochs_stored(store, "base") >= 2)
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "interrupted: what is stored stays; start the same command again to go on" in output
+    assert "Traceback" not in output and not stages(store, "base")
+    assert json.loads((store / "status.json").read_text())["state"] == "interrupted"
+    reached = epochs_stored(store, "base")
+    assert f"base: epoch {reached}/20, found stored" in goes_on(config, store)
+
+
+def test_killed_it_goes_on(config: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with started(config, store) as process:
+        wait_for(lambda: epochs_stored(store, "base") >= 2)
+        process.kill()
+        process.wait()
+    assert not stages(store, "base")
+    assert "found stored, going on from there" in goes_on(config, store)
+
+
+def test_a_search_that_is_interrupted_goes_on(config: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with started(config, store) as process:
+        wait_for(lambda: epochs_stored(store, "trial") >= 1)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75 and not stages(store, "search"), output
+    ended = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
+    (search,) = store.glob("search-*")
+    assert list(search.glob("last.candidate-*")) and not (search / "error.txt").exists()
+    goes_on(config, store)
+    assert ended == {path: (path / "manifest.json").stat().st_mtime_ns for path in ended}
+
+
+def test_no_ray_is_imported_and_it_says_what_it_is_for(tmp_path: Path) -> None:
+    config, _, cache = finished(CONFIG)
+    output = (config.parent / "output.txt").read_text()
+    assert "--local: one stage after another in this process, on c" in output and "meant for small runs" in output
+    program = (
+        "import sys\nfrom fusiondistill_runner.cli import main\n"
+        "main(standalone_mode=False)\n"
+        "assert 'ray' not in sys.modules, 'ray was imported'\nprint('no ray')\n"
+    )
+    line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store"),
+            "--set", "base.epochs=1", "--set", "search.trials=1"]  # fmt: skip
+    done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "no ray" in done.stdout, done.stdout + done.stderr
+
+
+def test_it_trains_soon(tmp_path: Path) -> None:
+    """Under 4 s on two idle cores; processor time, since this machine may not be idle."""
+    config, _, cache = finished(CONFIG)
+    program = (
+        "import sys, time\nfrom fusiondistill import batches\nfrom fusiondistill_runner.cli import main\n"
+        "def first(self, epoch):\n"
+        "    print('first step after', time.process_time())\n"
+        "    sys.stdout.flush()\n"
+        "    raise SystemExit(0)\n"
+        "batches.Pipeline.epoch = first\nmain()\n"
+    )
+    line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store")]
+    done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=100)
+    found = re.search(r"first step after ([\d.]+)", done.stdout)
+    assert found and float(found[1]) < 6, done.stdout + done.stderr
+
+
+def test_what_fails_holds_up_nothing_else(config: Path, tmp_path: Path) -> None:
+    store, (*_, cache) = tmp_path / "store", finished(CONFIG)
+    hot = ("--set", "vanilla.optimizer.lr=1e30", "--set", "base.epochs=1", "--set", "search=null")
+    done = fusiondistill("run", str(config), "--local", "--store", str(store), *hot, cache=cache)
+    assert done.returncode == 1
+    assert re.search(r"vanilla.*\n.*is not finite at epoch 1, step \d+ of", done.stderr), done.stderr
+    assert "not done, since they need what failed" in done.stderr and "evaluate-vanilla-blur" in done.stderr
+    assert stages(store, "fusiondistill") and not stages(store, "vanilla")
+    (vanilla,) = store.glob("vanilla-*")
+    assert "is not finite" in (vanilla / "error.txt").read_text()
+    assert json.loads((store / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_second_driver_is_refused(config: Path, tmp_path: Path) -> None:
+    store, (*_, cache) = tmp_path / "store", finished(CONFIG)
+    with started(config, store) as process:
+        wait_for(lambda: epochs_stored(store, "base") >= 1)
+        board = json.loads((store / "status.json").read_text())
+        second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
+    assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
+    assert board["state"] == "running" and board["running"][0]["worker"] == "local"
+
+
+def test_several_workers_for_one_training_are_refused(config: Path, tmp_path: Path) -> None:
+    *_, cache = finished(CONFIG)
+    settings = ("--set", "resources.workers_per_run=2", "--store", str(tmp_path / "store"))
+    for verb in ("run", "search"):
+        done = fusiondistill(verb, str(config), "--local", *settings, cache=cache)
+        assert done.returncode == 2 and "resources.workers_per_run is 2, but --local has one worker" in done.stderr
+
+
+def test_asha_is_left_out_and_that_is_said(config: Path, tmp_path: Path) -> None:
+    *_, cache = finished(CONFIG)
+    store = ("--store", str(tmp_path / "store"))
+    small = ("--set", "base.epochs=1", "--set", "fusiondistill.epochs=2", "--set", "search.trials=2")
+    done = fusiondistill(
+        "search", str(config), "--local", *store, *small, "--set", "search.scheduler=asha", cache=cache
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("--local: without ASHA") == 1
+    plain = fusiondistill("search", str(config), "--local", *store, *small, cache=cache)
+    assert "nothing to do" in plain.stdout and "without ASHA" not in plain.stdout
+    through_ray = parse(CONFIG, overrides=["search.scheduler=asha"])
+    assert [one.scheduler for one in through_ray.search] == ["asha"]
+    assert [one.scheduler for one in alone(through_ray).search] == ["none"]
+    short = parse(CONFIG, overrides=["search.scheduler=asha", "search.epochs=1"])
+    assert alone(short) == short  # of one epoch nothing can be stopped
+
+
+def test_optuna_works_one_trial_after_another(config: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    *_, cache = finished(CONFIG)
+    small = ("--set", "base.epochs=1", "--set", "fusiondistill.epochs=2", "--set", "search.searcher=optuna")
+    stores = tmp_path / "one", tmp_path / "two"
+    for store in stores:
+        done = fusiondistill("search", str(config), "--local", "--store", str(store), *small, cache=cache)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(stores[0], *RESULTS) == contents(stores[1], *RESULTS)  # there is one order only
+    (search,) = stages(stores[0], "search")
+    trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
+    assert len(trials) == 3 and all(a["finished"] <= b["started"] for a, b in zip(trials, trials[1:], strict=False))
+
+
+def test_checkpoints_are_evaluated(tmp_path: Path) -> None:
+    _, store, cache = finished(CONFIG)
+    (base,) = stages(store, "base")
+    line = ("evaluate", str(base), "--data", "digits", "--images", "30", "--every", "25", "--local")
+    names = ("--degradation", "blur", "--degradation", "noise", "--store", str(tmp_path / "judged"))
+    began = time.monotonic()
+    done = fusiondistill(*line, *names, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    expected = {key: value for key, value in counts(store).items() if key[0] == "base"}
+    assert counts(tmp_path / "judged") == expected and time.monotonic() - began < 100
+    assert weights(tmp_path / "judged").keys() == {next(iter(weights(tmp_path / "judged")))}
