@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fusiondistill import checkpoints
+from fusiondistill.code import code_digest
 from fusiondistill.locations import be_patient
 from fusiondistill.plugins import load_plugins
 from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, TrainSpec
@@ -102,6 +103,7 @@ def perform(
             perform(needed, store, context, device, lambda facts: None)
 
     began = time.time()
+    code_digest()  # of the files as this process has them; they may change while it works
     if "start" in stage.inputs:
         make(stage.inputs["start"])
     # Before the inputs are read: it notes which they are.
