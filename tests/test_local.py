@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -212,7 +213,7 @@ def test_optuna_works_one_trial_after_another(config: Path, tmp_path: Path) -> N
     assert contents(stores[0], *RESULTS) == contents(stores[1], *RESULTS)  # there is one order only
     (search,) = stages(stores[0], "search")
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
-    assert len(trials) == 3 and all(a["finished"] <= b["started"] for a, b in zip(trials, trials[1:], strict=False))
+    assert len(trials) == 3 and all(a["finished"] <= b["started"] for a, b in itertools.pairwise(trials))
 
 
 def test_checkpoints_are_evaluated(tmp_path: Path) -> None:
