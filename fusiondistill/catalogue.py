@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fusiondistill.registry import Entry, Registry, close_to
 
@@ -64,11 +65,18 @@ def described_parameter(entry: Entry, key: str) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    if get_origin(annotation) is None:
+    """A type in words: ``float or nothing``, ``list of float``, ``mapping of str to float``."""
+    origin = get_origin(annotation)
+    if origin is None:
         return "nothing" if annotation in (None, type(None)) else getattr(annotation, "__name__", str(annotation))
-    parts = get_args(annotation)
-    if str(get_origin(annotation)) == "typing.Literal":
+    parts = [part for part in get_args(annotation) if part is not Ellipsis]
+    if origin is Literal:
         return " or ".join(map(str, parts))
-    if "Union" in str(get_origin(annotation)):
-        return " or ".join(map(_type_name, parts))
-    return str(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    names = [_type_name(part) for part in parts]
+    if origin in (Union, UnionType):
+        return " or ".join(names)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and len(names) == 2:
+        return f"mapping of {names[0]} to {names[1]}"
+    return f"list of {' and '.join(dict.fromkeys(names))}" if origin in (tuple, list) else str(annotation)

@@ -33,7 +33,7 @@ _ROWS: list[dict[str, Any]] = [
        "start": "base"} for name, title in _FOUR.items()),
 ]  # fmt: skip
 ABOUT: list[dict[str, Any]] = [
-    {**dict.fromkeys(("form", "of", "own", "start", "teachers", "searched"), ""), "told": False, "parameters": 1,
+    {**dict.fromkeys(("form", "of", "own", "start", "teachers", "searched"), ""), "told": False, "parameters": 78_042,
      "passes": 1, "description": f"what {row['title']} is", **row}
     for row in _ROWS
 ]  # fmt: skip

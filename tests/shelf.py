@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from fusiondistill.checkpoints import new_attempt, sealed
 from fusiondistill.config_file import parse
+from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.specs import EvaluateSpec
-from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.stage import FORMAT, Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
@@ -38,6 +39,7 @@ class Shelf:
         self.store = Store(path)
         config = json.loads(json.dumps(PLAN.describe()["config"]))
         self.plan: dict[str, Any] = {
+            "format": FORMAT,
             "experiment": experiment,
             "config": config,
             "stages": [],
@@ -54,8 +56,9 @@ class Shelf:
         data: Mapping[str, Any] | None = None, protocol: str = "standard", **more: Sequence[float | None],
     ) -> str:  # fmt: skip
         """One evaluate stage; right: bool [levels, images]."""
-        own = {"method": method, "degradation": degradation, "levels": tuple(levels), "protocol": protocol}
-        spec = TEMPLATE.model_copy(update=own)
+        own = {"degradation": degradation, "levels": tuple(levels), "protocol": protocol}
+        others = {"corruption": None if degradation in DEGRADATIONS else "0"}  # that is no code, whatever its name
+        spec = TEMPLATE.model_copy(update={**own, **others, "parameters": {"row": method}})
         spec = spec.model_copy(update={"data": spec.data.model_copy(update=data or {})})
         stage = Stage(f"evaluate-{method}-{degradation}", seed, spec)
         row = {"method": method, "seed": seed, "degradation": degradation, "directory": stage.directory}

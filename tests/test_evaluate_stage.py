@@ -134,7 +134,9 @@ def test_an_input_that_is_made_again_while_it_is_used_makes_the_result_one_of_th
 
 def test_an_ensemble_has_votes_but_no_likelihood(tmp_path: Path) -> None:
     members = [imported(tmp_path, seed)[0] for seed in range(3)]
-    found = evaluated(tmp_path, spec_of("jpeg", (1, 101), inference="vote"), {f"expert-{i}": one for i, one in enumerate(members)})
+    found = evaluated(
+        tmp_path, spec_of("jpeg", (1, 101), inference="vote"), {f"expert-{i}": one for i, one in enumerate(members)}
+    )
     assert found["counts"]["nll"].to_pylist() == found["counts"]["ece"].to_pylist() == [None, None]
     assert found["counts"].schema.field("nll").type == pa.float64()
     assert len(found["predictions"]["predictions"][0]) == 60

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_inference import classifier
+from test_folding import classifier
 
 import gpu_training
 from fusiondistill.data import ImageSet

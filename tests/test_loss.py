@@ -15,16 +15,17 @@ from fusiondistill import config_file, loss
 from fusiondistill.loss import FOR_DIGEST, Loss, idle_keys, merged_loss, modern_key, modern_loss
 from fusiondistill.losses import LOSSES
 from fusiondistill.plugins import load_plugins, read_plugins
-from fusiondistill.recipe import DEFAULTS, Recipe, flat, with_keys
+from fusiondistill.recipe import Recipe, flat, with_keys
+from fusiondistill.recipes import RECIPES
 
 KD = {"weight": 0.5, "temperature": 4.0}
-RECIPE = Recipe.model_validate(DEFAULTS["fusiondistill"])
+RECIPE = Recipe.model_validate(RECIPES["paper"]["all-merged-taught"])
 
 
 def problems(given: Any) -> dict[str, str]:
     """Dotted place -> message of all that is wrong with a loss in a recipe."""
     with pytest.raises(ValidationError) as caught:
-        Recipe.model_validate({**DEFAULTS["base"], "loss": given})
+        Recipe.model_validate({**RECIPES["paper"]["clean"], "loss": given})
     return {".".join(map(str, one["loc"])): one["msg"] for one in caught.value.errors()}
 
 
@@ -41,7 +42,7 @@ def test_all_spellings_of_a_loss_are_one_value() -> None:
     assert values[0].model_dump() == {"ce": {"weight": 1.0}, "kd": KD} and list(values[0].root) == ["ce", "kd"]
     again = Loss.model_validate_json(values[0].model_dump_json())
     assert again == values[0] == pickle.loads(pickle.dumps(again))
-    assert Recipe.model_validate({**DEFAULTS["base"], "loss": again}).loss == again
+    assert Recipe.model_validate({**RECIPES["paper"]["clean"], "loss": again}).loss == again
 
 
 def test_a_term_of_weight_0_is_kept_and_not_digested() -> None:

@@ -23,7 +23,7 @@ from fusiondistill_runner.driving.scheduler import Scheduler
 from fusiondistill_runner.driving.tasks import StageTask, tasks_of
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.searching import search
-from fusiondistill_runner.working import stages
+from fusiondistill_runner.working import execute as stages
 from fusiondistill_runner.working.context import Context
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}

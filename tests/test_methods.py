@@ -181,7 +181,8 @@ OLD = {
     "fusion: {method: ties}\n": "modelsoups: {start: {merge: ties, of: expert}}\n",
     "fusion: {method: ties, recalibrate: none, images: 50}\n": "modelsoups: {start: {merge: ties, of: expert, "
     "recalibrate: none, images: 50}}\n",
-    "fusiondistill: {loss: {kd: 0.5, temperature: 2}}\n": "fusiondistill: {loss: {kd: {weight: 0.5, temperature: 2}}}\n",
+    "fusiondistill: {loss: {kd: 0.5, temperature: 2}}\n": "fusiondistill: "
+    "{loss: {kd: {weight: 0.5, temperature: 2}}}\n",
     "search: {space: {fusion.method: {choice: [ties]}, loss.temperature: {uniform: [1, 2]}}}\n": "search: {space: "
     "{start.merge: {choice: [ties]}, loss.kd.temperature: {uniform: [1, 2]}}}\n",
 }
@@ -222,7 +223,7 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {expert-two: {like: base}}\n", 2, "define.expert-two", "network of expert"),
         ("define: {a: {like: fusing-distill}}\n", 2, "define.a.like", "did you mean 'fusiondistill'?"),
         ("define:\n  a: {like: b}\n  b: {like: a}\n", 3, "define.a.like", "a -> b -> a"),
-        ("define: {a: {start: b, train_on: all}, b: {start: a, train_on: all}}\n", 2, "define.b.start", "circle: a -> b -> a"),
+        ("define: {a: {start: b, train_on: all}, b: {start: a, train_on: all}}\n", 2, "define.b.start", "a -> b -> a"),
         ("vanilla: {start: fusing}\nmodelsoups: {start: {merge: average, of: expert}}\nexpert: {start: vanilla}\n",
          3, "modelsoups.start.of", "expert -> vanilla -> fusing -> modelsoups -> expert"),
         ("define: {a: {start: vanila, train_on: all}}\n", 2, "define.a.start", "did you mean 'vanilla'?"),
@@ -241,7 +242,7 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {a: {start: {merge: ties, density: 2}}}\n", 2, "define.a.start.density", "less than or equal to 1"),
         ("define: {a: {start: {of: expert}}}\n", 2, "define.a.start", "needs merge"),
         ("define: {a: {start: {merge: average, of: vanilla}}}\n", 2, "define.a.start.of", "these do: expert"),
-        ("expert: {start: random}\nmodelsoups: {start: {merge: ties}}\n", 3, "modelsoups.start.merge", "needs the network"),
+        ("expert: {start: random}\nmodelsoups: {start: {merge: ties}}\n", 3, "modelsoups.start.merge", "needs"),
         ("define: {a: {like: base, teachers: expert}}\n", 2, "define.a.teachers", "clean images have none"),
         ("define: {a: {like: fusing, teachers: expert}}\n", 2, "define.a.teachers", "no term of the loss needs"),
         ("define: {a: {like: fusing, loss: {kd: 1}}}\n", 2, "define.a.loss", "needs teachers"),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import planned_report as report
-from fusiondistill.report.comparing import BEST, comparison_grid, short_lines
+from fusiondistill.report.comparisons import BEST, comparison_grid, short_lines
 from fusiondistill.report.groups import Group
 from fusiondistill.report.words import MISSING
 from report_tables import Page, known, rows_of, table

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import planned_report as report
-from fusiondistill.report.blocks import Link, Table, Text
+from fusiondistill.report.blocks import Mark, Table, Text
 from fusiondistill.report.page import shown
 from fusiondistill.report.words import MISSING
 from report_tables import (
@@ -185,8 +185,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def test_text_and_attributes_are_escaped_wherever_they_stand() -> None:
     odd = '1 < 2 & "x">\0'
     safe = "1 &lt; 2 &amp; &#34;x&#34;&gt;\N{REPLACEMENT CHARACTER}"
-    table = Table(odd, [odd, "Salt+pepper"], [[(odd, odd), Link(odd, odd)]], "grid")
-    html = shown([Text(odd), Text((odd, Link("y", odd))), table])
+    table = Table(odd, [odd, "Salt+pepper"], [[(odd, odd), Mark(odd, odd)]], "grid")
+    html = shown([Text(odd), Text((odd, Mark("y", odd))), table])
     assert html.count(safe) == 9 and '<p class="note">' in html and "Salt+<wbr>pepper" in html
     assert "\0" not in html and "1 < 2" not in html
 

@@ -11,6 +11,7 @@ import pytest
 import planned_report as report
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config_file import parse
+from fusiondistill.report.methods import methods_of
 from fusiondistill.report.words import protocol_line, protocol_lines
 from fusiondistill_runner.planning.specs import TrainSpec
 from fusiondistill_runner.planning.stage import Stage
@@ -26,47 +27,11 @@ from test_report_tables import as_table, counted, planned
 PAPER = "experiment: x\nprotocol: paper\ndata: {name: cifar100}\n"
 
 
-FORMS = {"base": "clean", "expert": "each"}
-NEEDS: dict[str, dict[str, Any]] = {
-    "expert": {"start": "base", "teachers": "base"},
-    "vanilla": {"start": "base"},
-    "fusing": {"start": "modelsoups"},
-    "fusiondistill": {"start": "modelsoups", "teachers": {"of": "expert"}},
-}
-TRAINED = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
-
-
-def table_of(config: Any) -> dict[str, dict[str, Any]]:
-    """The methods of a config as its dump holds them."""
-    fusion = config.get("fusion") or {}
-    merged = {"merge": fusion.get("method", "average"), "of": "expert", "recalibrate": fusion.get("recalibrate")}
-    made = {name: {"form": FORMS.get(name, "all"), **NEEDS.get(name, {}), **config[name]} for name in TRAINED}
-    return {
-        **made,
-        "oracle": {"form": "combined", "of": "expert"},
-        "modelsoups": {"form": "merged", "start": merged},
-        "mine": {**made["fusing"], "epochs": 7},
-    }
-
-
-def planned_methods(names: list[str]) -> list[dict[str, Any]]:
-    """Rows as a plan lists them: one of experts that stands for itself, and the rows of these ids."""
-    return [row for row in ABOUT if row["id"] in names] + [{"id": name} for name in names if name == "mine"]
-
-
-@pytest.fixture(autouse=True)
-def usual(monkeypatch: pytest.MonkeyPatch) -> None:
-    def methods(config: Any) -> Any:
-        text = f"experiment: x\nprotocol: {config['protocol']}\ndata: {{name: {config['data']['name']}}}\n"
-        return {name: of for name, of in table_of(parse(text).model_dump(mode="json")).items() if name != "mine"}
-
-    monkeypatch.setattr("fusiondistill_runner.views.settings.usual", methods)
-
-
-def of(text: str, *more: str) -> dict[str, str]:
+def of(text: str) -> dict[str, str]:
     config = parse(text).model_dump(mode="json")
-    config["table"] = table_of(config)
-    return settings({"config": config, "methods": planned_methods([*config["methods"], *more])})
+    known = methods_of({"methods": ABOUT})
+    rows = [{"id": name, "of": known[name].of} for name in config["methods"]]
+    return settings({"config": config, "methods": rows})
 
 
 def test_the_published_experiment_deviates_in_nothing() -> None:
@@ -78,7 +43,7 @@ def test_the_published_experiment_deviates_in_nothing() -> None:
     }
     usual = of("experiment: x\nmethods: [base, oracle]\n")
     assert usual["training"] == "all training images, 10 % of them held out; epochs: base 200, expert 100"
-    own = of(PAPER, "mine")
+    own = of(PAPER + "define: {mine: {like: fusing, epochs: 7}}\n")
     assert own["training"].endswith("fusiondistill 100, mine 7") and own["deviations"] == "", "it is not of the paper"
 
 

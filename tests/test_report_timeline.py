@@ -6,9 +6,8 @@ import pyarrow as pa
 import pytest
 
 import planned_report as report
-from fusiondistill.report.drawing_time import lane_names
 from fusiondistill.report.time_section import duration
-from fusiondistill.report.timeline import chain, clock, lanes, ran, waited, waiting, worker_hours
+from fusiondistill.report.timeline import chain, clock, lane_names, lanes, ran, waited, waiting, worker_hours
 from fusiondistill.report.words import MISSING
 from report_tables import Page, rows_of, table, timeline_of
 

@@ -23,7 +23,7 @@ def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: P
     shelf = Shelf(tmp_path)
     template = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, MergeSpec))
     for seed, (i, way) in itertools.product((0, 1), enumerate((("average", "mixed"), ("ties", "none")))):
-        fused = Stage("fused", seed, template.model_copy(update=dict(zip(("method", "recalibrate"), way, strict=True))))
+        fused = Stage("fused", seed, template.model_copy(update=dict(zip(("merge", "recalibrate"), way, strict=True))))
         points = [[a, 1.0 + i] for a in (0.0, 1.0)]
         outcome = {"distance": {"blur": 0.1 + 0.5 * i}, "barrier": 1.0 + i, "surface": {"blur": points}}
         shelf.store.commit(fused, {}, {"outcome": outcome}, new_attempt())
@@ -107,8 +107,6 @@ def test_a_store_that_mixes_code_says_so(tmp_path: Path) -> None:
     assert facts(shelf.store, [shelf.plan])["code"] == said and said in status_lines(shelf.store)
     lines: list[str] = []
     assert watch(shelf.store, 0.01, lines.append) and any(said in line for line in lines)
-    shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
-    assert said in Page(Path(results.write_report(shelf.store, shelf.write())).read_text()).text["dd"]
 
 
 def test_a_store_of_before_there_was_such_a_note_says_nothing(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def test_values_reach_any_depth_and_leave_their_neighbours_alone() -> None:
     text = "fusiondistill: {loss: {feature: 0.7}}\n"
     text += "sweep: {fusiondistill.loss.kd: [0, 0.5], protocol: [standard, paper]}\n"
     _, found = points(text)
-    assert [(*(p.table["fusiondistill"].loss.weight(term) for term in ("kd", "feature")), p.protocol) for p in found] == [
+    losses = [p.table["fusiondistill"].loss for p in found]
+    weights = [(loss.weight("kd"), loss.weight("feature"), p.protocol) for loss, p in zip(losses, found, strict=True)]
+    assert weights == [
         (0.0, 0.7, "standard"), (0.0, 0.7, "paper"), (0.5, 0.7, "standard"), (0.5, 0.7, "paper"),
     ]  # fmt: skip
 

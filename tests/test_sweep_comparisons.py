@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fusiondistill import report
-from fusiondistill.report.sweep_comparisons import sweep_grids, sweep_lines
+from fusiondistill.report.comparisons import sweep_grids, sweep_lines
 from fusiondistill.statistics import holm
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.views import comparisons, results, sweep_comparisons

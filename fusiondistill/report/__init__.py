@@ -81,7 +81,6 @@ def write(
         OSError: the directory cannot be written.
     """
     from fusiondistill.report import page
-    from fusiondistill.report.contents import contents
 
     groups = summarise(results, planned=planned, comparisons=comparisons)
     tables = {
@@ -90,7 +89,7 @@ def write(
         "unfinished": unfinished,
     }  # fmt: skip
     known = described(planned)
-    found = contents(groups, results, tables, known)
+    found = page.contents(groups, results, tables, known)
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)

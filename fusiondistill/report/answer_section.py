@@ -5,43 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusiondistill.report import blocks, tables
 from fusiondistill.report.beyond_accuracy import beyond_grid
-from fusiondistill.report.blocks import (
-    Block,
-    Figures,
-    Folded,
-    Inline,
-    Link,
-    Number,
-    Section,
-    Strong,
-    Table,
-    Terms,
-    Text,
-    grid_blocks,
-    grid_table,
-    named,
-)  # fmt: skip
-from fusiondistill.report.comparing import comparison_grid, short_lines
+from fusiondistill.report.blocks import Block, Folded, Inline, Mark, Number, Section, Table, Terms, Text
+from fusiondistill.report.comparisons import comparison_grid, short_lines
 from fusiondistill.report.counts import Counts, anchor, counts_block
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Entry
 from fusiondistill.report.groups import Group
 from fusiondistill.report.published import NETWORK
-from fusiondistill.report.tables import (
-    answer_row,
-    caption,
-    column_title,
-    group_title,
-    headline,
-    published_row,
-    seeds_grid,
-)  # fmt: skip
 from fusiondistill.report.words import kind_title, printable, protocol_line, published_note
 
 __all__ = ["Drawn", "group_section", "group_sections", "setup"]
-
-_WIDE = 9  # columns that fit on paper side by side
 
 
 @dataclass(frozen=True)
@@ -68,13 +43,13 @@ def group_sections(group: Group, drawn: Sequence[Drawn]) -> list[Section]:
 def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
     """One of several tables of a page: the same in a section of its own."""
     (_, opening), *parts = _parts(group, drawn[0])
-    sentence = headline(group)
-    blocks = [*([Text(sentence, "answer-line")] if sentence else []), setup(group), *opening]
+    sentence = tables.headline(group)
+    shown = [*([Text(sentence, "")] if sentence else []), setup(group), *opening]
     for title, of in parts:
-        blocks += named(title, of)
+        shown += blocks.named(title, of)
     for other, of_other in zip(group.others, drawn[1:], strict=True):
-        blocks += named(kind_title(other.kind), _other(other, of_other))
-    return Section(f"table-{drawn[0].table}", group_title(group), blocks)
+        shown += blocks.named(kind_title(other.kind), _other(other, of_other))
+    return Section(f"table-{drawn[0].table}", tables.group_title(group), shown)
 
 
 def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
@@ -82,8 +57,8 @@ def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
     return [
         ("The answer", _opening(group, drawn)),
         ("Which differences are established", _believed(group)),
-        ("Accuracy against level", [Figures(drawn.levels)] if drawn.levels else []),
-        ("Gains and costs", [*([Figures(drawn.maps)] if drawn.maps else []), *grid_blocks(beyond_grid(group))]),
+        ("Accuracy against level", blocks.figures(drawn.levels)),
+        ("Gains and costs", [*blocks.figures(drawn.maps), *blocks.titled_grid(beyond_grid(group))]),
     ]
 
 
@@ -94,8 +69,8 @@ def setup(group: Group) -> Terms:
         "Data": printable(group.dataset) + (f", {images:,} test images" if images else ""),
         "Network": group.model,
         "Seeds": ", ".join(map(str, group.seeds)) or "none evaluated yet",
-        "Protocol": (Strong(group.protocol), f": {protocol_line(group.protocol, group.select)} ",
-                     Link("More", "#protocol")),
+        "Protocol": (Mark(group.protocol), f": {protocol_line(group.protocol, group.select)} ",
+                     Mark("More", "#protocol")),
         "Training": group.training,
         "Missing": _missing(group),
     }  # fmt: skip
@@ -112,23 +87,22 @@ def _opening(group: Group, drawn: Drawn) -> list[Block]:
     note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     return [
         _answer(group, drawn, "Accuracies"),
-        Text((f"{caption(group)} ", Link("What the rows are", "#rows"))),
+        Text((f"{tables.caption(group)} ", Mark("What the rows are", "#rows"))),
         *([Text(note)] if note else []),
         _counts_note(drawn),
         *_counts(group, drawn),
-        *grid_blocks(seeds_grid(group), fold=True),
+        *blocks.grid_blocks(tables.seeds_grid(group), fold=True),
     ]
 
 
 def _other(group: Group, drawn: Drawn) -> list[Block]:
-    pictures = [*drawn.levels, *drawn.maps]
     return [
         _answer(group, drawn, kind_title(group.kind)),
-        Text(caption(group)),
+        Text(tables.caption(group)),
         *_counts(group, drawn),
-        *grid_blocks(seeds_grid(group), fold=True),
-        *([Figures(pictures)] if pictures else []),
-        *grid_blocks(beyond_grid(group)),
+        *blocks.grid_blocks(tables.seeds_grid(group), fold=True),
+        *blocks.figures([*drawn.levels, *drawn.maps]),
+        *blocks.titled_grid(beyond_grid(group)),
     ]
 
 
@@ -151,13 +125,13 @@ def _answer(group: Group, drawn: Drawn, label: str) -> Table:
     for i, row in enumerate(group.rows):
         ours = "ours" if row in group.ours else ""
         roles[len(rows)] = "first-expert" if row is first_expert else ours
-        numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(answer_row(group, row)))
+        numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(tables.answer_row(group, row)))
         rows.append(((row.about.name, "told the degradation" if row.about.told else ""), *numbers))
-        if published := published_row(group, row):
+        if published := tables.published_row(group, row):
             roles[len(rows)] = f"published {ours}".strip()
             rows.append((f"published, {NETWORK}", *published))
-    heading = ("", *(column_title(group, column) for column in group.columns))
-    role = "answer many" if len(group.columns) > _WIDE else "answer"
+    heading = ("", *(tables.column_title(group, column) for column in group.columns))
+    role = "answer many" if len(group.columns) > blocks.WIDE else "answer"
     return Table(label, heading, rows, role, roles={i: role for i, role in roles.items() if role})
 
 
@@ -173,9 +147,7 @@ def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> 
 def _believed(group: Group) -> list[Block]:
     """The paired tests: what they say of our rows, then all pairs, which open on demand."""
     grid = comparison_grid(group)
-    if grid is None:
-        return []
-    if not grid.rows:
-        return [Text(grid.note)]
+    if grid is None or not grid.rows:
+        return blocks.grid_blocks(grid)
     said = [Text(line, "said") for line in short_lines(group)]
-    return [*said, Folded(f"All {len(grid.rows)} pairs", [grid_table(grid), Text(grid.note)])]
+    return [*said, Folded(f"All {len(grid.rows)} pairs", [blocks.grid_table(grid), Text(grid.note)])]

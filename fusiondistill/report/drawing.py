@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Series",
-    "blank",
-    "heat_map",
-    "inlined",
-    "labelled_points",
-    "line_chart",
-    "rendered",
-    "settings",
-    "short",
+    "Series", "blank", "heat_map", "inlined", "labelled_points", "line_chart", "rendered", "settings", "short",
     "spread",
-]
+]  # fmt: skip
 
 _WIDTH = 5.0  # inches; a phone shows it at about its natural size
 _FONT = 9.0  # points

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusiondistill.report.blocks import Block, Heading, Shot, Table, Text
+from fusiondistill.report.blocks import Block, Shot, Table, Text, named
 from fusiondistill.report.methods import Method, Methods, base_of, final_of
 from fusiondistill.report.words import FALLING, MISSING, degradation_title, in_order
 
@@ -78,7 +78,7 @@ def examples_blocks(samples: pa.Table, answers: pa.Table | None, methods: Method
                 rows.append((case, one))
         own = [method for method in asked if method.own == name]
         shown = [method for method in (base, *own, final) if method]
-        blocks += [Heading(degradation_title(name)), _table(name, levels, rows, shown)]
+        blocks += named(degradation_title(name), [_table(name, levels, rows, shown)])
     return [Text(_note(base, final)), *blocks] if blocks else []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusiondistill.report.methods import Method, base_of, final_of, ours_of
+from fusiondistill.report.methods import Method, base_of, ours_of
 from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
 from fusiondistill.statistics import Interval, mean_interval
 
@@ -176,12 +176,6 @@ class Group:
     def leading(self) -> list[Row]:
         """Ours, for a sentence: of more than three the first and the last."""
         return self.ours if len(self.ours) <= 3 else [self.ours[0], self.ours[-1]]
-
-    @property
-    def final(self) -> Row | None:
-        """The row that the experiment is for, or None."""
-        found = final_of([row.about for row in self.rows])
-        return self.row(found.id) if found else None
 
     def published(self, method: str, column: str) -> float | None:
         """The published figure in percent for a cell of this table, or None; an average only of the same columns."""

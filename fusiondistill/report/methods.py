@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.report.words import printable
+from fusiondistill.report.words import degradation_title, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +62,10 @@ class Method:
     @property
     def name(self) -> str:
         """What a reader calls it, on one line: "FusionDistill (searched)"."""
-        return printable(self.title or self.id)
+        title = self.title or self.id
+        if self.own and title.endswith(f": {self.own}"):
+            title = title.removesuffix(self.own) + degradation_title(self.own)
+        return printable(title)
 
     @property
     def short(self) -> str:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fusiondistill.report.answer_section import setup
-from fusiondistill.report.blocks import Block, Bullets, Code, Folded, Heading, Section, Terms, Text, grid_table
+from fusiondistill.report import stage_sections as stages
+from fusiondistill.report.answer_section import Drawn, group_section, group_sections, setup
+from fusiondistill.report.blocks import Block, Bullets, Folded, Section, Terms, Text, grid_blocks, grid_table, named
+from fusiondistill.report.comparisons import sweep_grids
+from fusiondistill.report.counts import counts_of, embedded
 from fusiondistill.report.drawing import inlined
-from fusiondistill.report.figures import Picture
+from fusiondistill.report.examples import examples_blocks
+from fusiondistill.report.figures import Picture, Pictures
+from fusiondistill.report.group_figures import level_pictures, map_pictures
 from fusiondistill.report.groups import Group
+from fusiondistill.report.methods import Methods
+from fusiondistill.report.stage_figures import curve_pictures, surface_pictures, trial_pictures
 from fusiondistill.report.tables import NOTHING, headline, overview_grid
 from fusiondistill.report.text import explained
+from fusiondistill.report.time_section import time_blocks
 from fusiondistill.report.words import MISSING, printable, protocol_lines
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jinja2 import Environment
 
-__all__ = ["MADE", "facts_section", "page", "shown"]
+__all__ = ["MADE", "contents", "facts_section", "page", "shown"]
 
 MADE = "Written by fusiondistill report."
 """Stands at the end of every page, by which a page of this report is known."""
 _TITLE = "FusionDistill"
 _FEW = 20  # lines of a fact that are shown without being asked for
+_DRAWN = 12  # tables, and experiments, of which figures are drawn
+
+Tables = Mapping[str, "pa.Table | None"]
+Built: TypeAlias = "tuple[list[Block], Sequence[Picture]]"
+Build: TypeAlias = "Callable[[str, pa.Table, bool], Built]"
+"""(experiment, its rows, whether figures are drawn) -> the blocks and the figures in them."""
 
 
 def page(
@@ -67,7 +84,7 @@ def shown(blocks: Sequence[Block]) -> str:
 @cache
 def _templates() -> Environment:
     """The templates. All text is escaped, and rid of control characters, on its way into them."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
     from markupsafe import Markup, escape
 
     def finalize(value: object) -> object:
@@ -85,12 +102,12 @@ def _templates() -> Environment:
         return Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))
 
     loader = PackageLoader("fusiondistill.report")
-    env = Environment(loader=loader, autoescape=True, finalize=finalize, undefined=StrictUndefined)
+    env = Environment(loader=loader, autoescape=True, finalize=finalize)
 
     def source(name: str) -> Markup:
         return Markup(loader.get_source(env, name)[0])
 
-    env.filters.update(breakable=breakable, prose=prose, drawn=drawn)
+    env.filters.update(breakable=breakable, prose=prose, drawn=drawn, shape=lambda block: type(block).__name__)
     env.globals.update(source=source, missing=MISSING)
     return env
 
@@ -124,9 +141,9 @@ def facts_section(facts: Mapping[str, str]) -> Section:
     items: list[tuple[str, Any]] = []
     for name, value in facts.items():
         text = str(value).strip("\n")
-        code = "\n" in text or name.split(": ")[-1] in ("command", "config")
-        lines = text.count("\n") + 1
-        items.append((name, Folded(f"{lines} lines", [Code(text)]) if lines > _FEW else Code(text) if code else text))
+        lines, code = text.count("\n") + 1, Text(text, "", "pre")
+        kept = lines > 1 or name.split(": ")[-1] in ("command", "config")
+        items.append((name, Folded(f"{lines} lines", [code]) if lines > _FEW else code if kept else text))
     return Section("again", "How it was run", [Terms(items, "wide")])
 
 
@@ -142,5 +159,128 @@ def _protocols(groups: Sequence[Group]) -> Section:
     blocks: list[Block] = []
     for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
         lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
-        blocks += [Heading(protocol), Bullets(lines)]
+        blocks += named(protocol, [Bullets(lines)])
     return Section("protocol", "Protocols" if len(blocks) > 2 else "Protocol", blocks)
+
+
+@dataclass
+class Contents:
+    """The page's sections, its figures, the JSON that its script reads, and what is to be said first."""
+
+    sections: list[Section] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    counts: str = "{}"
+    news: Sequence[Block] = ()
+
+
+def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods: Mapping[str, Methods]) -> Contents:
+    """The sections of the groups, then those of examples, training, search, fusion and time by experiment.
+
+    Args:
+        groups: the tables of results.
+        results: their counts.
+        tables: those of :func:`fusiondistill.report.write` by name.
+        methods: experiment -> its methods, under "" those of all.
+    """
+    found, draw = Contents(), Pictures()
+    for i, grid in enumerate(sweep_grids(tables.get("comparisons"), methods[""])):
+        found.sections.append(Section(f"between-{i + 1}", grid.title, grid_blocks(grid, what="pairs")))
+    _add_groups(found, groups, results, draw)
+    found.news = stages.unfinished_line(tables.get("unfinished"))
+    if section := stages.unfinished_section(tables.get("unfinished"), methods[""]):
+        found.sections.append(section)
+
+    def of(table: str, experiment: str) -> pa.Table | None:
+        return _part(tables.get(table), experiment)
+
+    def examples(name: str, part: pa.Table, drawn: bool) -> Built:
+        return (examples_blocks(part, of("answers", name), known[name], shown) if drawn else []), ()
+
+    def training(name: str, part: pa.Table, drawn: bool) -> Built:
+        pictures = [*curve_pictures(draw, part, known[name])] if drawn else []
+        return stages.curves_blocks(pictures, stages.without_curves(of("unfinished", name))), pictures
+
+    def search(name: str, part: pa.Table, drawn: bool) -> Built:
+        pictures = [*trial_pictures(draw, part)] if drawn else []
+        return stages.trials_blocks(part, pictures, of("importance", name)), pictures
+
+    def fusion(name: str, part: pa.Table, drawn: bool) -> Built:
+        ways = of("surface", name) if drawn else None
+        pictures = [*surface_pictures(draw, ways, known[name])] if ways is not None else []
+        return stages.fusion_blocks(part, pictures), pictures
+
+    def time(name: str, part: pa.Table, drawn: bool) -> Built:
+        return time_blocks(part, draw, known[name], drawn)
+
+    known = defaultdict(lambda: methods[""], methods)
+    shown = min(_DRAWN, sum(1 for _ in _by_experiment(tables.get("samples"))))
+    kinds = {"samples": examples, "curves": training, "trials": search, "fusion": fusion, "timeline": time}
+    for table, build in kinds.items():
+        _add_experiments(found, build.__name__, tables.get(table), build)
+    return found
+
+
+def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures) -> None:
+    """A section for each table; where there are several, each in one section, and figures for the first of them."""
+    several = len(groups) > 1
+    counts = counts_of(results) if groups else {}
+    named: list[list[tuple[str, Group]]] = []
+    for i, group in enumerate(groups):
+        others = [(f"{i + 1}-{k + 2}", other) for k, other in enumerate(group.others)]
+        named.append([(str(i + 1), group), *others])
+    flat = [(table, one, counts.get(_key(one), {})) for tables in named[:_DRAWN] for table, one in tables]
+    found.counts, held = embedded(flat)
+    kept = {table: counted for table, _, counted in flat[:held]}
+    for i, tables in enumerate(named):
+        drawn = []
+        for k, (table, one) in enumerate(tables):
+            shown = i < _DRAWN and not (several and k)
+            prefix = f"{i + 1}-" if several else ""
+            levels = [*level_pictures(draw, one, prefix)] if shown else []
+            maps = [*map_pictures(draw, one, prefix)] if shown else []
+            found.pictures += [*levels, *maps]
+            drawn.append(Drawn(table, levels, maps, kept.get(table)))
+        found.sections += [group_section(groups[i], drawn)] if several else group_sections(groups[i], drawn)
+
+
+def _key(group: Group) -> tuple[str, ...]:
+    return group.experiment, group.dataset, group.model, group.protocol
+
+
+def _add_experiments(found: Contents, anchor: str, table: pa.Table | None, build: Build) -> None:
+    """One section for a kind of table, with a part for each experiment; figures for the first of them."""
+    blocks: list[Block] = []
+    experiments = list(_by_experiment(table))
+    for i, (name, part) in enumerate(experiments):
+        built, pictures = build(name, part, i < _DRAWN)
+        found.pictures += pictures
+        blocks += named(name, built) if len(experiments) > 1 else built
+    if len(experiments) > 1 and anchor != "examples":
+        blocks.insert(0, Text("A stage that several experiments share stands under the first of them alone."))
+    if len(experiments) > _DRAWN:
+        text = f"Figures and pictures are those of the first {_DRAWN} of {len(experiments)} experiments."
+        blocks.insert(0, Text(text))
+    if blocks:
+        found.sections.append(Section(anchor, anchor.capitalize(), blocks))
+
+
+def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:
+    """The rows of an experiment; all of them where either side does not say whose they are."""
+    import pyarrow.compute as compute
+
+    if table is None or not experiment or "experiment" not in table.column_names:
+        return table
+    return table.filter(compute.equal(table["experiment"], experiment))
+
+
+def _by_experiment(table: pa.Table | None) -> Iterator[tuple[str, pa.Table]]:
+    """The table's experiments with their rows; a table without that column goes by the name of ""."""
+    import pyarrow.compute as compute
+
+    if table is None or not table.num_rows:
+        return
+    if "experiment" not in table.column_names:
+        yield "", table
+        return
+    for name in table["experiment"].unique().to_pylist():
+        yield name, table.filter(compute.equal(table["experiment"], name))

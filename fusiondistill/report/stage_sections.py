@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fusiondistill.report.blocks import Block, Figures, Heading, Link, Section, Text, plain_table
+from fusiondistill.report.blocks import Block, Mark, Section, Text, figures, named, plain_table
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.methods import Methods
 from fusiondistill.report.stage_figures import dimensions, text_dimensions
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 _UNFINISHED = "unfinished"
 _BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
 
-__all__ = ["curves_blocks", "fusion_blocks", "trials_blocks", "unfinished_line", "unfinished_section", "without_curves"]
-
 
 def curves_blocks(pictures: Sequence[Picture], more: str = "") -> list[Block]:
     """The training curves; ``more``: what else there is to say of them."""
     text = "Each metric after every epoch of every finished training stage that reports it." + more
-    return [Text(text), Figures(pictures)] if pictures else []
+    return [Text(text), *figures(pictures)] if pictures else []
 
 
 def trials_blocks(trials: pa.Table, pictures: Sequence[Picture], importance: pa.Table | None = None) -> list[Block]:
@@ -55,8 +53,7 @@ def trials_blocks(trials: pa.Table, pictures: Sequence[Picture], importance: pa.
     )
     if {"ce", "feature", "kd"} <= {name.removeprefix("loss.") for name in names}:
         text += " ce, feature and kd weigh the three terms: cross-entropy, cosine feature, softened logits."
-    drawn = [Figures(pictures)] if pictures else []
-    return [Text(text), *drawn, *_importance(importance), plain_table(titles, body, "Trials")]
+    return [Text(text), *figures(pictures), *_importance(importance), plain_table(titles, body, "Trials")]
 
 
 def _length(rows: Sequence[dict[str, object]]) -> str:
@@ -80,7 +77,8 @@ def _importance(table: pa.Table | None) -> list[Block]:
         "what its R² loses when that dimension's values are shuffled (permutation importance), as a share of all: they "
         f"sum to 1. Mean over n searches ± half the 95 % interval. {_fit(table)}"
     )
-    return [Heading("What mattered"), Text(text), plain_table(["dimension", "n", "importance"], body, "Importance")]
+    table_of = plain_table(["dimension", "n", "importance"], body, "Importance")
+    return named("What mattered", [Text(text), table_of])
 
 
 def _fit(table: pa.Table | None) -> str:
@@ -109,7 +107,7 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
     table = plain_table(["stage", "expert of", "n", "distance", "barrier"], body, "Fusion", texts=2)
-    return [Text(text), *([Figures(pictures)] if pictures else []), table]
+    return [Text(text), *figures(pictures), table]
 
 
 def unfinished_line(table: pa.Table | None) -> list[Block]:
@@ -119,7 +117,7 @@ def unfinished_line(table: pa.Table | None) -> list[Block]:
     failed = int(table.num_rows - table["error"].null_count)
     counts = ((failed, "failed"), (table.num_rows - failed, "not finished"))
     said = (f"{count} stage{'' if count == 1 else 's'} {what}" for count, what in counts if count)
-    return [Text((Link(" and ".join(said), f"#{_UNFINISHED}"), "."))]
+    return [Text((Mark(" and ".join(said), f"#{_UNFINISHED}"), "."))]
 
 
 def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | None:

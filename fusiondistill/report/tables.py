@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fusiondistill.report.comparing import BEST, best_note
+from fusiondistill.report.comparisons import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import FULL, TRAINED, Cell, Group, Row
 from fusiondistill.report.published import AVERAGE, NETWORK
@@ -13,18 +13,9 @@ from fusiondistill.report.words import MISSING, degradation_title, kind_lines, p
 from fusiondistill.statistics import Interval
 
 __all__ = [
-    "NOTHING",
-    "answer_grid",
-    "answer_row",
-    "caption",
-    "cell_text",
-    "column_title",
-    "group_title",
-    "headline",
-    "overview_grid",
-    "published_row",
-    "seeds_grid",
-]
+    "NOTHING", "answer_grid", "answer_row", "caption", "cell_text", "column_title", "group_title", "headline",
+    "overview_grid", "published_row", "seeds_grid",
+]  # fmt: skip
 
 NOTHING = "Nothing is evaluated yet."
 _NAMES = (("", "experiment"), ("data ", "dataset"), ("network ", "model"), ("protocol ", "protocol"))

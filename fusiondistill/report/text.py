@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusiondistill.report.beyond_accuracy import beyond_grid
-from fusiondistill.report.comparing import BEST, comparison_grid, short_lines
+from fusiondistill.report.comparisons import BEST, comparison_grid, short_lines, sweep_grids, sweep_lines
 from fusiondistill.report.grid import Entry, Grid, aligned, escaped, markdown_grid, wrapped
 from fusiondistill.report.groups import Group
 from fusiondistill.report.methods import Methods, described
 from fusiondistill.report.summary import summarise
-from fusiondistill.report.sweep_comparisons import sweep_grids, sweep_lines
 from fusiondistill.report.tables import NOTHING, answer_grid, group_title, headline, overview_grid, seeds_grid
 from fusiondistill.report.words import MISSING, kind_title, printable, protocol_lines, published_note
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusiondistill.report.blocks import Block, Figures, Heading, Text, plain_table
-from fusiondistill.report.drawing_time import lane_chart
+from fusiondistill.report.blocks import Block, Text, figures, named, plain_table
 from fusiondistill.report.figures import Picture, Pictures
 from fusiondistill.report.methods import Methods
-from fusiondistill.report.timeline import Clock, Ran, chain, clock, lanes, ran, waited, worker_hours
+from fusiondistill.report.timeline import Clock, Ran, chain, clock, lane_chart, lanes, ran, waited, worker_hours
 from fusiondistill.report.words import MISSING, printable
 
 if TYPE_CHECKING:
@@ -38,11 +37,9 @@ def time_blocks(
     pictures = [_picture(stages, at, draw)] if drawn else []
     return [
         Text(f"{text}."),
-        *([Figures(pictures)] if pictures else []),
-        Heading("Worker-hours"),
-        *_hours(stages),
-        Heading("The chain that took longest"),
-        *_chain(stages, at, methods),
+        *figures(pictures),
+        *named("Worker-hours", _hours(stages)),
+        *named("The chain that took longest", _chain(stages, at, methods)),
     ], pictures
 
 

@@ -7,20 +7,9 @@ from collections.abc import Iterable, Sequence
 from fusiondistill.report.published import MODEL, NETWORK, has_published
 
 __all__ = [
-    "CLEAN",
-    "FALLING",
-    "MISSING",
-    "degradation_title",
-    "in_order",
-    "kind_lines",
-    "kind_title",
-    "level_axis",
-    "printable",
-    "protocol_line",
-    "protocol_lines",
-    "published_note",
-    "short_title",
-]
+    "CLEAN", "FALLING", "MISSING", "degradation_title", "in_order", "kind_lines", "kind_title", "level_axis",
+    "printable", "protocol_line", "protocol_lines", "published_note", "short_title",
+]  # fmt: skip
 
 MISSING = "\N{EN DASH}"
 

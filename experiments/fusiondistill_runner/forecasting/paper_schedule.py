@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusiondistill import config_file
+from fusiondistill.methods import SEARCHED
 from fusiondistill_runner.forecasting.forecast import clock, jobs_of, path_line, traffic_line
 from fusiondistill_runner.forecasting.paths import ORDERS, critical_path
 from fusiondistill_runner.forecasting.simulation import Job, simulate
@@ -132,7 +133,7 @@ def _chains(stages: Sequence[Stage], jobs: Sequence[Job]) -> list[str]:
     seconds = {job.key: job.shortest for job in jobs}
     lines = []
     for stage in stages:
-        if stage.name == "fusiondistill" and stage.seed == stages[0].seed:
+        if stage.name == SEARCHED and stage.seed == stages[0].seed:
             fused = stage.inputs["start"]
             expert = max((s for role, s in fused.inputs.items() if role != "base"), key=lambda s: seconds[s.digest])
             chain = (fused.inputs["base"], expert, fused, stage)

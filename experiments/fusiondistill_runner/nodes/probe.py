@@ -86,7 +86,7 @@ def code_digest() -> str:
     import importlib
 
     digest = hashlib.sha256()
-    for name in ("fusiondistill", "fusiondistill_runner"):
+    for name in (NAME, "fusiondistill_runner"):
         package = importlib.import_module(name)
         assert package.__file__
         root = Path(package.__file__).parent

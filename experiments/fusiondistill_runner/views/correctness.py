@@ -22,7 +22,7 @@ __all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "corre
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"
-_VERSION = 2  # of how it is computed: another one computes everything again
+_VERSION = 3  # of how it, and what is tested of it, is computed: another one computes everything again
 
 Correctness = dict[str, dict[int, NDArray[np.float64]]]
 """method -> seed -> float64 [N]: each image's mean correctness over levels, then over degradations, 0..1."""

@@ -39,7 +39,7 @@ def usual(config: Mapping[str, Any]) -> Table:
 def _needed(plan: Mapping[str, Any]) -> Table:
     """The methods that the rows of a plan rest on, in the order of the config's table."""
     table: Table = plan["config"].get("table") or {}
-    waiting = [name for row in plan.get("methods") or () for name in (row["id"], row.get("of"))]
+    waiting = [name for row in plan.get("methods") or () for name in (row["id"], row.get("of"), row.get("searched"))]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()

@@ -80,9 +80,8 @@ def _alike(plan: Mapping[str, Any]) -> set[str]:
 
 def _way(spec: Mapping[str, Any]) -> str:
     """How a fuse stage merged, from its spec: method, its parameters, and BatchNorm's statistics."""
-    merge = spec.get("merge") or {"name": spec["method"]}
-    given = (f"{name} {value}" for name, value in (merge.get("parameters") or {}).items())
-    return ", ".join([merge["name"], *given, spec["recalibrate"]])
+    given = (f"{name} {value}" for name, value in (spec.get("parameters") or {}).items())
+    return ", ".join([spec["merge"], *given, spec["recalibrate"]])
 
 
 def _readable(store: Store, directory: str, name: str) -> Any:

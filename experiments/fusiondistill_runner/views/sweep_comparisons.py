@@ -96,7 +96,7 @@ def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> 
                 distinct.setdefault(frozenset(stages), (f"{a} {method}", f"{b} {method}"))
         if len(pairs) + len(distinct) <= MOST:
             pairs += distinct.values()
-    content = json.dumps([[point, of.digest] for point, of in known.items()])
+    content = json.dumps([pairs, [[point, of.digest] for point, of in known.items()]])
     return Sweep(
         name=name,
         names={

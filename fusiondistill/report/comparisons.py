@@ -1,25 +1,25 @@
-"""What the paired tests say, in careful words: other test images are one thing, other training seeds another."""
+"""What the paired tests say, in careful words: other test images are one thing, other training seeds another.
+
+Of the rows of a table, and of the same row at two points of a sweep.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import LEVEL, Comparison, Group
-from fusiondistill.report.words import MISSING
+from fusiondistill.report.methods import Methods
+from fusiondistill.report.words import MISSING, printable
 
-__all__ = [
-    "BEST",
-    "HEADING",
-    "best_note",
-    "comparison_grid",
-    "established_first",
-    "pair_line",
-    "sentence",
-    "short_lines",
-]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
+__all__ = ["BEST", "best_note", "comparison_grid", "short_lines", "sweep_grids", "sweep_lines"]
+
+_LINES = 12  # of a terminal, for all sweeps together
 BEST = "\N{BLACK STAR}"
 
 UNTESTED = (
@@ -34,7 +34,7 @@ _EXPLAINED = (
 )
 
 
-HEADING = (
+_HEADING = (
     "better in the mean", "than", "points", "95 % over images", "p", "p (Holm)", "established", "over seeds", "n",
 )  # fmt: skip
 
@@ -44,12 +44,12 @@ def comparison_grid(group: Group) -> Grid | None:
     if not _testable(group):
         return None
     assert group.comparisons is not None
-    pairs = established_first(group.comparisons)
-    rows = tuple(pair_line(pair, group.name(pair.a), group.name(pair.b)) for pair in pairs)
-    return Grid("Which differences are established", HEADING, rows, _note(pairs), texts=2)
+    pairs = _established_first(group.comparisons)
+    rows = tuple(_pair_line(pair, group.name(pair.a), group.name(pair.b)) for pair in pairs)
+    return Grid("Which differences are established", _HEADING, rows, _note(pairs), texts=2)
 
 
-def established_first(pairs: Iterable[Comparison]) -> list[Comparison]:
+def _established_first(pairs: Iterable[Comparison]) -> list[Comparison]:
     """Each pair seen from the better one, the established ones first, the largest difference on top."""
     turned = [c if c.difference >= 0 else c.seen_from(c.b) for c in pairs]
     return sorted(turned, key=lambda c: (not c.established, -c.difference, c.a, c.b))
@@ -61,8 +61,8 @@ def _testable(group: Group) -> bool:
     return group.comparisons is not None and len(rows) > 1
 
 
-def pair_line(pair: Comparison, a: str, b: str) -> tuple[Entry, ...]:
-    """A row of a table under :data:`HEADING`, its two sides called a and b."""
+def _pair_line(pair: Comparison, a: str, b: str) -> tuple[Entry, ...]:
+    """A row of a table under :data:`_HEADING`, its two sides called a and b."""
     seeds = MISSING if pair.seed_half is None else f"{pair.difference:+z.2f} ±{pair.seed_half:.2f}"
     images = f"{pair.low:+z.2f} to {pair.high:+z.2f}"
     cells = (
@@ -114,7 +114,7 @@ def short_lines(group: Group) -> list[str]:
                 continue
             done.add(frozenset((ours, row.method)))
             if pair.established:
-                established.append(f"  {sentence(pair, group.name(pair.a), group.name(pair.b))}")
+                established.append(f"  {_sentence(pair, group.name(pair.a), group.name(pair.b))}")
             else:
                 alike.append(row.about.name)
         if alike:
@@ -129,7 +129,7 @@ def short_lines(group: Group) -> list[str]:
     return lines
 
 
-def sentence(pair: Comparison, a: str, b: str) -> str:
+def _sentence(pair: Comparison, a: str, b: str) -> str:
     """A pair, its two sides called a and b, in a line for a terminal."""
     side = "above" if pair.difference > 0 else "below"
     low, high = (pair.low, pair.high) if pair.difference > 0 else (-pair.high, -pair.low)
@@ -158,4 +158,76 @@ def best_note(group: Group) -> str | None:
     return (
         f"No average has the {BEST} of one that the paired tests establish as better than that of every other row "
         "that is not told the degradation."
+    )
+
+
+class _Family(NamedTuple):
+    """Points that may be compared; ``model`` is empty where they differ in it."""
+
+    experiment: str
+    dataset: str
+    model: str
+    protocol: str
+    images: int
+
+
+def sweep_grids(comparisons: pa.Table | None, methods: Methods) -> list[Grid]:
+    """A table for each set of points that were tested against each other: a sweep's, on the same test images."""
+    grids = []
+    for family, pairs in _families(comparisons).items():
+        rows = tuple(_pair_line(pair, _side(pair.a, methods), _side(pair.b, methods)) for pair in pairs)
+        grids.append(Grid(_sweep_title(family), _HEADING, rows, _sweep_note(pairs), texts=2))
+    return grids
+
+
+def sweep_lines(comparisons: pa.Table | None, methods: Methods) -> list[str]:
+    """The first of these pairs for a terminal, the established ones before the others; twelve lines at most."""
+    lines: list[str] = []
+    families = _families(comparisons)
+    for family, pairs in list(families.items())[: _LINES // 3]:
+        room = _LINES // min(len(families), _LINES // 3) - 2
+        known = sum(pair.established for pair in pairs)
+        lines.append(
+            f"{_sweep_title(family)}: {known} of {len(pairs)} differences established (p corrected for these pairs)"
+        )
+        shown = pairs[:room]
+        lines += [f"  {_sentence(pair, _side(pair.a, methods), _side(pair.b, methods))}" for pair in shown]
+        lines += [f"  and {len(pairs) - len(shown)} more in table.md"] if len(pairs) > len(shown) else []
+    return lines
+
+
+def _families(comparisons: pa.Table | None) -> dict[_Family, list[Comparison]]:
+    """The pairs by what p (Holm) is corrected for: those of a sweep on the same images by the same protocol."""
+    if comparisons is None or "points" not in comparisons.column_names:
+        return {}
+    names = [item.name for item in fields(Comparison)]
+    found: dict[_Family, list[Comparison]] = {}
+    for row in comparisons.to_pylist():
+        if row["points"]:
+            family = _Family(*(row[name] for name in _Family._fields))
+            found.setdefault(family, []).append(Comparison(**{name: row[name] for name in names}))
+    return {family: _established_first(pairs) for family, pairs in found.items()}
+
+
+def _sweep_title(family: _Family) -> str:
+    model = f", {family.model}" if family.model else ""
+    where = f"{family.dataset}{model}, protocol {family.protocol}"
+    return f"Between the points of {printable(family.experiment)} ({printable(where)})"
+
+
+def _side(name: str, methods: Methods) -> str:
+    """ "<point> <method>" in the report's words."""
+    point, _, method = name.rpartition(" ")
+    return f"{methods.name(method)} at {printable(point)}"
+
+
+def _sweep_note(pairs: list[Comparison]) -> str:
+    images = f"{pairs[0].images:,}"
+    these = "this pair" if len(pairs) == 1 else f"these {len(pairs)} pairs"
+    return (
+        f"The same row at two points, on the same {images} test images under the same degradations and levels; points "
+        "that differ in these are not compared. Tests and intervals as for the rows of a table; p (Holm) is corrected "
+        f"for {these}, established means p (Holm) < {LEVEL}. Tested are the rows that are trained on all "
+        "degradations or merged, those with teachers first; with many points only the first of these rows: over too "
+        "many pairs nothing could be established."
     )
