@@ -149,7 +149,7 @@ def test_it_trains_soon(tmp_path: Path) -> None:
     line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store")]
     done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=100)
     found = re.search(r"first step after ([\d.]+)", done.stdout)
-    assert found and float(found[1]) < 6, done.stdout + done.stderr
+    assert found and float(found[1]) < 4.5, done.stdout + done.stderr
 
 
 def test_what_fails_holds_up_nothing_else(config: Path, tmp_path: Path) -> None:
