@@ -111,7 +111,7 @@ yes_option = click.option("--yes", is_flag=True, help="Start a very large search
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.showwarning = _show
+    warnings.showwarning = _show  # type: ignore[assignment]
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
