@@ -12,8 +12,8 @@ from typing import Any, Literal
 from fusiondistill import NAME, __version__
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
+from fusiondistill_runner.planning.descriptions import Description
 from fusiondistill_runner.planning.stage import FORMAT, Stage
-from fusiondistill_runner.planning.told import Told
 
 __all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "check_plan", "union"]
 
@@ -43,7 +43,7 @@ class Plan:
     rows: tuple[Row, ...]
     levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Degradation -> its first and last level, evaluated or not."""
-    told: tuple[Told, ...] = ()
+    descriptions: tuple[Description, ...] = ()
     """What each row is, in the order of the table."""
 
     @cached_property
@@ -76,12 +76,12 @@ class Plan:
                 for r in self.rows
             ],
             "levels": {name: list(ends) for name, ends in self.levels.items()},
-            "methods": [told.describe() for told in self.told],
+            "methods": [one.content() for one in self.descriptions],
         }
 
 
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
-_METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Told)}
+_METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Description)}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
 
 
@@ -125,5 +125,5 @@ def union(config: Config, plans: Sequence[Plan]) -> Plan:
     """The stages of several plans, each once; its rows are those of the plans."""
     stages = {stage.digest: stage for plan in plans for stage in plan.stages}
     rows = tuple(row for plan in plans for row in plan.rows)
-    told = {one.id: one for plan in plans for one in plan.told}
-    return Plan(config, tuple(stages.values()), rows, told=tuple(told.values()))
+    described = {one.id: one for plan in plans for one in plan.descriptions}
+    return Plan(config, tuple(stages.values()), rows, descriptions=tuple(described.values()))
