@@ -180,6 +180,7 @@ def test_a_stored_copy_is_never_run(done: Prepared, tmp_path: Path) -> None:
     (base,) = [stage for stage in ready.plan.stages if stage.name == "base"]
     script = f"""
 from fusiondistill import load_checkpoint, load_model
+from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
 from fusiondistill_runner.watching.status import status_lines
 store = Store({str(store)!r})
