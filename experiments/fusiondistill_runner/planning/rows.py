@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from fusiondistill import NAME, __version__
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
 from fusiondistill_runner.planning.stage import FORMAT, Stage
 from fusiondistill_runner.planning.told import Told
 
-__all__ = ["CORRUPTED", "Kind", "Plan", "Row", "check_plan", "union"]
+__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """What experts were trained for, what nobody was, and published sets of corrupted images."""
@@ -83,17 +85,28 @@ _METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] f
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
 
 
+class OtherFormat(CheckpointError):
+    """A plan that a version with other digests noted: the results beside it answer to that version alone."""
+
+    def __init__(self, content: Mapping[str, Any], path: str) -> None:
+        made = re.search(rf"\b{NAME} (\d[\w.+]{{0,30}})", str(content.get("versions", "")))
+        super().__init__(
+            f"{path} was noted by {NAME} {made[1] if made else 'of another version'}, whose stages have other digests "
+            f"than those of {__version__}: nothing here is read or changed. Look at this store with the version that "
+            "made it, and run configs into another one (--store). Its networks can be used: give their directories to "
+            f"`{NAME} evaluate`, or to a config as checkpoint: DIRECTORY"
+        )
+
+
 def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
     """See whether what was read from a file is what :meth:`Plan.describe` gave, and leads nowhere else.
 
     Raises:
-        CheckpointError: it is not.
+        OtherFormat: another version of the project noted it.
+        CheckpointError: it is something else.
     """
     if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is the plan of another version of fusiondistill, whose results cannot stand beside this one's: "
-            "give another --store, or look at this one with the version that made it (0.1.0)"
-        )
+        raise OtherFormat(content, path)
     if content.get("experiment") != experiment:
         raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
     for name, kinds in (("stages", _STAGE), ("rows", _ROW), ("methods", _METHOD)):
