@@ -297,7 +297,11 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules between methods say it
-    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+    if (
+        location[:1] == ("define",)
+        and len(location) > 2
+        and _mapping(content["define"].get(str(location[1]))).get("like")
+    ):
         own = _mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None
