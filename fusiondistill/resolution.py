@@ -73,6 +73,8 @@ def resolve(content: Mapping[str, Any]) -> Table:
     """
     table = Table()
     defined = _mapping(content.get("define"))
+    if not isinstance(content.get("define") or {}, dict):
+        table.problems.append((("define",), "must be a mapping of methods, like {mine: {like: METHOD}}"))
     table.problems += _problems_of_names(content, defined)
     told: set[object] = set()
     for name in (*METHODS, *(name for name in defined if name not in METHODS and NAME.fullmatch(name))):
