@@ -25,7 +25,7 @@ from fusiondistill.safe_yaml import Location, YAMLProblem
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
 
-_TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping", "a valid string": "a text"}
+_TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}
 """What pydantic calls a type -> what YAML calls it."""
 _SHOWN = 200
 """Mistakes that are listed; whoever makes more knows by then."""
@@ -309,7 +309,7 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         message = f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
-        if len(location) == 1 and form_of(_mapping(shown) or {"of": None}) or "like" in _mapping(shown):
+        if len(location) == 1 and {"like", "start", "train_on", "of"} & _mapping(shown).keys():
             message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
         message = "is missing"

@@ -189,7 +189,8 @@ class Registry(Mapping[str, Entry]):
                 this registry passes, or a parameter has no type, or a default that its own type does not admit.
         """
         if callable(name):
-            raise ValueError(f'a {self.kind} needs a name: write .register("{name.__name__}") above the function')
+            example = getattr(name, "__name__", "name")
+            raise ValueError(f'a {self.kind} needs a name: write .register("{example}") above the function')
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"the name of a {self.kind} is lower-case letters, digits and underscores, a letter first, not {name!r}"

@@ -149,9 +149,9 @@ def _recipe_problem(
     if key not in keys:
         keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
         return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
-    if key == "schedule.name" and not recipe.schedule.milestones and "schedule.milestones" not in dimensions:
-        if "steps" in samples(forms):
-            return "cannot be 'steps': the method's schedule has no milestones; search schedule.milestones, too"
+    stepless = not recipe.schedule.milestones and "schedule.milestones" not in dimensions
+    if key == "schedule.name" and stepless and "steps" in samples(forms):
+        return "cannot be 'steps': the method's schedule has no milestones; search schedule.milestones, too"
     for value in samples(forms):
         try:
             found = flat(with_keys(recipe, {key: value}))[key]

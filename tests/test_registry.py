@@ -188,7 +188,9 @@ def test_a_plugin_that_fails_is_named_with_its_line(tmp_path, text, message):
 
 def test_a_plugin_runs_once_a_process_and_two_of_one_name_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "imported_things", [], raising=False)
-    found = plugin(tmp_path, "import sys\nsys.imported_things.append(1)\n")
+    text = "import sys\nfrom fusiondistill import LOSSES\nsys.imported_things.append(1)\n"
+    text += "@LOSSES.register('once')\ndef once(student, teacher, labels):\n    'A line.'\n"
+    found = plugin(tmp_path, text)
     load_plugins(found)
     load_plugins(found)
     assert sys.imported_things == [1]

@@ -109,9 +109,7 @@ class Inferences(Registry):
         return found
 
 
-INFERENCE = Inferences(
-    "way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"})
-)
+INFERENCE = Inferences("way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"}))
 """Every way of inference by name."""
 
 
@@ -133,9 +131,8 @@ def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mappin
     assert isinstance(entry, Inference)
     from torch import nn
 
-    module: Any = entry.function(classifiers, **entry.checked(parameters or {}))
-    if not isinstance(module, nn.Module):
-        raise ValueError(f"the way of inference {name!r} must return an nn.Module, not {type(module).__name__}")
-    module.gives = entry.gives
-    made: nn.Module = module
+    made: Any = entry.function(classifiers, **entry.checked(parameters or {}))
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"the way of inference {name!r} must return an nn.Module, not {type(made).__name__}")
+    made.__dict__["gives"] = entry.gives
     return made

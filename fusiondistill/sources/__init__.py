@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.source import Contents, Files, Root, Row
@@ -143,7 +142,7 @@ class Sources(Registry):
             ... def arrays(files, split):
             ...     "Arrays uint8 [N, H, W, 3], a file for each class."
             ...     names = sorted(name for name in files if name.startswith(f"{split}/"))
-            ...     rows = (Row(image, label, name) for label, name in enumerate(names) for image in np.load(files[name]))
+            ...     rows = (Row(x, label, name) for label, name in enumerate(names) for x in np.load(files[name]))
             ...     return Contents([name.split("/")[1].removesuffix(".npy") for name in names], rows)
         """
         for what in (mean, std):
