@@ -93,6 +93,7 @@ def plan_verb(
 
     Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
     """
+    from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.forecasting.estimates import cost_lines, measured
     from fusiondistill_runner.forecasting.forecast import forecast
@@ -101,6 +102,8 @@ def plan_verb(
     estimates = measured(prepared.store)
     simulated = forecast(prepared, simulate, times, estimates)
     click.echo(headline(prepared))
+    for line in changed_plugins(prepared):
+        click.echo(line)
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"
         needs = ", ".join(dict.fromkeys(needed.directory for needed in stage.inputs.values()))
