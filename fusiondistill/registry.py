@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from fusiondistill.signatures import check_arguments, model_of
 
-__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "close_to"]
+__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "WrongResult", "close_to"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -50,6 +50,10 @@ class Plugin:
     def file(self) -> str:
         """The file's name without its folder."""
         return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+class WrongResult(ValueError):
+    """What an entry's function returned cannot be used; the message says where the function is."""
 
 
 class UnknownEntry(ValueError):
@@ -114,6 +118,16 @@ class Entry:
                 hint = close_to(key, known) if known else "; it has none"
                 raise ValueError(f"the {self.kind} {self.name!r} has no parameter {key!r}{hint}") from None
             raise ValueError(f"parameter {key} of the {self.kind} {self.name!r}: {first['msg']}") from None
+
+    def gave(self, problem: str) -> WrongResult:
+        """An error to raise where the function returned something useless.
+
+        Args:
+            problem: what is wrong with it, like ``returned no number``.
+        """
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        at = f" (plugin {self.plugin.path}, line {code.co_firstlineno})" if self.plugin and code else ""
+        return WrongResult(f"the {self.kind} {self.name!r}{at} {problem}")
 
     def notes(self) -> tuple[str, ...]:
         """What people should know of it besides parameters, a line each, for ``fusiondistill list``."""

@@ -133,6 +133,6 @@ def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mappin
 
     made: Any = entry.function(classifiers, **entry.checked(parameters or {}))
     if not isinstance(made, nn.Module):
-        raise ValueError(f"the way of inference {name!r} must return an nn.Module, not {type(made).__name__}")
+        raise entry.gave(f"must return an nn.Module, not {type(made).__name__}")
     made.__dict__["gives"] = entry.gives
     return made

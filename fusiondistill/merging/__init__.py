@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.merging._at import At
-from fusiondistill.registry import Registry
+from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -130,18 +130,18 @@ def merge(
             raise ValueError(f"the base does not fit the state dicts: {difference}")
         tools.check_finite(at.base, "the base")
     merged = entry.function(state_dicts, at, **values)
-    _check_result(merged, state_dicts[0], method)
+    _check_result(merged, state_dicts[0], entry)
     return tools.with_statistics(merged, state_dicts)
 
 
-def _check_result(merged: Any, expected: StateDict, method: str) -> None:
-    """Raise ValueError where a method's result lacks a parameter, or has one of another shape or not finite."""
+def _check_result(merged: Any, expected: StateDict, entry: Entry) -> None:
+    """Raise WrongResult where a method's result lacks a parameter, or has one of another shape or not finite."""
     from fusiondistill import state_dicts as tools
 
     if not isinstance(merged, Mapping):
-        raise ValueError(f"the merging method {method!r} must return a state dict, not {type(merged).__name__}")
+        raise entry.gave(f"must return a state dict, not {type(merged).__name__}")
     wanted = {key: expected[key] for key in tools.parameter_keys(expected)}
     found = {key: merged[key] for key in wanted if key in merged}
     if difference := tools.state_difference(wanted, found):
-        raise ValueError(f"the merging method {method!r} gave other tensors than it got: {difference}")
-    tools.check_finite(found, f"what the merging method {method!r} gave")
+        raise entry.gave(f"gave other tensors than it got: {difference}")
+    tools.check_finite(found, f"what the merging method {entry.name!r} gave")

@@ -57,7 +57,7 @@ class Network(Entry):
         arguments = (classes,) if self.facts["names"] is None else (name, classes)
         made: Any = self.function(*arguments, **chosen, **parameters)
         if not callable(getattr(made, "state_dict", None)):
-            raise ValueError(f"the network {name!r} must be an nn.Module, not {type(made).__name__}")
+            raise self.gave(f"must return an nn.Module, not {type(made).__name__}")
         network: nn.Module = made
         return network
 

@@ -6,6 +6,7 @@ import traceback
 
 from fusiondistill.locations import NoRoom
 from fusiondistill.plugins import blamed
+from fusiondistill.registry import WrongResult
 
 __all__ = ["describe"]
 
@@ -16,7 +17,8 @@ def describe(problem: Exception) -> str:
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | ConnectionError):
+    ours = CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | WrongResult | ConnectionError
+    if isinstance(problem, ours):
         return str(problem)
     if at := blamed(problem):
         return at
