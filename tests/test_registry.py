@@ -129,9 +129,9 @@ def test_parameters_have_types_ranges_and_defaults(registry):
         entry.checked({"way": "up", "shar": 1})
     with pytest.raises(ValueError, match="parameter share of the made-up thing 'ranged': Input should be less than"):
         entry.checked({"way": "up", "share": 2})
-    lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing"))
-    assert "share (float) = 0.2, above 0, at most 1: of the whole" in lines
-    assert "way (up or down)" in lines and "times (int or nothing) = None" in lines
+    lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing", width=118))
+    assert "share (number) = 0.2, above 0, at most 1: of the whole" in lines
+    assert "way (up or down)" in lines and "times (whole number or nothing) = null" in lines
 
 
 @pytest.mark.parametrize(

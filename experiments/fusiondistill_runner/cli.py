@@ -261,11 +261,14 @@ def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
 
     KIND: degradations, sources, networks, losses, merging or inference. Default: all.
     """
+    import shutil
+
     from fusiondistill.catalogue import catalogue
     from fusiondistill.plugins import all_registries, load_plugins, read_plugins
 
     load_plugins(read_plugins(plugins))
-    for line in catalogue(all_registries(), kind):
+    width = min(118, shutil.get_terminal_size().columns)
+    for line in catalogue(all_registries(), kind, width=max(60, width)):
         click.echo(line)
 
 

@@ -56,6 +56,8 @@ def _guard(call: Callable[[], Any]) -> Any:
             raise
         click.echo("\ninterrupted: what is stored stays; start the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # piped into head
+        raise
     except (ValueError, KeyError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if not _is_ours(error) or type(error) is ValueError:
             _blame(error)
