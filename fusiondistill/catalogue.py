@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from fusiondistill import NAME
 from fusiondistill.registry import Entry, Registry, close_to
 
 __all__ = ["catalogue", "described", "described_parameter"]
@@ -45,6 +46,8 @@ def catalogue(registries: Mapping[str, Registry], kind: str | None = None, *, wi
         yield f"{folder}  ({_USED[folder]})" if folder in _USED else folder
         for name in registry:
             yield from described(registry[name], whole=kind is not None, width=width)
+        if kind is not None:
+            yield f"\nOf your own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
 
 
 def described(entry: Entry, *, whole: bool = True, width: int = WIDTH) -> Iterator[str]:

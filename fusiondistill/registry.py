@@ -268,7 +268,9 @@ class Registry(Mapping[str, Entry]):
         try:
             return self[name]
         except (KeyError, TypeError):
-            raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
+            hint = close_to(str(name), tuple(self))
+            hint += "; a file of your own goes under plugins: [FILE.py]" if hint.startswith("; known") else ""
+            raise UnknownEntry(f"no {self.kind} {name!r}{hint}") from None
 
     def code_of(self, name: str) -> str:
         """What stands in a digest for the code of whatever that name means here."""

@@ -154,7 +154,9 @@ def test_a_number_and_a_mapping_go_over_each_other_from_the_command_line_and_in_
     assert (found.root["dkd"]["weight"], found.root["dkd"]["beta"]) == (0.25, 2.0)
     for key in ("temperature", "kd.temperature"):
         _, points = config_file.parse_points(text + f"sweep: {{fusiondistill.loss.{key}: [1, 3]}}\n")
-        assert [p.table["fusiondistill"].loss.root["kd"] for p in points] == [{**KD, "temperature": t} for t in (1.0, 3.0)]
+        assert [p.table["fusiondistill"].loss.root["kd"] for p in points] == [
+            {**KD, "temperature": t} for t in (1.0, 3.0)
+        ]
         one = config_file.parse(text, overrides=[f"fusiondistill.loss.{key}=7"])
         assert one.table["fusiondistill"].loss.root["kd"] == {**KD, "temperature": 7.0}
     (wrong,) = _mistakes(text, "fusiondistill.loss.dkd.beta=-1")

@@ -1,4 +1,4 @@
-"""Six kinds of entries and a row, each a file of at most 40 lines and a line of YAML: one run of all, and its changes."""
+"""Six kinds of entries and a row, each one short file and one line of YAML: one run of all of them, and changes."""
 
 from __future__ import annotations
 

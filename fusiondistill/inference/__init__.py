@@ -93,7 +93,7 @@ class Inferences(Registry):
             ...         logits = torch.stack([one(images) for one in self.networks]) / self.temperature
             ...         surest = logits.softmax(2).amax(2).argmax(0)  # the network that is surest of each image
             ...         return logits[surest, torch.arange(len(images), device=logits.device)]
-            >>> @INFERENCE.register("confident", replace=True)
+            >>> @INFERENCE.register("confident")
             ... def confident(classifiers, *, temperature: float = 1.0):
             ...     "The network that is surest decides."
             ...     return MostConfident(classifiers.values(), temperature)

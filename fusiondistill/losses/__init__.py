@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusiondistill.registry import Registry
+from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,19 @@ NEEDS = ("nothing", "logits", "features")
 Term = Callable[..., "torch.Tensor"]
 
 
+class LossTerm(Entry):
+    """A loss term."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What it needs of teachers, for ``fusiondistill list``."""
+        need = self.facts["needs"]
+        return () if need == "nothing" else (f"needs teachers: their {need}",)
+
+
 class Losses(Registry):
     """The registry of loss terms."""
+
+    entry = LossTerm
 
     def register(  # type: ignore[override]  # what a term needs is no fact among others
         self, name: str, *, needs: str = "nothing", version: int = 1, source: str = "", replace: bool = False
@@ -45,7 +56,7 @@ class Losses(Registry):
         The function is called as ``function(student, teacher, labels, **parameters)`` and returns a 0-d tensor, the
         mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
         ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. ``labels`` is
-        int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and so are the features;
+        int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features may be;
         else once for each degradation, and the results are summed.
 
         Raises:
@@ -57,7 +68,7 @@ class Losses(Registry):
             >>> from typing import Annotated
             >>> from pydantic import Field
             >>> from fusiondistill import LOSSES
-            >>> @LOSSES.register("margin", needs="nothing", replace=True)
+            >>> @LOSSES.register("margin", needs="nothing")
             ... def margin(student, teacher, labels, *, width: Annotated[float, Field(gt=0)] = 1.0):
             ...     "How far the label's logit is from being the largest by a margin."
             ...     logits = student.logits.float()

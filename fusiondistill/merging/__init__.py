@@ -58,7 +58,7 @@ class Mergings(Registry):
             A file ``mine.py``, which the config names under ``plugins: [mine.py]``:
 
             >>> from fusiondistill import MERGING, average
-            >>> @MERGING.register("by_accuracy", needs={"batches"}, replace=True)
+            >>> @MERGING.register("by_accuracy", needs={"batches"})
             ... def by_accuracy(experts, at, *, power: float = 1.0):
             ...     "The average weighted by each expert's accuracy on images of its own degradation."
             ...     weights = []

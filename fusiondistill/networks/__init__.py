@@ -112,7 +112,7 @@ class Networks(Registry):
 
             >>> from torch import nn
             >>> from fusiondistill import NETWORKS
-            >>> @NETWORKS.register("small", replace=True)
+            >>> @NETWORKS.register("small")
             ... def small(classes: int, *, width: int = 8):
             ...     "Two convolutions and a head."
             ...     first = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU()]

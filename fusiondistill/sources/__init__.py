@@ -138,7 +138,7 @@ class Sources(Registry):
 
             >>> import numpy as np
             >>> from fusiondistill.sources import SOURCES, Contents, Row
-            >>> @SOURCES.register("arrays", needs_root="a folder of <split>/<class>.npy", replace=True)
+            >>> @SOURCES.register("arrays", needs_root="a folder of <split>/<class>.npy")
             ... def arrays(files, split):
             ...     "Arrays uint8 [N, H, W, 3], a file for each class."
             ...     names = sorted(name for name in files if name.startswith(f"{split}/"))
