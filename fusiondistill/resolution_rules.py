@@ -25,9 +25,13 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
         sections: its keys that are no methods.
     """
     define = content.get("define")
+    if not isinstance(define or {}, Mapping):
+        yield ("define",), "must be a mapping of methods, like {mine: {like: METHOD}}"
     yield from _names(define if isinstance(define, Mapping) else {}, sections)
     yield from table.problems
-    wrong = [problem for name, raw in table.given.items() for problem in _of_one(name, raw, table)]
+    for name in table.given:
+        yield from _schedule(name, content)
+    wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
     yield from wrong
     if wrong:
         return
@@ -68,9 +72,22 @@ def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
     needing = [term for term in terms if need_of(term) != "nothing"]
     if needing and settings.get("teachers") is None:
         yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
-    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
-    if not needing and isinstance(section, Mapping) and section.get("teachers") is not None:
+    if not needing and _said(name, content).get("teachers") is not None:
         yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def _said(name: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config itself says of a method."""
+    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """A schedule replaces the default as a whole: without milestones the rate would never drop."""
+    schedule = _said(name, content).get("schedule")
+    if isinstance(schedule, Mapping) and schedule.get("name", "steps") == "steps" and not schedule.get("milestones"):
+        text = "steps need milestones, like [0.3, 0.6, 0.8] (fractions of all epochs); name: constant has none"
+        yield where(name, "schedule"), text
 
 
 def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
