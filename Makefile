@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint golden constraints clean
 
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
@@ -22,12 +22,28 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "python's venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# Golden results of what got a new version; refuses where a result changed and its version did not.
+golden: .venv/installed
+	$(BIN)/python tests/golden/write.py
+
+# The newest releases that pyproject.toml admits, as they come in a fresh environment.
+FRESH := build/constraints
+constraints:
+	rm -rf $(FRESH)
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@{ sed -n '/^# Made/q; /^#/p' constraints.txt; \
+		$(FRESH)/bin/python -c 'import platform, sys; print("# Made with Python", platform.python_version(), "for", sys.platform, platform.machine() + ".")'; \
+		$(FRESH)/bin/python -m pip freeze --exclude-editable | grep '^[A-Za-z0-9._-]*=='; } >$(FRESH)/constraints.txt
+	cp $(FRESH)/constraints.txt constraints.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

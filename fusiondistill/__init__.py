@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 NAME = "fusiondistill"
 """The package's own name, which is also that of one of its methods."""
@@ -22,6 +22,7 @@ _HOMES = {
     "MERGING": "merging",
     "Ensemble": "models",
     "INFERENCE": "inference",
+    "METHODS": "methods",
     "ImageClassifier": "models",
     "ImageSet": "data",
     "average": "state_dicts",

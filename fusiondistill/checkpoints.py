@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.cards import card_of, check_card, check_plugin
 from fusiondistill.commits import (
     MANIFEST,
     CheckpointError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from fusiondistill.models import ImageClassifier
-    from fusiondistill.registry import Plugin
 
 __all__ = [
     "MANIFEST",
@@ -53,46 +53,6 @@ __all__ = [
 ]
 
 MODEL = "model.safetensors"
-MOST_CLASSES = 100_000
-"""That a card may name: a head for a billion would fill any memory before its weights are found missing."""
-
-
-def card_of(
-    model_name: str,
-    feature_layer: str | None,
-    *,
-    classes: list[str],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    size: tuple[int, int],
-    dataset: str,
-    parameters: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width).
-
-    Of a network that has parameters they are in it, too; of one that a plugin registered the plugin's file and digest.
-    """
-    card: dict[str, Any] = {
-        "model": model_name,
-        "feature_layer": feature_layer,
-        "classes": list(classes),
-        "mean": list(mean),
-        "std": list(std),
-        "size": list(size),
-        "dataset": dataset,
-    }
-    if parameters:
-        card["parameters"] = dict(parameters)
-    if plugin := _plugin_of(model_name):
-        card["plugin"] = {"file": plugin.file, "sha256": plugin.sha256}
-    return card
-
-
-def _plugin_of(model_name: str) -> Plugin | None:
-    """The user's file that registered a network; None for a built-in one, and where there is none of that name."""
-    from fusiondistill.networks import NETWORKS
-
-    return NETWORKS.provider(model_name).plugin if NETWORKS.check_name(model_name) is None else None
 
 
 def to_safetensors(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> bytes:
@@ -218,6 +178,9 @@ def from_card(
 ) -> ImageClassifier:
     """The classifier that a state dict and its card describe, in eval mode.
 
+    Args:
+        source: where they come from, for messages.
+
     Raises:
         CheckpointError: no card; a network of a plugin that is not loaded, or of another digest; or weights that do not
             fit the network: the first tensors that differ are named.
@@ -236,55 +199,6 @@ def from_card(
         raise CheckpointError(f"{source} does not fit {card['model']}: {difference}")
     model.load_state_dict(dict(state_dict))
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
-
-
-def check_plugin(card: Mapping[str, Any], source: str) -> None:
-    """See that the plugin which a card names is loaded. A stored copy of it is never run by itself.
-
-    Raises:
-        CheckpointError: it is not, or it is another file of that name; says which, and what to do.
-    """
-    if "plugin" not in card:
-        return
-    file, sha256, loaded = card["plugin"]["file"], card["plugin"]["sha256"], _plugin_of(card["model"])
-    wanted = f"{source} holds a network {card['model']!r} of the plugin {file} (sha256 {sha256})"
-    if loaded is None:
-        raise CheckpointError(f"{wanted}: give that file with --plugin FILE, or in Python to load_plugins")
-    if loaded.sha256 != sha256:
-        raise CheckpointError(
-            f"{wanted}, and the plugin that is loaded, {loaded.path}, is another (sha256 {loaded.sha256}): give the "
-            "file that the network was trained with"
-        )
-
-
-def check_card(card: Mapping[str, Any], source: str) -> None:
-    """See whether a card, which may be a stranger's, says what :func:`card_of` says.
-
-    Raises:
-        CheckpointError: it does not; names the first part that is wrong.
-    """
-    if not card:
-        raise CheckpointError(f"{source} carries no card: it does not say which network it belongs to")
-
-    def list_of(name: str, kind: Any, length: int | None = None) -> bool:
-        value = card.get(name)
-        if not isinstance(value, list | tuple) or length not in (None, len(value)):
-            return False
-        return all(type(one) in kind for one in value)
-
-    def numbers(name: str, least: float) -> bool:
-        return list_of(name, (int, float), 3) and all(least < one < 1e9 for one in card[name])  # and none is NaN
-
-    wrong = [name for name, least in (("mean", -1e9), ("std", 0.0)) if not numbers(name, least)]
-    wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
-    wrong += [] if isinstance(card.get("model"), str) else ["model"]
-    wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]
-    wrong += [] if isinstance(card.get("parameters", {}), dict) else ["parameters"]
-    plugin = card.get("plugin", {"file": "", "sha256": ""})
-    told = isinstance(plugin, dict) and all(isinstance(plugin.get(key), str) for key in ("file", "sha256"))
-    wrong += [] if told else ["plugin"]
-    if wrong:
-        raise CheckpointError(f"{source} carries a card whose {wrong[0]} is missing or not what it should be")
 
 
 def load_model(path: str | Path) -> ImageClassifier:

@@ -16,7 +16,7 @@ from fusiondistill.config import SECTIONS, Config
 from fusiondistill.config_rules import cross_check
 from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
-from fusiondistill.old_spellings import modern, modern_axis
+from fusiondistill.old_spellings import modern, say_modern
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.plugins import PluginError, load_plugins, read_plugins
 from fusiondistill.resolution import resolve, where
@@ -162,8 +162,8 @@ def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tu
         config, mistakes = _check(content, lines)
         return [config], mistakes
     known = sweep.Known((*(SECTIONS - {"define"}), *METHODS), tuple(_mapping(content.get("define"))))
-    if isinstance(content["sweep"], dict):
-        content["sweep"] = {modern_axis(str(axis)): values for axis, values in content["sweep"].items()}
+    for axis in _mapping(content["sweep"]):
+        say_modern(str(axis))
     if wrong := list(sweep.problems(content["sweep"], known)):
         at: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
         rest, mistakes = _check({key: value for key, value in content.items() if key != "sweep"}, lines)
@@ -208,9 +208,12 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
 def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
     """Lay one ``KEY=VALUE`` over the content."""
     dotted, equals, value = text.partition("=")
-    location = tuple(dotted.strip().split("."))
-    if not equals or not all(location):
+    if not equals or not all(dotted.strip().split(".")):
         return Mistake("", f"{text!r} is not KEY=VALUE", None)
+    say_modern(dotted.strip())
+    location = tuple(dotted.strip().split("."))
+    if location[0] in _mapping(content.get("define")) and location[0] not in METHODS:
+        location = ("define", *location)
     try:
         read = safe_yaml.read(value)[0] if value.strip() else None
     except YAMLProblem as error:
@@ -301,7 +304,11 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules between methods say it
-    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+    if (
+        location[:1] == ("define",)
+        and len(location) > 2
+        and _mapping(content["define"].get(str(location[1]))).get("like")
+    ):
         own = _mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None

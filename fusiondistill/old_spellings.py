@@ -11,7 +11,7 @@ from fusiondistill.methods import EXPERTS, METHODS
 from fusiondistill.resolution import default_methods
 from fusiondistill.safe_yaml import Location
 
-__all__ = ["OldSpelling", "modern", "modern_axis"]
+__all__ = ["OldSpelling", "modern", "say_modern"]
 
 _SOUPS, _TOLD = "modelsoups", "modelsoups-told"
 _FUSION = {"method": "merge", "recalibrate": "recalibrate", "images": "images"}
@@ -27,7 +27,7 @@ class OldSpelling(FutureWarning):
 
 
 def _say(old: str, new: str) -> None:
-    warnings.warn(OldSpelling(f"{old} is {new} now"), stacklevel=3)
+    warnings.warn(OldSpelling(f"{old} is {new} now: it goes on working"), stacklevel=3)
 
 
 def modern(
@@ -44,16 +44,13 @@ def modern(
     return new, at
 
 
-def modern_axis(axis: str) -> str:
-    """The key of a sweep's axis under its new name."""
-    parts = axis.split(".")
-    if parts[0] == "fusion" and len(parts) == 2 and parts[1] in (*_FUSION, "checkpoint"):
-        return axis  # its values are laid over fusion, which is moved with what else it says
-    if axis.endswith("loss.temperature"):
-        new = axis.removesuffix("temperature") + "kd.temperature"
-        _say(axis, new)
-        return new
-    return axis
+def say_modern(key: str) -> None:
+    """Tell by a warning what the dotted key of a ``--set`` or of a sweep's axis is called now, if that is new.
+
+    The old key goes on working where it is: what it says is laid over the content, which :func:`modern` moves.
+    """
+    if key.endswith("loss.temperature"):
+        _say(key, key.removesuffix("temperature") + "kd.temperature")
 
 
 def _put(content: dict[str, Any], place: Location, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from types import ModuleType
 from fusiondistill import NAME
 from fusiondistill.registry import REGISTRIES, Plugin, Registry
 
-__all__ = ["Plugin", "PluginError", "all_registries", "blamed", "load_plugins", "read_plugins"]
+__all__ = ["COPY", "Plugin", "PluginError", "all_registries", "blamed", "copies_of", "load_plugins", "read_plugins"]
 
 
 class PluginError(ValueError):
@@ -22,6 +23,9 @@ class PluginError(ValueError):
 
 FOLDERS = ("degradations", "sources", "networks", "losses", "merging", "inference")
 """Where the registries live."""
+
+COPY = "plugin."
+"""Opens the name of the file that holds a plugin's source beside what the plugin helped to make."""
 
 _loaded: dict[str, Plugin] = {}
 
@@ -58,6 +62,22 @@ def load_plugins(plugins: Sequence[Plugin]) -> None:
         if _loaded.get(plugin.file) != plugin:
             _run(plugin)
             _loaded[plugin.file] = plugin
+
+
+def copies_of(texts: Iterable[str]) -> dict[str, bytes]:
+    """The sources of the loaded plugins whose digests stand in some texts, as files to keep beside a result.
+
+    Args:
+        texts: such as the values of ``Entry.code``.
+
+    Returns:
+        ``plugin.<file name>`` -> the plugin's text. Such a copy is there to be read; nothing runs it by itself.
+    """
+    wanted = {found for text in texts for found in _DIGEST.findall(text)}
+    return {f"{COPY}{p.file.removeprefix(COPY)}": p.source.encode() for p in _loaded.values() if p.sha256 in wanted}
+
+
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 def _run(plugin: Plugin) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill.data import DataError
 from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, complaints, lines
 from fusiondistill_runner.nodes.cluster import refuse_fleeting
 from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.node_checks import DataSet
-from fusiondistill_runner.nodes.probe import code_digest, look, versions
+from fusiondistill_runner.nodes.probe import look, versions
 from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.data import load_data
 from running import TINY, fusiondistill

@@ -70,8 +70,8 @@ def evaluated(folder: Path, spec: EvaluateSpec, inputs: dict[str, Stage], **cont
 
 def spec_of(degradation: str, levels: tuple[int, ...], precision: str = "fp32", **more: str | None) -> EvaluateSpec:
     return EvaluateSpec(
-        inference=more.pop("inference", None), degradation=degradation, levels=levels, data=data_spec(), protocol="standard", noise_seed=5,
-        precision=precision, threads=1, **more,
+        inference=more.pop("inference", None), degradation=degradation, levels=levels, data=data_spec(),
+        protocol="standard", noise_seed=5, precision=precision, threads=1, **more,
     )  # fmt: skip
 
 

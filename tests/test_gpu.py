@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_folding import classifier
 
 import gpu_training
 from fusiondistill.data import ImageSet
@@ -18,6 +17,7 @@ from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference
 from fusiondistill.training import train
 from gpu_training import network, pipeline, recipe
+from test_folding import classifier
 from toy_training import run_both
 
 if not torch.cuda.is_available():

@@ -21,6 +21,7 @@ from fusiondistill.checkpoints import CheckpointError, load_checkpoint, sealed
 from fusiondistill.config_file import ConfigError, load_points, parse
 from fusiondistill.data import DataError, cifar
 from fusiondistill.sources import cifar100
+from fusiondistill_runner.planning.stage import FORMAT
 from fusiondistill_runner.storage import noted_plans
 from fusiondistill_runner.storage.store import Store
 
@@ -176,7 +177,7 @@ def _written(path: Path, text: str) -> Path:
 def test_a_plan_cannot_make_a_sweep_delete_something_else(tmp_path: Path) -> None:
     store, victim = Store(tmp_path / "store"), tmp_path / "victim.json"
     victim.write_text("{}")
-    content = {"experiment": "../../victim", "sweep": "x", "order": 0, "stages": [], "rows": [], "config": {}}
+    content = {"format": FORMAT, "experiment": "../../victim", "sweep": "x", "order": 0, "config": {}}
     store.write(sealed(content), "plans", "y.json")
     with pytest.raises(CheckpointError, match=r"y\.json is damaged: it is the plan of '\.\./\.\./victim'"):
         noted_plans.retire_points(store, "x", [])

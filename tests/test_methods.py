@@ -72,10 +72,10 @@ def test_a_row_of_ones_own_is_a_few_lines_and_shares_what_is_alike() -> None:
     assert sorted(trained) == sorted(
         ["base", *(f"expert-{d}" for d in FOUR), "fusing", "fusiondistill", "ties-dkd", "ties-dkd-searched"]
     )
-    assert [t.id for t in content.told] == [
+    assert [t.id for t in content.descriptions] == [
         "base", "oracle", "fusing", "fusiondistill", "ties-dkd", "ties-dkd-searched", *(f"expert-{d}" for d in FOUR),
     ]  # fmt: skip
-    told = {t.id: t for t in content.told}
+    told = {t.id: t for t in content.descriptions}
     assert told["ties-dkd"].title == "TIES start, DKD" and told["ties-dkd-searched"].searched == "ties-dkd"
     assert told["oracle"].told and (told["oracle"].parameters, told["oracle"].passes) == (4000, 1)
     assert "taught by Expert" in told["ties-dkd"].description
@@ -113,7 +113,7 @@ define:
     assert {(f"more-{a}", b) for a in FOUR for b in FOUR} <= rows  # as a row it is the matrix
     late = named(content, "late").spec
     assert isinstance(late, TrainSpec) and late.recipe.epochs == 100 and late.recipe.optimizer.name == "radam"
-    told = {t.id: t for t in content.told}
+    told = {t.id: t for t in content.descriptions}
     assert (told["soft"].passes, told["soft"].parameters, told["soft"].form) == (4, 4000, "combined")
     assert (told["more-blur"].own, told["more-blur"].of, told["more-blur"].title) == ("blur", "more", "More: blur")
 

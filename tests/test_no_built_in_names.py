@@ -22,7 +22,7 @@ KEYED = "fusiondistill/report/published.py"
 INPUTS = {"base"}
 """Names of stage inputs that are also ids: allowed where an input is named."""
 NAMES_AN_INPUT = (
-    "experiments/fusiondistill_runner/planning/plan.py",
+    "experiments/fusiondistill_runner/planning/networks.py",
     "experiments/fusiondistill_runner/working/merge.py",
     "experiments/fusiondistill_runner/forecasting/paper_schedule.py",
 )

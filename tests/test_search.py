@@ -18,7 +18,7 @@ from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
-from fusiondistill_runner.planning.trials import trial_stage, with_found
+from fusiondistill_runner.planning.trials import chosen_start, trial_stage, with_found
 from fusiondistill_runner.searching.importance import importance
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.search_results import best_config, choose, epoch_rows, outcome, summary, trial_rows
@@ -26,7 +26,7 @@ from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.execute import execute, perform
 from fusiondistill_runner.working.trial import stored_rows, train_candidate
-from running import fusiondistill, stages
+from running import RESULTS, contents, fusiondistill, stages
 
 CONFIG = """
 experiment: x
@@ -127,22 +127,22 @@ def test_trials_are_compared_after_as_many_epochs_as_all_of_them_had() -> None:
 
 
 def test_the_best_is_a_config_whose_distillation_is_the_searched_one() -> None:
-    text = CONFIG.replace("loss.kd", "fusion.method: {choice: [ties]}, cutout: {choice: [null, 4]}, loss.kd")
+    text = CONFIG.replace("loss.kd", "start.merge: {choice: [ties]}, cutout: {choice: [null, 4]}, loss.kd")
     config = parse(text, overrides=["data.train_images=300", "seeds=[0, 1]", "base.cutout=2"])
-    values = {"fusion.method": "ties", "cutout": 4, "loss.kd": 0.25, "schedule.milestones": [0.5]}
-    written = best_config(config, values, 1)
+    values = {"start.merge": "ties", "cutout": 4, "loss.kd": 0.25, "schedule.milestones": [0.5]}
+    written = best_config(config, "fusiondistill", values, 1)
     best = parse(written)
-    assert best.search is None and best.experiment == "x-best-seed1" and "#   loss.kd: 0.25" in written
+    assert not best.search and best.experiment == "x-best-seed1" and "#   loss.kd: 0.25" in written
     assert best.seeds == (1,) and best.methods == ("base", "fusiondistill")
     few = config.model_copy(update={"methods": ("fusiondistill", "vanilla"), "experiment": 64 * "x"})
-    alone = parse(best_config(few, values, 12))
+    alone = parse(best_config(few, "fusiondistill", values, 12))
     assert alone.methods == ("fusiondistill",) and alone.experiment == 52 * "x" + "-best-seed12"
     plans = [build(one, "f", lambda _: range(3)).stages for one in (config, best)]
     (searched,) = (s for s in plans[0] if (s.name, s.seed) == ("fusiondistill-searched", 1))
     (distilled,) = (s for s in plans[1] if (s.name, s.seed) == ("fusiondistill", 1))
     assert isinstance(searched.spec, TrainSpec) and isinstance(distilled.spec, TrainSpec)
     assert distilled.spec == searched.spec.model_copy(update={"recipe": with_found(searched.spec.recipe, values)})
-    assert distilled.inputs["start"].digest == searched.inputs["start-ties-mixed"].digest
+    assert distilled.inputs["start"].digest == chosen_start(searched.inputs["start"], values).digest
     assert all(distilled.inputs[role].digest == s.digest for role, s in searched.inputs.items() if "teacher" in role)
 
 
@@ -164,7 +164,7 @@ search:
   epochs: 2
   seeds: 2
   space:
-    fusion.method: {grid: [average, ties]}
+    start.merge: {grid: [average, ties]}
     optimizer.lr: {grid: [1.0e-3, 1.0e+30]}
 """
 
@@ -228,6 +228,11 @@ def test_repeats_are_trained_side_by_side_and_their_means_told(prepared: tuple[S
     assert stored_rows(search, {"loss.kd": 0.6}, store) is None
 
 
+def _named(found: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
+    """The files of stages, those of the search under its name alone."""
+    return {(d.rpartition("-")[0] if d.startswith("search") else d, name): data for (d, name), data in found.items()}
+
+
 def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> None:
     """Over a grid of fusions, with repeats, half of it bound to fail."""
     config, store, cache = tmp_path / "toy.yaml", tmp_path / "store", tmp_path / "cache"
@@ -237,7 +242,7 @@ def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     (search,) = stages(store, "search")
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
-    assert [(t["fusion.method"], t["optimizer.lr"]) for t in trials] == [
+    assert [(t["start.merge"], t["optimizer.lr"]) for t in trials] == [
         ("average", 1e-3), ("average", 1e30), ("ties", 1e-3), ("ties", 1e30),
     ]  # fmt: skip
     for row in trials:
@@ -249,6 +254,12 @@ def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> 
     trained = stages(store, "trial")
     assert {path.name for path in trained} == set(outcome["directories"]) and len(trained) == 4
     made = [json.loads((path / "manifest.json").read_text()) for path in trained]
+    here = tmp_path / "here"
+    shutil.copytree(prepared[1], here)
+    done = fusiondistill("search", str(config), "--local", "--store", str(here), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Without Tune it comes to the same; the search itself is another stage, since it has no ASHA.
+    assert _named(contents(here, *RESULTS)) == _named(contents(store, *RESULTS))
     assert len({m["inputs"]["start"] for m in made}) == 2 and len({m["spec"]["data_seed"] for m in made}) == 2
     epochs = pq.read_table(next(search.glob("epochs.*.parquet"))).to_pylist()
     assert [(e["trial"], e["epoch"]) for e in epochs] == [(0, 1), (0, 2), (2, 1), (2, 2)]

@@ -84,8 +84,8 @@ def coded(shelf: Shelf, *digests: str | None) -> None:
     spec = next(stage.spec for stage in PLAN.stages if isinstance(stage.spec, TrainSpec))
     for seed, digest in enumerate(digests):
         stage = Stage("base", seed, spec)
-        code = {} if digest is None else {"code": {"version": "0.2.0", "digest": digest * 16}}
-        shelf.store.commit(stage, {}, code, new_attempt())
+        code = None if digest is None else {"version": "0.2.0", "digest": digest * 16}
+        shelf.store.commit(stage, {}, {"code": code}, new_attempt())
         shelf.plan["stages"].append({"name": "base", "kind": "train", "seed": seed, "directory": stage.directory})
     shelf.write()
 

@@ -97,8 +97,11 @@ def plan_verb(
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.forecasting.estimates import cost_lines, measured
     from fusiondistill_runner.forecasting.forecast import forecast
+    from fusiondistill_runner.storage.noted_plans import check_format
 
-    prepared = prepare(config, overrides, store).looked_up()
+    prepared = prepare(config, overrides, store)
+    check_format(prepared.store)
+    prepared = prepared.looked_up()
     estimates = measured(prepared.store)
     simulated = forecast(prepared, simulate, times, estimates)
     click.echo(headline(prepared))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -126,6 +127,12 @@ yes_option = click.option("--yes", is_flag=True, help="Start a very large search
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show  # type: ignore[assignment]
+
+
+def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A warning in a line: a user of the command line has no use for the place in the code that it comes from."""
+    click.echo(f"note: {message}", err=True)
 
 
 def _terminate(*_: Any) -> NoReturn:

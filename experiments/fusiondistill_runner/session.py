@@ -74,6 +74,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     from fusiondistill_runner import runner
     from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import check_data
+    from fusiondistill_runner.storage.noted_plans import check_format
     from fusiondistill_runner.watching.display import Display
     from fusiondistill_runner.watching.status_file import StatusFile
     from fusiondistill_runner.watching.tracking import Tracking
@@ -82,6 +83,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
         click.echo(f"plugin loaded: {path}")
     for text in prepared.notes:
         click.echo(text)
+    check_format(prepared.store)
     check_data(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()

@@ -1,4 +1,4 @@
-"""Whole experiments in a bucket: the command line, a real Ray and a real S3 server, each a process of its own."""
+"""Whole experiments in a bucket: the command line and a real S3 server; one through Ray, the others must equal it."""
 
 from __future__ import annotations
 
@@ -78,21 +78,21 @@ def test_what_is_stored_is_found_by_every_verb(bucket: Bucket, finished: tuple[P
     assert report.returncode == 0 and store.read_raw("report", "index.html") is not None
 
 
-def test_a_killed_driver(bucket: Bucket, finished: tuple[Path, Store, Path]) -> None:
+def test_a_killed_process(bucket: Bucket, finished: tuple[Path, Store, Path]) -> None:
     config, reference, cache = finished
     store = Store(bucket.uri("runs/second"))
 
     def epochs() -> int:
         return max([0, *(store.epochs_stored(d) for d in store.directories() if d.startswith("base-"))])
 
-    line = command("run", str(config), "--store", store.location)
+    line = command("run", str(config), "--local", "--store", store.location)
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: epochs() >= 2)
         process.kill()
     assert not files(store, "model.safetensors")
     status = fusiondistill("status", store.location, cache=cache)
     assert "base, seed 0: " in status.stdout and "epochs stored" in status.stdout
-    again = fusiondistill("run", str(config), "--store", store.location, cache=cache)
+    again = fusiondistill("run", str(config), "--local", "--store", store.location, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "found stored, going on from there" in again.stdout
     assert files(store, "model.safetensors") == files(reference, "model.safetensors")
@@ -111,10 +111,10 @@ def test_a_damaged_object_is_found_when_used_and_made_again(finished: tuple[Path
     model = store.shown(base) + "?" + store.location.partition("?")[2]
     judged = fusiondistill("evaluate", model, "--data", "digits", "--store", str(tmp_path / "judged"), cache=cache)
     assert judged.returncode == 2 and "is damaged" in judged.stderr, judged.stderr
-    other = ("--store", store.location, "--set", "expert.epochs=1")
+    other = ("--local", "--store", store.location, "--set", "expert.epochs=1")
     more = fusiondistill("run", str(config), *other, cache=cache)
     assert more.returncode == 1 and "is damaged" in more.stderr, more.stderr  # the new expert rests on it
-    mended = fusiondistill("run", str(config), "--store", store.location, cache=cache)
+    mended = fusiondistill("run", str(config), "--local", "--store", store.location, cache=cache)
     assert mended.returncode == 0 and "damaged, will be made again" in mended.stderr, mended.stderr
     assert files(store, "model.safetensors") == sound
     assert json.loads(store.read_raw("plans", "shelved.json") or b"{}")["experiment"] == "shelved"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from running import command, counts, environment, frozen_at_work, fusiondistill, stages, wait_for, workers_of
+from running import command, counts, environment, finished, frozen_at_work, fusiondistill, stages, wait_for, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -19,20 +19,14 @@ LINE = ("--data", "digits", "--images", "240", "--every", "3", "--set", "evaluat
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Counts]:
-    """(checkpoint, cache, its counts by one undisturbed worker with the default batch size)."""
-    folder = tmp_path_factory.mktemp("measured")
-    cache, store = folder / "cache", folder / "store"
-    config = folder / "one.yaml"
-    config.write_text(
+    """(checkpoint, cache, its counts by one undisturbed process with the default batch size)."""
+    _, store, cache = finished(
         "experiment: one\nmethods: [base]\ndegradations: [blur]\ndata: {name: digits, train_images: 400, "
         "test_images: 20}\nmodel: {name: cifar_resnet14}\nbase: {epochs: 2, batch_size: 32}\nevaluation: {every: 50}\n"
     )
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
     (base,) = stages(store, "base")
-    one = folder / "reference"
-    settings = ("--set", "resources.workers=1", "--store", str(one))
-    done = fusiondistill("evaluate", str(base), *LINE, *settings, cache=cache)
+    one = tmp_path_factory.mktemp("measured")
+    done = fusiondistill("evaluate", str(base), *LINE, "--local", "--store", str(one), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     return base, cache, counts(one)
 

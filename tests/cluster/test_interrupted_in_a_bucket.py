@@ -27,7 +27,10 @@ base: {epochs: 200, batch_size: 16}
 """
 
 
-def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [(), ("--local",)], ids=["ray", "local"])
+def test_the_epoch_at_the_signal_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[str, ...]
+) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     config, log = tmp_path / "config.yaml", tmp_path / "log"
@@ -40,7 +43,7 @@ def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
         def interrupted(since: int) -> int:
             """Run on until an epoch after this one is stored, send SIGTERM; returns the epoch stored in the end."""
-            line = command("run", str(config), "--store", store.location)
+            line = command("run", str(config), *place, "--store", store.location)
             with (
                 log.open("w") as output,
                 subprocess.Popen(line, env=environment(tmp_path / "cache"), stdout=output, stderr=output) as process,

@@ -84,6 +84,8 @@ def test_checkpoints_are_evaluated_over_the_workers(swept: tuple[Path, Path, Pat
     line = ("evaluate", str(base), "--data", "digits", "--images", "60", "--every", "25", "--unseen", "haze")
     done = fusiondistill(*line, "--store", str(tmp_path / "e"), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
+    here = fusiondistill(*line, "--local", "--store", str(tmp_path / "here"), cache=cache)
+    assert here.returncode == 0 and counts(tmp_path / "here") == counts(tmp_path / "e")
     found = counts(tmp_path / "e")
     seed = json.loads((base / "manifest.json").read_text())["seed"]
     assert {(method, of) for method, of, _, _ in found} == {("base", seed)}  # the row that the stage is

@@ -19,7 +19,7 @@ from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate, Journal
 from fusiondistill_runner.storage.store import Store
-from running import command, ends, environment, frozen, fusiondistill, stages, wait_for, workers_of
+from running import command, ends, environment, finished, frozen, fusiondistill, stages, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -42,27 +42,20 @@ FEW = ("--set", "search.trials=2", "--set", "search.scheduler=none")
 
 
 @pytest.fixture(scope="module")
-def two_trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def two_trials() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a search with two trials that both come to their end, and that nothing happened to."""
-    folder = tmp_path_factory.mktemp("two trials")
-    config, store, cache = folder / "config.yaml", folder / "store", folder / "cache"
-    config.write_text(CONFIG)
-    done = fusiondistill("search", str(config), *FEW, "--store", str(store), cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return config, store, cache
+    return finished(CONFIG, *FEW, verb="search")
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
 def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, store, cache, reference = (tmp_path / name for name in ("config.yaml", "store", "cache", "reference"))
-    config.write_text(CONFIG)
+    search_for = ("--set", f"search.searcher={searcher}")
+    config, reference, cache = finished(CONFIG, *search_for, verb="search")  # without Ray no trial is stopped early
+    store = tmp_path / "store"
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # (Ray's sockets bear no long path)
-    search_for = ("--set", f"search.searcher={searcher}")
-    done = fusiondistill("search", str(config), *search_for, "--store", str(reference), cache=cache, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
     settings = (*search_for, "--store", str(store))
     line = command("search", str(config), *settings)
     with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
@@ -80,14 +73,14 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
     (search,) = (s for s in prepare(str(config), [settings[1]], str(store)).plan.stages if s.kind == "search")
     before = _noted(search, store)
     ended = {n: c for n, c in before.items() if c.ended}
-    finished = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
+    before_it = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
     under_way = [c for c in before.values() if not c.ended and (store / c.directories[0] / "progress.json").exists()]
-    assert finished and ended and under_way and len(before) < 8
+    assert before_it and ended and under_way and len(before) < 8
 
     again = fusiondistill("search", str(config), *settings, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     assert not list(temporary.glob("fusiondistill-ray-*"))  # nor what the killed one had left
-    assert finished == {path: (path / "manifest.json").stat().st_mtime_ns for path in finished}
+    assert before_it == {path: (path / "manifest.json").stat().st_mtime_ns for path in before_it}
     trials = pq.read_table(next((store / search.directory).glob("trials.*.parquet"))).to_pylist()
     assert [t["trial"] for t in trials] == list(range(8)) and len({t["optimizer.lr"] for t in trials}) == 8
     for number, one in before.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from running import counts, environment, fusiondistill, weights
+from running import counts, environment, finished, weights
 
 HERE = Path(__file__).parent
 MAIN = "from fusiondistill_runner.cli import main; main()"
@@ -124,9 +124,7 @@ def test_a_run_over_two_nodes_that_is_interrupted_and_preempted(site: Inside, tm
     assert not _said(log, "Traceback")
     _wait(lambda: _said(log, "stages done") and job not in site("squeue", "-h", "-o", "%i"), 300)
     assert _said(log, "Oracle") and _said(log, "report: ")
-    undisturbed = tmp_path / "undisturbed"
-    done = fusiondistill("run", str(config), "--store", str(undisturbed), cache=tmp_path / "cache")
-    assert done.returncode == 0, done.stdout + done.stderr
+    _, undisturbed, _ = finished(CONFIG)
     assert weights(store) == weights(undisturbed)
     assert counts(store) == counts(undisturbed)
 

@@ -92,7 +92,7 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
         pytest.skip("this user may not mount a small disk")
     try:
         store, ballast = Store(disk / "store"), disk / "ballast"
-        line = command("run", str(config), "--store", store.location)
+        line = command("run", str(config), "--local", "--store", store.location)
         with started(line, environment(cache)) as process:
             wait_for(lambda: half_way(store), LONG)
             with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
@@ -108,7 +108,7 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
         reached = epochs(store)
         assert reached >= 2
         ballast.unlink()
-        again = fusiondistill("run", str(config), "--store", store.location, cache=cache)
+        again = fusiondistill("run", str(config), "--local", "--store", store.location, cache=cache)
         assert again.returncode == 0, again.stdout + again.stderr
         assert f"base: epoch {reached}/12, found stored" in again.stdout, again.stdout
         assert same_as(reference, store)
@@ -143,7 +143,7 @@ def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Buck
     store, through = Store(bucket.uri("gap")), replace(bucket, port=gate.port).uri("gap")
     patient = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "120"}
     hasty = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "2"}
-    line = command("run", str(config), "--store", through)
+    line = command("run", str(config), "--local", "--store", through)
     with started(line, hasty) as process:
         wait_for(lambda: half_way(store), LONG)
         gate.shut()
@@ -209,7 +209,7 @@ def test_damage_of_every_kind_is_named_and_made_again(undisturbed: tuple[Path, P
         flip(view)
     status = fusiondistill("status", str(store), cache=cache)
     assert status.returncode == 2 and "plans/kept.json is damaged" in status.stderr
-    mended = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    mended = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     for path in (model, manifest):
         assert f"damaged, will be made again: {path} is damaged" in mended.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill import NAME
+from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
 from fusiondistill_runner.nodes.node_checks import DataSet
@@ -78,7 +79,7 @@ def gather(ray: Any, wanted: Wanted, address: str) -> Facts:
             probe = ray.remote(cluster_probe.look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
             answers.append((node, probe.remote(asked, [payload])))
         nodes = tuple(_answer(ray, node, answer) for node, answer in answers)
-    here = {"versions": cluster_probe.versions(), "code": cluster_probe.code_digest()}
+    here = {"versions": cluster_probe.versions(), "code": code_digest()}
     return Facts(address, nodes, here)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from fusiondistill import NAME
 
-__all__ = ["PACKAGES", "STORE_BYTES", "code_digest", "look", "versions"]
+__all__ = ["PACKAGES", "STORE_BYTES", "look", "versions"]
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", NAME)
 STORE_BYTES = 32 * 2**20
@@ -39,6 +39,8 @@ def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
     facts: dict[str, Any] = {"host": socket.gethostname(), "versions": versions(), "errors": {}}
     errors = facts["errors"]
     with _noted(errors, "code"):
+        from fusiondistill.code import code_digest
+
         facts["code"] = code_digest()
     with _noted(errors, "token"):
         facts["token"] = _token()
@@ -78,22 +80,6 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def code_digest() -> str:
-    """sha256 over the project's own Python files: two checkouts of one version can differ."""
-    import hashlib
-    import importlib
-
-    digest = hashlib.sha256()
-    for name in (NAME, "fusiondistill_runner"):
-        package = importlib.import_module(name)
-        assert package.__file__
-        root = Path(package.__file__).parent
-        for path in sorted(root.rglob("*.py")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{name}/{path.relative_to(root).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def _token() -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
+from fusiondistill import NAME, __version__
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
+from fusiondistill_runner.planning.descriptions import Description
 from fusiondistill_runner.planning.stage import FORMAT, Stage
-from fusiondistill_runner.planning.told import Told
 
-__all__ = ["CORRUPTED", "Kind", "Plan", "Row", "check_plan", "union"]
+__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """What experts were trained for, what nobody was, and published sets of corrupted images."""
@@ -41,7 +43,7 @@ class Plan:
     rows: tuple[Row, ...]
     levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Degradation -> its first and last level, evaluated or not."""
-    told: tuple[Told, ...] = ()
+    descriptions: tuple[Description, ...] = ()
     """What each row is, in the order of the table."""
 
     @cached_property
@@ -62,6 +64,7 @@ class Plan:
             "format": FORMAT,
             "experiment": self.config.experiment,
             "config": self.config.model_dump(mode="json"),
+            "content": self.config.content(),
             "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
             "rows": [
                 {
@@ -74,26 +77,37 @@ class Plan:
                 for r in self.rows
             ],
             "levels": {name: list(ends) for name, ends in self.levels.items()},
-            "methods": [told.describe() for told in self.told],
+            "methods": [one.content() for one in self.descriptions],
         }
 
 
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
-_METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Told)}
+_METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Description)}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
+
+
+class OtherFormat(CheckpointError):
+    """A plan that a version with other digests noted: the results beside it answer to that version alone."""
+
+    def __init__(self, content: Mapping[str, Any], path: str) -> None:
+        made = re.search(rf"\b{NAME} (\d[\w.+]{{0,30}})", str(content.get("versions", "")))
+        super().__init__(
+            f"{path} was noted by {NAME} {made[1] if made else 'of another version'}, whose stages have other digests "
+            f"than those of {__version__}: nothing here is read or changed. Look at this store with the version that "
+            "made it, and run configs into another one (--store). Its networks can be used: give their directories to "
+            f"`{NAME} evaluate`, or to a config as checkpoint: DIRECTORY"
+        )
 
 
 def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
     """See whether what was read from a file is what :meth:`Plan.describe` gave, and leads nowhere else.
 
     Raises:
-        CheckpointError: it is not.
+        OtherFormat: another version of the project noted it.
+        CheckpointError: it is something else.
     """
     if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is the plan of another version of fusiondistill, whose results cannot stand beside this one's: "
-            "give another --store, or look at this one with the version that made it (0.1.0)"
-        )
+        raise OtherFormat(content, path)
     if content.get("experiment") != experiment:
         raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
     for name, kinds in (("stages", _STAGE), ("rows", _ROW), ("methods", _METHOD)):
@@ -112,5 +126,5 @@ def union(config: Config, plans: Sequence[Plan]) -> Plan:
     """The stages of several plans, each once; its rows are those of the plans."""
     stages = {stage.digest: stage for plan in plans for stage in plan.stages}
     rows = tuple(row for plan in plans for row in plan.rows)
-    told = {one.id: one for plan in plans for one in plan.told}
-    return Plan(config, tuple(stages.values()), rows, told=tuple(told.values()))
+    described = {one.id: one for plan in plans for one in plan.descriptions}
+    return Plan(config, tuple(stages.values()), rows, descriptions=tuple(described.values()))

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
-from fusiondistill_runner.planning.rows import Plan, check_plan
+from fusiondistill_runner.planning.rows import OtherFormat, Plan, check_plan
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["note_plan", "noted_plan", "noted_plugins", "plans", "retire_points"]
+__all__ = ["check_format", "note_plan", "noted_plan", "noted_plugins", "plans", "retire_points"]
 
 
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
@@ -63,18 +63,44 @@ def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
             store.filesystem.delete_file(store.path("plans", f"{plan['experiment']}.json"))
 
 
+def _names(store: Store) -> list[str]:
+    """The files with plans."""
+    from pyarrow import fs
+
+    found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
+    names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
+    return [name for name in names if not name.startswith(".")]
+
+
+def check_format(store: Store) -> None:
+    """See that a store is none of another version, before anything is written into it.
+
+    A run would take the places of its plans and views, and `prune` would then take its stages for litter. Damaged
+    plans are let pass: running their configs again mends them.
+
+    Raises:
+        OtherFormat: it is; says what to do.
+    """
+    seen = store.glance()
+    for name in _names(seen):
+        path = seen.path("plans", name)
+        try:
+            check_plan(unsealed(seen.read_raw("plans", name) or b"", path), name.removesuffix(".json"), path)
+        except OtherFormat:
+            raise
+        except CheckpointError:
+            continue
+
+
 def plans(store: Store) -> list[dict[str, Any]]:
     """The plans that were run into a store: by experiment, the points of a sweep as it numbers them.
 
     Raises:
         CheckpointError: there is none, or one is damaged.
+        OtherFormat: another version of the project noted one.
     """
-    from pyarrow import fs
-
     store = store.glance()
-    found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
-    names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
-    names = [name for name in names if not name.startswith(".")]
+    names = _names(store)
     if not names:
         raise CheckpointError(f"{store.location} is no store: it holds no plans/*.json; a run makes one")
     contents = []
@@ -83,6 +109,8 @@ def plans(store: Store) -> list[dict[str, Any]]:
         try:
             content = unsealed(store.read_raw("plans", name) or b"", path)
             check_plan(content, name.removesuffix(".json"), path)
+        except OtherFormat:
+            raise
         except CheckpointError as error:
             raise CheckpointError(f"{error}; run the config again") from error
         contents.append(content)

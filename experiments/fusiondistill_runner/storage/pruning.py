@@ -11,6 +11,9 @@ from fusiondistill_runner.storage.store import Store
 __all__ = ["Unneeded", "unneeded"]
 
 _STAGE = re.compile(r".+-[0-9a-f]{16}")
+_MERGED = "fused-"
+_OF_SEARCHES = ("trial-", _MERGED)
+"""Open the names of what the trials of a search make."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +36,24 @@ def unneeded(store: Store) -> list[Unneeded]:
 
     needed = {stage["directory"] for plan in plans(store) for stage in plan["stages"]}
     searches = [store.manifest_of(name) for name in needed if name.startswith("search-")]
-    named = {name for manifest in searches if manifest for name in manifest["outcome"]["directories"]}
+    kept = {name for manifest in searches if manifest for name in manifest["outcome"]["directories"]}
+    for name in list(kept):  # a trial may start from a merge that no plan has
+        kept |= set((store.manifest_of(name) or {"inputs": {}})["inputs"].values())
     found = []
     for directory in store.directories():
-        if not _STAGE.fullmatch(directory) or directory in needed | named:
+        if not _STAGE.fullmatch(directory) or directory in needed | kept:
             continue
-        if directory.startswith("trial-") and None in searches and _may_belong(store, directory, needed):
+        if directory.startswith(_OF_SEARCHES) and None in searches and _may_belong(store, directory, needed):
             continue
         files = store.filesystem.get_file_info(fs.FileSelector(store.path(directory), recursive=True))
         found.append(Unneeded(directory, sum(info.size or 0 for info in files if info.is_file)))
     return found
 
 
-def _may_belong(store: Store, trial: str, needed: set[str]) -> bool:
-    """Whether a trial could be one of a planned search: all that it rests on is planned, or it is not finished."""
-    manifest = store.manifest_of(trial)
-    return manifest is None or all(name in needed for name in manifest["inputs"].values())
+def _may_belong(store: Store, directory: str, needed: set[str]) -> bool:
+    """Whether a stage could be of a planned search: what it rests on is or could be planned, or it is unfinished."""
+    manifest = store.manifest_of(directory)
+    if manifest is None:
+        return True
+    inputs = manifest["inputs"].values()
+    return all(name in needed or (name.startswith(_MERGED) and _may_belong(store, name, needed)) for name in inputs)

@@ -11,7 +11,9 @@ from typing import Any
 
 from fusiondistill import checkpoints, locations
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.code import code_facts
 from fusiondistill.glance import Glance
+from fusiondistill.plugins import copies_of
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.holding import StoreBusy, held
 
@@ -219,6 +221,9 @@ class Store:
     ) -> None:
         """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go.
 
+        The manifest says which code made it: ``code`` holds ``version`` and ``digest`` of the project, and ``entries``,
+        the version of each entry that the stage uses. The source of a plugin that it uses is one more file.
+
         Args:
             made_from: the inputs as they were before the stage read them; default: as they are now.
         """
@@ -232,8 +237,12 @@ class Store:
             "spec": stage.spec.model_dump(mode="json"),
             "inputs": {role: needed.directory for role, needed in stage.inputs.items()},
             "made_from": self.made_from(stage) if made_from is None else made_from,
+            "code": {**code_facts(), "entries": stage.code},
             **facts,
         }
+        # The network's plugin may be that of an input.
+        network = (facts.get("card") or {}).get("plugin", {}).get("sha256", "")
+        files = {**files, **copies_of((*stage.code.values(), network))}
         written = checkpoints.commit(self.filesystem, self.path(stage.directory), files, manifest, attempt)
         keep = {checkpoints.MANIFEST, *(entry["file"] for entry in written["files"].values())}
         self._sweep(stage.directory, keep)

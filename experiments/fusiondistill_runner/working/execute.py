@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fusiondistill import checkpoints
+from fusiondistill.code import code_digest
 from fusiondistill.locations import be_patient
 from fusiondistill.plugins import load_plugins
 from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, TrainSpec
@@ -102,6 +103,7 @@ def perform(
             perform(needed, store, context, device, lambda facts: None)
 
     began = time.time()
+    code_digest()  # of the files as this process has them; they may change while it works
     if "start" in stage.inputs:
         make(stage.inputs["start"])
     # Before the inputs are read: it notes which they are.
@@ -110,7 +112,11 @@ def perform(
     result = WORK[type(stage.spec)](Job(stage, context, device, inputs, progress, report, closing, team, until))
     if result is not None:
         facts: dict[str, Any] = {**run_facts(began, context, device), **result.facts}
-        store.commit(stage, result.files, facts, progress.attempt, progress.made_from)
+        attempt = progress.attempt
+        if isinstance(stage.spec, MergeSpec):
+            # Trials that start alike may make one merge at the same time: both write the same, under the same names.
+            attempt = checkpoints.digest(b"".join(result.files[name] for name in sorted(result.files)))[:8]
+        store.commit(stage, result.files, facts, attempt, progress.made_from)
 
 
 def note_error(stage: Stage, context: Context, error: str) -> None:

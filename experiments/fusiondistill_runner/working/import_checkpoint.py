@@ -16,7 +16,8 @@ def import_checkpoint(job: Job) -> Result:
     """Check that an existing checkpoint fits the network and the data.
 
     Raises:
-        CheckpointError: it does not, or it is not the checkpoint that the run was planned with.
+        CheckpointError: it does not, it is not the checkpoint that the run was planned with, or its network is that of
+            another plugin.
     """
     spec = job.stage.spec
     assert isinstance(spec, CheckpointSpec)
@@ -27,6 +28,8 @@ def import_checkpoint(job: Job) -> Result:
         )
     if card:
         checkpoints.check_card(card, spec.path)
+        if card["model"] == spec.model.name:
+            checkpoints.check_plugin(card, spec.path)
     images = load_data(spec.data, job.context.root(spec.data), "train")
     if (known := card.get("classes")) not in (None, list(images.classes)):
         raise checkpoints.CheckpointError(

@@ -1,4 +1,4 @@
-"""What a plan tells of each row, so that views and reports guess nothing from names."""
+"""What a plan says of each row, so that views and reports guess nothing from names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from fusiondistill.config import Config
 from fusiondistill.methods import Combined, Merge, Merged, Method, Trained, searched_name
 
-__all__ = ["Told", "of_method", "of_network"]
+__all__ = ["Description", "of_method", "of_network"]
 
 
 @dataclass(frozen=True)
-class Told:
+class Description:
     """One row of the table.
 
     Attributes:
@@ -43,12 +43,12 @@ class Told:
     parameters: int = 0
     passes: int = 1
 
-    def describe(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
         """JSON-able."""
         return asdict(self)
 
 
-def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, told: bool = False) -> Told:
+def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, told: bool = False) -> Description:
     """A method's row, or that of its search."""
     searched = next((s.of for s in config.search if searched_name(s.of) == name and name not in config.table), "")
     method = config.table[searched or name]
@@ -58,7 +58,7 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
         title, description = f"{title} (searched)", _SEARCHED
     start = "" if isinstance(method, Combined) else method.start
     of = method.of if isinstance(method, Combined) else ""
-    return Told(
+    return Description(
         id=name,
         title=title,
         description=description,
@@ -76,15 +76,15 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
 _SEARCHED = "the same with what the search found on the validation split; what the search cost comes on top"
 
 
-def of_network(name: str, parameters: int, config: Config | None = None, of: str = "", own: str = "") -> Told:
+def of_network(name: str, parameters: int, config: Config | None = None, of: str = "", own: str = "") -> Description:
     """The row of one network of several, or of a checkpoint."""
     if config is None:
-        return Told(name, name, "an evaluated checkpoint", "file", parameters=parameters)
-    told = of_method(config, of, parameters)
-    title, what = f"{told.title}: {own}", f"the network of {told.title} for {own} alone"
-    return Told(
-        name, title, what, told.form, of=of, own=own, start=told.start, teachers=told.teachers, searched=told.searched,
-        parameters=parameters,
+        return Description(name, name, "an evaluated checkpoint", "file", parameters=parameters)
+    whole = of_method(config, of, parameters)
+    title, what = f"{whole.title}: {own}", f"the network of {whole.title} for {own} alone"
+    return Description(
+        name, title, what, whole.form, of=of, own=own, start=whole.start, teachers=whole.teachers,
+        searched=whole.searched, parameters=parameters,
     )  # fmt: skip
 
 

@@ -1,0 +1,191 @@
+"""Which stages make the networks of a method: its start, its teachers, its merge, its search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fusiondistill.config import Config, ModelConfig, SearchConfig
+from fusiondistill.locations import absolute
+from fusiondistill.losses import need_of
+from fusiondistill.methods import Combined, Merge, Merged, Trained, searched_name
+from fusiondistill.recipes import RANDOM
+from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, MergeSpec, SearchSpec, Spec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import AS_IT_STANDS, search_name
+
+__all__ = ["Networks", "StagesOfMethods"]
+
+Networks = dict[str, Stage]
+"""The networks that a method gives: degradation -> stage, or one stage under ""."""
+
+
+class StagesOfMethods:
+    """Makes the stages of methods; a stage that is already there is shared.
+
+    Args:
+        config: the experiment.
+        fingerprint: of its data source.
+        sha256_of: digest of a checkpoint's weights, by its path.
+        stages: digest -> stage, filled here.
+    """
+
+    def __init__(
+        self, config: Config, fingerprint: str, sha256_of: Callable[[str], str], stages: dict[str, Stage]
+    ) -> None:
+        self.config, self.fingerprint, self.sha256_of, self.stages = config, fingerprint, sha256_of, stages
+        self.made: dict[tuple[str, int], Networks] = {}
+        self._data: dict[int, DataSpec] = {}
+
+    def of(self, name: str, seed: int) -> Networks:
+        """The networks of a method, made once."""
+        if (name, seed) not in self.made:
+            self.made[name, seed] = self._networks(name, seed)
+        return self.made[name, seed]
+
+    def _networks(self, name: str, seed: int) -> Networks:
+        method = self.config.table[name]
+        if isinstance(method, Combined):
+            return self.of(method.of, seed)
+        if isinstance(method, Merged):
+            if method.checkpoint:
+                return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.config.model, {})}
+            if method.start.recalibrate == "per_degradation":
+                return {d: self._merge(method.start, seed, d) for d in self.config.degradations}
+            return {"": self._merge(method.start, seed, None)}
+        if method.train_on == "each":
+            return {d: self._train(f"{name}-{d}", method, seed, (d,)) for d in self.config.degradations}
+        return {"": self._train(name, method, seed, self.config.degradations if method.train_on == "all" else ())}
+
+    def _train(self, name: str, method: Trained, seed: int, degradations: tuple[str, ...]) -> Stage:
+        config = self.config
+        if path := _checkpoint(method.checkpoint, seed, degradations):
+            return self.existing(name, seed, path, config.model, {})
+        spec = TrainSpec(
+            recipe=method.recipe,
+            degradations=degradations,
+            data=self.data(seed),
+            model=config.model,
+            flip=config.data.flip,
+            protocol=config.protocol,
+            select=config.epoch_choice,
+            data_seed=self._data_seed(seed),
+            world_size=config.resources.workers_per_run,
+            threads=config.threads,
+            sync_batchnorm=config.resources.sync_batchnorm and config.resources.workers_per_run > 1,
+        )
+        return self.stage(
+            name, seed, spec, {**self._start(method, seed, degradations), **self._teachers(method, seed, degradations)}
+        )
+
+    def _start(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
+        if isinstance(method.start, Merge):
+            return {"start": self._merge(method.start, seed, None)}
+        if method.start == RANDOM:
+            return {}
+        networks = self.of(method.start, seed)
+        return {"start": networks[""] if "" in networks else networks[degradations[0]]}
+
+    def _teachers(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
+        """The teacher of each degradation; of clean images the one under ``teacher-clean``."""
+        if method.teachers is None or not self._needs_teachers(method):
+            return {}
+        networks = self.of(method.teachers.of, seed)
+        return {f"teacher-{d}": networks[""] if "" in networks else networks[d] for d in degradations or ("clean",)}
+
+    def _needs_teachers(self, method: Trained) -> bool:
+        """Whether a term of the loss needs them, or one that a search may turn on."""
+        searches = (s for s in self.config.search if self.config.table[s.of] is method)
+        keys = (key for search in searches for key in search.space)
+        terms = {key.split(".")[1] for key in keys if key.startswith("loss.")}
+        return method.taught or any(need_of(term) != "nothing" for term in terms)
+
+    def _merge(self, merge: Merge, seed: int, told: str | None) -> Stage:
+        config = self.config
+        recalibrate = merge.recalibrate or config.assumed.recalibrate
+        spec = MergeSpec(
+            merge=merge.merge,
+            parameters=merge.parameters,
+            recalibrate="mixed" if recalibrate == "per_degradation" else recalibrate,
+            told=told,
+            images=merge.images,
+            degradations=config.degradations,
+            data=self.data(seed),
+            protocol=config.protocol,
+            data_seed=self._data_seed(seed),
+            threads=config.threads,
+        )
+        merged = {f"expert-{d}": stage for d, stage in self.of(merge.of, seed).items()}
+        return self.stage(f"fused-told-{told}" if told else "fused", seed, spec, {**self._base(merge, seed), **merged})
+
+    def _base(self, merge: Merge, seed: int) -> dict[str, Stage]:
+        """The network that all merged ones started from, if there is one."""
+        of = self.config.table[merge.of]
+        assert isinstance(of, Trained)
+        starts = [self._start(of, seed, (d,)).get("start") for d in self.config.degradations]
+        first = starts[0]
+        return {"base": first} if first is not None and all(start is first for start in starts) else {}
+
+    def searched(self, name: str, seed: int, degradation: str, plain: Stage, search: SearchConfig) -> Stage:
+        """The training with what its search found."""
+        train = plain.spec
+        if not isinstance(train, TrainSpec):
+            return plain  # a checkpoint stands for it
+        recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
+        # Trials are judged on the validation split, whatever epoch the table's rows keep.
+        alone = {"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
+        settings = {key: getattr(search, key) for key in ("trials", "searcher", "scheduler", "seeds", "space")}
+        spec = SearchSpec(train=train.model_copy(update=alone), **settings)
+        # The first trial is the training itself where nothing tells them apart: it is trained once.
+        inputs = {**plain.inputs, AS_IT_STANDS: plain} if spec.train == train else plain.inputs
+        ending = f"-{degradation}" if degradation else ""
+        stage = self.stage(search_name(name, degradation), seed, spec, inputs)
+        return self.stage(f"{searched_name(name)}{ending}", seed, train, {**plain.inputs, "search": stage})
+
+    def existing(self, name: str, seed: int, path: str, model: ModelConfig, card: Mapping[str, Any]) -> Stage:
+        """A checkpoint that stands for a stage, with the normalisation of its card."""
+        data = self.data(seed)
+        if card:
+            data = data.model_copy(update={"mean": tuple(card["mean"]), "std": tuple(card["std"])})
+        at = absolute(path)
+        return self.stage(name, seed, CheckpointSpec(sha256=self.sha256_of(at), model=model, data=data, path=at), {})
+
+    def stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
+        """A stage, the one that is there already where it is the same."""
+        stage = Stage(name, seed, spec, inputs)
+        return self.stages.setdefault(stage.digest, stage)
+
+    def data(self, seed: int) -> DataSpec:
+        """The images of a run of this seed."""
+        if seed not in self._data:
+            self._data[seed] = self._data_of(seed)
+        return self._data[seed]
+
+    def _data_of(self, seed: int) -> DataSpec:
+        data, config = self.config.data, self.config
+        return DataSpec(
+            name=data.name,
+            fingerprint=self.fingerprint,
+            train_images=data.train_images,
+            # The test split plays no part in training, unless the epoch is chosen on it.
+            test_images=data.test_images if config.epoch_choice == "test" else None,
+            held_out=config.held_out,
+            holdout_seed=seed if config.held_out else 0,
+            mean=data.mean,
+            std=data.std,
+            **data.parameters,
+        )
+
+    def _data_seed(self, seed: int) -> int:
+        fixed = self.config.assumed.data_seed
+        return seed if fixed is None else fixed
+
+
+def _path(given: str, seed: int, degradation: str = "") -> str:
+    return given.replace("{seed}", str(seed)).replace("{degradation}", degradation)
+
+
+def _checkpoint(given: str | Mapping[str, str] | None, seed: int, degradations: tuple[str, ...]) -> str | None:
+    if isinstance(given, Mapping):
+        given = given.get(degradations[0]) if degradations else None
+    return None if given is None else _path(given, seed, degradations[0] if len(degradations) == 1 else "")

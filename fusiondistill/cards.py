@@ -1,0 +1,126 @@
+"""Cards: what a checkpoint says of itself, all that is needed to run it; and the plugin that its network may need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.commits import MANIFEST, CheckpointError, read_manifest
+from fusiondistill.locations import open_location
+from fusiondistill.plugins import COPY
+
+if TYPE_CHECKING:
+    from fusiondistill.registry import Plugin
+
+__all__ = ["card_of", "check_card", "check_plugin"]
+
+MOST_CLASSES = 100_000
+"""That a card may name: a head for a billion would fill any memory before its weights are found missing."""
+
+
+def card_of(
+    model_name: str,
+    feature_layer: str | None,
+    *,
+    classes: list[str],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    size: tuple[int, int],
+    dataset: str,
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width).
+
+    Of a network that has parameters they are in it, too; of one that a plugin registered the plugin's file and digest.
+    """
+    card: dict[str, Any] = {
+        "model": model_name,
+        "feature_layer": feature_layer,
+        "classes": list(classes),
+        "mean": list(mean),
+        "std": list(std),
+        "size": list(size),
+        "dataset": dataset,
+    }
+    if parameters:
+        card["parameters"] = dict(parameters)
+    if plugin := _plugin_of(model_name):
+        card["plugin"] = {"file": plugin.file, "sha256": plugin.sha256}
+    return card
+
+
+def _plugin_of(model_name: str) -> Plugin | None:
+    """The user's file that registered a network; None for a built-in one, and where there is none of that name."""
+    from fusiondistill.networks import NETWORKS
+
+    return NETWORKS.provider(model_name).plugin if NETWORKS.check_name(model_name) is None else None
+
+
+def check_plugin(card: Mapping[str, Any], source: str) -> None:
+    """See that the plugin which a card names is loaded. A stored copy of it is never run by itself.
+
+    Args:
+        source: the path of the checkpoint; the message says whether a copy of the plugin lies there.
+
+    Raises:
+        CheckpointError: it is not, or it is another file of that name; says which, and what to do.
+    """
+    if "plugin" not in card:
+        return
+    file, sha256, loaded = card["plugin"]["file"], card["plugin"]["sha256"], _plugin_of(card["model"])
+    if loaded is not None and loaded.sha256 == sha256:
+        return
+    wanted = f"{source} holds a network {card['model']!r} of the plugin {file} (sha256 {sha256})"
+    copy = _plugin_copy(source, sha256)
+    if copy:
+        copy = f"; a copy of it lies at {copy} (a program: read it before you give it)"
+    if loaded is None:
+        raise CheckpointError(f"{wanted}: give that file with --plugin FILE, or in Python to load_plugins{copy}")
+    raise CheckpointError(
+        f"{wanted}, and the plugin that is loaded, {loaded.path}, is another (sha256 {loaded.sha256}): give the "
+        f"file that the network was trained with, by --plugin FILE{copy}"
+    )
+
+
+def _plugin_copy(source: str, sha256: str) -> str:
+    """Where the source of a plugin lies beside a checkpoint, by its digest; "" where there is none."""
+    try:
+        filesystem, place = open_location(source)
+        place = place.removesuffix("/" + MANIFEST)
+        place = place.rpartition("/")[0] if place.endswith(".safetensors") else place
+        manifest = read_manifest(filesystem, place)
+    except (OSError, ValueError):  # what is no path, or no longer there
+        return ""
+    entries = (manifest or {}).get("files", {}).items()
+    found = (entry["file"] for name, entry in entries if name.startswith(COPY) and entry["sha256"] == sha256)
+    return next((f"{place}/{file}" for file in found), "")
+
+
+def check_card(card: Mapping[str, Any], source: str) -> None:
+    """See whether a card, which may be a stranger's, says what :func:`card_of` says.
+
+    Raises:
+        CheckpointError: it does not; names the first part that is wrong.
+    """
+    if not card:
+        raise CheckpointError(f"{source} carries no card: it does not say which network it belongs to")
+
+    def list_of(name: str, kind: Any, length: int | None = None) -> bool:
+        value = card.get(name)
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            return False
+        return all(type(one) in kind for one in value)
+
+    def numbers(name: str, least: float) -> bool:
+        return list_of(name, (int, float), 3) and all(least < one < 1e9 for one in card[name])  # and none is NaN
+
+    wrong = [name for name, least in (("mean", -1e9), ("std", 0.0)) if not numbers(name, least)]
+    wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
+    wrong += [] if isinstance(card.get("model"), str) else ["model"]
+    wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]
+    wrong += [] if isinstance(card.get("parameters", {}), dict) else ["parameters"]
+    plugin = card.get("plugin", {"file": "", "sha256": ""})
+    told = isinstance(plugin, dict) and all(isinstance(plugin.get(key), str) for key in ("file", "sha256"))
+    wrong += [] if told else ["plugin"]
+    if wrong:
+        raise CheckpointError(f"{source} carries a card whose {wrong[0]} is missing or not what it should be")
