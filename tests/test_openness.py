@@ -50,15 +50,6 @@ evaluation: {{every: 10}}
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def clean():
-    """The files stay loaded in this process no longer than this module's tests."""
-    yield
-    from test_plugins import unload
-
-    unload()
-
-
 @pytest.fixture(scope="module")
 def own() -> tuple[Path, Path, Path]:
     """The finished run in one process: (config, store, cache)."""
