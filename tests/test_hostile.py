@@ -240,7 +240,7 @@ OBJECTS = {
 """How torch.distributed sends objects: pickled. Forbidden under whatever name the module has."""
 ALLOWED = {
     ("fusiondistill/plugins.py", "exec"): "the plugins that a config names, announced when they are loaded",
-    ("fusiondistill/registry.py", "eval"): "the annotations of a function, in the file that the function is in",
+    ("fusiondistill/signatures.py", "eval"): "the annotations of a function, in the file that the function is in",
     ("fusiondistill/checkpoints.py", "torch.load"): "with weights_only=True",
     ("fusiondistill_runner/working/train.py", "torch.load"): "with weights_only=True",
     ("fusiondistill/data/cache.py", "np.load"): "with allow_pickle=False",
