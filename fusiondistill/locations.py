@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 __all__ = [
+    "DiskFull",
     "LocationError",
-    "NoRoom",
     "absolute",
     "be_patient",
     "explained",
@@ -49,7 +49,7 @@ class LocationError(ValueError):
     """A place that does not exist, or that these credentials may not use; the message says what to do."""
 
 
-class NoRoom(OSError):
+class DiskFull(OSError):
     """A disk is full; the message names the file, its size and the room that is left."""
 
 
@@ -223,10 +223,10 @@ def write_file(filesystem: FileSystem, path: str, data: bytes, *, patience: floa
     """Write a whole file or nothing: temporary file and rename; a bucket's upload is atomic by itself.
 
     Raises:
-        NoRoom: the disk is full, or the file larger than it may be.
+        DiskFull: the disk is full, or the file larger than it may be.
     """
     if is_local(filesystem):
-        with making_room_known(path, len(data)):
+        with naming_full_disk(path, len(data)):
             _write_local(Path(path), data)
         return
 
@@ -251,11 +251,11 @@ def _write_local(target: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def making_room_known(path: str, size: int) -> Iterator[None]:
+def naming_full_disk(path: str, size: int) -> Iterator[None]:
     """Turn the operating system's word for a full disk into one that says which, and how full.
 
     Raises:
-        NoRoom: there is no room for so many bytes.
+        DiskFull: there is no room for so many bytes.
     """
     try:
         yield
@@ -263,7 +263,7 @@ def making_room_known(path: str, size: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         there = next(parent for parent in Path(path).parents if parent.is_dir())
-        problem = NoRoom(
+        problem = DiskFull(
             f"{path} cannot be written: {error.strerror} ({size:,} bytes, {shutil.disk_usage(there).free:,} are free "
             f"in {there}). Make room and start the same command again: what is stored stays"
         )

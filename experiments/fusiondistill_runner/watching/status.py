@@ -35,7 +35,7 @@ class Seen:
     """Directory -> epochs stored, of those that are not done."""
     errors: Mapping[str, str]
     """Directory -> the last line of what went wrong."""
-    board: Mapping[str, Any] | None
+    status: Mapping[str, Any] | None
     """What the run says of itself, see :mod:`watching.status_file`."""
     codes: Mapping[str, int]
     """Version of the code -> how many of the stored stages it made."""
@@ -48,18 +48,18 @@ class Seen:
     @cached_property
     def running(self) -> dict[str, Mapping[str, Any]]:
         """Directory -> what a run says about a stage that it is at; nothing of a run that is over or silent."""
-        board = self.board or {}
-        if board.get("state") != "running" or board.get("silent"):
+        status = self.status or {}
+        if status.get("state") != "running" or status.get("silent"):
             return {}
         here = self.stages.keys() - self.seconds.keys()
-        return {one["directory"]: one for one in board["running"] if one["directory"] in here}
+        return {one["directory"]: one for one in status["running"] if one["directory"] in here}
 
     @property
     def outcome(self) -> str | None:
         """``done`` or ``failed`` if there is nothing to wait for."""
         if all(directory in self.seconds for directory in self.stages):
             return "done"
-        state = (self.board or {}).get("state")
+        state = (self.status or {}).get("state")
         return state if state in ("done", "failed") else None
 
     def state(self, directory: str) -> str:
@@ -91,13 +91,13 @@ class StoreWatch:
             OSError: a bucket does not answer.
         """
         last = self.last
-        board = read_status(self.store) if last else None
-        if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
-            self.last = replace(last, board=board)
+        status = read_status(self.store) if last else None
+        if last and status and not status["silent"] and _same(status, last.status, *_RUN, "state", "finished", "failed"):
+            self.last = replace(last, status=status)
             return self.last
         seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
-        board = board or read_status(seen)
-        known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
+        status = status or read_status(seen)
+        known = last.plans if last and status and _same(status, last.status, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.stored = {name: kept for name, kept in self.stored.items() if name in directories}
         for directory in directories - self.stored.keys():
@@ -111,7 +111,7 @@ class StoreWatch:
             {directory: kept["seconds"] for directory, kept in self.stored.items()},
             {d: epochs for d in left if (epochs := seen.epochs_stored(d))},
             {d: last_line(error) for d, error in errors.items()},
-            board,
+            status,
             counted_code(self.stored.values()),
         )
         return self.last
@@ -171,19 +171,19 @@ def _cost(seen: Seen) -> str:
 
 def _left(seen: Seen) -> str:
     """The time left, or what is wrong with the run."""
-    board = seen.board
+    status = seen.status
     if seen.outcome == "done":
         return "complete"
-    if board is None:
+    if status is None:
         return "no run says what it is at"
-    where = f"process {board['process']} on {board['host']}"
-    if board["state"] == "interrupted":
+    where = f"process {status['process']} on {status['host']}"
+    if status["state"] == "interrupted":
         return f"interrupted ({where}); start the same command again to go on"
-    if board["state"] == "failed":
+    if status["state"] == "failed":
         return "ended, with failures; mend the cause and start the same command again"
-    if board["silent"]:
-        return f"no news from {where} for {duration(board['silent'])}: it may be gone"
-    left = board.get("seconds_left")
+    if status["silent"]:
+        return f"no news from {where} for {duration(status['silent'])}: it may be gone"
+    left = status.get("seconds_left")
     return "time left unknown" if left is None else f"about {duration(left)} left"
 
 
@@ -261,8 +261,8 @@ def _news(seen: Seen, said: dict[str, str]) -> list[str]:
 
 def _quiet(seen: Seen) -> bool:
     """Whether no run is at it, as far as one can tell."""
-    board = seen.board
-    return board is not None and (board["state"] == "interrupted" or board["silent"] is not None)
+    status = seen.status
+    return status is not None and (status["state"] == "interrupted" or status["silent"] is not None)
 
 
 def _table(seen: Seen) -> Any:

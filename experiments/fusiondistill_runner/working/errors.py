@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from fusiondistill.locations import NoRoom
+from fusiondistill.locations import DiskFull
 
 __all__ = ["describe"]
 
@@ -15,6 +15,6 @@ def describe(problem: Exception) -> str:
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | ConnectionError):
+    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | DiskFull | ConnectionError):
         return str(problem)
     return "".join(traceback.format_exception(problem)[-4:]).strip()
