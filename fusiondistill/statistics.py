@@ -1,8 +1,8 @@
 """Means, intervals over seeds, and paired tests over images: plain numbers in, plain numbers out.
 
-Accuracies are fractions 0..1 here; percent is a matter of the report. Two kinds of chance are kept apart: another seed
-would have trained other networks (:func:`mean_interval`), another draw of test images would have scored the same
-networks differently (:func:`paired_permutation_test`, :func:`paired_bootstrap_interval`).
+Accuracies are fractions 0..1. Two kinds of chance are kept apart: another seed would have trained other networks
+(:func:`mean_interval`), another draw of test images would have scored the same networks differently
+(:func:`sign_flip_tests`, :func:`bootstrap_intervals`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _CHUNK = 4_000_000  # resampled values held at once: 32 MB of float64
 class Interval:
     """The mean of n values and how well it is known, all in the unit of the values.
 
-    ``deviation`` is the sample standard deviation (n - 1 below the line) and ``half`` half the width of the confidence
-    interval, so that the interval is mean - half .. mean + half. One value tells nothing of its spread: both are None.
+    ``deviation`` is the sample standard deviation (with n - 1) and ``half`` half the width of the confidence interval:
+    mean - half .. mean + half. For one value both are None.
     """
 
     mean: float
@@ -67,9 +67,9 @@ def accuracy(right: ArrayLike, seen: ArrayLike) -> float:
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """The mean, in the unit of the values; None as soon as one of them is missing, or if there are none.
+    """The mean, in the unit of the values; None if one of them is missing, or if there are none.
 
-    A mean over what happens to be there would compare a method's easy degradations with another one's hard ones.
+    A mean over the present values alone would compare a method's easy degradations with another one's hard ones.
 
     >>> average([60.0, 62.0]), average([60.0, None])
     (61.0, None)
@@ -83,13 +83,13 @@ def average(values: Iterable[float | None]) -> float | None:
 
 
 def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: int) -> float:
-    """The mean over all integer levels first..last of what was measured at some of them, in the unit of the values.
+    """The mean over all integer levels first..last of values that were measured at some of them, in their unit.
 
     Between two measured levels the value is interpolated linearly; outside the measured range it is the nearest
-    measured one: nothing is extrapolated.
+    measured one.
 
     Args:
-        levels: int [n], rising: where it was measured, all within first..last.
+        levels: int [n], rising: the measured levels, all within first..last.
         values: float [n].
 
     Raises:
@@ -284,8 +284,8 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """Holm's correction for several tests: adjusted p-values, in the order given.
 
     With the p-values sorted upwards, the i-th of m (from 0) becomes the largest of p(j) * (m - j) over j <= i, at most
-    1. Calling every adjusted value below 0.05 a difference is wrong even once with probability 0.05 at most, whatever
-    the dependence between the tests (Holm, 1979).
+    1. If every adjusted value below 0.05 is called a difference, even one of these calls is wrong with probability 0.05
+    at most, for any dependence between the tests (Holm, 1979).
 
     Raises:
         ValueError: a value outside 0..1.
