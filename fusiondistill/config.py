@@ -267,7 +267,7 @@ class Config(Frozen):
         return held_out_of(self.data.validation, self.protocol)
 
     def content(self) -> dict[str, Any]:
-        """The content of a config file for it: the methods that rows need are sections, or under ``define``; JSON-able."""
+        """The content of a config file for it, JSON-able: the methods that rows need are sections, or in ``define``."""
         whole = self.model_dump(mode="json", exclude={"table", "search"})
         needed = needed_methods(self.table, self.methods)
         rows = {name: self.table[name].model_dump(mode="json", exclude={"form"}) for name in needed}

@@ -291,7 +291,7 @@ def _place(location: Location, content: Mapping[str, Any]) -> Location:
 
 
 def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> Mistake | None:
-    """A pydantic error as a mistake; None for one that is reported elsewhere (by the rules, or where it is inherited)."""
+    """A pydantic error as a mistake; None for one that the rules, or the method that it is inherited from, report."""
     location = _place(tuple(problem["loc"]), content)
     message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
     shown = problem.get("input")

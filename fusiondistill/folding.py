@@ -34,7 +34,7 @@ class InferenceClassifier(ImageClassifier):
         self.precision = precision
 
     def piece(self, height: int, width: int) -> int | None:
-        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None on other devices, which take any number."""
+        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None (any number) on other devices."""
         if self.mean.device.type != "cpu":
             return None
         most = max(8, min(64, _PIECE_PIXELS // (height * width)))

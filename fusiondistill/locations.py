@@ -70,7 +70,7 @@ def be_patient() -> None:
 
 
 def _patiently(call: Callable[[], R], path: str, patience: float | None) -> R:
-    """The result of a request, repeated for ``patience`` seconds while the server does not answer; None: the process's."""
+    """The result of a request, repeated for ``patience`` seconds (None: see :func:`be_patient`) without an answer."""
     limit = time.monotonic() + (_patience if patience is None else patience)
     while True:
         try:

@@ -1,6 +1,6 @@
 """Reads untrusted YAML in bounded time: plain values, with the line of each key.
 
-Refused are tags other than YAML's own, anchors (a few lines of which can make gigabytes), repeated keys, and values that
+It refuses tags other than YAML's own, anchors (a few lines of which can make gigabytes), repeated keys, and values that
 are so long or nested so deeply that reading them takes long.
 """
 

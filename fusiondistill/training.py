@@ -256,7 +256,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:
-    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts come from the bare model."""
+    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
     wrapped = model
     if pipeline.world_size > 1:
         devices = [pipeline.device] if pipeline.device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""One call of ``run``, ``sweep``, ``search`` or ``evaluate``: prepare, ask, run the missing stages, print the results."""
+"""One call of ``run``, ``sweep``, ``search`` or ``evaluate``: prepare, ask, run missing stages, print the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder, shared by processes: files are renamed into place, one process builds a folder, facts are sealed."""
+"""The cache folder, which processes share: they rename files into place, lock a folder to build it, and seal facts."""
 
 from __future__ import annotations
 

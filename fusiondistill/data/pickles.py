@@ -2,8 +2,8 @@
 
 A pickle is a program. This reader lets it name five functions and gives it stand-ins for them, which can build lists,
 numbers, text and flat arrays of integers alone. The pure Python unpickler is used, since nine bytes (`LONG_BINPUT` with
-a large index) make the C one allocate gigabytes. Ninety bytes make a nested tuple that takes hours to hash and gigabytes
-to print, so only text and numbers may be keys or stand in a message.
+a large index) make the C one allocate gigabytes. Ninety bytes make a nested tuple that takes hours to hash and
+gigabytes to print, so only text and numbers may be keys or stand in a message.
 """
 
 from __future__ import annotations

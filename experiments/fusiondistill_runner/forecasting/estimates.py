@@ -46,7 +46,7 @@ class Estimates:
 
 
 def size_of(stage: Stage) -> float:
-    """A stage's work in a unit that its seconds are proportional to: passes, times the images where they are limited."""
+    """A stage's work in a unit that its seconds are proportional to: passes, times images where these are limited."""
     spec = stage.spec
     data = spec.train.data if isinstance(spec, SearchSpec) else spec.data
     images = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images

@@ -21,7 +21,7 @@ USUAL_CLASSES = 100
 TEST_IMAGES = 10_000
 """Assumed for a whole test split, whose size a stage does not tell; every published set here has so many."""
 STOPPED = 0.5
-"""The part of a search's epochs that run, as ASHA stops trials early; :attr:`planning.stage.Stage.work` has the same."""
+"""The part of a search's epochs that ASHA lets run; :attr:`planning.stage.Stage.work` assumes the same."""
 
 
 @dataclass(frozen=True)

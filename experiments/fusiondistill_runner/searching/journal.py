@@ -143,9 +143,9 @@ class Journal:
         return candidate
 
     def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
-        """The candidate in a file that :meth:`_write` wrote. The digest does not prove that: other programs can forge it.
+        """The candidate in a file of :meth:`_write`. Other programs can forge the file, with its digest.
 
-        Its directories, which are deleted when the search ends, are therefore computed and not read.
+        So the directories, which are deleted when the search ends, are computed and not read.
         """
         assert isinstance(self.search.spec, SearchSpec)
         candidate = _READER.validate_python(body["candidate"])

@@ -19,7 +19,7 @@ __all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_r
 
 
 def summary(candidate: Candidate, spec: SearchSpec) -> dict[str, Any]:
-    """A candidate's outcome. ``validation`` is the mean accuracy of its best epoch (the later of equals), a fraction."""
+    """A candidate's outcome; ``validation`` is the mean accuracy of its best epoch (the last of equals), a fraction."""
     rows = list(candidate.rows.values())
     best: Mapping[str, float] = max(rows, key=lambda row: (row["validation"], row["epoch"])) if rows else {}
     return {

@@ -181,7 +181,7 @@ def machine() -> str:
 
 
 def gone(where: object, process: object) -> bool:
-    """Whether a process was on this machine (see :func:`machine`) and has ended. False for other machines' processes."""
+    """Whether a process was on this machine (see :func:`machine`) and has ended; False for other machines."""
     if where != machine() or type(process) is not int:
         return False
     try:

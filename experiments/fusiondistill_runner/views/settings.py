@@ -1,4 +1,4 @@
-"""The training of an experiment's rows, how epochs were chosen, and where both deviate from the published experiment."""
+"""How an experiment's rows were trained and epochs chosen, and where that deviates from the published experiment."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class StoreWatch:
         """
         last = self.last
         status = read_status(self.store) if last else None
-        if last and status and not status["silent"] and _same(status, last.status, *_RUN, "state", "finished", "failed"):
+        if last and status and not status["silent"] and _same(status, last.status, *_STAGES):
             self.last = replace(last, status=status)
             return self.last
         seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
@@ -118,6 +118,7 @@ class StoreWatch:
 
 
 _RUN = ("host", "process")
+_STAGES = (*_RUN, "state", "finished", "failed")
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) -> bool:
