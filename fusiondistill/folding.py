@@ -41,7 +41,7 @@ class InferenceClassifier(ImageClassifier):
         return 1 << (most.bit_length() - 1)
 
     def forward(self, images: torch.Tensor, features: bool = False) -> torch.Tensor:
-        """Classify uint8 images [B,3,H,W], 0..255; returns logits float32 [B,C], whatever the precision.
+        """Classify uint8 images [B,3,H,W], 0..255; returns logits float32 [B,C], for each precision.
 
         Raises:
             TypeError: the images are not uint8, or features are asked for.

@@ -138,8 +138,8 @@ def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | No
     ]
     titles = ["stage", "state", *(["experiment"] if several else []), "seed", "epochs stored"]
     text = (
-        "Trainings, fusions and searches that are under way or still to come, and whatever failed, with the last line "
-        "of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
+        "Trainings, fusions and searches that are under way or still to come, and all failed stages, with the last "
+        "line of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
     )
     return Section(_UNFINISHED, "Not finished", [Text(text), plain_table(titles, body, "Not finished", texts=2)])
 
