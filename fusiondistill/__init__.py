@@ -22,6 +22,7 @@ _HOMES = {
     "MERGING": "merging",
     "Ensemble": "models",
     "INFERENCE": "inference",
+    "METHODS": "methods",
     "ImageClassifier": "models",
     "ImageSet": "data",
     "average": "state_dicts",

@@ -7,20 +7,33 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from fusiondistill import NAME
 from fusiondistill.registry import Entry, Registry, close_to
 
 __all__ = ["catalogue", "described", "described_parameter"]
 
-WIDTH = 118
+WIDTH = 80
+INDENT = " " * 20
+_USED = {
+    "degradations": "degradations: [NAME]",
+    "sources": "data: {name: NAME, PARAMETER: ...}",
+    "networks": "model: {name: NAME, PARAMETER: ...}",
+    "losses": "loss: {NAME: WEIGHT}, or {NAME: {weight: ..., PARAMETER: ...}}",
+    "merging": "start: {merge: NAME, of: expert, PARAMETER: ...}",
+    "inference": "inference: NAME, or {name: NAME, PARAMETER: ...}",
+}
+"""How a config names an entry of each kind."""
+_TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "nothing"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
-def catalogue(registries: Mapping[str, Registry], kind: str | None = None) -> Iterator[str]:
+def catalogue(registries: Mapping[str, Registry], kind: str | None = None, *, width: int = WIDTH) -> Iterator[str]:
     """The lines of ``fusiondistill list``.
 
     Args:
         registries: by the name of their folder.
         kind: the name of a folder, or a kind in words; None: all, with long notes cut.
+        width: of a line; a long path or word may go beyond it.
 
     Raises:
         ValueError: there is no such kind; the message has the nearest.
@@ -30,29 +43,37 @@ def catalogue(registries: Mapping[str, Registry], kind: str | None = None) -> It
         raise ValueError(f"nothing of the kind {kind!r} is registered{close_to(str(kind), tuple(registries))}")
     for number, (folder, registry) in enumerate(chosen.items()):
         yield from ("",) if number else ()
-        yield folder
+        yield f"{folder}  ({_USED[folder]})" if folder in _USED else folder
         for name in registry:
-            yield from described(registry[name], whole=kind is not None)
+            yield from described(registry[name], whole=kind is not None, width=width)
+        if kind is not None:
+            yield f"\nOf your own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
 
 
-def described(entry: Entry, *, whole: bool = True) -> Iterator[str]:
+def described(entry: Entry, *, whole: bool = True, width: int = WIDTH) -> Iterator[str]:
     """The lines about one entry, with its parameters; ``whole``: long notes go on in further lines."""
-    yield f"  {entry.name:16}  {entry.summary}"
+    body = width - len(INDENT)
+    name = f"  {entry.name}"
+    first, *more = textwrap.wrap(entry.summary, body)
+    yield from (f"{name:{len(INDENT)}}{first}",) if len(name) < len(INDENT) else (name, INDENT + first)
+    yield from (INDENT + line for line in more)
     source = (f"source: {entry.source}",) if entry.source else ()
     plugin = (f"plugin: {entry.plugin.path}",) if entry.plugin else ()
-    for note in (*entry.notes(), *source, *plugin):
-        if whole:
-            yield from textwrap.wrap(note, WIDTH, initial_indent=" " * 20, subsequent_indent=" " * 22)
-        else:
-            yield " " * 20 + textwrap.shorten(note, WIDTH - 20, placeholder=" ...")
-    for key in entry.parameters.model_fields:
-        yield " " * 20 + described_parameter(entry, key)
+    for note in (*entry.notes(), *source):
+        lines = _wrapped(note, body) if whole else [textwrap.shorten(note, body, placeholder=" ...")]
+        yield from (INDENT + line for line in lines)
+    for text in (*plugin, *(described_parameter(entry, key) for key in entry.parameters.model_fields)):
+        yield from (INDENT + line for line in _wrapped(text, body))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def described_parameter(entry: Entry, key: str) -> str:
     """A parameter in one line: name, type, default, range, meaning."""
     field = entry.parameters.model_fields[key]
-    default = "" if field.is_required() else f" = {field.default}"
+    default = ", has to be given" if field.is_required() else f" = {_value(field.default)}"
     bounds = [
         f"{word} {getattr(part, bound)}"
         for part in field.metadata
@@ -64,11 +85,17 @@ def described_parameter(entry: Entry, key: str) -> str:
     return f"{key} ({_type_name(field.annotation)}){default}{extent}{meaning}"
 
 
+def _value(value: Any) -> str:
+    """A default as YAML has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _type_name(annotation: Any) -> str:
-    """A type in words: ``float or nothing``, ``list of float``, ``mapping of str to float``."""
+    """A type in words: ``number or nothing``, ``list of number``, ``mapping of text to number``."""
     origin = get_origin(annotation)
     if origin is None:
-        return "nothing" if annotation in (None, type(None)) else getattr(annotation, "__name__", str(annotation))
+        name = "NoneType" if annotation is None else getattr(annotation, "__name__", str(annotation))
+        return _TYPES.get(name, name)
     parts = [part for part in get_args(annotation) if part is not Ellipsis]
     if origin is Literal:
         return " or ".join(map(str, parts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model_validator
 
 from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
 from fusiondistill.parametrised import Parametrised
@@ -139,6 +139,17 @@ class SearchConfig(Frozen):
         return value
 
 
+def _no_settings(value: Any) -> Any:
+    """Refuse a degradation that is given as a mapping."""
+    if isinstance(value, dict):
+        name = value.get("name") or next(iter(value), "NAME")
+        raise ValueError(f"give its name alone, like {name}: parameters and levels of its own cannot be set here")
+    return value
+
+
+DegradationName = Annotated[str, BeforeValidator(_no_settings)]
+
+
 class EvaluationConfig(Frozen):
     """What is measured on the test split."""
 
@@ -151,7 +162,7 @@ class EvaluationConfig(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
     )
-    unseen: tuple[str, ...] = Field(
+    unseen: tuple[DegradationName, ...] = Field(
         (), description="registered degradations to evaluate that no network was trained on, as columns of their own"
     )
     corruptions: str | None = Field(
@@ -208,7 +219,7 @@ class Config(Frozen):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field((0,), description="one complete run per seed")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    degradations: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    degradations: Annotated[tuple[DegradationName, ...], Field(min_length=1)] = Field(
         PAPER_DEGRADATIONS, description="what the experts are trained for"
     )
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(

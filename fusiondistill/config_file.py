@@ -25,6 +25,8 @@ from fusiondistill.safe_yaml import Location, YAMLProblem
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
 
+_TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}
+"""What pydantic calls a type -> what YAML calls it."""
 _SHOWN = 200
 """The most mistakes that a message lists."""
 
@@ -142,11 +144,13 @@ def parse_points(
 
 def _load_plugins(content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> list[Mistake]:
     """Load the plugins, whose entries the rest of the config may name; returns their mistakes."""
-    paths, found = content.get("plugins"), []
-    for i, path in enumerate(paths if isinstance(paths, list) else ()):
+    given, found = content.get("plugins"), []
+    read: list[str] = []
+    for i, path in enumerate(given if isinstance(given, list) else ()):
         if isinstance(path, str):
             try:
-                load_plugins(read_plugins([path]))
+                load_plugins(read_plugins([*read, path])[-1:])
+                read.append(path)
             except PluginError as error:
                 found.append(Mistake(f"plugins.{i}", str(error), _line(("plugins", i), lines)))
     return found
@@ -190,7 +194,10 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        explained = [_explain(problem, content, lines) for problem in error.errors()]
+        problems = error.errors()
+        short = [p for p in problems if p["type"] == "too_short"]  # an empty sequence, since its items were refused
+        again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
+        explained = [_explain(problem, content, lines) for problem in problems if problem not in again]
         found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
     ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
     said = tuple(f"{mistake.key}." for mistake in ruled)
@@ -297,7 +304,11 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules report it
-    if location[0] == "define" and len(location) > 2 and _mapping(content["define"].get(str(location[1]))).get("like"):
+    if (
+        location[:1] == ("define",)
+        and len(location) > 2
+        and _mapping(content["define"].get(str(location[1]))).get("like")
+    ):
         own = _mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None
@@ -305,10 +316,15 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         message = f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
+        if len(location) == 1 and {"like", "start", "train_on", "of"} & _mapping(shown).keys():
+            message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
         message = "is missing"
-    elif not isinstance(shown, dict | list | tuple) and problem["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}, not {shown!r}"
+    elif problem["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}"
+        for type_, words in _TYPES.items():
+            message = message.replace(type_, words)
+        message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
     while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):
         location = location[:-1]
     return Mistake(".".join(map(str, location)), message, _line(location, lines))

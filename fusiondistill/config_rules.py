@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS
+from fusiondistill.config import PAPER_DEGRADATIONS, SECTIONS
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, resolve, where
+from fusiondistill.resolution_rules import problems_of_table
 from fusiondistill.safe_yaml import Location
 from fusiondistill.search_rules import check_searches
 
@@ -29,7 +30,7 @@ def cross_check(raw: dict[str, Any]) -> Iterable[Problem]:
         yield ("search",), "not under protocol paper: it has no validation split of its own for a search to look at"
     if raw.get("select") == "test" and protocol.select != "test":
         yield ("select",), "test is a leak, admitted under protocol: paper only"
-    yield from table.problems
+    yield from problems_of_table(table, raw, SECTIONS)
     yield from _check_rows(raw, table)
     yield from _check_names(raw)
     yield from _check_validation(raw, protocol)

@@ -15,6 +15,7 @@ from fusiondistill.data import ImageSet
 from fusiondistill.degradations import degrade
 from fusiondistill.folding import piece_of
 from fusiondistill.randomness import key
+from fusiondistill.registry import WrongResult
 from fusiondistill.statistics import expected_calibration_error
 
 __all__ = [
@@ -206,6 +207,8 @@ def _judged(model: nn.Module, views: _Views, *, scores: bool) -> Judged:
         rows = []
         for images in levels:
             logits = _forward(model, images)
+            if logits.dim() != 2 or len(logits) != len(images):
+                raise WrongResult(f"a network must give logits [{len(images)}, classes], not {list(logits.shape)}")
             rows.append((logits.argmax(1), *(_scores(logits, labels) if scores else ())))
         batches.append([torch.stack(column) for column in zip(*rows, strict=True)])
     predictions, *rest = (torch.cat(parts, 1).cpu() for parts in zip(*batches, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from fusiondistill.losses import LOSSES, Outputs, need_of, needs
 from fusiondistill.recipe import Loss
+from fusiondistill.registry import Entry
 
 __all__ = ["Objective"]
 
@@ -18,14 +19,16 @@ __all__ = ["Objective"]
 class _Term:
     name: str
     weight: float
-    function: Callable[..., torch.Tensor]
+    entry: Entry
     parameters: Mapping[str, Any]
     need: str
 
     def __call__(self, student: Outputs, teacher: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
-        value = self.function(student, teacher, labels, **self.parameters)
+        value = self.entry.function(student, teacher, labels, **self.parameters)
+        if not isinstance(value, torch.Tensor):
+            raise self.entry.gave(f"must return a tensor of one number, not {type(value).__name__}")
         if value.shape != ():
-            raise ValueError(f"the loss term {self.name!r} must be one number, not of shape {tuple(value.shape)}")
+            raise self.entry.gave(f"must be one number, not of shape {tuple(value.shape)}")
         return value
 
 
@@ -60,7 +63,7 @@ class Objective:
             _Term(
                 name,
                 float(values["weight"]),
-                LOSSES[name].function,
+                LOSSES[name],
                 {key: value for key, value in values.items() if key != "weight"},
                 need_of(name),
             )

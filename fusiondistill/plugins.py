@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from fusiondistill import NAME
 from fusiondistill.registry import REGISTRIES, Plugin, Registry
 
-__all__ = ["COPY", "Plugin", "PluginError", "all_registries", "copies_of", "load_plugins", "read_plugins"]
+__all__ = ["COPY", "Plugin", "PluginError", "all_registries", "blamed", "copies_of", "load_plugins", "read_plugins"]
 
 
 class PluginError(ValueError):
@@ -39,8 +40,12 @@ def read_plugins(paths: Iterable[str]) -> tuple[Plugin, ...]:
     for path in paths:
         try:
             plugin = Plugin(path, Path(path).expanduser().read_text())
+        except FileNotFoundError as error:
+            there = "" if Path(path).expanduser().is_absolute() else f" in {Path.cwd()}"
+            raise PluginError(f"plugin {path} cannot be read: there is no such file{there}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise PluginError(f"plugin {path} cannot be read: {error}") from error
+            text = error.strerror if isinstance(error, OSError) else f"it is no text ({error})"
+            raise PluginError(f"plugin {path} cannot be read: {text}") from error
         if plugin.file in found:
             raise PluginError(f"two plugins are called {plugin.file}: give one of them another name")
         found[plugin.file] = plugin
@@ -51,7 +56,7 @@ def load_plugins(plugins: Sequence[Plugin]) -> None:
     """Run the users' files, each once a process; a file that changed takes the place of what it was.
 
     Raises:
-        PluginError: a file is no Python, or raises while it runs.
+        PluginError: a file is no Python, raises while it runs, or registers nothing.
     """
     for plugin in plugins:
         if _loaded.get(plugin.file) != plugin:
@@ -90,16 +95,34 @@ def _run(plugin: Plugin) -> None:
         exec(compile(plugin.source, plugin.path, "exec"), vars(module))
     except SyntaxError as error:
         raise PluginError(f"plugin {plugin.path}, line {error.lineno}: not valid Python: {error.msg}") from error
-    except Exception as error:  # whatever the user's file does
+    except (Exception, SystemExit) as error:  # whatever the user's file does
         for registry in registries:
             registry.forget(plugin.file)
         sys.modules.pop(module.__name__, None)
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == plugin.path]
-        where = f", line {frames[-1].lineno} ({frames[-1].line})" if frames else ""
-        raise PluginError(f"plugin {plugin.path}{where}: {type(error).__name__}: {error}") from error
+        raise PluginError(_at_line(plugin, error) or f"plugin {plugin.path}: {error}") from error
     finally:
         for registry in registries:
             registry._plugin = None
+    if not any(entry.plugin == plugin for registry in registries for entry in registry.added()):
+        text = f'registers nothing: put a line like @{NAME}.LOSSES.register("name") above a function'
+        raise PluginError(f"plugin {plugin.path} {text}")
+
+
+def blamed(error: BaseException) -> str:
+    """An error in one line that names the plugin's file and line where a loaded plugin raised it, else "".
+
+    A plugin's function that got to its end and gave something useless is not to blame here.
+    """
+    found = (_at_line(plugin, error) for plugin in _loaded.values())
+    return next((line for line in found if line), "")
+
+
+def _at_line(plugin: Plugin, error: BaseException) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == plugin.path]
+    if not frames:
+        return ""
+    at = f"plugin {plugin.path}, line {frames[-1].lineno} ({frames[-1].line})"
+    return f"{at}: {type(error).__name__}: {error}"
 
 
 def all_registries() -> dict[str, Registry]:

@@ -13,7 +13,6 @@ import difflib
 import hashlib
 import inspect
 import re
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,9 +20,11 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
-__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "close_to"]
+from fusiondistill.signatures import check_arguments, model_of
+
+__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "WrongResult", "close_to"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -49,6 +50,10 @@ class Plugin:
     def file(self) -> str:
         """The file's name without its folder."""
         return self.path.replace("\\", "/").rpartition("/")[2]
+
+
+class WrongResult(ValueError):
+    """What an entry's function returned cannot be used; the message says where the function is."""
 
 
 class UnknownEntry(ValueError):
@@ -87,7 +92,7 @@ class Entry:
     @cached_property
     def parameters(self) -> type[BaseModel]:
         """The keys that a config may give this entry, as a pydantic model that refuses all others."""
-        return _model(self)
+        return model_of(self)
 
     def resolve(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters to call the function with: those that were given, checked, over the defaults.
@@ -114,6 +119,16 @@ class Entry:
                 raise ValueError(f"the {self.kind} {self.name!r} has no parameter {key!r}{hint}") from None
             raise ValueError(f"parameter {key} of the {self.kind} {self.name!r}: {first['msg']}") from None
 
+    def gave(self, problem: str) -> WrongResult:
+        """An error to raise where the function returned something useless.
+
+        Args:
+            problem: what is wrong with it, like ``returned no number``.
+        """
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        at = f" (plugin {self.plugin.path}, line {code.co_firstlineno})" if self.plugin and code else ""
+        return WrongResult(f"the {self.kind} {self.name!r}{at} {problem}")
+
     def notes(self) -> tuple[str, ...]:
         """What people should know of it besides parameters, a line each, for ``fusiondistill list``."""
         shown = {key: value for key, value in self.facts.items() if value and isinstance(value, str | bool | frozenset)}
@@ -134,15 +149,26 @@ class Registry(Mapping[str, Entry]):
         package: dotted name of the folder that holds a file for each built-in entry. Folders inside of it, and files
             whose names open with an underscore, are no entries.
         first: names that come before the others, which follow in the order of the alphabet.
-        offered: keyword-only parameters that the project itself passes to every function of this kind.
+        offered: parameters that the project itself passes by name to every function of this kind that has them.
+        takes: what the project passes by position to every function of this kind, in words for messages; None: that
+            is not checked.
+        reserved: names that no parameter may have: a config gives something else by them, beside the parameters.
     """
 
     entry: type[Entry] = Entry
 
     def __init__(
-        self, kind: str, package: str, *, first: tuple[str, ...] = (), offered: frozenset[str] = frozenset()
+        self,
+        kind: str,
+        package: str,
+        *,
+        first: tuple[str, ...] = (),
+        offered: frozenset[str] = frozenset(),
+        takes: tuple[str, ...] | None = None,
+        reserved: frozenset[str] = frozenset(),
     ) -> None:
         self.kind, self.package, self.first, self.offered = kind, package, first, offered
+        self.takes, self.reserved = takes, reserved
         self._builtin: dict[str, Entry] = {}
         self._added: dict[str, Entry] = {}
         self._plugin: Plugin | None = None
@@ -168,9 +194,17 @@ class Registry(Mapping[str, Entry]):
             replace: take the place of an entry of that name.
             facts: what this registry wants to know besides.
 
+        The first paragraph of the function's docstring is what ``fusiondistill list`` shows. Its parameters after a
+        ``*`` are the keys that a config may give; each needs a type, like ``width: float = 1.0``, and may have a range
+        and a meaning: ``width: Annotated[float, Field(gt=0, description="in logits")] = 1.0`` (pydantic's Field).
+
         Raises:
-            ValueError: the name is not usable or taken, there is no docstring, or a parameter has no type.
+            ValueError: the name is not usable or taken, there is no docstring, the function takes other arguments than
+                this registry passes, or a parameter has no type, or a default that its own type does not admit.
         """
+        if callable(name):
+            example = getattr(name, "__name__", "name")
+            raise ValueError(f'a {self.kind} needs a name: write .register("{example}") above the function')
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"the name of a {self.kind} is lower-case letters, digits and underscores, a letter first, not {name!r}"
@@ -187,14 +221,27 @@ class Registry(Mapping[str, Entry]):
         """Take in an entry; see :meth:`register`."""
         own = self._plugin is None and entry.function.__module__ == f"{self.package}.{entry.name}"
         if not own and not replace and (entry.name in self.builtin or entry.name in self._added):
+            before = self._added[entry.name].plugin if entry.name in self._added else None
+            of = f" (of the plugin {before.path})" if before else ""
             raise ValueError(
-                f"there already is a {self.kind} {entry.name!r}: choose another name, or say replace=True to take its "
-                "place"
+                f"there already is a {self.kind} {entry.name!r}{of}: choose another name, or say replace=True to take "
+                "its place"
             )
         if not entry.summary:
             raise ValueError(f"the {self.kind} {entry.name!r} needs a docstring: people read its first line")
-        _ = entry.parameters  # raises where one has no type
+        check_arguments(entry, self.takes_of(entry))
+        if taken := sorted(self.reserved & entry.parameters.model_fields.keys()):
+            text = "a config means something else by it there: choose another name"
+            raise ValueError(f"parameter {taken[0]} of the {self.kind} {entry.name!r}: {text}")
         (self._builtin if own else self._added)[entry.name] = entry
+
+    def takes_of(self, entry: Entry) -> tuple[str, ...] | None:
+        """What the project passes to an entry's function by position, in words; None: that is not checked."""
+        return self.takes
+
+    def added(self) -> tuple[Entry, ...]:
+        """The entries that are not built in."""
+        return tuple(self._added.values())
 
     def forget(self, file: str) -> None:
         """Remove what a plugin of that file name registered; a built-in entry that it replaced is back."""
@@ -221,7 +268,9 @@ class Registry(Mapping[str, Entry]):
         try:
             return self[name]
         except (KeyError, TypeError):
-            raise UnknownEntry(f"no {self.kind} {name!r}{close_to(str(name), tuple(self))}") from None
+            hint = close_to(str(name), tuple(self))
+            hint += "; a file of your own goes under plugins: [FILE.py]" if hint.startswith("; known") else ""
+            raise UnknownEntry(f"no {self.kind} {name!r}{hint}") from None
 
     def code_of(self, name: str) -> str:
         """What stands in a digest for the code of whatever that name means here."""
@@ -246,31 +295,9 @@ REGISTRIES: dict[str, Registry] = {}
 
 def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
     if close:
         ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
         close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; known: {', '.join(known)}" if listed and known else ""
-
-
-def _model(entry: Entry) -> type[BaseModel]:
-    """The keyword-only parameters of an entry's function as a model."""
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(entry.function).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY or name in entry.offered:
-            continue
-        annotation = _annotation(entry.function, parameter.annotation)
-        if annotation is parameter.empty:
-            raise ValueError(f"parameter {name} of the {entry.kind} {entry.name!r} needs a type, like {name}: float")
-        fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    config = ConfigDict(frozen=True, extra="forbid")
-    return create_model(f"{entry.name}_parameters", __config__=config, **fields)
-
-
-def _annotation(function: Callable[..., Any], annotation: Any) -> Any:
-    """An annotation that may be text (``from __future__ import annotations``), evaluated where it was written."""
-    if isinstance(annotation, str):
-        names = {**vars(typing), **getattr(inspect.unwrap(function), "__globals__", {})}
-        return eval(annotation, names)  # written by the author of the function, in the same file
-    return annotation

@@ -6,11 +6,11 @@ It works on raw content, so that its rules speak up beside other mistakes of the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusiondistill.methods import DEFAULT_ROWS, METHODS, form_of, searched_name
+from fusiondistill.methods import DEFAULT_ROWS, METHODS, form_of
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import merged
 from fusiondistill.recipes import RECIPES, recipe_of_data, shape_of
@@ -43,7 +43,7 @@ class Table:
     Attributes:
         given: name -> what is said of it, by itself and by what it is like, without defaults.
         settings: name -> the same over the defaults of its recipe; what cannot be resolved is left out.
-        problems: (location, text) of what is wrong.
+        problems: (location, text) of each ``like`` that leads nowhere.
     """
 
     given: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -73,7 +73,6 @@ def resolve(content: Mapping[str, Any]) -> Table:
     """
     table = Table()
     defined = _mapping(content.get("define"))
-    table.problems += _problems_of_names(content, defined)
     told: set[object] = set()
     for name in (*METHODS, *(name for name in defined if name not in METHODS and NAME.fullmatch(name))):
         try:
@@ -87,9 +86,6 @@ def resolve(content: Mapping[str, Any]) -> Table:
     roots = {name: raw.pop("_root") for name, raw in table.given.items()}
     for name, raw in table.given.items():
         table.settings[name] = _with_defaults(raw, table.given.get(roots[name], raw), content, table)
-    from fusiondistill.resolution_rules import problems_of_table
-
-    table.problems += problems_of_table(table, content)
     return table
 
 
@@ -102,25 +98,6 @@ class _Unresolvable(Exception):
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _problems_of_names(content: Mapping[str, Any], defined: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-    from fusiondistill.config import SECTIONS
-
-    each = [n for n, raw in {**METHODS, **defined}.items() if isinstance(raw, dict) and raw.get("train_on") == "each"]
-    for name, raw in defined.items():
-        if name in METHODS:
-            yield ("define", name), f"is built in: to change it, write a section {name}: beside define"
-        elif not NAME.fullmatch(name):
-            yield ("define", name), "a method's name is lower-case letters, digits, '-' and '_', a letter first"
-        elif name in SECTIONS:
-            yield ("define", name), "is the name of a section of the config: choose another"
-        elif name.endswith(searched_name("")):
-            yield ("define", name), f"ends like the row that a search gives ({searched_name('METHOD')}): choose another"
-        elif taken := next((one for one in each if name != one and name.startswith(f"{one}-")), None):
-            yield ("define", name), f"reads like a network of {taken} ({taken}-<degradation>): choose another"
-        if not isinstance(raw, dict):
-            yield ("define", name), "must be a mapping of settings, like {like: METHOD, title: TEXT}"
 
 
 def _given(

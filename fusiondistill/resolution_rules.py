@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from fusiondistill.methods import EXPERTS, METHODS, SEARCHED, form_of
+from fusiondistill.methods import EXPERTS, METHODS, SEARCHED, form_of, searched_name
 from fusiondistill.recipes import RANDOM, RECIPES
 from fusiondistill.registry import close_to
-from fusiondistill.resolution import Table, where
+from fusiondistill.resolution import NAME, Table, where
 from fusiondistill.safe_yaml import Location
 
 __all__ = ["problems_of_table"]
@@ -16,20 +16,46 @@ __all__ = ["problems_of_table"]
 Problem = tuple[Location, str]
 
 
-def problems_of_table(table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with how methods refer to each other.
+def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collection[str]) -> Iterator[Problem]:
+    """What is wrong with the methods of a config and with how they refer to each other.
 
     Args:
         table: the methods.
         content: of the config.
+        sections: its keys that are no methods.
     """
-    wrong = [problem for name, raw in table.given.items() for problem in _of_one(name, raw, table)]
+    define = content.get("define")
+    if not isinstance(define or {}, Mapping):
+        yield ("define",), "must be a mapping of methods, like {mine: {like: METHOD}}"
+    yield from _names(define if isinstance(define, Mapping) else {}, sections)
+    yield from table.problems
+    for name in table.given:
+        yield from _schedule(name, content)
+    wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
     yield from wrong
     if wrong:
         return
     yield from _circles(table)
     for name in table.given:
         yield from _loss(name, table, content)
+
+
+def _names(defined: Mapping[str, Any], sections: Collection[str]) -> Iterator[Problem]:
+    """Names that a config may not give to a method of its own."""
+    each = [n for n, raw in {**METHODS, **defined}.items() if isinstance(raw, dict) and raw.get("train_on") == "each"]
+    for name, raw in defined.items():
+        if name in METHODS:
+            yield ("define", name), f"is built in: to change it, write a section {name}: beside define"
+        elif not NAME.fullmatch(name):
+            yield ("define", name), "a method's name is lower-case letters, digits, '-' and '_', a letter first"
+        elif name in sections:
+            yield ("define", name), "is the name of a section of the config: choose another"
+        elif name.endswith(searched_name("")):
+            yield ("define", name), f"ends like the row that a search gives ({searched_name('METHOD')}): choose another"
+        elif taken := next((one for one in each if name != one and name.startswith(f"{one}-")), None):
+            yield ("define", name), f"reads like a network of {taken} ({taken}-<degradation>): choose another"
+        if not isinstance(raw, dict):
+            yield ("define", name), "must be a mapping of settings, like {like: METHOD, title: TEXT}"
 
 
 def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
@@ -46,9 +72,22 @@ def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
     needing = [term for term in terms if need_of(term) != "nothing"]
     if needing and settings.get("teachers") is None:
         yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
-    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
-    if not needing and isinstance(section, Mapping) and section.get("teachers") is not None:
+    if not needing and _said(name, content).get("teachers") is not None:
         yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def _said(name: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a config itself says of a method."""
+    section = content.get(name) if name in METHODS else (content.get("define") or {}).get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """A schedule replaces the default as a whole: without milestones the rate would never drop."""
+    schedule = _said(name, content).get("schedule")
+    if isinstance(schedule, Mapping) and schedule.get("name", "steps") == "steps" and not schedule.get("milestones"):
+        text = "steps need milestones, like [0.3, 0.6, 0.8] (fractions of all epochs); name: constant has none"
+        yield where(name, "schedule"), text
 
 
 def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:

@@ -72,7 +72,7 @@ def _check_space(search: Mapping[str, Any], at: Location, name: str, table: Tabl
     start = _merged_start(name, table)
     for key, forms in dimensions.items():
         problem = _start_problem(key, forms, dimensions, name, start, table) if key.startswith(START) else None
-        problem = problem if key.startswith(START) else _recipe_problem(key, forms, method)
+        problem = problem if key.startswith(START) else _recipe_problem(key, forms, method, dimensions)
         if problem:
             yield (*at, "space", key), problem
 
@@ -138,7 +138,9 @@ def _choice_problem(what: str, forms: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _recipe_problem(key: str, forms: Mapping[str, Any], method: Trained) -> str | None:
+def _recipe_problem(
+    key: str, forms: Mapping[str, Any], method: Trained, dimensions: Mapping[str, Mapping[str, Any]]
+) -> str | None:
     """What is wrong with a dimension: no key of the recipe, or a value that the key does not admit."""
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
@@ -147,6 +149,9 @@ def _recipe_problem(key: str, forms: Mapping[str, Any], method: Trained) -> str 
     if key not in keys:
         keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
         return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
+    stepless = not recipe.schedule.milestones and "schedule.milestones" not in dimensions
+    if key == "schedule.name" and stepless and "steps" in samples(forms):
+        return "cannot be 'steps': the method's schedule has no milestones; search schedule.milestones, too"
     for value in samples(forms):
         try:
             found = flat(with_keys(recipe, {key: value}))[key]

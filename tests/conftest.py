@@ -10,6 +10,7 @@ import torch
 
 import running
 from bucket import KEYS, Bucket, serving
+from fusiondistill import plugins
 from fusiondistill.data import ImageSet
 
 Images = Callable[..., ImageSet]
@@ -32,6 +33,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_entries() -> Iterator[None]:
+    """What a test registers, and the plugins that it loads, go with it."""
+    registries = list(plugins.all_registries().values())
+    before, loaded = [dict(registry._added) for registry in registries], dict(plugins._loaded)
+    yield
+    for registry, added in zip(registries, before, strict=True):
+        registry._added = added
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
 
 
 @pytest.fixture(scope="module")

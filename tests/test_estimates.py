@@ -59,7 +59,7 @@ def test_time_grows_with_the_work_and_another_config_of_the_same_store_counts(tm
     assert found.seconds(named(more, "evaluate-base-jpeg")) == pytest.approx(8 * 2 / 101)
     # Nothing was measured for a search, another network, another data set, or all images.
     other = plan(SEARCH, "data.train_images=100", "model.name=cifar_resnet8")
-    assert found.seconds(named(plan(SEARCH, "data.train_images=100"), "search")) is None
+    assert found.seconds(named(plan(SEARCH, "data.train_images=100"), "search-fusiondistill")) is None
     assert found.seconds(named(other, "base")) is None
     assert found.seconds(named(plan("data.train_images=100", "data.name=cifar10"), "base")) is None
     assert found.seconds(named(plan(), "base")) is None
@@ -102,7 +102,7 @@ def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None
 def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
     store = Store(tmp_path)
     content = plan(SEARCH)
-    search = named(content, "search")
+    search = named(content, "search-fusiondistill")
     mine, other = (trial_stage(search, {"loss.kd": kd}) for kd in (0.5, 0.7))
     for stage in (*content.stages, mine, other):
         if stage is not search:

@@ -137,7 +137,7 @@ def test_jobs_carry_the_drivers_order_and_stored_inputs_are_no_needs() -> None:
     jobs = {job.key: job for job in jobs_of(missing, {s.digest: 10.0 for s in missing})}
     order = priorities(missing)
     assert all(job.priority == order[key] for key, job in jobs.items())
-    assert jobs[named(content, "search").digest].trials == 4
+    assert jobs[named(content, "search-fusiondistill").digest].trials == 4
     first = simulate(list(jobs.values()), 1).runs[0].job
     assert first.key == max((s.digest for s in missing if not set(jobs) & {n.digest for n in s.inputs.values()}),
                             key=order.__getitem__)  # fmt: skip
@@ -163,10 +163,10 @@ def test_bytes_by_hand_and_against_what_is_really_written(tmp_path: Path) -> Non
     assert of("expert-jpeg") == (200, 100, 3 * 400)
     assert of("fused") == (500, 100, 0)
     assert of("fusiondistill") == (500, 100, 100 * 400)
-    assert of("search") == (4 * 500, 4 * 100, 4 * 5 * 400)
+    assert of("search-fusiondistill") == (4 * 500, 4 * 100, 4 * 5 * 400)
     grid = "{trials: 2, seeds: 3, space: {fusion.method: {grid: [median, ties]}, loss.kd: {uniform: [0, 1]}}}"
     content = plan(f"search={grid}", "search.scheduler=none")
-    assert of("search") == (5 * 3 * 500, 5 * 3 * 100, 5 * 3 * 100 * 400)
+    assert of("search-fusiondistill") == (5 * 3 * 500, 5 * 3 * 100, 5 * 3 * 100 * 400)
     assert of("fusiondistill-searched") == (500, 100, 100 * 400)
     seconds = {s.digest: 10.0 for s in content.stages}
     (job,) = (job for job in jobs_of(content.stages, seconds) if job.kind == "search")
@@ -238,7 +238,7 @@ def test_the_paper_sweep_has_every_published_table() -> None:
     assert {(s.spec.data.name, s.seed) for s in stages if isinstance(s.spec, TrainSpec)} == {
         (data, seed) for data in ("cifar10", "cifar100", "tiny_imagenet") for seed in range(5)
     }
-    methods = {s.spec.method for s in stages if isinstance(s.spec, EvaluateSpec)}
+    methods = {s.name.split("-")[1] for s in stages if isinstance(s.spec, EvaluateSpec)}
     assert {"ensemble", "scratch", "vanilla", "modelsoups", "fusing", "fusiondistill"} < methods
     decay = {s.spec.data.name: s.spec.recipe.optimizer.weight_decay
              for s in stages if s.name == "base" and isinstance(s.spec, TrainSpec)}  # fmt: skip

@@ -37,7 +37,8 @@ def test_a_manifest_cannot_name_a_row_that_leads_elsewhere(name: Any, tmp_path: 
 
 def test_a_manifest_names_its_row_and_seed(tmp_path: Path) -> None:
     assert rows(tmp_path, name="expert-zoom_blur", seed=3) == {("expert-zoom_blur", 3)}
-    assert rows(tmp_path, name="fused", seed=4) == {("modelsoups", 4)}
+    assert rows(tmp_path, name="fused", seed=4) == {("fused", 4)}
+    assert rows(tmp_path, name="ties-dkd", seed=5) == {("ties-dkd", 5)}
 
 
 @pytest.mark.parametrize("seed", [[1], "1", None, True, 1.5, 2**63])

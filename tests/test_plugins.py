@@ -289,11 +289,12 @@ def test_own_is_the_one_network_of_the_degradation():
         combined("vot", models)
 
 
-@pytest.mark.parametrize("folder", ["sources", "networks", "inference"])
+@pytest.mark.parametrize("folder", plugins.FOLDERS)
 def test_the_examples_in_the_docstrings_run(folder):
     registry = all_registries()[folder]
     try:
-        assert doctest.testmod(sys.modules[f"fusiondistill.{folder}"]) == (0, 2 if folder != "inference" else 1)
+        failed, tried = doctest.testmod(sys.modules[f"fusiondistill.{folder}"])
+        assert not failed and tried >= 3 and registry._added, "the decorator's docstring has an example of an entry"
     finally:
         registry._added.clear()
 
@@ -320,12 +321,15 @@ def test_the_list_shows_them():
     done = said(*options)
     assert done.returncode == 0, done.stderr
     for expected in (
-        "degradations\n  jpeg ", "\nsources\n", "\nnetworks\n", "\ninference\n", "Level tenths of the picture",
-        "light (int) = 200, at least 0, at most 255: grey value of the fog", "size (int) = 16, at least 8, at most 64",
-        "width (int) = 8, at least 1: channels", "gives votes", "plugin: ",
+        "degradations (degradations: [NAME])", "sources (data: ", "networks (", "inference (", "jpeg JPEG",
+        "Level tenths of the picture", "light (whole number) = 200, at least 0, at most 255: grey value of the fog",
+        "size (whole number) = 16, at least 8, at most 64", "width (whole number) = 8, at least 1: channels",
+        "gives votes", "plugin: ",
     ):  # fmt: skip
-        assert expected in done.stdout, expected
+        assert expected in " ".join(done.stdout.split()), expected
+    paths = [line for line in done.stdout.splitlines() if "/" in line]
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if line not in paths)
     alone = said("inference")
-    assert alone.stdout.splitlines()[0] == "inference" and "jpeg" not in alone.stdout
+    assert alone.stdout.startswith("inference  (inference: NAME") and "jpeg" not in alone.stdout
     wrong = said("netwrks")
     assert wrong.returncode == 2 and "did you mean 'networks'" in wrong.stderr

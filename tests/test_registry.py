@@ -129,9 +129,9 @@ def test_parameters_have_types_ranges_and_defaults(registry):
         entry.checked({"way": "up", "shar": 1})
     with pytest.raises(ValueError, match="parameter share of the made-up thing 'ranged': Input should be less than"):
         entry.checked({"way": "up", "share": 2})
-    lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing"))
-    assert "share (float) = 0.2, above 0, at most 1: of the whole" in lines
-    assert "way (up or down)" in lines and "times (int or nothing) = None" in lines
+    lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing", width=118))
+    assert "share (number) = 0.2, above 0, at most 1: of the whole" in lines
+    assert "way (up or down)" in lines and "times (whole number or nothing) = null" in lines
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,9 @@ def test_a_plugin_that_fails_is_named_with_its_line(tmp_path, text, message):
 
 def test_a_plugin_runs_once_a_process_and_two_of_one_name_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "imported_things", [], raising=False)
-    found = plugin(tmp_path, "import sys\nsys.imported_things.append(1)\n")
+    text = "import sys\nfrom fusiondistill import LOSSES\nsys.imported_things.append(1)\n"
+    text += "@LOSSES.register('once')\ndef once(student, teacher, labels):\n    'A line.'\n"
+    found = plugin(tmp_path, text)
     load_plugins(found)
     load_plugins(found)
     assert sys.imported_things == [1]

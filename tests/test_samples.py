@@ -148,8 +148,9 @@ def test_the_reports_tables_are_what_the_store_holds(tmp_path: Path) -> None:
             execute(stage, Context(str(tmp_path / "store")), CPU, lambda *_: None)
             stored.append(stage)
     config = parse("experiment: x\n").model_dump(mode="json")
+    content = parse("experiment: x\n").content()
     listed = [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in (*models, *stored)]
-    plan = {"config": config, "stages": listed, "rows": places, "methods": ABOUT}
+    plan = {"config": config, "content": content, "stages": listed, "rows": places, "methods": ABOUT}
     plans = [{"experiment": name, **plan} for name in ("one", "two")]
     tables = stage_tables(store, plans)
     samples, answers, timeline = (tables[name] for name in ("samples", "answers", "timeline"))

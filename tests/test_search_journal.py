@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +14,9 @@ from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.planning.trials import as_it_stands, trial_stage
-from fusiondistill_runner.searching import search as searching
 from fusiondistill_runner.searching.journal import Journal
 from fusiondistill_runner.searching.search_results import outcome
+from fusiondistill_runner.searching.trials import Trials
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
 
@@ -68,7 +67,7 @@ def test_a_damaged_file_is_one_candidate_lost_whose_number_goes_to_the_next(tmp_
 
 
 def trials_of(search: Stage, store: Store) -> Any:
-    return searching._Trials(search, store, None, lambda facts: None)
+    return Trials(search, store, None, lambda facts: None)
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna"])
@@ -108,7 +107,7 @@ def test_the_first_candidate_is_judged_by_the_stored_distillation(tmp_path: Path
         assert plain.directory in outcome([first], best)["directories"]
         restart = trials_of(search, store)
         assert restart.journal.candidates[0].rows == first.rows and restart.next().number == 1
-        searching._store(search, SimpleNamespace(store=str(tmp_path)), restart.journal.candidates, 0.0)
+        restart.commit()
         assert store.intact(plain) is None and json.loads(store.read(search, "best.json"))["trial"] == 0
 
 
@@ -132,7 +131,7 @@ def test_a_journal_cannot_name_what_is_deleted_at_the_end(directory: str, tmp_pa
     store.save_progress(trial, 1, b"state", "a")
     (found,) = Journal(search, store).candidates
     assert found.directories == [trial.directory] and found.outcome == "done"
-    searching._store(search, SimpleNamespace(store=store.location), [found], 0.0)
+    trials_of(search, store).commit()
     assert (tmp_path / "victim" / "a").is_dir() and (tmp_path / "store" / "report" / "a").is_dir()
     assert store.intact(search) is None and trial.directory not in store.directories()
 
@@ -162,5 +161,5 @@ def test_a_damaged_trial_does_not_fail_the_search_that_is_over(tmp_path: Path) -
     one.rows = {1: ROW}
     journal.end(one, "done")
     store.write(b"{", one.directories[0], "manifest.json")
-    searching._store(search, SimpleNamespace(store=store.location), [one], 0.0)
+    trials_of(search, store).commit()
     assert store.intact(search) is None and one.directories[0] in store.directories()

@@ -93,6 +93,7 @@ def plan_verb(
 
     Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
     """
+    from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.forecasting.estimates import cost_lines, measured
     from fusiondistill_runner.forecasting.forecast import forecast
@@ -104,6 +105,8 @@ def plan_verb(
     estimates = measured(prepared.store)
     simulated = forecast(prepared, simulate, times, estimates)
     click.echo(headline(prepared))
+    for line in changed_plugins(prepared):
+        click.echo(line)
     for stage in prepared.plan.stages:
         state = "stored " if stage.digest in prepared.stored else "missing"
         needs = ", ".join(dict.fromkeys(needed.directory for needed in stage.inputs.values()))
@@ -261,11 +264,14 @@ def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
 
     KIND: degradations, sources, networks, losses, merging or inference. Default: all.
     """
+    import shutil
+
     from fusiondistill.catalogue import catalogue
     from fusiondistill.plugins import all_registries, load_plugins, read_plugins
 
     load_plugins(read_plugins(plugins))
-    for line in catalogue(all_registries(), kind):
+    width = min(118, shutil.get_terminal_size().columns)
+    for line in catalogue(all_registries(), kind, width=max(60, width)):
         click.echo(line)
 
 

@@ -57,7 +57,11 @@ def _guard(call: Callable[[], Any]) -> Any:
             raise
         click.echo("\ninterrupted: what is stored stays; start the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # piped into head
+        raise
     except (ValueError, KeyError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if not _is_ours(error) or type(error) is ValueError:
+            _blame(error)
         if not _is_ours(error):
             raise
         _stop(str(error), WRONG_INPUT)
@@ -68,7 +72,19 @@ def _guard(call: Callable[[], Any]) -> Any:
 
         if isinstance(error, StoreBusy):
             _stop(str(error), FAILED)
+        _blame(error)
         raise
+    except Exception as error:
+        _blame(error)
+        raise
+
+
+def _blame(error: Exception) -> None:
+    """End the command where it was a user's plugin that raised: its source reads images, its network is counted."""
+    from fusiondistill.plugins import blamed
+
+    if at := blamed(error):
+        _stop(at, WRONG_INPUT)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -31,6 +31,7 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
 
     started = datetime.now(UTC).isoformat()
     extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}
+    extra["plugins"] = {plugin.file: plugin.sha256 for plugin in prepared.context.plugins}
     for order, plan in enumerate(prepared.points):
         place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
         before = None if whole else noted_plans.noted_plan(prepared.store, plan)

@@ -73,6 +73,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     import shlex
 
     from fusiondistill_runner import runner
+    from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import check_data
     from fusiondistill_runner.storage.noted_plans import check_format
     from fusiondistill_runner.watching.display import Display
@@ -89,6 +90,8 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
         prepared = prepared.looked_up()
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
+        for text in changed_plugins(prepared):
+            click.echo(text)
         runner.note_plan(prepared, shlex.join([NAME, *sys.argv[1:]]), whole=only is None)
         wanted = prepared if only is None else prepared.narrowed(only)
         with (

@@ -118,7 +118,10 @@ def _entry(source: Source, split: str, whole: str) -> Path:
 def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
     """The source's contents. After the last row the files are checked against the fingerprint again."""
     source = asked.source
-    classes, rows = source.function(files, split, **asked.parameters)
+    contents: object = source.function(files, split, **asked.parameters)
+    if not isinstance(contents, tuple) or len(contents) != 2:
+        raise source.gave(f"must return Contents(classes, rows), not {type(contents).__name__}")
+    classes, rows = contents
 
     def checked() -> Iterator[Row]:
         yield from rows

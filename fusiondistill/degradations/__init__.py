@@ -117,8 +117,12 @@ class Degradations(Registry):
             ValueError: the name or the levels are not usable, or there is no docstring.
 
         Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``; then ``degradations: [blur,
+            darken]``:
+
             >>> import torch
-            >>> @register("darken", range(0, 11), replace=True)
+            >>> from fusiondistill import DEGRADATIONS
+            >>> @DEGRADATIONS.register("darken", range(0, 11), replace=True)
             ... def darken(images, levels):
             ...     "Lose a tenth of the light per level."
             ...     return (images * (10 - levels.view(-1, 1, 1, 1)) // 10).to(torch.uint8)
@@ -134,7 +138,14 @@ class Degradations(Registry):
         return found
 
 
-DEGRADATIONS = Degradations("degradation", __name__, first=PAPER_DEGRADATIONS, offered=OFFERED)
+DEGRADATIONS = Degradations(
+    "degradation",
+    __name__,
+    first=PAPER_DEGRADATIONS,
+    offered=OFFERED,
+    takes=("images", "levels"),
+    reserved=frozenset({"name", "as", "levels", "seed"}),
+)
 """Every known degradation by name, the paper's four first."""
 
 register = DEGRADATIONS.register

@@ -51,7 +51,7 @@ class Inferences(Registry):
 
     entry = Inference
 
-    def register(
+    def register(  # type: ignore[override]  # what it gives is no fact among others
         self,
         name: str,
         *,
@@ -60,7 +60,6 @@ class Inferences(Registry):
         version: int = 1,
         source: str = "",
         replace: bool = False,
-        **facts: Any,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Make a function a way of inference.
 
@@ -68,13 +67,41 @@ class Inferences(Registry):
             name: lower-case letters, digits and underscores, a letter first.
             gives: what its module's output is, one of :data:`OUTPUTS`.
             told: is it told which degradation an image has?
-            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`.
-            facts: none is known besides.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
+                parameters are written.
+
+        The function is called as ``function(classifiers, **parameters)``. ``classifiers`` maps roles
+        (``expert-<degradation>``) to modules from uint8 [B,3,H,W] to logits, float32 [B,C]; those of a way that is told
+        hold the image's own alone. It returns an ``nn.Module`` of the same form.
+
+        Raises:
+            ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``gives`` is none of :data:`OUTPUTS`.
+
+        Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``; then ``inference: confident``, or
+            ``inference: {name: confident, temperature: 2.0}`` of a method with several networks:
+
+            >>> import torch
+            >>> from torch import nn
+            >>> from fusiondistill import INFERENCE
+            >>> class MostConfident(nn.Module):
+            ...     def __init__(self, networks, temperature):
+            ...         super().__init__()
+            ...         self.networks, self.temperature = nn.ModuleList(networks), temperature
+            ...
+            ...     def forward(self, images):
+            ...         logits = torch.stack([one(images) for one in self.networks]) / self.temperature
+            ...         surest = logits.softmax(2).amax(2).argmax(0)  # the network that is surest of each image
+            ...         return logits[surest, torch.arange(len(images), device=logits.device)]
+            >>> @INFERENCE.register("confident")
+            ... def confident(classifiers, *, temperature: float = 1.0):
+            ...     "The network that is surest decides."
+            ...     return MostConfident(classifiers.values(), temperature)
         """
         if gives not in OUTPUTS:
             raise ValueError(f"the way of inference {name!r} gives {gives!r}: expected one of {', '.join(OUTPUTS)}")
         known = {"gives": gives, "told": told}
-        return super().register(name, version=version, source=source, replace=replace, **known, **facts)
+        return super().register(name, version=version, source=source, replace=replace, **known)
 
     def __getitem__(self, name: str) -> Inference:
         found = super().__getitem__(name)
@@ -82,7 +109,7 @@ class Inferences(Registry):
         return found
 
 
-INFERENCE = Inferences("way of inference", __name__)
+INFERENCE = Inferences("way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"}))
 """Every way of inference by name."""
 
 
@@ -102,7 +129,10 @@ def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mappin
     """
     entry = INFERENCE.find(name)
     assert isinstance(entry, Inference)
-    module: Any = entry.function(classifiers, **entry.checked(parameters or {}))
-    module.gives = entry.gives
-    made: nn.Module = module
+    from torch import nn
+
+    made: Any = entry.function(classifiers, **entry.checked(parameters or {}))
+    if not isinstance(made, nn.Module):
+        raise entry.gave(f"must return an nn.Module, not {type(made).__name__}")
+    made.__dict__["gives"] = entry.gives
     return made

@@ -12,21 +12,81 @@ The fact ``needs`` says what a term asks of teachers, and with it how it is call
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusiondistill.registry import Registry
+from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["LOSSES", "NEEDS", "Needs", "Outputs", "need_of", "needs"]
 
-LOSSES = Registry("loss term", __name__, first=("ce", "feature", "kd"))
-"""Loss terms by name."""
-
 NEEDS = ("nothing", "logits", "features")
 """What a term may need of teachers."""
+
+Term = Callable[..., "torch.Tensor"]
+
+
+class LossTerm(Entry):
+    """A loss term."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What it needs of teachers, for ``fusiondistill list``."""
+        need = self.facts["needs"]
+        return () if need == "nothing" else (f"needs teachers: their {need}",)
+
+
+class Losses(Registry):
+    """The registry of loss terms."""
+
+    entry = LossTerm
+
+    def register(  # type: ignore[override]  # what a term needs is no fact among others
+        self, name: str, *, needs: str = "nothing", version: int = 1, source: str = "", replace: bool = False
+    ) -> Callable[[Term], Term]:
+        """Make a function a loss term: ``loss: {NAME: WEIGHT}``, or ``{NAME: {weight: ..., PARAMETER: ...}}``.
+
+        Args:
+            name: lower-case letters, digits and underscores, a letter first; also a column of a training's metrics.
+            needs: what the term asks of teachers, one of :data:`NEEDS`.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
+                parameters are written.
+
+        The function is called as ``function(student, teacher, labels, **parameters)`` and returns a 0-d tensor, the
+        mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
+        ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. ``labels`` is
+        int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features may be;
+        else once for each degradation, and the results are summed.
+
+        Raises:
+            ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`.
+
+        Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``:
+
+            >>> from typing import Annotated
+            >>> from pydantic import Field
+            >>> from fusiondistill import LOSSES
+            >>> @LOSSES.register("margin", needs="nothing")
+            ... def margin(student, teacher, labels, *, width: Annotated[float, Field(gt=0)] = 1.0):
+            ...     "How far the label's logit is from being the largest by a margin."
+            ...     logits = student.logits.float()
+            ...     return (width + logits - logits.gather(1, labels[:, None])).relu().mean()
+        """
+        if needs not in NEEDS:
+            raise ValueError(f"the loss term {name!r} says needs={needs!r}: it must be one of {', '.join(NEEDS)}")
+        return super().register(name, version=version, source=source, replace=replace, needs=needs)
+
+
+LOSSES = Losses(
+    "loss term",
+    __name__,
+    first=("ce", "feature", "kd"),
+    takes=("student", "teacher", "labels"),
+    reserved=frozenset({"weight"}),
+)
+"""Loss terms by name."""
 
 
 class Outputs(NamedTuple):
@@ -54,12 +114,8 @@ def need_of(term: str) -> str:
 
     Raises:
         UnknownEntry: there is no such term; a ValueError.
-        ValueError: the term was registered with something else as its ``needs``.
     """
-    need = str(LOSSES.find(term).facts.get("needs", "nothing"))
-    if need not in NEEDS:
-        raise ValueError(f"the loss term {term!r} says needs={need!r}: it must be one of {', '.join(NEEDS)}")
-    return need
+    return str(LOSSES.find(term).facts["needs"])
 
 
 def needs(loss: Mapping[str, float | Mapping[str, Any]]) -> Needs:

@@ -8,11 +8,11 @@ whatever it says of BatchNorm's statistics and other buffers is replaced afterwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.merging._at import At
-from fusiondistill.registry import Registry
+from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,68 @@ if TYPE_CHECKING:
 
 __all__ = ["MERGING", "At", "merge"]
 
-MERGING = Registry("merging method", __name__, first=("average", "median", "ties"))
+NEEDS = ("base", "batches", "validation")
+"""What a merging method may need of :class:`At`; the rest is always there in a run."""
+
+Method = Callable[..., "Mapping[str, torch.Tensor]"]
+
+
+class Mergings(Registry):
+    """The registry of merging methods."""
+
+    def register(  # type: ignore[override]  # what a method needs is no fact among others
+        self,
+        name: str,
+        *,
+        needs: Collection[str] = (),
+        version: int = 1,
+        source: str = "",
+        replace: bool = False,
+    ) -> Callable[[Method], Method]:
+        """Make a function a merging method: ``start: {merge: NAME, of: expert, PARAMETER: ...}`` in a config.
+
+        Args:
+            name: lower-case letters, digits and underscores, a letter first.
+            needs: what it asks of ``at``, some of :data:`NEEDS`; a config without that is then refused early.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
+                parameters are written.
+
+        The function is called as ``function(experts, at, **parameters)``. ``experts`` is a sequence of state dicts of
+        one architecture, which it must not change; ``at`` is an :class:`At`. It returns a state dict with all their
+        parameters, in their shapes. Buffers (BatchNorm's statistics) are set afterwards, whatever it returns.
+
+        Raises:
+            ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` names something else.
+
+        Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``:
+
+            >>> from fusiondistill import MERGING, average
+            >>> @MERGING.register("by_accuracy", needs={"batches"})
+            ... def by_accuracy(experts, at, *, power: float = 1.0):
+            ...     "The average weighted by each expert's accuracy on images of its own degradation."
+            ...     weights = []
+            ...     for state, degradation in zip(experts, at.names, strict=True):
+            ...         network = at.network(state)
+            ...         hits = [network(images).argmax(1) == labels for images, labels in at.batches(degradation)]
+            ...         right = sum(int(hit.sum()) for hit in hits) / sum(len(hit) for hit in hits)
+            ...         weights.append(right**power)
+            ...     return average(experts, weights)
+        """
+        asked = {needs} if isinstance(needs, str) else set(needs)
+        if wrong := sorted(asked - set(NEEDS)):
+            text = f"it may name {', '.join(NEEDS)}"
+            raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
+        return super().register(name, version=version, source=source, replace=replace, needs=frozenset(asked))
+
+
+MERGING = Mergings(
+    "merging method",
+    __name__,
+    first=("average", "median", "ties"),
+    takes=("experts", "at"),
+    reserved=frozenset({"merge", "of", "recalibrate", "images"}),
+)
 """Merging methods by name."""
 
 
@@ -69,16 +130,18 @@ def merge(
             raise ValueError(f"the base does not fit the state dicts: {difference}")
         tools.check_finite(at.base, "the base")
     merged = entry.function(state_dicts, at, **values)
-    _check_result(merged, state_dicts[0], method)
+    _check_result(merged, state_dicts[0], entry)
     return tools.with_statistics(merged, state_dicts)
 
 
-def _check_result(merged: Any, expected: StateDict, method: str) -> None:
-    """Raise ValueError where a method's result lacks a parameter, or has one of another shape or not finite."""
+def _check_result(merged: Any, expected: StateDict, entry: Entry) -> None:
+    """Raise WrongResult where a method's result lacks a parameter, or has one of another shape or not finite."""
     from fusiondistill import state_dicts as tools
 
+    if not isinstance(merged, Mapping):
+        raise entry.gave(f"must return a state dict, not {type(merged).__name__}")
     wanted = {key: expected[key] for key in tools.parameter_keys(expected)}
     found = {key: merged[key] for key in wanted if key in merged}
     if difference := tools.state_difference(wanted, found):
-        raise ValueError(f"the merging method {method!r} gave other tensors than it got: {difference}")
-    tools.check_finite(found, f"what the merging method {method!r} gave")
+        raise entry.gave(f"gave other tensors than it got: {difference}")
+    tools.check_finite(found, f"what the merging method {entry.name!r} gave")

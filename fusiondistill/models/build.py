@@ -61,4 +61,4 @@ def build(name: str, classes: int, feature_layer: str | None, parameters: Mappin
     layer = None if entry.chooses_layer else feature_layer or entry.feature_layer
     if isinstance(network, FeatureNetwork) and layer is None:
         return network
-    return with_features(network, layer, name)
+    return with_features(network, layer, name, classes)

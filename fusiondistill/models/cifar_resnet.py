@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from fusiondistill.models.network import FeatureNetwork
-from fusiondistill.networks.cifar_resnet import depth_problem
 
 STAGES = ("stage1", "stage2", "stage3")
 _POOLED = 2  # FusionDistill pools to 2x2; the classic CIFAR ResNet pools to 1x1
@@ -56,8 +55,8 @@ class CifarResNet(FeatureNetwork):
 
     def __init__(self, depth: int, classes: int, *, feature_layer: str = "stage3") -> None:
         super().__init__()
-        if problem := depth_problem(depth):
-            raise ValueError(problem)
+        if depth < 8 or depth % 6 != 2:
+            raise ValueError(f"a CIFAR ResNet has 6n+2 layers (8, 14, 20, ..., 56, 110, ...), not {depth}")
         if feature_layer not in STAGES:
             raise ValueError(f"a CIFAR ResNet has no feature layer {feature_layer!r}; choose from {', '.join(STAGES)}")
         self.feature_layer = feature_layer

@@ -23,7 +23,9 @@ SIDES = (32, 64, 16, 224, 128, 96, 28, 8)
 _made: dict[type[nn.Module], type[FeatureNetwork]] = {}
 
 
-def with_features(network: nn.Module, feature_layer: str | None = None, name: str = "the network") -> FeatureNetwork:
+def with_features(
+    network: nn.Module, feature_layer: str | None = None, name: str = "the network", classes: int | None = None
+) -> FeatureNetwork:
     """Make a network hand out a feature map, in place.
 
     Args:
@@ -31,6 +33,7 @@ def with_features(network: nn.Module, feature_layer: str | None = None, name: st
         feature_layer: the dotted name of the module whose output is the feature map; None: found by
             :func:`find_feature_layer`.
         name: of the network, for messages.
+        classes: how many logits there must be, where the layer has to be found; None: that is not looked at.
 
     Returns:
         The same object: ``network(x, features=True)`` now gives (logits, feature map).
@@ -39,7 +42,7 @@ def with_features(network: nn.Module, feature_layer: str | None = None, name: st
         ValueError: there is no such layer (the message has candidates), or none can be found.
     """
     if feature_layer is None:
-        feature_layer = find_feature_layer(network, name)
+        feature_layer = find_feature_layer(network, name, classes)
     modules = {key: module for key, module in network.named_modules() if _runs(module)}
     if feature_layer not in modules or not feature_layer:
         candidates = layer_names(network, feature_layer)
@@ -66,31 +69,34 @@ def without_features(network: nn.Module) -> nn.Module:
     return network
 
 
-def find_feature_layer(network: nn.Module, name: str = "the network") -> str:
+def find_feature_layer(network: nn.Module, name: str = "the network", classes: int | None = None) -> str:
     """The last layer that gives a feature map: [B,F,h,w] of more than one pixel, adaptive pooling left out.
 
     Two black images go through the network in eval mode, of the first size of :data:`SIDES` that it takes. Its weights,
     its statistics and torch's generator stay as they are.
 
     Raises:
-        ValueError: it takes none of these sizes, or no layer gives such a map.
+        ValueError: it takes none of these sizes, no layer gives such a map, or its output is not [B, ``classes``].
     """
     asked = "give feature_layer, the dotted name of the module whose output is [B,F,h,w]"
     problem = ""
     for side in SIDES:
         try:
-            maps = _maps(network, side)
+            maps, output = _maps(network, side)
         except Exception as error:  # whatever a network of somebody's own makes of a size that does not suit it
             problem = problem or f"with images of {side}x{side} pixels: {type(error).__name__}: {error}"
             continue
+        if classes is not None and not (isinstance(output, torch.Tensor) and output.shape == (2, classes)):
+            shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"{name} must give logits [2, {classes}] of 2 images and {classes} classes, not {shape}")
         if maps:
             return maps[-1]
         raise ValueError(f"no layer of {name} gives a feature map: {asked}; candidates: {layer_names(network)}")
     raise ValueError(f"the feature layer of {name} cannot be found ({problem}): {asked}")
 
 
-def _maps(network: nn.Module, side: int) -> list[str]:
-    """The layers that give a map, in the order in which they are done."""
+def _maps(network: nn.Module, side: int) -> tuple[list[str], Any]:
+    """The layers that give a map, in the order in which they are done, and what the network gives."""
     found: list[str] = []
 
     def note(key: str, output: Any) -> None:
@@ -103,11 +109,11 @@ def _maps(network: nn.Module, side: int) -> list[str]:
     first = next(network.parameters(), None)
     try:
         with _as_it_is(network):
-            network(torch.zeros(2, 3, side, side, device=None if first is None else first.device))
+            output = network(torch.zeros(2, 3, side, side, device=None if first is None else first.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return found, output
 
 
 @contextmanager

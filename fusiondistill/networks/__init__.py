@@ -55,8 +55,11 @@ class Network(Entry):
         """What the function makes of a name, a number of classes and checked parameters."""
         chosen = {"feature_layer": feature_layer} if self.chooses_layer else {}
         arguments = (classes,) if self.facts["names"] is None else (name, classes)
-        made: nn.Module = self.function(*arguments, **chosen, **parameters)
-        return made
+        made: Any = self.function(*arguments, **chosen, **parameters)
+        if not callable(getattr(made, "state_dict", None)):
+            raise self.gave(f"must return an nn.Module, not {type(made).__name__}")
+        network: nn.Module = made
+        return network
 
     @property
     def chooses_layer(self) -> bool:
@@ -73,7 +76,7 @@ class Networks(Registry):
 
     entry = Network
 
-    def register(
+    def register(  # type: ignore[override]  # names and layer are no facts among others
         self,
         name: str,
         *,
@@ -83,7 +86,6 @@ class Networks(Registry):
         version: int = 1,
         source: str = "",
         replace: bool = False,
-        **facts: Any,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Make a function a network, or with ``names`` a provider of networks.
 
@@ -94,16 +96,41 @@ class Networks(Registry):
             names: a provider's function that lists its names.
             provides: a provider's function that says whether it has a name: True, False, or a text with what is wrong
                 with a name of its kind. Default: whether it is listed.
-            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`.
-            facts: none is known besides.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
+                parameters are written.
+
+        The function is called as ``function(classes, **parameters)``, a provider's as ``function(name, classes,
+        **parameters)``. It returns an ``nn.Module`` from normalised images, float32 [B,3,H,W], to logits, float32
+        [B,classes]. It draws its weights from torch's generator.
+
+        Raises:
+            ValueError: as :meth:`fusiondistill.registry.Registry.register`.
+
+        Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``; then ``model: {name: small, width:
+            16}``:
+
+            >>> from torch import nn
+            >>> from fusiondistill import NETWORKS
+            >>> @NETWORKS.register("small")
+            ... def small(classes: int, *, width: int = 8):
+            ...     "Two convolutions and a head."
+            ...     first = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU()]
+            ...     second = [nn.Conv2d(width, width, 3), nn.BatchNorm2d(width), nn.ReLU()]
+            ...     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
+            ...     return nn.Sequential(*first, *second, *head)
         """
         known = {"feature_layer": feature_layer, "names": names, "provides": provides}
-        return super().register(name, version=version, source=source, replace=replace, **known, **facts)
+        return super().register(name, version=version, source=source, replace=replace, **known)
 
     def __getitem__(self, name: str) -> Network:
         found = super().__getitem__(name)
         assert isinstance(found, Network)
         return found
+
+    def takes_of(self, entry: Entry) -> tuple[str, ...]:
+        """A provider is given the name first."""
+        return ("classes",) if entry.facts["names"] is None else ("name", "classes")
 
     def provider(self, name: str) -> Network:
         """The entry that makes networks of that name; imports no torch for built-in ones.
@@ -137,5 +164,7 @@ class Networks(Registry):
         return None
 
 
-NETWORKS = Networks("network", __name__, offered=frozenset({"feature_layer"}))
+NETWORKS = Networks(
+    "network", __name__, offered=frozenset({"feature_layer"}), takes=("classes",), reserved=frozenset({"name"})
+)
 """Every network and provider of networks by name."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.source import Contents, Files, Root, Row
@@ -102,7 +101,7 @@ class Sources(Registry):
 
     entry = Source
 
-    def register(
+    def register(  # type: ignore[override]  # what it says of its images is no fact among others
         self,
         name: str,
         *,
@@ -114,7 +113,6 @@ class Sources(Registry):
         version: int = 1,
         source: str = "",
         replace: bool = False,
-        **facts: Any,
     ) -> Callable[[Reader], Reader]:
         """Make a reading function a data source; ``data: {name: NAME}`` in a config then names it.
 
@@ -125,11 +123,27 @@ class Sources(Registry):
             flip: may its images be mirrored in training?
             mean, std: the published figures per channel, 0..255 scale; None: computed on the training split.
             needs_root: what the root must be, in words, for a source that cannot do without one.
-            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`.
-            facts: none is known besides.
+            version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
+                parameters are written.
+
+        The function is called as ``function(files, split, **parameters)`` and returns :class:`Contents`; the module
+        says more.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`; or mean and std are not three numbers each.
+
+        Example:
+            A file ``mine.py``, which the config names under ``plugins: [mine.py]``; then ``data: {name: arrays, root:
+            FOLDER}``:
+
+            >>> import numpy as np
+            >>> from fusiondistill.sources import SOURCES, Contents, Row
+            >>> @SOURCES.register("arrays", needs_root="a folder of <split>/<class>.npy")
+            ... def arrays(files, split):
+            ...     "Arrays uint8 [N, H, W, 3], a file for each class."
+            ...     names = sorted(name for name in files if name.startswith(f"{split}/"))
+            ...     rows = (Row(x, label, name) for label, name in enumerate(names) for x in np.load(files[name]))
+            ...     return Contents([name.split("/")[1].removesuffix(".npy") for name in names], rows)
         """
         for what in (mean, std):
             if what is not None and len(what) != 3:
@@ -138,7 +152,7 @@ class Sources(Registry):
             raise ValueError(f"the data source {name!r} has a mean or a std alone: give both, or neither")
         published = (None, None) if mean is None or std is None else (tuple(mean), tuple(std))
         known = {"locate": locate, "flip": flip, "mean": published[0], "std": published[1], "needs_root": needs_root}
-        return super().register(name, version=version, source=source, replace=replace, **known, **facts)
+        return super().register(name, version=version, source=source, replace=replace, **known)
 
     def __getitem__(self, name: str) -> Source:
         found = super().__getitem__(name)
@@ -147,6 +161,13 @@ class Sources(Registry):
 
 
 SOURCES = Sources(
-    "data source", __name__, first=("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder")
+    "data source",
+    __name__,
+    first=("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder"),
+    takes=("files", "split"),
+    reserved=frozenset(
+        {"name", "root", "train_images", "test_images", "validation", "mean", "std", "flip", "fingerprint", "held_out"}
+        | {"holdout_seed"}
+    ),
 )
 """Every data source by name."""

@@ -145,7 +145,7 @@ class _Found:
         models[unique, seed] = (path, model, card)
 
 
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
 
 
 def _row(path: str) -> tuple[str, int]:

@@ -35,6 +35,7 @@ class StagesOfMethods:
     ) -> None:
         self.config, self.fingerprint, self.sha256_of, self.stages = config, fingerprint, sha256_of, stages
         self.made: dict[tuple[str, int], Networks] = {}
+        self._data: dict[int, DataSpec] = {}
 
     def of(self, name: str, seed: int) -> Networks:
         """The networks of a method, made once."""
@@ -156,6 +157,11 @@ class StagesOfMethods:
 
     def data(self, seed: int) -> DataSpec:
         """The images of a run of this seed."""
+        if seed not in self._data:
+            self._data[seed] = self._data_of(seed)
+        return self._data[seed]
+
+    def _data_of(self, seed: int) -> DataSpec:
         data, config = self.config.data, self.config
         return DataSpec(
             name=data.name,

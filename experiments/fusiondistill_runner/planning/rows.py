@@ -64,6 +64,7 @@ class Plan:
             "format": FORMAT,
             "experiment": self.config.experiment,
             "config": self.config.model_dump(mode="json"),
+            "content": self.config.content(),
             "stages": [{"name": s.name, "kind": s.kind, "seed": s.seed, "directory": s.directory} for s in self.stages],
             "rows": [
                 {

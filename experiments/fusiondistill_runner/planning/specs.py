@@ -148,9 +148,11 @@ class SearchSpec(_Spec):
     space: dict[str, Dimension]
 
     def entries(self) -> Iterator[tuple[str, str]]:
-        """Those of the training; also the loss terms that the space can turn on."""
+        """Those of the training; also the loss terms that the space can turn on, and the merges that it offers."""
         yield from self.train.entries()
         yield from (("losses", key.split(".")[1]) for key in self.space if key.startswith("loss."))
+        merges = self.space.get("start.merge", Dimension(grid=("",)))
+        yield from (("merging", str(name)) for name in merges.choice or merges.grid or () if name)
 
     def work(self, inputs: int) -> float:
         """Of all its trials; ASHA stops about half of their epochs."""

@@ -7,6 +7,7 @@ places the trials, keeps their processes alive from one to the next, and stops t
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -60,10 +61,13 @@ def run(
     trials = Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
         selector = {"bundle_label_selector": [labels]} if labels else {}
+        trial = tune.with_resources(
+            _trial(stage, context, queue), tune.PlacementGroupFactory([share.resources], **selector)
+        )
+        with _REGISTERING:
+            tune.register_trainable(stage.directory, trial)
         tuner = tune.Tuner(
-            tune.with_resources(
-                _trial(stage, context, queue), tune.PlacementGroupFactory([share.resources], **selector)
-            ),
+            stage.directory,
             tune_config=tune.TuneConfig(
                 num_samples=spec.candidates,
                 max_concurrent_trials=at_once,
@@ -82,6 +86,8 @@ def run(
     trials.commit()
 
 
+_REGISTERING = threading.Lock()
+"""Searches run side by side. Tune keeps trainables by name, and its table must not change while it is written out."""
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's error is told without a metric

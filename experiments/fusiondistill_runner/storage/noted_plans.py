@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
 from fusiondistill_runner.planning.rows import OtherFormat, Plan, check_plan
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["check_format", "note_plan", "noted_plan", "plans", "retire_points"]
+__all__ = ["check_format", "note_plan", "noted_plan", "noted_plugins", "plans", "retire_points"]
 
 
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
@@ -29,6 +30,30 @@ def noted_plan(store: Store, plan: Plan) -> dict[str, Any] | None:
     if any(content.get(key) != value for key, value in json.loads(json.dumps(plan.describe())).items()):
         return None
     return {key: content[key] for key in ("command", "started", "machine", "versions") if key in content}
+
+
+def noted_plugins(store: Store, experiment: str) -> tuple[str, dict[str, str]]:
+    """The plugins of the last run that a store notes: of this experiment, or else of any that had some.
+
+    Returns:
+        (when it was started, file -> digest); ("", {}) where no plan says so, or one cannot be read.
+    """
+    from pyarrow import fs
+
+    listed = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
+    others = sorted(info.base_name for info in listed if re.fullmatch(r"[^.].*\.json", info.base_name))
+    own = f"{experiment}.json"
+    found: list[tuple[str, dict[str, str]]] = [("", {})]
+    for name in [own, *(name for name in others if name != own)]:
+        try:
+            content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name))
+        except CheckpointError:
+            continue
+        if isinstance(plugins := content.get("plugins"), dict) and plugins:
+            found.append((str(content.get("started")), {str(file): str(sha) for file, sha in plugins.items()}))
+            if name == own:
+                break
+    return max(found, key=lambda one: one[0])
 
 
 def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:

@@ -160,7 +160,7 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
         said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
         said[f"{prefix}started on"] = plan.get("machine", "")
-        content = without_nothing(config)
+        content = without_nothing(plan.get("content") or {})
         said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
     return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import traceback
 
 from fusiondistill.locations import DiskFull
+from fusiondistill.plugins import blamed
+from fusiondistill.registry import WrongResult
 
 __all__ = ["describe"]
 
 
 def describe(problem: Exception) -> str:
-    """An error as a user should read it: our own in one line, a surprise with the end of its traceback."""
+    """An error as a user should read it: our own in one line, so a plugin's, a surprise with the traceback's end."""
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    if isinstance(problem, CheckpointError | DataError | NeedsGPU | NonFiniteLoss | DiskFull | ConnectionError):
+    ours = CheckpointError | DataError | NeedsGPU | NonFiniteLoss | DiskFull | WrongResult | ConnectionError
+    if isinstance(problem, ours):
         return str(problem)
+    if at := blamed(problem):
+        return at
     return "".join(traceback.format_exception(problem)[-4:]).strip()

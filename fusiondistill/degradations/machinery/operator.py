@@ -64,9 +64,11 @@ def degrade(
     if "protocol" in degradation.wants:
         extra["protocol"] = protocol
     out = degradation.function(images.contiguous(), device_levels, **extra)
+    if not isinstance(out, torch.Tensor):
+        raise degradation.gave(f"must return a tensor, not {type(out).__name__}")
     if out.shape != images.shape or out.dtype != torch.uint8 or out.device != images.device:
-        raise ValueError(
-            f"degradation {name!r} returned {out.dtype} {list(out.shape)} on {out.device}, "
+        raise degradation.gave(
+            f"returned {out.dtype} {list(out.shape)} on {out.device}, "
             f"expected {images.dtype} {list(images.shape)} on {images.device}"
         )
     return out.clone() if out is images else out
