@@ -32,8 +32,7 @@ class Batch:
         slices: where each degradation's images are within B.
         share: this worker's images as a multiple of the mean over all workers; a loss that is a mean over B must be
             multiplied by it before gradients are averaged over workers.
-        weight: how many images this worker answers for in sums over all workers: B, or less where every worker does
-            the same images.
+        weight: this worker's images in sums over all workers: B, or less where every worker has the same images.
     """
 
     student: torch.Tensor
@@ -61,7 +60,7 @@ class Pipeline:
         protocol: of the degradations.
         device: where batches are made.
         rank, world_size: this worker's place among those that share every batch.
-        channels_last: memory layout of what is handed out.
+        channels_last: memory layout of the batches.
     """
 
     images: ImageSet
@@ -107,11 +106,11 @@ class Pipeline:
         return images.index_select(0, indices), labels.index_select(0, indices)
 
     def _pair(self, name: str | None) -> str:
-        """The degradation as part of an address; left out, all degradations draw alike."""
+        """The degradation as part of an address; "" where all degradations draw alike."""
         return "" if name is None or self.pairing == "same" else name
 
     def _shard(self, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """This worker's part of a batch. A tail too small to cut is done by every worker alike."""
+        """This worker's part of a batch, and its ``share``. Every worker trains on a last batch too small to cut."""
         total = len(indices)
         if self.world_size == 1 or total < 2 * self.world_size:
             return indices, 1.0
@@ -167,7 +166,7 @@ class Pipeline:
 
 @lru_cache(maxsize=4)
 def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """A whole set on the accelerator, kept from stage to stage, so that an epoch never waits for the host."""
+    """A whole set on the accelerator, cached between stages, so that an epoch never waits for the host."""
     return images.images.to(device), images.labels.to(device)
 
 
@@ -187,13 +186,13 @@ def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Kept on the device: a copy from the host in every step would make the host wait for the device."""
+    """Mean and std on the device, cached: a copy in every step would make the host wait for the device."""
     mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)
     return mean_std[0].view(1, -1, 1, 1), mean_std[1].view(1, -1, 1, 1)
 
 
 def _crop(images: torch.Tensor, address: int, indices: torch.Tensor, padding: int) -> torch.Tensor:
-    """Zero-pad by ``padding`` and cut the image's size back out at a random place, one gather for the batch."""
+    """Zero-pad by ``padding`` and crop to the image's size at a random place, by one gather for the batch."""
     if not padding:
         return images
     batch, channels, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Cards: what a checkpoint says of itself, all that is needed to run it; and the plugin that its network may need."""
+"""Cards: the facts in a checkpoint that are needed to run it, among them the plugin that its network may need."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["card_of", "check_card", "check_plugin"]
 
 MOST_CLASSES = 100_000
-"""That a card may name: a head for a billion would fill any memory before its weights are found missing."""
+"""The most classes of a card: a head for a billion would fill the memory before its weights are found missing."""
 
 
 def card_of(
@@ -29,9 +29,9 @@ def card_of(
     dataset: str,
     parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that is needed to run a checkpoint: network, classes, normalisation (0..255 scale), input (height, width).
+    """The card of a network: its name, classes, normalisation (0..255 scale) and input size (height, width).
 
-    Of a network that has parameters they are in it, too; of one that a plugin registered the plugin's file and digest.
+    It also holds the network's parameters if there are any, and the file and digest of the plugin that registered it.
     """
     card: dict[str, Any] = {
         "model": model_name,
@@ -50,20 +50,20 @@ def card_of(
 
 
 def _plugin_of(model_name: str) -> Plugin | None:
-    """The user's file that registered a network; None for a built-in one, and where there is none of that name."""
+    """The plugin that registered a network; None for a built-in or an unknown one."""
     from fusiondistill.networks import NETWORKS
 
     return NETWORKS.provider(model_name).plugin if NETWORKS.check_name(model_name) is None else None
 
 
 def check_plugin(card: Mapping[str, Any], source: str) -> None:
-    """See that the plugin which a card names is loaded. A stored copy of it is never run by itself.
+    """Check that the plugin which a card names is loaded. A stored copy is never loaded by itself.
 
     Args:
         source: the path of the checkpoint; the message says whether a copy of the plugin lies there.
 
     Raises:
-        CheckpointError: it is not, or it is another file of that name; says which, and what to do.
+        CheckpointError: the plugin is not loaded, or has another digest; the message says what to do.
     """
     if "plugin" not in card:
         return
@@ -83,13 +83,13 @@ def check_plugin(card: Mapping[str, Any], source: str) -> None:
 
 
 def _plugin_copy(source: str, sha256: str) -> str:
-    """Where the source of a plugin lies beside a checkpoint, by its digest; "" where there is none."""
+    """The path of a plugin's copy beside a checkpoint, found by its digest; "" where there is none."""
     try:
         filesystem, place = open_location(source)
         place = place.removesuffix("/" + MANIFEST)
         place = place.rpartition("/")[0] if place.endswith(".safetensors") else place
         manifest = read_manifest(filesystem, place)
-    except (OSError, ValueError):  # what is no path, or no longer there
+    except (OSError, ValueError):  # not a path, or no longer there
         return ""
     entries = (manifest or {}).get("files", {}).items()
     found = (entry["file"] for name, entry in entries if name.startswith(COPY) and entry["sha256"] == sha256)
@@ -97,10 +97,10 @@ def _plugin_copy(source: str, sha256: str) -> str:
 
 
 def check_card(card: Mapping[str, Any], source: str) -> None:
-    """See whether a card, which may be a stranger's, says what :func:`card_of` says.
+    """Check that a card, which may come from an untrusted file, has the keys and types of :func:`card_of`.
 
     Raises:
-        CheckpointError: it does not; names the first part that is wrong.
+        CheckpointError: it has not; the message names the first wrong key.
     """
     if not card:
         raise CheckpointError(f"{source} carries no card: it does not say which network it belongs to")

@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors with the card that makes them usable, committed beside a manifest or alone."""
+"""Checkpoints: weights as safetensors with their card, committed with a manifest or as a single file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def to_safetensors(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, An
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Save weights and the card that makes them usable (:func:`card_of`).
+    """Save weights and their card (:func:`card_of`).
 
     Args:
         path: a ``.safetensors`` file, or else a directory that gets ``manifest.json`` beside the weights; may be a URI.
@@ -101,7 +101,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
 
 
 def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
-    """Where a checkpoint is; the manifest if that is a directory with one."""
+    """(file system, path, manifest) of a checkpoint; the manifest is None for a single file."""
     filesystem, place = open_location(path)
     place = place.removesuffix("/" + MANIFEST)
     manifest = None if place.endswith((".safetensors", ".pt", ".pth")) else read_manifest(filesystem, place)
@@ -119,7 +119,7 @@ def _read_single(filesystem: FileSystem, place: str, path: str | Path) -> bytes:
 
 
 def checkpoint_digest(path: str | Path) -> str:
-    """sha256 of the file with the weights of a checkpoint, which may be whatever :func:`load_checkpoint` takes.
+    """sha256 of the file with a checkpoint's weights; ``path`` as for :func:`load_checkpoint`.
 
     Raises:
         CheckpointError: missing, or its manifest is damaged.
@@ -133,7 +133,7 @@ def checkpoint_digest(path: str | Path) -> str:
 
 
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the card in the bytes of a safetensors or torch file; nothing is unpickled freely."""
+    """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``."""
     if source.endswith((".pt", ".pth")):
         return _parse_torch(data, source), {}
     from safetensors import SafetensorError
@@ -143,7 +143,7 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         card = json.loads((header.get("__metadata__") or {}).get("fusiondistill", "{}"))
-    except (SafetensorError, ValueError, KeyError, RecursionError) as error:  # KeyError: of a type that torch lacks
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(f"{source} is no intact safetensors file: {error}") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{source} carries a card that is none: {str(card)[:80]!r}")
@@ -159,11 +159,11 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     try:
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                # torch.save compresses nothing; what is compressed may hold a thousand times its size
+                # torch.save does not compress; a compressed part may unpack to a thousand times its size.
                 if sum(info.file_size for info in archive.infolist()) > len(data):
                     raise ValueError("its parts claim to be larger than the file")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes end in anything: IndexError, struct.error, AssertionError, ...
+    except Exception as error:  # torch raises nearly everything on damaged bytes
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

@@ -1,7 +1,7 @@
-"""Files that are committed, not written: each under the name of the attempt that wrote it, named by a sealed manifest.
+"""Commits files: each is written under the name of its attempt, then a sealed manifest names them all.
 
-The manifest is written last, by temporary file and rename. Two writers, a crash or a full disk can leave litter, never
-a mixture. All paths go through :mod:`pyarrow.fs`, so that a directory and a bucket are one mechanism.
+The manifest is written last, by temporary file and rename. Two writers, a crash or a full disk can leave files that no
+manifest names, but never a mixture of two attempts. Directories and buckets are one mechanism, :mod:`pyarrow.fs`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 MOST_BYTES = 64 * 2**20
-"""Of a manifest, and whatever else is a few facts as JSON."""
+"""Of a manifest that is read."""
 SEAL = "seal"
 
 
@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
 
 
 def new_attempt() -> str:
-    """A name for one try at writing: eight random hex digits."""
+    """A name for one attempt at writing a stage: eight random hex digits."""
     return secrets.token_hex(4)
 
 
@@ -71,10 +71,10 @@ def sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def unsealed(data: bytes, path: str) -> dict[str, Any]:
-    """The facts in what :func:`sealed` made; ``path`` is for the message.
+    """The facts in the bytes that :func:`sealed` made; ``path`` is for the message.
 
     Raises:
-        CheckpointError: cut short, changed, or no such facts.
+        CheckpointError: the bytes are cut short, changed, or hold no facts.
     """
     try:
         content = json.loads(data)
@@ -114,7 +114,7 @@ def read_manifest(filesystem: FileSystem, directory: str) -> dict[str, Any] | No
 
 
 def _check_entry(path: str, name: str, entry: Any) -> None:
-    """A manifest from a stranger may not lead out of its directory."""
+    """Refuse an entry that leads out of its directory, as one in an untrusted manifest may."""
     kinds = {"file": str, "sha256": str, "bytes": int}
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
         raise CheckpointError(f"{path} is no manifest: {name!r} has no file, digest and size")

@@ -1,7 +1,7 @@
-"""An experiment as frozen values: what the YAML may say, what each key means, and what is assumed without it.
+"""An experiment as frozen values: the keys of its YAML file, their meaning and their defaults.
 
-Nothing here imports torch, so that a mistake in a file is reported in the blink of an eye. Reading YAML, line numbers
-and overrides live in :mod:`fusiondistill.config_file`.
+Nothing here imports torch, so that mistakes in a file are reported at once. :mod:`fusiondistill.config_file` reads the
+YAML and the overrides, and finds line numbers.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
 
 
 def chosen_by(select: str | None, protocol: str) -> str:
-    """How epochs are chosen: what ``select`` says, or the protocol where it says nothing."""
+    """How epochs are chosen: ``select``, or the protocol's default where that is None."""
     return select or PROTOCOLS[protocol].select
 
 
 def held_out_of(validation: float | None, protocol: str) -> float:
-    """The part of the training images that is held out: what ``data.validation`` says, or the protocol."""
+    """The part of the training images that is held out: ``data.validation``, or the protocol's default."""
     return PROTOCOLS[protocol].held_out if validation is None else validation
 
 
@@ -63,7 +63,7 @@ class DataConfig(Parametrised):
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
     def entry(self) -> Entry | None:
-        """The data source; an unknown one is for the rules to say."""
+        """The data source; None for an unknown one, which the rules report."""
         from fusiondistill.sources import SOURCES
 
         return SOURCES.get(self.name)
@@ -78,7 +78,7 @@ class ModelConfig(Parametrised):
     )
 
     def entry(self) -> Entry | None:
-        """What builds it; an unknown name is for the rules to say."""
+        """The entry that builds the network; None for an unknown name, which the rules report."""
         from fusiondistill.networks import NETWORKS
 
         return None if NETWORKS.check_name(self.name) else NETWORKS.provider(self.name)
@@ -163,7 +163,7 @@ class EvaluationConfig(Frozen):
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
     )
     unseen: tuple[DegradationName, ...] = Field(
-        (), description="registered degradations that nobody was trained on, as columns of their own"
+        (), description="registered degradations to evaluate that no network was trained on, as columns of their own"
     )
     corruptions: str | None = Field(
         None, description="a folder like CIFAR-10-C's: <corruption>.npy, five severities in order, and labels.npy"
@@ -174,9 +174,9 @@ class EvaluationConfig(Frozen):
 
 
 class Resources(Frozen):
-    """What a worker holds while it works.
+    """The resources of a worker, and how many workers there are.
 
-    Changes where things run, not what they give (except ``threads``, ``workers_per_run`` and ``sync_batchnorm``).
+    They change where stages run, not their results (except ``threads``, ``workers_per_run`` and ``sync_batchnorm``).
     """
 
     cpus_per_worker: Positive = Field(1, description="CPUs that Ray reserves for a worker")
@@ -195,7 +195,7 @@ class Resources(Frozen):
 
 
 class TrackingConfig(Frozen):
-    """Where metrics also go while a run is going; changes no result. Keys and passwords are for the environment."""
+    """Trackers that also get a run's metrics; changes no result. Keys and passwords come from the environment."""
 
     mlflow: str | None = Field(
         None, description="URI of an MLflow server, or sqlite:///FILE; needs the extra of that name"
@@ -240,7 +240,7 @@ class Config(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _tabled(cls, given: Any) -> Any:
-        """Sections and ``define`` become the table of methods; what cannot be resolved is for the rules to say."""
+        """Turn sections and ``define`` into the table of methods; the rules report what cannot be resolved."""
         if not isinstance(given, dict) or "table" in given:
             return given
         rest = {key: value for key, value in given.items() if key not in METHODS and key != "define"}
@@ -264,7 +264,7 @@ class Config(Frozen):
 
     @property
     def assumed(self) -> Protocol:
-        """What the protocol assumes where the config says nothing."""
+        """The protocol's defaults."""
         return PROTOCOLS[self.protocol]
 
     @property
@@ -278,7 +278,7 @@ class Config(Frozen):
         return held_out_of(self.data.validation, self.protocol)
 
     def content(self) -> dict[str, Any]:
-        """It as a file would say it: methods that rows need as sections, or under ``define``; JSON-able."""
+        """The content of a config file for it, JSON-able: the methods that rows need are sections, or in ``define``."""
         whole = self.model_dump(mode="json", exclude={"table", "search"})
         needed = needed_methods(self.table, self.methods)
         rows = {name: self.table[name].model_dump(mode="json", exclude={"form"}) for name in needed}
@@ -302,4 +302,4 @@ class Config(Frozen):
 
 
 SECTIONS = frozenset({*Config.model_fields, "define", "fusion"} - {"table"})
-"""Keys of a config that are no methods; ``fusion`` is an old one."""
+"""Keys of a config that are not methods; ``fusion`` is an old spelling."""

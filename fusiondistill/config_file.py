@@ -28,7 +28,7 @@ __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "pa
 _TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}
 """What pydantic calls a type -> what YAML calls it."""
 _SHOWN = 200
-"""Mistakes that are listed; whoever makes more knows by then."""
+"""The most mistakes that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Mistake:
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; ``mistakes`` lists all that is wrong."""
+    """A config that cannot be used; ``mistakes`` lists every mistake."""
 
     def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
         self.source = source
@@ -100,7 +100,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def load_points(name: str, overrides: Iterable[str] = ()) -> tuple[Config, tuple[Config, ...]]:
-    """As :func:`load`; with it one config for each point of its sweep, or itself where there is none."""
+    """As :func:`load`, with the configs of all points of its sweep; without a sweep that is the config itself."""
     path = find(name)
     try:
         text = safe_yaml.read_text(path)
@@ -143,7 +143,7 @@ def parse_points(
 
 
 def _load_plugins(content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> list[Mistake]:
-    """Run the plugins, whose entries the rest of the config may name; returns what is wrong with them."""
+    """Load the plugins, whose entries the rest of the config may name; returns their mistakes."""
     given, found = content.get("plugins"), []
     read: list[str] = []
     for i, path in enumerate(given if isinstance(given, list) else ()):
@@ -157,7 +157,7 @@ def _load_plugins(content: Mapping[str, Any], lines: Mapping[Location, int | Non
 
 
 def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[list[Config | None], list[Mistake]]:
-    """The checked config of each point of the sweep, or of the one experiment, and all that is wrong."""
+    """The checked config of each point of the sweep, or of the one experiment, and all mistakes."""
     if content.get("sweep") is None:
         config, mistakes = _check(content, lines)
         return [config], mistakes
@@ -187,7 +187,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
-    """The config that a content describes, and all that is wrong with it."""
+    """The config that a content describes (None if pydantic refuses it), and all mistakes."""
     content, lines = modern(content, lines)
     config = None
     found: list[Mistake] = []
@@ -195,10 +195,10 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
         config = Config.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
-        short = [p for p in problems if p["type"] == "too_short"]  # of what is wrong itself nothing is left
+        short = [p for p in problems if p["type"] == "too_short"]  # an empty sequence, since its items were refused
         again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
         explained = [_explain(problem, content, lines) for problem in problems if problem not in again]
-        found += {m.key: m for m in reversed(explained) if m}.values()  # of a choice of types the first speaks
+        found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
     ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
@@ -237,7 +237,7 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
 
 
 def _line(location: Location, lines: Mapping[Location, int | None]) -> int | None:
-    """The line of a location, or of the nearest part of it that the file has."""
+    """The line of a location, or of the nearest key above it that is in the file."""
     for end in range(len(location), 0, -1):
         if location[:end] in lines:
             return lines[location[:end]]
@@ -287,7 +287,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _place(location: Location, content: Mapping[str, Any]) -> Location:
-    """Where the file says what pydantic found at a place of the config's model."""
+    """The location in the file of a location in the config's model."""
     if location[:1] == ("table",):
         rest = [part for part in location[2:] if part not in ("trained", "merged", "combined")]
         rest = [part for i, part in enumerate(rest) if not (part in ("Merge", "str", "Inference", "Teachers") and i)]
@@ -298,12 +298,12 @@ def _place(location: Location, content: Mapping[str, Any]) -> Location:
 
 
 def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> Mistake | None:
-    """One pydantic error in our words; None for one that is said where it was inherited from."""
+    """A pydantic error as a mistake; None for one that the rules, or the method that it is inherited from, report."""
     location = _place(tuple(problem["loc"]), content)
     message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
     shown = problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return None  # the rules between methods say it
+        return None  # the rules report it
     if (
         location[:1] == ("define",)
         and len(location) > 2

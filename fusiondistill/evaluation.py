@@ -1,4 +1,4 @@
-"""Counts of right answers for every level of a degradation, the predictions themselves, and how sure they are."""
+"""Evaluates models: right answers at every level of a degradation, predictions, likelihoods and confidences."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Counts(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a model says of N images at each of L levels, on the CPU; from these follow counts and means.
+    """A model's answers for N images at each of L levels, on the CPU.
 
     ``nll`` is the negative log-likelihood of the true class in nats, ``confidence`` the largest softmax probability, a
     fraction; both float32, and None for a model whose output is a vote.
@@ -80,16 +80,16 @@ def _finite(value: float) -> float | None:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a model is shown, apart from the images.
+    """How images are degraded before a model sees them.
 
-    The noise is a function of (seed, degradation, image index), scaled or thresholded by the level; nothing depends on
-    the batch size or on order.
+    The noise is a function of (seed, degradation, image index), scaled or thresholded by the level. It does not depend
+    on the batch size or on order.
 
     Attributes:
         degradation: a registered name.
         levels: integer levels of that degradation.
         seed: of the noise.
-        batch_size: images of a forward pass, rounded up to what a model :func:`for_inference` works with at once.
+        batch_size: images of a forward pass, rounded up to whole pieces of a model :func:`for_inference`.
         protocol: ``standard`` or ``paper``.
         parameters: of the degradation.
     """
@@ -102,7 +102,7 @@ class Conditions:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def shown(self, images: torch.Tensor, indices: torch.Tensor, level: int) -> torch.Tensor:
-        """Images uint8 [B,3,H,W] with the addresses int64 [B] at a level of the degradation, uint8 [B,3,H,W]."""
+        """Degrade images uint8 [B,3,H,W] of the image indices int64 [B] to a level; uint8 [B,3,H,W]."""
         noise: dict[str, Any] = {"seed": self.seed, "indices": indices, "protocol": self.protocol}
         return degrade(images, self.degradation, level, **noise, **self.parameters)
 
@@ -147,12 +147,11 @@ def predict(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> to
 def judge(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> Judged:
     """Predictions, log-likelihoods and confidences at every level of a degradation.
 
-    Of the degraded images one batch is held at a time; what is kept is 16 bytes per image and level.
+    One batch of degraded images is held at a time. The result takes 16 bytes per image and level.
 
     Args:
-        model, image_set: as for :func:`evaluate`. An attribute ``gives`` of the model that is "votes" says that its
-            output has no probabilities.
-        conditions: what it is shown.
+        model, image_set: as for :func:`evaluate`. A model whose attribute ``gives`` is "votes" has no probabilities.
+        conditions: how the images are degraded.
 
     Example:
         >>> judged = judge(model, load_images("digits", "test"), Conditions("jpeg", [1, 50], seed=1, batch_size=500))
@@ -191,7 +190,7 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
 
 
 def _views(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> _Views:
-    """For each batch the labels and, one after another, its images at each level, all on the model's device."""
+    """For each batch its labels and, one after another, its images at each level, all on the model's device."""
     size, device = _whole_pieces(model, conditions.batch_size, image_set.gather([0])[0]), _device(model)
     for start in range(0, len(image_set), size):
         rows = torch.arange(start, min(start + size, len(image_set)))
@@ -224,7 +223,7 @@ def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _whole_pieces(model: nn.Module, batch_size: int, images: torch.Tensor) -> int:
-    """The batch size rounded up to whole pieces of a model that works in pieces: only the last one needs padding."""
+    """The batch size, rounded up to whole pieces of the model, so that only the last piece needs padding."""
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; at least 2 images are needed for a forward pass")
     piece = piece_of(model, *images.shape[2:])
@@ -237,7 +236,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits of a batch. One image alone takes other kernels than a batch does, so it is never alone."""
+    """Logits of a batch. A single image is doubled, since torch would use other kernels for it."""
     if len(images) == 1:
         return model(images.expand(2, -1, -1, -1))[:1]
     return model(images)
@@ -255,9 +254,9 @@ def validate(
     batch_size: int = 500,
     channels_last: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Which images a model in training gets right: each image once per degradation, at one random level.
+    """Which images a model in training classifies right: each image once per degradation, at one random level.
 
-    Levels and noise are functions of (seed, degradation, image index): every epoch is judged on the same pixels.
+    Levels and noise are functions of (seed, degradation, image index), so every epoch is judged on the same pixels.
 
     Args:
         model: takes normalised float32; left in eval mode.

@@ -1,4 +1,4 @@
-"""A classifier made ready to judge many images: BatchNorm folded away, channels last, pieces that fit the cache."""
+"""Prepares a classifier for fast inference: BatchNorm folded away, channels last, pieces that fit the cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ _PIECE_PIXELS = 2**15  # 32 images of 32x32: a ResNet-56's activations stay in t
 
 
 class InferenceClassifier(ImageClassifier):
-    """What :func:`for_inference` makes of an :class:`ImageClassifier`: the same logits, sooner, and no feature map.
+    """The fast copy that :func:`for_inference` makes of an :class:`ImageClassifier`; it gives no feature map.
 
-    On a CPU every forward pass of the network has the same number of images, :meth:`piece`, the last one padded: oneDNN
-    chooses its kernels by the shape of a batch, and other kernels round otherwise. So an image's logits do not depend
-    on what else is in its batch, nor on how large that is.
+    On a CPU every forward pass has the same number of images, :meth:`piece`, the last one padded. oneDNN chooses its
+    kernels by the shape of a batch, and kernels round differently; so an image's logits do not depend on its batch.
     """
 
     def __init__(self, model: ImageClassifier, network: nn.Module, precision: str) -> None:
@@ -35,14 +34,14 @@ class InferenceClassifier(ImageClassifier):
         self.precision = precision
 
     def piece(self, height: int, width: int) -> int | None:
-        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None elsewhere: as many as there are."""
+        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None (any number) on other devices."""
         if self.mean.device.type != "cpu":
             return None
         most = max(8, min(64, _PIECE_PIXELS // (height * width)))
         return 1 << (most.bit_length() - 1)
 
     def forward(self, images: torch.Tensor, features: bool = False) -> torch.Tensor:
-        """Classify uint8 images [B,3,H,W], 0..255; returns logits float32 [B,C], whatever the precision.
+        """Classify uint8 images [B,3,H,W], 0..255; returns logits float32 [B,C], for each precision.
 
         Raises:
             TypeError: the images are not uint8, or features are asked for.
@@ -67,8 +66,8 @@ class InferenceClassifier(ImageClassifier):
 def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     """Copy a classifier for speed: in eval mode, each BatchNorm folded into the convolution before it, channels last.
 
-    A BatchNorm that follows no convolution, or one that others read too, stays; so does the whole network if
-    ``torch.fx`` cannot trace it. The logits are the model's but for rounding (about 1e-6 of their size).
+    A BatchNorm stays where it follows no convolution, or one that other layers read, too; all stay if ``torch.fx``
+    cannot trace the network. The logits differ from the model's by rounding (about 1e-6 of their size).
 
     Args:
         model: an :class:`ImageClassifier`, or a module made of several, such as an ensemble; not changed.
@@ -76,7 +75,7 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
             answers in a thousand (``fp16`` on a CPU is slower than ``fp32`` by far).
 
     Returns:
-        An :class:`InferenceClassifier`, or a copy of the module made of such: uint8 [B,3,H,W] -> float32 [B,C].
+        An :class:`InferenceClassifier`, or a copy of the module that holds such: uint8 [B,3,H,W] -> float32 [B,C].
 
     Raises:
         ValueError: unknown precision.
@@ -93,13 +92,13 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         if not parts:
             raise TypeError(f"only an ImageClassifier or what is made of some is prepared, not {type(model).__name__}")
         made = {id(part): for_inference(part, precision=precision) for part in parts}
-        return copy.deepcopy(model, made).eval()  # takes what is made for what it would copy
+        return copy.deepcopy(model, made).eval()  # with the prepared parts instead of copies
     network = _folded(copy.deepcopy(model.network).eval()).to(memory_format=torch.channels_last)
     return InferenceClassifier(model, network, precision).eval()
 
 
 def piece_of(model: nn.Module, height: int, width: int) -> int:
-    """How many images of this size the model wants at once, or a multiple of it; 1: any number will do."""
+    """A batch of the model should hold a multiple of this many images of this size; 1: any number."""
     parts = (part for part in model.modules() if isinstance(part, InferenceClassifier))
     return max((part.piece(height, width) or 1 for part in parts), default=1)
 
@@ -111,7 +110,7 @@ def _padded(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class _Logits(nn.Module):
-    """A network without the choice to ask for features, so that it can be traced."""
+    """A network without the argument ``features``, so that it can be traced."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -122,13 +121,13 @@ class _Logits(nn.Module):
 
 
 def _folded(network: nn.Module) -> nn.Module:
-    """The same function of x with BatchNorms folded into convolutions where that can be; may reuse the network."""
+    """The network with BatchNorms folded into convolutions where possible; may change and reuse it."""
     from fusiondistill.models.features import without_features
 
     network = without_features(network)
     try:
         traced = fx.symbolic_trace(_Logits(network))
-    except Exception:  # whatever a forward method makes of a proxy
+    except Exception:  # a forward method may raise anything on a proxy
         return network
     modules: dict[str, nn.Module] = dict(traced.named_modules())
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
@@ -152,7 +151,7 @@ def _folded(network: nn.Module) -> nn.Module:
 
 
 def _convolution_before(node: fx.Node, modules: dict[str, nn.Module], calls: Counter[Any]) -> Any:
-    """The convolution whose only reader is this BatchNorm, if the node is one and both are called just once."""
+    """The convolution that only this BatchNorm reads; None if the node is no BatchNorm or either is called twice."""
     before = node.args[0] if node.args else None
     if not isinstance(before, fx.Node) or len(before.users) > 1:
         return None

@@ -1,4 +1,4 @@
-"""A bucket as it was at one look, so that what latency costs is paid once and not for each small file."""
+"""A snapshot of a bucket, so that a reader of many small files waits for the latency once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 __all__ = ["Glance"]
 
 MOST_AHEAD = 64 * 2**20
-"""Bytes of a file that is read ahead: what is larger is no manifest."""
+"""Bytes of a file that is read ahead; a larger one is no manifest."""
 
 
 class Glance:
-    """A bucket as it was at one look: one listing, and the small files that are wanted, read side by side.
+    """A snapshot of a bucket: one listing, and the small files that are wanted, read side by side.
 
-    Reading what is not there costs no request any more. Everything but reading goes to the file system itself.
+    Reading a missing file takes no request. Everything but reading goes to the file system itself.
 
     Args:
-        root: what is listed, with everything below.
+        root: the folder that is listed, with everything below.
         patterns: file names that are read ahead, like ``counts.*.parquet``.
-        location: how a user calls it, for messages.
+        location: the user's name of the bucket, for messages.
 
     Raises:
         LocationError, ConnectionError: see :func:`explained`.

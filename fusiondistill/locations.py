@@ -1,7 +1,7 @@
-"""Directories and buckets as one mechanism (:mod:`pyarrow.fs`): what to open, how to read and write whole files.
+"""Directories and buckets as one mechanism (:mod:`pyarrow.fs`): opens locations, reads and writes whole files.
 
-A bucket has no rename and needs none: an upload is visible when it is complete. What it has is latency and a price per
-request, so a file is read by one request for its size and one for its content, and written by one.
+A bucket has no rename and needs none: an upload is visible when it is complete. Requests have latency and a price, so a
+file is read by two (its size, its content) and written by one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 __all__ = [
+    "DiskFull",
     "LocationError",
-    "NoRoom",
     "absolute",
     "be_patient",
     "explained",
@@ -34,11 +34,11 @@ __all__ = [
 
 ATTEMPTS = 4
 CONNECT, SILENCE = 5.0, 10.0
-"""Seconds until a server that does not take the connection, or says nothing, counts as unreachable (each attempt)."""
+"""Seconds after which an attempt counts as failed: without a connection, and without an answer."""
 PATIENCE = 60.0
 """Seconds that work under way waits for a bucket that does not answer any more (``FUSIONDISTILL_WAIT_FOR_STORE``)."""
 AT_ONCE = 16
-"""Requests side by side: what latency costs a look at hundreds of stages is divided by this."""
+"""Requests side by side, so that a look at hundreds of stages waits for a sixteenth of their latency."""
 _SETTINGS = ("region", "scheme", "endpoint_override", "tls_ca_file_path")
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ class LocationError(ValueError):
     """A place that does not exist, or that these credentials may not use; the message says what to do."""
 
 
-class NoRoom(OSError):
-    """A disk is full; the message names the file, its size and the room that is left."""
+class DiskFull(OSError):
+    """A disk is full; the message names the file, its size and the free bytes."""
 
 
 _patience = 0.0
@@ -59,8 +59,7 @@ _patience = 0.0
 def be_patient() -> None:
     """From now on, in this process, reading and writing wait for a server that does not answer.
 
-    For work that was begun because the server did answer. Whoever turns to it for the first time wants to know at once
-    that it is not there.
+    To be called once the server has answered. Before, a caller should learn at once that it does not.
     """
     global _patience
     text = os.environ.get("FUSIONDISTILL_WAIT_FOR_STORE") or str(PATIENCE)
@@ -71,7 +70,7 @@ def be_patient() -> None:
 
 
 def _patiently(call: Callable[[], R], path: str, patience: float | None) -> R:
-    """The result of a request, asked for again while nobody answers; None: as patient as the process is."""
+    """The result of a request, repeated for ``patience`` seconds (None: see :func:`be_patient`) without an answer."""
     limit = time.monotonic() + (_patience if patience is None else patience)
     while True:
         try:
@@ -85,7 +84,7 @@ def _patiently(call: Callable[[], R], path: str, patience: float | None) -> R:
 
 
 def absolute(location: str | Path) -> str:
-    """A location as it is valid from any working directory; a URI is so already."""
+    """A location that is valid in any working directory; a URI stays as it is."""
     text = str(location)
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
@@ -121,7 +120,7 @@ def open_location(location: str | Path) -> tuple[FileSystem, str]:
 
 
 def _open_s3(uri: str) -> tuple[FileSystem, str]:
-    """Unlike :func:`pyarrow.fs.FileSystem.from_uri` with bounded retries, and small files uploaded in one request."""
+    """An S3 file system with bounded retries, which uploads small files in one request."""
     from pyarrow import fs
 
     parts = urlsplit(uri)
@@ -173,11 +172,11 @@ _SILENT = ("NETWORK_CONNECTION", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "UNAVAILABL
 
 
 def explained(error: OSError, location: str) -> Exception:
-    """What went wrong with a bucket, as an error for a user; others come back as they are.
+    """An error of a bucket as one for users.
 
     Returns:
-        A :class:`LocationError` for what the user gave wrongly, a :class:`ConnectionError` for a server that does not
-        answer.
+        A :class:`LocationError` for a wrong bucket or credentials, a :class:`ConnectionError` for a server that does
+        not answer, else ``error`` itself.
     """
     text = str(error)
     if "NO_SUCH_BUCKET" in text or ("ucket" in text and "not found" in text):
@@ -220,13 +219,13 @@ def read_whole(filesystem: Any, path: str, limit: int | None = None, *, patience
 
 
 def write_file(filesystem: FileSystem, path: str, data: bytes, *, patience: float | None = None) -> None:
-    """Write a whole file or nothing: temporary file and rename; a bucket's upload is atomic by itself.
+    """Write a whole file or nothing, by temporary file and rename. A bucket's upload is atomic by itself.
 
     Raises:
-        NoRoom: the disk is full, or the file larger than it may be.
+        DiskFull: the disk is full, or the file is larger than a quota or the file system allows.
     """
     if is_local(filesystem):
-        with making_room_known(path, len(data)):
+        with naming_full_disk(path, len(data)):
             _write_local(Path(path), data)
         return
 
@@ -251,11 +250,11 @@ def _write_local(target: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def making_room_known(path: str, size: int) -> Iterator[None]:
-    """Turn the operating system's word for a full disk into one that says which, and how full.
+def naming_full_disk(path: str, size: int) -> Iterator[None]:
+    """Turn the operating system's errors of a full disk into one that names the file and the free bytes.
 
     Raises:
-        NoRoom: there is no room for so many bytes.
+        DiskFull: there is no room for ``size`` bytes.
     """
     try:
         yield
@@ -263,7 +262,7 @@ def making_room_known(path: str, size: int) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         there = next(parent for parent in Path(path).parents if parent.is_dir())
-        problem = NoRoom(
+        problem = DiskFull(
             f"{path} cannot be written: {error.strerror} ({size:,} bytes, {shutil.disk_usage(there).free:,} are free "
             f"in {there}). Make room and start the same command again: what is stored stays"
         )
@@ -272,7 +271,7 @@ def making_room_known(path: str, size: int) -> Iterator[None]:
 
 
 def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Results in order, :data:`AT_ONCE` at a time."""
+    """The function's results for all items, in order; :data:`AT_ONCE` threads compute them."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

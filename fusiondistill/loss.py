@@ -21,7 +21,7 @@ from fusiondistill.frozen import Weight
 from fusiondistill.losses import LOSSES, Needs, needs
 from fusiondistill.registry import close_to
 
-__all__ = ["FOR_DIGEST", "Loss", "idle_keys", "merged_loss", "modern_key", "modern_loss", "set_loss_key"]
+__all__ = ["FOR_DIGEST", "Loss", "idle_keys", "merged_loss", "modern_loss", "set_loss_key"]
 
 FOR_DIGEST = {"digest": True}
 """Context of ``model_dump`` under which a loss leaves out the terms of weight 0, which change no result."""
@@ -174,11 +174,6 @@ def modern_loss(raw: Any) -> tuple[Any, list[str]]:
     rest = {term: value for term, value in raw.items() if term not in ("kd", "temperature")}
     message = "loss.temperature is loss.kd.temperature now: write kd: {weight: ..., temperature: ...}"
     return {**rest, "kd": {**given, "temperature": raw["temperature"]}}, [message]
-
-
-def modern_key(key: str) -> str:
-    """A dotted key of a recipe in today's spelling: ``loss.temperature`` is ``loss.kd.temperature``."""
-    return "loss.kd.temperature" if key == "loss.temperature" and "temperature" not in LOSSES else key
 
 
 def merged_loss(defaults: Any, given: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Randomness that is addressed, not consumed.
+"""Random numbers by address.
 
-Every random number here is a pure function of an address, such as (seed, epoch, image index, purpose). Nothing is
-drawn from a stream, so batch size, order, sharding, resuming and device cannot change a single value.
+Every random number is a pure function of an address, such as (seed, epoch, image index, purpose). There is no stream,
+so batch size, order, sharding, resuming and device cannot change a value.
 """
 
 from __future__ import annotations

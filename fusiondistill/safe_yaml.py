@@ -1,7 +1,7 @@
-"""YAML from strangers: plain values with their lines, in bounded time; whatever hides what is meant is refused.
+"""Reads untrusted YAML in bounded time: plain values, with the line of each key.
 
-No tags but YAML's own, no anchors (which can make gigabytes of a few lines), no repeated keys, no values so long or so
-deep that reading them takes longer than one would wait.
+It refuses tags other than YAML's own, anchors (a few lines of which can make gigabytes), repeated keys, and values that
+are so long or nested so deeply that reading them takes long.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Location = tuple[str | int, ...]
 
 MOST_BYTES = 100_000
 MOST_SCALAR = 1_000
-"""Characters of one value: Python refuses to read longer numbers, and YAML has one form that takes for ever."""
+"""Characters of one value: Python refuses much longer numbers, and PyYAML takes for ever on one form of them."""
 MOST_DEPTH = 50
 
 
 class YAMLProblem(ValueError):
-    """What is wrong with a text that should be YAML, and in which line (0: the whole file)."""
+    """A mistake in a text that should be YAML, with its line (0: the whole file)."""
 
     def __init__(self, problem: str, line: int) -> None:
         super().__init__(problem)
@@ -30,10 +30,10 @@ class YAMLProblem(ValueError):
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of a sensible size.
+    """The text of a file of at most 100,000 bytes.
 
     Raises:
-        YAMLProblem: too large, no text, or it cannot be read.
+        YAMLProblem: the file is larger, not UTF-8, or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -51,7 +51,7 @@ def read(text: str) -> tuple[Any, dict[Location, int]]:
     """The content ({} if there is none) and the line of every key.
 
     Raises:
-        YAMLProblem: it is no YAML, or not of the plain kind that is meant here.
+        YAMLProblem: the text is not YAML, or holds something that is refused.
     """
     try:
         return _read(text)
@@ -59,7 +59,7 @@ def read(text: str) -> tuple[Any, dict[Location, int]]:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
         raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from error
-    except (ValueError, OverflowError, TypeError) as error:  # a date or a number that looks like one and is none
+    except (ValueError, OverflowError, TypeError) as error:  # an impossible date or number
         raise YAMLProblem(f"not valid YAML: {error}", 1) from error
 
 
@@ -77,7 +77,7 @@ def _read(text: str) -> tuple[Any, dict[Location, int]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Looks at each node before it is made."""
+    """Checks each node before it is made."""
 
     depth = 0
 

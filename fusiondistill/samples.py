@@ -1,4 +1,4 @@
-"""A few images of a test split to look at: which ones, and as PNG files."""
+"""Chooses a few images of a test split to show, and encodes images as PNG files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["png", "sample_rows"]
 
 MOST, FEWEST = 16, 4
 PIXELS = MOST * 64 * 64
-"""Of all samples at one level together, unless that leaves too few."""
+"""Of all samples at one level together; 4 images are taken even where they have more."""
 
 
 def sample_rows(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The rows of a few images that stand for all: the same for every method, since they follow from the labels.
+    """The rows of a few images to show: the same for every method, since they depend on the labels and size alone.
 
     Args:
         labels: int64 [N].
-        size: (height, width) of the images; of large ones there are fewer.
+        size: (height, width) of the images; of large images fewer are taken.
 
     Returns:
-        int64 [n], 4 to 16 rows (as long as there are as many images): the first image of each class, then the second
-        of each, and so on; of many classes some, evenly spread.
+        int64 [n], 4 to 16 rows (fewer only if there are fewer images): the first image of each class, then the second
+        of each, and so on. Of more classes than rows some are taken, evenly spread.
     """
     count = min(len(labels), max(FEWEST, min(MOST, PIXELS // (size[0] * size[1]))))
     present = labels.cpu().unique()

@@ -1,8 +1,8 @@
 """Means, intervals over seeds, and paired tests over images: plain numbers in, plain numbers out.
 
-Accuracies are fractions 0..1 here; percent is a matter of the report. Two kinds of chance are kept apart: another seed
-would have trained other networks (:func:`mean_interval`), another draw of test images would have scored the same
-networks differently (:func:`paired_permutation_test`, :func:`paired_bootstrap_interval`).
+Accuracies are fractions 0..1. Two kinds of chance are kept apart: another seed would have trained other networks
+(:func:`mean_interval`), another draw of test images would have scored the same networks differently
+(:func:`sign_flip_tests`, :func:`bootstrap_intervals`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ __all__ = [
     "interpolated_mean",
     "level_weights",
     "mean_interval",
-    "paired_bootstrap_interval",
-    "paired_permutation_test",
     "sign_flip_tests",
 ]
 
@@ -37,8 +35,8 @@ _CHUNK = 4_000_000  # resampled values held at once: 32 MB of float64
 class Interval:
     """The mean of n values and how well it is known, all in the unit of the values.
 
-    ``deviation`` is the sample standard deviation (n - 1 below the line) and ``half`` half the width of the confidence
-    interval, so that the interval is mean - half .. mean + half. One value tells nothing of its spread: both are None.
+    ``deviation`` is the sample standard deviation (with n - 1) and ``half`` half the width of the confidence interval:
+    mean - half .. mean + half. For one value both are None.
     """
 
     mean: float
@@ -67,9 +65,9 @@ def accuracy(right: ArrayLike, seen: ArrayLike) -> float:
 
 
 def average(values: Iterable[float | None]) -> float | None:
-    """The mean, in the unit of the values; None as soon as one of them is missing, or if there are none.
+    """The mean, in the unit of the values; None if one of them is missing, or if there are none.
 
-    A mean over what happens to be there would compare a method's easy degradations with another one's hard ones.
+    A mean over the present values alone would compare a method's easy degradations with another one's hard ones.
 
     >>> average([60.0, 62.0]), average([60.0, None])
     (61.0, None)
@@ -83,13 +81,13 @@ def average(values: Iterable[float | None]) -> float | None:
 
 
 def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: int) -> float:
-    """The mean over all integer levels first..last of what was measured at some of them, in the unit of the values.
+    """The mean over all integer levels first..last of values that were measured at some of them, in their unit.
 
     Between two measured levels the value is interpolated linearly; outside the measured range it is the nearest
-    measured one: nothing is extrapolated.
+    measured one.
 
     Args:
-        levels: int [n], rising: where it was measured, all within first..last.
+        levels: int [n], rising: the measured levels, all within first..last.
         values: float [n].
 
     Raises:
@@ -176,74 +174,24 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(data.mean()), half, deviation, data.size)
 
 
-def paired_permutation_test(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> float:
-    """Two-sided p-value of "a and b do equally well", by flipping the signs of the images' differences.
-
-    The unit is the test image: ``a[i]`` and ``b[i]`` are the two methods' mean correctness on image i (a fraction, over
-    levels and seeds). If the methods are exchangeable, each difference a[i] - b[i] might as well have had the other
-    sign; p = (1 + number of sign draws whose |mean| reaches the observed one) / (1 + resamples), never 0 (Phipson and
-    Smyth, 2010). It says nothing about other seeds: the interval over seeds stands beside it.
-
-    Args:
-        a: float [N], one number per image.
-        b: float [N], the same images in the same order.
-        seed: the signs are a function of the seed and N.
-        resamples: draws of N signs; the smallest possible p is 1 / (1 + resamples).
-
-    Raises:
-        ValueError: other lengths, no images, values that are not finite, or fewer than one resample.
-    """
-    differences = _differences(a, b, resamples)
-    differences = differences[differences != 0]  # a flipped zero is a zero
-    if not differences.size:
-        return 1.0
-    total = differences.sum()
-    # Correctness comes in steps, so draws that equal the observed sum are common: rounding must not decide on them.
-    threshold = abs(total) - 1e-9 * np.abs(differences).sum()
-    words = -(-differences.size // 64)
-    bits = np.random.Philox(key=_key("sign flip", seed))
-    reached = 0
-    for rows in _chunks(resamples, words * 64):
-        drawn = bits.random_raw(rows * words).astype("<u8").reshape(rows, words)
-        flips = np.unpackbits(drawn.view(np.uint8), axis=1, count=differences.size)
-        reached += int((np.abs(total - 2 * (flips.astype(np.float64) @ differences)) >= threshold).sum())
-    return (1 + reached) / (1 + resamples)
-
-
-def paired_bootstrap_interval(
-    a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Where mean(a) - mean(b) would lie for another draw of test images: the percentile bootstrap's (low, high).
-
-    Arguments and errors are those of :func:`paired_permutation_test`; the unit is that of a and b. Images are drawn
-    with replacement, a and b together.
-    """
-    differences = _differences(a, b, resamples)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    generator = np.random.Generator(np.random.Philox(key=_key("bootstrap", seed)))
-    means = [
-        differences[generator.integers(differences.size, size=(rows, differences.size))].mean(axis=1)
-        for rows in _chunks(resamples, differences.size)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
 def sign_flip_tests(differences: ArrayLike, *, seed: int, resamples: int = 10_000) -> list[float]:
-    """:func:`paired_permutation_test` for many pairs of methods on the same images at once: a p-value per pair.
+    """Two-sided p-values of "a and b do equally well" for many pairs (a, b) of methods on the same test images.
 
-    All pairs see the same sign draws (a function of the seed and N), so the work is one matrix product; the p-values
-    depend on each other, which :func:`holm` allows. Where no difference is zero, each is the single test's to the bit.
+    The unit is the test image. If two methods are exchangeable, each image's difference could have had the other sign;
+    p = (1 + number of sign draws whose |mean| reaches the observed one) / (1 + resamples), never 0 (Phipson and Smyth,
+    2010). It says nothing about other seeds, for which there is the interval over seeds. All pairs see the same sign
+    draws (a function of the seed and N); their p-values depend on each other, which :func:`holm` allows.
 
     Args:
-        differences: float [pairs, N], mean correctness of one method minus that of the other, on each image.
+        differences: float [pairs, N], each image's mean correctness (over levels and seeds) of a minus that of b.
+        resamples: draws of N signs; the smallest possible p is 1 / (1 + resamples).
 
     Raises:
         ValueError: not a matrix, no images, values that are not finite, or fewer than one resample.
     """
     rows = _difference_rows(differences, resamples)
     totals = rows.sum(axis=1)
+    # Correctness comes in steps, so draws that equal the observed sum are common: rounding must not decide on them.
     thresholds = np.abs(totals) - 1e-9 * np.abs(rows).sum(axis=1)
     images = rows.shape[1]
     words = -(-images // 64)
@@ -259,11 +207,11 @@ def sign_flip_tests(differences: ArrayLike, *, seed: int, resamples: int = 10_00
 def bootstrap_intervals(
     differences: ArrayLike, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
 ) -> list[tuple[float, float]]:
-    """:func:`paired_bootstrap_interval` for many pairs of methods on the same images at once: (low, high) per pair.
+    """Where mean(a) - mean(b) would lie for another draw of test images, for many pairs of methods: (low, high) each.
 
-    All pairs see the same draws of images (a function of the seed and N), those of the single function; a draw is
-    held as how often each image came, so that the means are one matrix product. Arguments and errors are those of
-    :func:`sign_flip_tests`, and ``confidence`` lies between 0 and 1.
+    This is the percentile bootstrap. Images are drawn with replacement, the same for all pairs (a function of the seed
+    and N). A draw is held as how often each image came, so that the means are one matrix product. The unit is that of
+    the differences. Arguments and errors are those of :func:`sign_flip_tests`; ``confidence`` lies between 0 and 1.
     """
     rows = _difference_rows(differences, resamples)
     if not 0 < confidence < 1:
@@ -284,8 +232,8 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """Holm's correction for several tests: adjusted p-values, in the order given.
 
     With the p-values sorted upwards, the i-th of m (from 0) becomes the largest of p(j) * (m - j) over j <= i, at most
-    1. Calling every adjusted value below 0.05 a difference is wrong even once with probability 0.05 at most, whatever
-    the dependence between the tests (Holm, 1979).
+    1. If every adjusted value below 0.05 is called a difference, even one of these calls is wrong with probability 0.05
+    at most, for any dependence between the tests (Holm, 1979).
 
     Raises:
         ValueError: a value outside 0..1.
@@ -300,17 +248,6 @@ def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * (values.size - np.arange(values.size))), 1)
     return [float(value) for value in adjusted]
-
-
-def _differences(a: ArrayLike, b: ArrayLike, resamples: int) -> NDArray[np.float64]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"one number per image for both methods, not shapes {first.shape} and {second.shape}")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("an image's correctness must be a finite number")
-    if resamples < 1:
-        raise ValueError(f"at least one resample, not {resamples}")
-    return first - second
 
 
 def _difference_rows(differences: ArrayLike, resamples: int) -> NDArray[np.float64]:

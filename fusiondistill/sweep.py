@@ -16,7 +16,7 @@ from fusiondistill.loss import merged_loss
 __all__ = ["Known", "Point", "crossed", "problems", "values_of"]
 
 MOST = 10_000
-"""Points of a sweep; beyond that a slip in the lists is likelier than a wish."""
+"""The most points of a sweep; more are taken for a slip in the lists."""
 
 _SHARED = {
     "experiment": "names the whole sweep",
@@ -30,12 +30,12 @@ _SHARED = {
 
 @dataclass(frozen=True)
 class Point:
-    """One experiment of a sweep: what tells it from the others, its content, and which keys the sweep laid in."""
+    """One experiment of a sweep: its label, its content, and the keys that the sweep has set."""
 
     label: str
     content: dict[str, Any]
     axes: Mapping[tuple[str, ...], str]
-    """Location in the content -> the axis that put it there."""
+    """Location in the content -> the axis that set it."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,7 @@ def values_of(values: Any) -> list[Any]:
 
 
 def problems(sweep: Any, known: Known) -> Iterable[tuple[str | None, str]]:
-    """(axis or None, what is wrong) of the raw content of ``sweep``.
-
-    Args:
-        sweep: what the file says.
-        known: the keys of a config.
-    """
+    """The mistakes in the raw content of ``sweep``: (axis, or None for the whole, message)."""
     if not isinstance(sweep, dict) or not sweep:
         yield None, "must be a mapping of keys to lists of values, like model.name: [cifar_resnet20, cifar_resnet56]"
         return
@@ -107,11 +102,11 @@ def _problem_of_axis(axis: str, values: Any, known: Known) -> str | None:
 
 
 def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
-    """Every point of a config with a faultless ``sweep``, in the order of its lists, the last one varying fastest.
+    """Every point of a config whose ``sweep`` has no mistakes, in the order of its lists, the last one varying fastest.
 
-    A key with dots is that key; the name of a section takes mappings that are laid over the section; any other name
-    takes bundles, mappings that are laid over the whole config, to change several keys together: a list of them, or a
-    mapping from the names that tables show. Keys of a bundle may have dots, too.
+    An axis may be a dotted key, with values; a section, with mappings that are laid over the section; or any other
+    name, with bundles. A bundle is a mapping that is laid over the whole config, to change several keys together. The
+    bundles are a list, or a mapping from the names that tables show. Keys of a bundle may have dots, too.
     """
     sweep: Mapping[str, Any] = content["sweep"]
     rest = {key: value for key, value in content.items() if key != "sweep"}
@@ -134,14 +129,14 @@ def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
                 place = known.location(str(key)) or (str(key),)
                 point = _laid_over(point, nested(place, copy.deepcopy(one)))
                 axes[place] = axis
-        if name is not None:  # what is missing is for the config's own check to say
+        if name is not None:  # the config's own check reports a missing name
             point["experiment"] = f"{name}.{label}"
         points.append(Point(label, point, axes))
     return points
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged at every depth, a loss term by term; whatever else is new replaces the old."""
+    """Merge mappings at every depth, a loss term by term; any other new value replaces the old one."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     over = {"loss": merged_loss}
@@ -156,7 +151,7 @@ def nested(location: Sequence[str], value: Any) -> Any:
 
 
 def _labels(points: Sequence[Sequence[Any]], taken: int) -> list[str]:
-    """What the points differ in, as file names; numbers where that would be too long or not unique."""
+    """The values in which the points differ, as file names; numbers where these would be too long or not unique."""
     varying = [i for i in range(len(points[0])) if any(point[i] != points[0][i] for point in points)] or [0]
     labels = ["-".join(_slug(point[i]) for i in varying) for point in points]
     if len(set(labels)) == len(labels) and all(0 < len(label) <= 63 - taken for label in labels):

@@ -1,7 +1,6 @@
 """The training loop. Every trained row of the table is this loop with another recipe.
 
-Base, expert, scratch, vanilla, fusing and distillation differ only in their initial weights, degradations, objective,
-teachers, optimiser and schedule; all of that comes in from outside.
+Rows differ only in initial weights, degradations, objective, teachers, optimiser and schedule, which the caller gives.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class NeedsGPU(ValueError):
 
 @dataclass
 class Progress:
-    """All that training needs to go on after an epoch, and what it found so far.
+    """The state from which training goes on after an epoch, and its metrics so far.
 
     Randomness needs no state: it is a function of (seed, epoch).
     """
@@ -79,30 +78,30 @@ def train(
     on_epoch: Callable[[Progress], None] | None = None,
     sync_batchnorm: bool = False,
 ) -> Progress:
-    """Train ``model`` in place and return what the last epoch left.
+    """Train ``model`` in place and return the progress after the last epoch.
 
-    Data-parallel workers each normalise their own part of a batch (BatchNorm), and average their gradients. The running
-    statistics that are kept, and validated with, are those of rank 0: of its parts of the batches alone.
+    Each data-parallel worker normalises its own part of a batch (BatchNorm); gradients are averaged over workers. The
+    running statistics that are validated and kept are those of rank 0, of its parts of the batches alone.
 
     Args:
         model: takes normalised float32 [B,3,H,W]; ``model(x, features=True)`` gives (logits, feature map). On the
             pipeline's device, holding its initial weights.
         recipe: epochs, optimiser, schedule, loss weights, precision, memory layout.
         pipeline: where batches come from. With ``world_size`` > 1 a torch.distributed group must be up.
-        seed: of whatever the model itself draws (dropout).
+        seed: of the model's own randomness (dropout).
         teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
             eval mode, never wrapped, never changed. Needed if a loss term of the recipe needs them.
         validation: model -> accuracy (fraction) per degradation, called after every epoch; the epoch with the best
             mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
-        on_epoch: called after every epoch, on rank 0; for storing and reporting. What it raises ends training.
+        on_epoch: called after every epoch on rank 0, to store and report. What it raises ends training.
         sync_batchnorm: see :func:`synchronised`.
 
     Returns:
         The progress after the last epoch; ``best`` holds the chosen weights. Complete on rank 0.
 
     Raises:
-        NonFiniteLoss: noticed on the device, read once an epoch; the progress of the epoch before stands.
+        NonFiniteLoss: at the end of an epoch in which the loss or a weight was not finite; the epoch before is kept.
         ValueError: teachers are missing.
         NeedsGPU: ``sync_batchnorm`` on another device.
     """
@@ -124,7 +123,7 @@ def train(
 
 
 class _Loop:
-    """What stays the same over the epochs of one training."""
+    """One training: the objects that all its epochs share."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, pipeline: Pipeline, teachers: Sequence[nn.Module]) -> None:
         self.objective = Objective(recipe.loss)
@@ -228,7 +227,7 @@ class _Loop:
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    """On the CPU, so that any machine can go on from it."""
+    """A copy on the CPU, so that any machine can go on from it."""
     return tensor.detach().to("cpu", copy=True)
 
 
@@ -243,10 +242,10 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with each BatchNorm normalising over all workers' parts of a batch; the same tensors, changed in place.
+    """The model, changed in place such that each BatchNorm normalises over all workers' parts of a batch.
 
     Raises:
-        NeedsGPU: torch has it for CUDA alone.
+        NeedsGPU: torch can do it on CUDA alone.
     """
     if device.type != "cuda":
         raise NeedsGPU(
@@ -257,7 +256,7 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:
-    """The student as it is called: data-parallel and compiled where asked for. State dicts come from the bare model."""
+    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
     wrapped = model
     if pipeline.world_size > 1:
         devices = [pipeline.device] if pipeline.device.type == "cuda" else None

@@ -176,7 +176,7 @@ def plan(folder: Path, data: bytes) -> object:
     return plans(store), status_lines(store)
 
 
-def board(folder: Path, data: bytes) -> object:
+def status_file(folder: Path, data: bytes) -> object:
     from shelf import PLAN
 
     store = Store(folder)
@@ -234,7 +234,7 @@ def _candidate(outcome: str, value: float) -> bytes:
     ).encode()  # fmt: skip
 
 
-def _board() -> bytes:
+def _status() -> bytes:
     from shelf import PLAN
 
     running = [{"directory": PLAN.stages[0].directory, "since": 1.0, "epoch": 1, "epochs": 2, "worker": "w"}]
@@ -276,6 +276,6 @@ def cases() -> dict[str, Case]:
         "plan": ([_plan()], plan),
         "progress": ([sealed({"file": "last.a.1.pt", "epoch": 1, "sha256": "0" * 64, "made_from": {}})], progress),
         "journal": ([_candidate("done", 0.5), _candidate("open", 0.25)], journal),
-        "board": ([_board()], board),
+        "status": ([_status()], status_file),
         "lease": ([b'{"who": "process 1", "machine": "here", "process": 1, "beat": 1, "held": true}'], lease),
     }

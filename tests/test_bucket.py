@@ -25,7 +25,7 @@ from fusiondistill.config_file import parse
 from fusiondistill.locations import LocationError, open_location
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.planning.plan import Plan, build
-from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard
+from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims
 from fusiondistill_runner.storage.lease import Taken, leased
 from fusiondistill_runner.storage.noted_plans import note_plan
 from fusiondistill_runner.storage.progress import ProgressWriter
@@ -214,18 +214,18 @@ def test_one_driver_holds_a_bucket(store: Store) -> None:
     finally:
         holder.kill()
         holder.wait(60)
-    assert not BucketBoard(store.filesystem, store.path(CLAIMS)).names()
+    assert not BucketClaims(store.filesystem, store.path(CLAIMS)).names()
 
 
 def test_a_lease_of_another_machine_ends_when_its_signs_do(store: Store) -> None:
     """What a holder on another machine leaves when it dies."""
-    board = BucketBoard(store.filesystem, store.path(CLAIMS))
+    claims = BucketClaims(store.filesystem, store.path(CLAIMS))
     dead = {"who": "process 1 on elsewhere", "machine": "elsewhere", "process": 1, "beat": 7, "held": True}
-    board.write("dead", json.dumps(dead).encode())
+    claims.write("dead", json.dumps(dead).encode())
     began = time.monotonic()
-    with leased(board, 2.0):
-        assert time.monotonic() - began >= 5 and len(board.names()) == 1
-        with pytest.raises(Taken, match=f"process {os.getpid()} on "), leased(board, 2.0):
+    with leased(claims, 2.0):
+        assert time.monotonic() - began >= 5 and len(claims.names()) == 1
+        with pytest.raises(Taken, match=f"process {os.getpid()} on "), leased(claims, 2.0):
             pass
 
 

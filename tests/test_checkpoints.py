@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, what: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CUT_SHORT, str(tmp_path), what], capture_output=True, text=True, timeout=120
     )
-    assert done.stdout.strip() == "NoRoom 27", done.stderr  # EFBIG
+    assert done.stdout.strip() == "DiskFull 27", done.stderr  # EFBIG
     manifest = read_manifest(LOCAL, str(tmp_path))
     assert manifest is not None and manifest["who"] == "old"
     assert [read_file(LOCAL, str(tmp_path), manifest, name) for name in "ab"] == [b"old", b"old"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusiondistill.locations import NoRoom
+from fusiondistill.locations import DiskFull
 from fusiondistill_runner.storage.store import Store
 from shelf import PLAN
 
@@ -31,9 +31,9 @@ def test_commits_and_epochs_on_a_full_disk(disk: Path) -> None:
     said = (
         r"b\.three\.bin cannot be written: No space left on device \(900,000 bytes, [\d,]+ are free in .*\)\. Make room"
     )
-    with pytest.raises(NoRoom, match=said):
+    with pytest.raises(DiskFull, match=said):
         store.commit(second, {"a.bin": bytes(100_000), "b.bin": bytes(900_000)}, {}, "three")
-    with pytest.raises(NoRoom, match=r"last\.two\.2\.pt cannot be written"):
+    with pytest.raises(DiskFull, match=r"last\.two\.2\.pt cannot be written"):
         store.save_progress(second, 2, bytes(900_000), "two")
     litter = [path for path in disk.rglob("*") if path.is_file() and path not in before]
     assert [path.name for path in litter] == ["a.three.bin"]  # whole, named by no manifest
@@ -48,5 +48,5 @@ def test_commits_and_epochs_on_a_full_disk(disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"), full.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    with pytest.raises(NoRoom, match=r"lock cannot be written"), Store(disk / "another").held():
+    with pytest.raises(DiskFull, match=r"lock cannot be written"), Store(disk / "another").held():
         pass

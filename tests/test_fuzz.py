@@ -102,7 +102,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-FACTS = ("card", "manifest", "plan", "progress", "journal", "board", "lease")
+FACTS = ("card", "manifest", "plan", "progress", "journal", "status", "lease")
 
 
 @pytest.mark.parametrize("name", FACTS)

@@ -17,14 +17,14 @@ import pytest
 
 from bucket import KEYS, serving
 from fusiondistill.locations import LocationError
-from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard, StoreBusy
+from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims, StoreBusy
 from fusiondistill_runner.storage.lease import Lease, Taken, leased, machine
 from fusiondistill_runner.storage.store import Store
 from running import wait_for
 
 
 class Folder:
-    """A board on a disk, as quick as one can be."""
+    """A folder of claims on a disk, as quick as one can be."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class Folder:
 
 
 def test_of_many_that_start_at_the_same_instant_never_two_hold(tmp_path: Path) -> None:
-    board, rounds, rivals = Folder(tmp_path / "board"), 40, 4
+    claims, rounds, rivals = Folder(tmp_path / "claims"), 40, 4
     inside, most, winners, lock = 0, 0, 0, threading.Lock()
     gates = [threading.Barrier(rivals) for _ in range(rounds)]
 
@@ -58,7 +58,7 @@ def test_of_many_that_start_at_the_same_instant_never_two_hold(tmp_path: Path) -
         for gate in gates:
             gate.wait(60)
             try:
-                with leased(board, 0.5):
+                with leased(claims, 0.5):
                     with lock:
                         inside += 1
                         winners += 1
@@ -75,7 +75,7 @@ def test_of_many_that_start_at_the_same_instant_never_two_hold(tmp_path: Path) -
     for thread in threads:
         thread.join(120)
     assert most == 1 and winners >= rounds // 2  # somebody nearly always wins, and never two
-    assert board.names() == []
+    assert claims.names() == []
 
 
 RIVAL = """
@@ -145,44 +145,44 @@ def claim(**facts: object) -> bytes:
 
 @pytest.mark.parametrize("left", [claim(), claim(held=False), b"", b"{", b"[1]", b'{"who": 3}', b"\xff", b"[" * 10_000])
 def test_what_gives_no_sign_of_life_is_dead_whatever_it_says(left: bytes, tmp_path: Path) -> None:
-    board = Folder(tmp_path / "board")
-    board.write("0", left)
+    claims = Folder(tmp_path / "claims")
+    claims.write("0", left)
     began = time.monotonic()
-    with leased(board, 0.2) as lease:
-        assert time.monotonic() - began >= 0.5 and board.names() == [lease.name]
+    with leased(claims, 0.2) as lease:
+        assert time.monotonic() - began >= 0.5 and claims.names() == [lease.name]
 
 
 def test_the_dead_of_this_machine_are_known_at_once_and_only_of_this_machine(tmp_path: Path) -> None:
-    board = Folder(tmp_path / "board")
+    claims = Folder(tmp_path / "claims")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait(60)
-    board.write("0", claim(machine=machine(), process=gone.pid))
+    claims.write("0", claim(machine=machine(), process=gone.pid))
     began = time.monotonic()
-    with leased(board, 60):
+    with leased(claims, 60):
         assert time.monotonic() - began < 10
-    board.write("0", claim(machine="another container of the same name", process=gone.pid))
+    claims.write("0", claim(machine="another container of the same name", process=gone.pid))
     began = time.monotonic()
-    with leased(board, 0.4):
+    with leased(claims, 0.4):
         assert time.monotonic() - began >= 1
 
 
 def test_who_lives_elsewhere_is_seen_by_its_beats_and_named(tmp_path: Path) -> None:
-    board, over = Folder(tmp_path / "board"), threading.Event()
+    claims, over = Folder(tmp_path / "claims"), threading.Event()
 
-    board.write("0", claim())  # there before anybody looks
+    claims.write("0", claim())  # there before anybody looks
 
     def alive() -> None:
         for beat in itertools.count():
-            board.write("0", claim(beat=beat))
+            claims.write("0", claim(beat=beat))
             if over.wait(0.1):
                 return
 
     thread = threading.Thread(target=alive)
     thread.start()
     try:
-        with pytest.raises(Taken, match="process 1 on elsewhere"), leased(board, 4.0):
+        with pytest.raises(Taken, match="process 1 on elsewhere"), leased(claims, 4.0):
             pass
-        assert board.names() == ["0"]
+        assert claims.names() == ["0"]
     finally:
         over.set()
         thread.join()
@@ -190,19 +190,19 @@ def test_who_lives_elsewhere_is_seen_by_its_beats_and_named(tmp_path: Path) -> N
 
 def test_a_holder_that_slept_finds_out_and_leaves_the_other_alone(tmp_path: Path) -> None:
     """Also if it woke up in the middle of a sign of life, and wrote over what the other one had taken away."""
-    board = Folder(tmp_path / "board")
-    first = Lease(board, 2.0)
+    claims = Folder(tmp_path / "claims")
+    first = Lease(claims, 2.0)
     first.thread = threading.Thread(target=first.over.wait)  # it sleeps
     first.take()
-    with leased(board, 2.0) as second:
-        assert board.names() == [second.name]
+    with leased(claims, 2.0) as second:
+        assert claims.names() == [second.name]
         first._write()
         first._sign()
         assert first.lost is not None and f"process {os.getpid()}" in first.lost
         wait_for(lambda: second.facts["beat"] >= 1)
-        assert second.lost is None and len(board.names()) == 2
+        assert second.lost is None and len(claims.names()) == 2
         first.give_back()
-        assert board.names() == [second.name]  # or a pause of the second one would end that
+        assert claims.names() == [second.name]  # or a pause of the second one would end that
 
 
 def test_a_foreign_file_does_not_end_the_signs_of_life(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_a_foreign_file_does_not_end_the_signs_of_life(tmp_path: Path) -> None:
                 raise LocationError("it has 20,000 bytes, at most 10,000 were expected")
             return super().read(name)
 
-    board = Strict(tmp_path / "board")
-    with leased(board, 0.05) as lease:
-        board.write("foreign", b"")
+    claims = Strict(tmp_path / "claims")
+    with leased(claims, 0.05) as lease:
+        claims.write("foreign", b"")
         time.sleep(0.5)
-        board.delete("foreign")
+        claims.delete("foreign")
         beats = lease.facts["beat"]
         wait_for(lambda: lease.facts["beat"] > beats + 1)
 
@@ -258,7 +258,7 @@ def test_a_stopped_process_that_goes_on_is_told(bucket_uri: str, monkeypatch: py
                 store.check_held()
         finally:
             holder.kill()
-    assert BucketBoard(store.filesystem, store.path(CLAIMS)).names() == []
+    assert BucketClaims(store.filesystem, store.path(CLAIMS)).names() == []
 
 
 @pytest.mark.parametrize("harm", ["deleted", "replaced"])

@@ -169,10 +169,10 @@ def test_a_second_driver_is_refused(config: Path, tmp_path: Path) -> None:
     store, (*_, cache) = tmp_path / "store", finished(CONFIG)
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 1)
-        board = json.loads((store / "status.json").read_text())
+        status = json.loads((store / "status.json").read_text())
         second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
-    assert board["state"] == "running" and board["running"][0]["worker"] == "local"
+    assert status["state"] == "running" and status["running"][0]["worker"] == "local"
 
 
 def test_several_workers_for_one_training_are_refused(config: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from fusiondistill import config_file, loss
-from fusiondistill.loss import FOR_DIGEST, Loss, idle_keys, merged_loss, modern_key, modern_loss
+from fusiondistill.loss import FOR_DIGEST, Loss, idle_keys, merged_loss, modern_loss
 from fusiondistill.losses import LOSSES
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.recipe import Recipe, flat, with_keys
@@ -82,7 +82,6 @@ def test_the_old_temperature_is_kds() -> None:
     for untouched in ({"kd": 1}, None, 3, [1]):
         assert modern_loss(untouched) == (untouched, [])
     assert "loss.temperature" in problems({"kd": KD, "temperature": 2}), "said twice"
-    assert modern_key("loss.temperature") == "loss.kd.temperature" and modern_key("loss.kd") == "loss.kd"
 
 
 def test_a_loss_is_laid_over_another_term_by_term() -> None:

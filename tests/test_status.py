@@ -40,8 +40,8 @@ def test_a_run_says_what_it_is_at_and_how_it_ended(tmp_path: Path) -> None:
         wait_for(lambda: (tmp_path / STATUS_FILE).exists())
         content["finished"] = 1
         wait_for(lambda: (read_status(store) or {}).get("finished") == 1)
-        board = read_status(store)
-        assert board and board["state"] == "running" and board["silent"] is None and board["process"] == os.getpid()
+        said = read_status(store)
+        assert said and said["state"] == "running" and said["silent"] is None and said["process"] == os.getpid()
     assert (read_status(store) or {})["state"] == "failed"
     with pytest.raises(KeyboardInterrupt), StatusFile(store, lambda: dict(content)):
         raise KeyboardInterrupt
@@ -91,12 +91,12 @@ def test_a_slow_write_does_not_hide_how_a_run_ended(tmp_path: Path, monkeypatch:
         write(data, *parts)
 
     monkeypatch.setattr(store, "write", slowly)
-    board = StatusFile(store, lambda: {"running": [], "complete": True})
-    board.every = 0.0
-    with board:
+    file = StatusFile(store, lambda: {"running": [], "complete": True})
+    file.every = 0.0
+    with file:
         assert begun.wait(60)
         threading.Timer(1, go_on.set).start()
-    board.thread.join(60)
+    file.thread.join(60)
     assert (read_status(store) or {})["state"] == "done"
 
 
@@ -119,12 +119,12 @@ def shelf_with_one_missing(tmp_path: Path) -> Shelf:
     return shelf
 
 
-def end_of(shelf: Shelf, **board: Any) -> str:
+def end_of(shelf: Shelf, **said: Any) -> str:
     """The last line of a look at a store whose run says this."""
     missing = shelf.plan["stages"][1]["directory"]
     running = {"directory": missing, "worker": "group1/0", "since": time.time() - 60, "epoch": 1, "epochs": 3}
     content = {"state": "running", "host": "h", "machine": machine(), "process": os.getpid(), "updated": time.time(),
-               "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **board}  # fmt: skip
+               "running": [running], "finished": 1, "failed": 0, "seconds_left": 30, **said}  # fmt: skip
     shelf.store.write(json.dumps(content).encode(), STATUS_FILE)
     seen = StoreWatch(shelf.store).look()
     assert seen.outcome is None and seen.state(shelf.plan["stages"][0]["directory"]) == "done"

@@ -1,4 +1,4 @@
-"""What verbs of the command line have in common: examples in their help, options, errors as exit codes.
+"""What the verbs of the command line share: examples in their help, options, errors as exit codes.
 
 Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 75 interrupted (start the same command again).
 """
@@ -23,7 +23,7 @@ FAILED, WRONG_INPUT = 1, 2
 
 
 class _Command(click.Command):
-    """A verb whose examples keep their line breaks, without escapes in the docstrings."""
+    """A verb whose help keeps the line breaks of its examples."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.epilog:
@@ -88,7 +88,7 @@ def _blame(error: Exception) -> None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Errors with a message made for a user: ours, and the operating system's about a file."""
+    """Whether an error's message is for users: the project's own errors, and the operating system's about files."""
     return (
         isinstance(error, OSError)
         or (type(error) is ValueError)
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """A warning in a line: a user of the command line has no use for the place in the code that it comes from."""
+    """Print a warning in a line, without its place in the code."""
     click.echo(f"note: {message}", err=True)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs of the command line do once a config is prepared: run what is missing, and measure."""
+"""What the verbs of the command line call once a config is prepared: run the missing stages, measure, check."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
-    """Leave the whole plan in the store, with how and where it was started.
+    """Write the whole plan into the store, with the command that started it.
 
-    A command that does a part of it (``whole`` false) takes nobody's place who did all of the same plan.
+    A command that does only a part (``whole`` false) leaves the note of an earlier command for the same plan.
     """
     from fusiondistill_runner.storage import noted_plans
 
@@ -42,10 +42,10 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
 
 
 def run(prepared: Prepared, display: Any, *, local: bool = False) -> Any:
-    """Do what is missing; returns the driver's outcome. With nothing missing Ray is not even imported.
+    """Run the missing stages; returns the driver's outcome. With none missing, Ray is not imported.
 
     Args:
-        display: told about every stage that starts, gets on and ends.
+        display: shows every stage that starts, goes on and ends.
         local: in this process, without Ray.
     """
     from fusiondistill_runner.driving.driver import Outcome
@@ -59,7 +59,7 @@ def run(prepared: Prepared, display: Any, *, local: bool = False) -> Any:
 
 
 def _take_checkpoints(prepared: Prepared, display: Any) -> set[str]:
-    """Import the checkpoints that stand for stages; returns the digests of all that is stored now."""
+    """Import the checkpoints that stand for stages; returns the digests of all stages that are stored now."""
     from fusiondistill_runner.driving.queue import Event
     from fusiondistill_runner.working.execute import execute
 
@@ -75,7 +75,7 @@ def _take_checkpoints(prepared: Prepared, display: Any) -> set[str]:
 
 
 def _run_here(prepared: Prepared, stored: set[str], display: Any) -> Any:
-    """Do what is missing in this process."""
+    """Run the missing stages in this process."""
     from fusiondistill_runner.driving.interruption import Interruption
     from fusiondistill_runner.driving.local import LocalDriver
 
@@ -86,7 +86,7 @@ def _run_here(prepared: Prepared, stored: set[str], display: Any) -> Any:
 
 
 def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
-    """Do what is missing on Ray's workers."""
+    """Run the missing stages on Ray's workers."""
     from fusiondistill_runner.driving.driver import Driver
 
     store, plan = prepared.store, prepared.plan
@@ -117,7 +117,7 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
                     driver = Driver(ray, plan, store, prepared.context, stored, display, capacity)
                     return driver.run(checked)
         except Exception as error:
-            if interruption.requested:  # whoever preempts a job signals Ray's processes too, and they may go first
+            if interruption.requested:  # a scheduler signals Ray's processes, too, and they may end before this one
                 raise KeyboardInterrupt from error
             if _ray_failed(error):
                 display.say(f"Ray failed: {error}")
@@ -129,8 +129,9 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
 
 
 def _needs(prepared: Prepared) -> Needs:
-    """What nodes must have: the plan as :func:`note_plan` has just written it, which no other store holds to the byte,
-    and the data of what is missing (the one machine of a Ray of our own has those).
+    """What nodes must have: the plan, and on a cluster the data of the missing stages.
+
+    No other store holds the plan that :func:`note_plan` has just written, so a node that reads it sees the store.
     """
     from fusiondistill_runner.nodes.node_checks import DataSet, KnownFile, Needs
 
@@ -156,14 +157,14 @@ def _lost(interruption: Any, what: str) -> None:
 
 
 def _ray_failed(error: Exception) -> bool:
-    """Whether one of Ray's own processes is gone, the queue's among them; not an error of what it ran."""
+    """Whether an error says that a process of Ray (the queue's included) is gone, not that a task failed."""
     from ray import exceptions
 
     return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
 
 
 def check_synchronised(plan: Plan, gpus: float) -> None:
-    """Refuse synchronised BatchNorm where a worker holds ``gpus`` of a GPU, and that is not a whole one.
+    """Refuse synchronised BatchNorm where a worker holds less than a whole GPU (``gpus`` of one).
 
     Raises:
         ValueError: says which setting to change.
@@ -177,7 +178,7 @@ def check_synchronised(plan: Plan, gpus: float) -> None:
 
 
 def _compile_kernels(prepared: Prepared) -> None:
-    """Compile the CPU kernels once (they are kept on disk), so that workers that start together need not."""
+    """Compile the CPU kernels once, into the cache on disk, so that workers that start together need not."""
     import torch
 
     from fusiondistill.degradations import DEGRADATIONS, degrade

@@ -1,4 +1,4 @@
-"""One call of a verb that does work: prepare, ask, run what is missing, say what came of it."""
+"""One call of ``run``, ``sweep``, ``search`` or ``evaluate``: prepare, ask, run missing stages, print the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def execute(
     """Do what ``run``, ``sweep`` or ``search`` asks of a config.
 
     Args:
-        yes: without asking about a very large search.
+        yes: start a very large search without asking.
         local: in this process, without Ray.
 
     Raises:
@@ -47,7 +47,7 @@ def execute(
 
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
-    """A slip in a grid can mean a million trainings: beyond a thousand candidates somebody has to say yes."""
+    """Ask the user before a search of more than a thousand trainings: a slip in a grid can mean a million."""
     if not searches:
         return
     from fusiondistill_runner.planning.search_space import candidate_count
@@ -64,9 +64,10 @@ def _ask_about_size(searches: list[Any], yes: bool) -> None:
 
 
 def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = False) -> None:
-    """Do what is missing (of some stages only, if given) and say what came of it.
+    """Run the missing stages and print the results.
 
     Args:
+        only: run these stages and what they need, and no others.
         local: in this process, without Ray.
     """
     import shlex
@@ -111,7 +112,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
 
 
 def headline(prepared: Any) -> str:
-    """How much there is and how much of it is left, in a line."""
+    """A line with the number of stages, and how many of them are missing."""
     total, missing = len(prepared.plan.stages), len(prepared.missing)
     rest = f"{missing} to do" if missing else "nothing to do"
     stored = f"{total} stages, {total - missing} stored, {rest}"
@@ -142,7 +143,7 @@ def _print_rankings(prepared: Any) -> None:
 
 
 def _some(stages: list[Any]) -> str:
-    """The directories of stages, a few of many."""
+    """The directories of stages, at most twelve of them."""
     names = ", ".join(stage.directory for stage in stages[:12])
     return names if len(stages) <= 12 else f"{names} and {len(stages) - 12} more"
 

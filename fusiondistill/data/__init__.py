@@ -1,4 +1,4 @@
-"""What all data sets share: decoding within bounds, the cache, fingerprints, and :class:`ImageSet`.
+"""The parts that all data sets share: decoding within bounds, the cache, fingerprints, and :class:`ImageSet`.
 
 The data sets themselves are in :mod:`fusiondistill.sources`. Importing this package does not import torch; the names
 that need it are loaded on first use.

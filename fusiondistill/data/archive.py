@@ -1,4 +1,4 @@
-"""Zip archives from strangers: read member by member, never extracted, refused as a whole if one member is odd."""
+"""Reads untrusted zip archives member by member, without extracting; one unsafe member refuses the whole archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fusiondistill.data.errors import DataError
 __all__ = ["Zip", "open_zip"]
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError, ValueError)
-"""What zipfile raises on damaged bytes; ValueError: names that are no text; RuntimeError: kinds that it cannot read."""
+"""What zipfile raises on damaged bytes; ValueError: names that are not text; RuntimeError: unknown compressions."""
 
 
 class Zip:
@@ -56,8 +56,8 @@ def open_zip(path: Path) -> Iterator[Zip]:
     """Open an archive for reading.
 
     Raises:
-        DataError: it is no zip, is cut short, or one of its members has an absolute name, a name with `..`, is a link,
-            or declares more than 64 MiB.
+        DataError: the file is no zip or cut short; or a member is a link, declares more than 64 MiB, or has an absolute
+            name or one with `..`.
     """
     try:
         archive = zipfile.ZipFile(path)

@@ -1,8 +1,8 @@
-"""Decoded once, mapped ever after: the cache entry of one split of one source.
+"""The cache of decoded images: one entry for each split of a source, decoded once and then mapped into memory.
 
 An entry is a folder with `images.npy` (uint8 [N, 3, H, W]), `labels.npy` (int64 [N]) and `entry.json`; it appears by
-one rename. The pixels are mapped privately (copy on write), so that all processes of a node read one physical copy and
-a process that writes into its tensor changes its own pages, never the file.
+one rename. The pixels are mapped privately (copy on write): all processes of a node read one physical copy, and a
+process that writes into its tensor changes its own pages, never the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fusiondistill.data.source import Contents, Row
 __all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode"]
 
 MAX_SET_BYTES = 64 * 2**30
-"""A split that decodes to more is refused: it would not stay in memory, which is what the maps are for."""
+"""A split that decodes to more is refused, since it would not stay in memory."""
 
 FORMAT = 1
 HEADER_BYTES = 128
@@ -44,7 +44,7 @@ class Decoded(NamedTuple):
 
 
 def open_or_decode(folder: Path, read: Callable[[], Contents]) -> Decoded:
-    """Map the entry at `folder`; where it is missing or damaged, make it from `read()` first."""
+    """Map the entry at `folder`. A missing or damaged entry is made from `read()` first."""
     found = _open(folder)
     if found is None:
         with locked(folder):
@@ -59,7 +59,7 @@ def open_or_decode(folder: Path, read: Callable[[], Contents]) -> Decoded:
 
 
 def _open(folder: Path) -> Decoded | None:
-    """The entry, or None if there is none or it is not as it was written (then a warning says why)."""
+    """The entry, or None if it is missing or damaged (then a warning says why)."""
     try:
         return _map(folder, unsealed((folder / "entry.json").read_bytes(), "entry.json"))
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     with images.open("rb") as file:
         if file.read(HEADER_BYTES) != _header(shape):
             raise ValueError("images.npy has the wrong header")
-        # Whoever writes to a file changes its time. A copied cache has other times as well: then the digest decides.
+        # A write changes a file's time, and so does a copy of the cache: the digest tells which it was.
         touched = status.st_mtime_ns != entry["mtime_ns"]
         if touched and hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
             raise ValueError("images.npy has other content than was written")
@@ -106,7 +106,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 def _write(folder: Path, contents: Contents) -> None:
     digest, labels, path = hashlib.sha256(), [], folder / "images.npy"
     with path.open("wb") as file:
-        file.write(bytes(HEADER_BYTES))  # room: the number of images is known at the end, whatever a source promises
+        file.write(bytes(HEADER_BYTES))  # room for the header: the number of images is known at the end
         for images, batch_labels in _batches(contents):
             file.write(images.data)
             digest.update(images.data)
@@ -131,7 +131,7 @@ def _write(folder: Path, contents: Contents) -> None:
 
 
 def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """The rows, checked, as batches uint8 [<=256, 3, H, W] (one buffer, used again) with their labels."""
+    """The checked rows as batches uint8 [<=256, 3, H, W] (one buffer, which is reused) with their labels."""
     first: Row | None = None
     buffer, labels, total = np.empty(0, np.uint8), list[int](), 0
     for row in contents.rows:

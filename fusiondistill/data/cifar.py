@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 from the official python archives (CIFAR-100 with its fine labels).
 
-`root` may be the unpacked folder, or a folder that holds it; it is read in place, also where its files have fewer rows
-than the official ones. Otherwise the archive is downloaded, with torchvision's address and checksum, into `root` or,
-without one, into the cache folder, and the batch files alone are taken out of it.
+`root` may be the unpacked folder, or a folder that holds it. It is read in place; its files may have fewer rows than
+the official ones. Where it is missing, the archive is downloaded (with torchvision's address and checksum) into `root`
+or, without one, into the cache folder, and only the batch files are extracted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Layout:
 
 
 def locate(layout: Layout, root: Root) -> dict[str, Path]:
-    """The files of an archive below a root, or in the cache; downloaded if need be. DataError: they are not there."""
+    """The files of an archive below a root or in the cache, downloaded if missing. DataError: they cannot be had."""
     if isinstance(root, list):
         raise DataError(f"`{layout.torchvision.lower()}` takes one root, a folder, not {len(root)} paths.")
     base = cache_folder() / "downloads" if root is None else Path(root).expanduser()
@@ -55,7 +55,7 @@ def locate(layout: Layout, root: Root) -> dict[str, Path]:
     if folder is None:
         folder = base / layout.folder
         with locked(folder):
-            if _unpacked(layout, base) is None:  # another process may have fetched it meanwhile
+            if _unpacked(layout, base) is None:  # another process may have downloaded it meanwhile
                 _download(layout, folder)
     for name in layout.files:
         if not (folder / name).is_file():
@@ -64,7 +64,7 @@ def locate(layout: Layout, root: Root) -> dict[str, Path]:
 
 
 def _unpacked(layout: Layout, base: Path) -> Path | None:
-    """The folder that holds any of the batch files; a file called "train" is enough, a folder of that name is not."""
+    """The folder that holds any of the batch files, or None. A folder that is called "train" is no batch file."""
     for folder in (base, base / layout.folder):
         if any((folder / name).is_file() for name in layout.files):
             return folder
@@ -90,7 +90,7 @@ def _download(layout: Layout, folder: Path) -> None:
 
 
 def _take_out(archive: Path, layout: Layout, folder: Path) -> None:
-    """The expected files of the archive, by name: whatever else it holds stays in it."""
+    """Extract the expected files of the archive, and no others."""
     try:
         with tarfile.open(archive) as tar:
             for name in layout.files:
@@ -104,7 +104,7 @@ def _take_out(archive: Path, layout: Layout, folder: Path) -> None:
 
 
 def read(layout: Layout, files: Files, split: str) -> Contents:
-    """The images of a split. DataError: a file is damaged, or not what it should be."""
+    """The images of a split. DataError: a file is damaged or has another content than expected."""
     names = _load(files[layout.meta]).get(layout.names)
     if not isinstance(names, list) or not names or not all(isinstance(name, bytes | str) for name in names):
         raise DataError(f"{files[layout.meta]}: holds no list {layout.names!r} of class names.")

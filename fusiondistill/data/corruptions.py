@@ -6,7 +6,6 @@ at severity 2, up to 5; and `labels.npy`, the N labels five times over (or once)
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from fusiondistill.data.errors import DataError, unknown
-from fusiondistill.data.files import cache_folder, write_atomically
+from fusiondistill.data.files import cache_folder, recalled, remember
 
 __all__ = ["SEVERITIES", "check_corruptions", "corruption_digest", "corruption_names", "load_corruption"]
 
@@ -42,9 +41,9 @@ def corruption_names(folder: str | Path) -> tuple[str, ...]:
 
 
 def corruption_digest(folder: str | Path, name: str) -> str:
-    """sha256 over the content of a corruption's file and of the labels, 64 hex digits: the same wherever they lie.
+    """sha256 over the content of a corruption's file and of the labels, 64 hex digits, independent of the folder.
 
-    Remembered in the cache folder by path, size and time, so files that nobody touched are read once.
+    It is cached under the files' paths, sizes and times, so that unchanged files are read once.
 
     Raises:
         DataError: no such corruption, or a file that cannot be read.
@@ -55,23 +54,20 @@ def corruption_digest(folder: str | Path, name: str) -> str:
         touched = [[os.path.abspath(path), s.st_size, s.st_mtime_ns] for path, s in zip(paths, status, strict=True)]  # noqa: PTH100
         known_by = hashlib.sha256(json.dumps(["corruption", touched]).encode()).hexdigest()
         memo = cache_folder() / "fingerprints" / f"{known_by}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            remembered = json.loads(memo.read_text())["fingerprint"]
-            if isinstance(remembered, str) and len(remembered) == 64:
-                return remembered
+        if known := recalled(memo):
+            return str(known["fingerprint"])
         digest = hashlib.sha256(b"fusiondistill corruption\n")
         for path in paths:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise DataError(f"{error.filename or folder}: cannot be read ({error.strerror or error}).") from error
-    with contextlib.suppress(DataError):  # a read-only cache costs time, not more
-        write_atomically(memo, json.dumps({"fingerprint": digest.hexdigest(), "source": name}).encode())
+    remember(memo, {"fingerprint": digest.hexdigest(), "source": name})
     return digest.hexdigest()
 
 
 def load_corruption(folder: str | Path, name: str, severity: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One severity of a corruption; the pixels are read from the file as they are used.
+    """One severity of a corruption. Its pixels are read from the file when they are used.
 
     Args:
         folder: where the set lies.
@@ -83,7 +79,7 @@ def load_corruption(folder: str | Path, name: str, severity: int, classes: int) 
         uint8 [N,3,H,W], a view of the memory-mapped file (a write into it stays in this process), and int64 [N].
 
     Raises:
-        DataError: no such corruption or severity, or what :func:`check_corruptions` says about its file.
+        DataError: no such corruption or severity, or a problem that :func:`check_corruptions` finds, too.
     """
     if severity not in SEVERITIES:
         raise DataError(f"{folder}: severities are 1 to 5, not {severity}.")
@@ -95,16 +91,16 @@ def load_corruption(folder: str | Path, name: str, severity: int, classes: int) 
 
 
 def check_corruptions(folder: str | Path, classes: int, size: tuple[int, int] | None = None) -> None:
-    """Look whether every file of a corruption set is what it should be: headers, sizes, and all labels; no pixels.
+    """Check every file of a corruption set: headers, sizes and all labels, but no pixels.
 
     Args:
         folder: where the set lies.
-        classes: of the data set that it belongs to; the highest must occur, or it is another data set's.
+        classes: of the data set that it belongs to; the highest must occur, else the labels are another data set's.
         size: (height, width) of that data set's images; None: any.
 
     Raises:
-        DataError: a missing folder or file, no corruption, a file that is no plain array or is cut short, another
-            type or shape, numbers of images that differ, labels that are not those of the images or not `classes`.
+        DataError: a folder or file is missing, there is no corruption, or a file is cut short, no plain array, of
+            another type or shape, or of a number of images or labels that does not fit the others.
     """
     for name in corruption_names(folder):
         pixels = _pixels(_path(folder, name))

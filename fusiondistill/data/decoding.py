@@ -1,4 +1,4 @@
-"""One encoded image (PNG, JPEG, BMP or WebP bytes) to pixels, within stated bounds."""
+"""Decodes one image (PNG, JPEG, BMP or WebP bytes) to pixels, within stated bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusiondistill.data.errors import DataError
 __all__ = ["FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "decode_image", "opened", "read_bounded"]
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-"""Pillow's other decoders never see a byte of the user's files."""
+"""Pillow's other decoders are never called."""
 
 MAX_PIXELS = 2048 * 2048
 """Images larger than this are refused by their header, before a pixel is decoded. The networks here see 16 to 224
@@ -27,12 +27,12 @@ MAX_FILE_BYTES = 64 * 2**20
 
 @contextmanager
 def opened(data: bytes, where: str, most_pixels: int = MAX_PIXELS) -> Iterator[Any]:
-    """One image as Pillow has it: its header read, its pixels not yet.
+    """One image as a Pillow image, with its header read and its pixels not yet.
 
     Args:
         data: the bytes of a PNG, JPEG, BMP or WebP file.
         where: the file and row or member, for the message.
-        most_pixels: that it may have.
+        most_pixels: the most pixels that it may have.
 
     Raises:
         DataError: at the start or in the block: the bytes are no such image, are cut short, have too many pixels, or

@@ -1,4 +1,4 @@
-"""What this package says when the data, or the way they are named, are wrong."""
+"""The errors about the user's data and their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache folder, and ways to share it: write by rename, one builder at a time, leftovers removed, facts sealed."""
+"""The cache folder, which processes share: they rename files into place, lock a folder to build it, and seal facts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def cache_folder() -> Path:
-    """Where decoded data live: `FUSIONDISTILL_CACHE`, else `fusiondistill` in `$XDG_CACHE_HOME` or else in `~/.cache`.
+    """The cache folder: `FUSIONDISTILL_CACHE`, else `fusiondistill` in `$XDG_CACHE_HOME` or else in `~/.cache`.
 
-    Everything in it can be deleted at any time; it is made again from the sources.
+    The user can delete it at any time; everything in it is made again from the sources.
     """
     if chosen := os.environ.get("FUSIONDISTILL_CACHE"):
         return Path(chosen).expanduser().resolve()
     user = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rule: a relative path is as good as none.
+    # By the XDG rule a relative path is ignored.
     return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / "fusiondistill"
 
 
@@ -58,13 +58,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def remember(path: Path, facts: Mapping[str, Any]) -> None:
-    """Keep what was computed for :func:`recalled`; a cache that cannot be written costs time, not more."""
+    """Keep facts for :func:`recalled`. If the cache cannot be written, they are computed again the next time."""
     with contextlib.suppress(DataError):
         write_atomically(path, sealed(facts))
 
 
 def recalled(path: Path) -> dict[str, Any] | None:
-    """What :func:`remember` kept; None if there is nothing, or not what was kept: then it is computed again."""
+    """The facts that :func:`remember` kept; None if the file is missing or damaged."""
     try:
         return unsealed(path.read_bytes(), str(path))
     except (OSError, CheckpointError):
@@ -73,10 +73,10 @@ def recalled(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock for making one folder: a second process waits, then finds it instead of making it again.
+    """Hold the lock for making one folder. A second process waits, then finds the folder instead of making it again.
 
-    The kernel lets go when the holder dies. Only work is saved by it: where locks do not function (some network file
-    systems), two builders both succeed and one of their results stays.
+    The kernel frees the lock when its holder dies. Where locks do not work (some network file systems), two processes
+    both make the folder and one result stays.
     """
     locks = cache_folder() / "locks"
     with _writing(locks):
@@ -93,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
 def temporary_folder(final: Path) -> Iterator[Path]:
     """A folder to fill; renamed to `final` at the end of the block, removed if the block raises.
 
-    What stood at `final` before, a damaged entry say, is moved away and removed; processes that have it mapped keep it.
+    An earlier (damaged) folder at `final` is removed; processes that have its files mapped keep them.
     """
     with _writing(final.parent):
         for leftover in final.parent.glob(f"{final.name}.tmp-*"):  # of a process that was killed

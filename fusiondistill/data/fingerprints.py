@@ -1,4 +1,4 @@
-"""A digest of a source's content: what the stages of an experiment, and the cache, know a data set by."""
+"""A digest of a source's content, by which stages and the cache identify a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["content_digest", "signature"]
 
 
 def signature(source: Source, files: Files, parameters: Mapping[str, Any]) -> str:
-    """A digest of the files' paths, sizes and times: equal until somebody touches one. Reads no content."""
+    """A digest of the files' paths, sizes and times, which changes when a file is written. Reads no content."""
     lines = [_said(source, parameters)]
     for name, path in sorted(files.items()):
         try:
@@ -33,8 +33,8 @@ def signature(source: Source, files: Files, parameters: Mapping[str, Any]) -> st
 def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], known_by: str) -> str:
     """sha256 over the source's name, code and parameters, and every file's name and content, in order of names.
 
-    The same on every machine and for every root, since only names inside the source enter. Remembered in the cache
-    folder under `known_by` (the :func:`signature`), so a file is read once until it changes.
+    It is the same on every machine and for every root, since only names inside the source enter. It is cached under
+    `known_by` (the :func:`signature`), so a file is read once until it changes.
 
     Returns:
         64 hex digits.
@@ -56,6 +56,6 @@ def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], 
 
 
 def _said(source: Source, parameters: Mapping[str, Any]) -> str:
-    """What a source is asked for, apart from its files: its name, its code, and parameters where it has any."""
+    """A source's name, code and given parameters, as text."""
     given = f"\0{json.dumps(dict(parameters), sort_keys=True, default=str)}" if parameters else ""
     return f"{source.name}\0{source.code}{given}"

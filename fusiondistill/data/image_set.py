@@ -1,4 +1,4 @@
-"""Images that a model is trained or evaluated on, as whole tensors."""
+"""Labelled images for training and evaluation, as whole tensors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class ImageSet:
     """Labelled images of one size, or a selection of them.
 
-    Selections (:meth:`holdout`, :meth:`take`, :meth:`select`) hold row numbers into the same memory-mapped pixels, so
-    they cost 8 bytes an image.
+    Selections (:meth:`holdout`, :meth:`take`, :meth:`select`) share the memory-mapped pixels and take 8 bytes an image.
 
     Attributes:
         name: the data set's name.
         classes: the class names; a label is a position in this list.
-        flip: may the images be mirrored in training? Never for digits.
+        flip: whether the images may be mirrored in training; never for digits.
         positions: int64 [N], the row that each image has in the whole split; None for the whole split.
 
     Example:
@@ -48,7 +47,7 @@ class ImageSet:
         positions: torch.Tensor | None = None,
         reload: tuple[Callable[..., ImageSet], tuple[Any, ...]] | None = None,
     ) -> None:
-        """Wrap tensors; :func:`load_images` does this for stored data, a notebook can do it for its own.
+        """Wrap tensors, as :func:`load_images` does for stored data.
 
         Args:
             name: any name.
@@ -57,7 +56,7 @@ class ImageSet:
             classes: the class names.
             statistics: mean and std per channel, 0..255 scale, or a function that finds them when first asked for;
                 None: those of `images`.
-            flip: may the images be mirrored?
+            flip: whether the images may be mirrored in training.
             fingerprint: identifies the content; None: digested from the tensors when first asked for.
             positions: int64 [N], the rows that belong to this set, in order; None: all.
             reload: a function and its arguments that give the whole split again; with it, pickling sends these
@@ -82,9 +81,9 @@ class ImageSet:
     def images(self) -> torch.Tensor:
         """uint8 [N, 3, H, W], 0..255.
 
-        Of a whole split: the memory-mapped tensor itself. Do not write into it; a write stays in this process (the map
-        is private), but changes what this process sees from then on. Of a selection: a copy, made at every access;
-        move it to the device once, or use :meth:`gather` for batches.
+        Of a whole split: the memory-mapped tensor itself; do not write into it, since this process would then see other
+        images (other processes would not). Of a selection: a copy, made at every access; use :meth:`gather` for
+        batches.
         """
         return self._pixels if self.positions is None else self._pixels.index_select(0, self.positions)
 
@@ -101,7 +100,7 @@ class ImageSet:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Three floats, 0..255 scale: published, or of the whole training split (decoded for it if need be)."""
+        """Three floats, 0..255 scale: published, or of the whole training split (which is decoded if necessary)."""
         return self._mean_std[0]
 
     @property
@@ -111,7 +110,7 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits for the content: of the split as :func:`fingerprint` gives it, of a selection its own."""
+        """64 hex digits for the content: :func:`fingerprint` of a split; a selection has its own."""
         whole = self._whole_fingerprint or _tensor_digest(self._pixels, self._all_labels)
         return whole if self.positions is None else _tensor_digest(self.positions, prefix=whole)
 
@@ -119,7 +118,7 @@ class ImageSet:
         """The images at `rows` (int64 [N], counted within this set), in that order; no pixel is copied."""
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise IndexError(f"rows {int(rows.min())}..{int(rows.max())} of a set of {len(self)} images")
-        rows = rows.to(torch.int64).clone()  # not a view of a larger tensor, nor what the caller may change
+        rows = rows.to(torch.int64).clone()  # no view of a larger tensor, or of one that the caller may change
         positions = rows if self.positions is None else self.positions[rows]
         return ImageSet(
             self.name,
@@ -212,7 +211,7 @@ class ImageSet:
         return self.select(torch.argsort(order, stable=True)[:n])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as an address where there is one: 600 MB of pixels have no business in a message to a worker."""
+        """Pickle as an address where there is one, so that messages to workers carry no pixels."""
         if self._reload is None:
             return _wrap, (
                 self.name,

@@ -1,4 +1,4 @@
-"""The two things to do with the name of a data source: load its images, or tell its fingerprint."""
+"""Loads the images of a data source by its name, and computes its fingerprint."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SPLITS = ("train", "test")
 def load_images(name: str, split: str, root: Root = None, **parameters: Any) -> ImageSet:
     """Load one split of a data set.
 
-    The first call decodes it into the cache folder (`FUSIONDISTILL_CACHE`); later ones, by any process of the node, map
-    that file in milliseconds and share one physical copy of the pixels.
+    The first call decodes it into the cache folder (`FUSIONDISTILL_CACHE`). Later calls, by any process of the node,
+    map that file in milliseconds and share one physical copy of the pixels.
 
     Args:
         name: a key of ``fusiondistill.SOURCES``.
         split: "train" or "test".
-        root: where the files lie; what may be given is told by each source's module.
+        root: where the files lie; each source's module says which roots it takes.
         parameters: of the source: ``SOURCES[name].parameters``.
 
     Returns:
         the images uint8 [N, 3, H, W] (0..255), labels int64 [N], class names, mean and std.
 
     Raises:
-        DataError: the name or split is unknown; a file is missing, damaged, or not what it should be.
+        DataError: the name or split is unknown; a file is missing, damaged, or has another content than expected.
         ValueError: an unknown parameter, or one of a wrong type or out of range.
 
     Example:
@@ -63,11 +63,11 @@ def load_images(name: str, split: str, root: Root = None, **parameters: Any) -> 
 
 
 def fingerprint(name: str, split: str | None = None, root: Root = None, **parameters: Any) -> str:
-    """What a data set contains, as 64 hex digits: the same on every machine and wherever the files lie.
+    """A digest of a data set's content, 64 hex digits, the same on every machine and for every root.
 
     It is the sha256 of the source's name, version (of a plugin: the digest of its file), parameters, file names (within
-    the root) and file contents; nothing is decoded. The result is remembered by path, size and time of the files, so
-    later calls only look at those. An archive that can be downloaded and is not there yet is downloaded first.
+    the root) and file contents. It is cached under path, size and time of the files, so later calls read no content. A
+    missing archive that can be downloaded is downloaded first.
 
     Args:
         name: a key of ``fusiondistill.SOURCES``.
@@ -101,7 +101,7 @@ def _source(name: str, split: str | None) -> Source:
 
 
 def _absolute(root: Root) -> Root:
-    """A worker has another current folder than whoever sends it an image set."""
+    """The root as absolute paths, since a worker has another current folder than the process that sends it the root."""
     if isinstance(root, list):
         return [Path(item).expanduser().absolute() for item in root]
     return None if root is None else Path(root).expanduser().absolute()
@@ -116,7 +116,7 @@ def _entry(source: Source, split: str, whole: str) -> Path:
 
 
 def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
-    """The source's contents, with a check at the end that the files are still those of the fingerprint."""
+    """The source's contents. After the last row the files are checked against the fingerprint again."""
     source = asked.source
     contents: object = source.function(files, split, **asked.parameters)
     if not isinstance(contents, tuple) or len(contents) != 2:
@@ -135,7 +135,7 @@ def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
 
 
 def _statistics(asked: _Asked, whole: str) -> Statistics:
-    """Mean and std: published, or computed once on the training split and kept beside its pixels."""
+    """Mean and std: published, or computed once on the training split and cached beside its pixels."""
     source = asked.source
     if source.mean is not None and source.std is not None:
         return source.mean, source.std

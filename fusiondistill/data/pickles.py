@@ -1,10 +1,9 @@
-"""Read the CIFAR archives' pickles without running what they say.
+"""Reads the CIFAR archives' pickles without running code from them.
 
-A pickle is a program. This reader lets it name five things, and none of them is the real one: stand-ins build lists,
-numbers, text, and flat arrays of integers, and nothing else. The pure Python unpickler is used because the C one can be
-told to allocate gigabytes by nine bytes (`LONG_BINPUT` with a large index). Ninety bytes make a tuple that takes hours
-to hash and gigabytes to print (of twice the same, of twice the same, ...): so only text and numbers are looked up or
-named in a message.
+A pickle is a program. This reader lets it name five functions and gives it stand-ins for them, which can build lists,
+numbers, text and flat arrays of integers alone. The pure Python unpickler is used, since nine bytes (`LONG_BINPUT` with
+a large index) make the C one allocate gigabytes. Ninety bytes make a nested tuple that takes hours to hash and
+gigabytes to print, so only text and numbers may be keys or stand in a message.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands for numpy.dtype: the state that numpy adds (byte order and so on) is already in the name."""
+    """Stands for numpy.dtype. The state that numpy adds (byte order and so on) is in the name already."""
 
     __slots__ = ("numpy",)
 
@@ -53,7 +52,7 @@ class _Dtype:
 
 
 class _Name:
-    """What the pickle gets for one of the allowed names: may be called, cannot be changed."""
+    """The stand-in for one of the allowed names: the pickle may call it and cannot change it."""
 
     __slots__ = ("_name",)
 
@@ -77,7 +76,7 @@ class _Name:
 
 
 def _with_plain_keys(code: bytes, keys: slice) -> Any:
-    """How an instruction that fills a dictionary is carried out, its keys (these of the stack) looked at first."""
+    """The function for an instruction that fills a dictionary; it checks the keys (``keys`` of the stack) first."""
     load = pickle._Unpickler.dispatch[code[0]]
 
     def checked(unpickler: Any) -> None:
@@ -124,10 +123,10 @@ def read_pickle(data: bytes, where: str) -> dict[str, Any]:
         where: its path, for the message.
 
     Returns:
-        the dictionary, its keys as str, its arrays as numpy arrays (read-only); text stays bytes where it was so.
+        the dictionary, its keys as str, its arrays as numpy arrays (read-only). Bytes stay bytes.
 
     Raises:
-        DataError: it is no pickle, is cut short, or asks for anything but what CIFAR's files hold.
+        DataError: the bytes are no pickle, are cut short, or need anything that CIFAR's files do not hold.
     """
     try:
         loaded = _Unpickler(io.BytesIO(data), encoding="bytes").load()

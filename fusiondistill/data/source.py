@@ -1,4 +1,4 @@
-"""What a source of images is given, and what it gives."""
+"""The types that a data source takes and returns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Files = Mapping[str, Path]
 """Name inside the source -> file. The names are the same on every machine, the paths need not be."""
 
 Root = str | Path | list[str] | list[Path] | None
-"""Where a source lies: a folder or file, for `parquet` also several files, or None for a source's own place."""
+"""Where a source's files are: a folder or file, for `parquet` also several files; None: the source's own place."""
 
 
 class Row(NamedTuple):
-    """One image: uint8 [H, W, 3], its label, and where it comes from, for messages."""
+    """One image, uint8 [H, W, 3], its label, and its file and row for messages."""
 
     image: np.ndarray
     label: int
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """One split of a source: its class names, and its images one by one (read as they are asked for)."""
+    """One split of a source: its class names, and its images one by one, each read when it is asked for."""
 
     classes: list[str]
     rows: Iterable[Row]

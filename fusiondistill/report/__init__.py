@@ -1,7 +1,7 @@
-"""Tables in, pages out: the table, the figures and the page of an experiment, from plain Arrow tables.
+"""The report: the tables, the figures and the page of an experiment, from plain Arrow tables.
 
-Knows no store and trains nothing. :func:`write` makes the files, :func:`table_lines` the table for a terminal,
-:func:`summarise` the numbers behind both, :func:`published` the paper's figures.
+:func:`write` makes the files, :func:`table_lines` the table for a terminal, :func:`summarise` the numbers behind both,
+:func:`published` the paper's figures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write(
     unfinished: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; what is missing shows as "–".
+    """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; a missing number is a "–".
 
     Args:
         directory: is made if it is not there. Files are replaced one by one, each by temporary file and rename;
@@ -60,18 +60,19 @@ def write(
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
         answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class
-            name)): what methods said of the samples.
+            name)): the methods' answers for the samples.
         timeline: rows (experiment: str, stage: str (directory), name: str, kind: str, seed: int64, worker: str, host:
-            str, device: str, ready: float64 (when the last input was there, seconds since 1970; null without inputs),
-            started: float64 (the last time), finished: float64, seconds: float64 (that it cost one worker), and perhaps
-            workers: int64 (that it took at once) and gpus: float64 (of each of them, null where nobody said)).
+            str, device: str, ready: float64 (when the last input was stored, seconds since 1970; null without inputs),
+            started: float64 (its last start), finished: float64, seconds: float64 (of one worker), and perhaps
+            workers: int64 (how many it took at once) and gpus: float64 (of each worker, null where unknown)).
         surface: rows (experiment: str, stage: str, seed: int64, degradation: str (whose expert), alpha: float64 (0: the
-            expert, 1: the fused network), loss: float64 (nats)): on the straight way between, BatchNorm recomputed at
-            every point.
+            expert, 1: the fused network), loss: float64 (nats)): the loss on the straight line between the two, with
+            BatchNorm recomputed at every point.
         unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
-            error: str (null: nothing went wrong)) of stages that are not stored.
-        facts: what it takes to run it again, by name, in the order given: command, versions, hardware, config ...
-            ``curves`` and all tables after it may have a column experiment: str; several experiments get a part each.
+            error: str (null without one)) of stages that are not stored.
+        facts: name -> text, in the order to show: command, versions, hardware, config ...
+
+    ``curves`` and all tables after it may have a column experiment: str; then each experiment gets a part.
 
     Returns:
         The files, ``index.html`` first.
@@ -109,7 +110,7 @@ def write(
 
 
 def _figures_of_a_report(folder: Path) -> set[Path]:
-    """The figures beside an earlier page of this report; pictures that lie elsewhere are somebody's own."""
+    """The figures beside an earlier page of this report; none where another program made the page."""
     from fusiondistill.report.page import MADE
 
     with contextlib.suppress(OSError):
@@ -119,7 +120,7 @@ def _figures_of_a_report(folder: Path) -> set[Path]:
 
 
 def _replace(path: Path, data: bytes) -> Path:
-    """Put a file in place as a whole: a reader sees the old one or the new one, never half of it."""
+    """Replace a file as a whole: a reader sees the old or the new content, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(data)

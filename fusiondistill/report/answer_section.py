@@ -1,4 +1,4 @@
-"""What the page says of one table of results, part by part: the answer, why to believe it, how it behaves per level."""
+"""The page's sections about one table of results: the answer, the tests, the levels, gains and costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Drawn", "group_section", "group_sections", "setup"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What belongs to one table: its name in ids, its figures, its counts (None: the page has no room for them)."""
+    """The parts that belong to one table: its name in ids, its figures, its counts (None: the page has no room)."""
 
     table: str
     levels: Sequence[Picture] = ()
@@ -41,7 +41,7 @@ def group_sections(group: Group, drawn: Sequence[Drawn]) -> list[Section]:
 
 
 def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
-    """One of several tables of a page: the same in a section of its own."""
+    """One of several tables of a page, all in one section."""
     (_, opening), *parts = _parts(group, drawn[0])
     sentence = tables.headline(group)
     shown = [*([Text(sentence, "")] if sentence else []), setup(group), *opening]
@@ -63,7 +63,7 @@ def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
 
 
 def setup(group: Group) -> Terms:
-    """What was trained on what, by which protocol, in a few lines."""
+    """Data, network, seeds, protocol and training of a table, a line each."""
     images = max(group.images.values(), default=0)
     items: dict[str, Inline] = {
         "Data": printable(group.dataset) + (f", {images:,} test images" if images else ""),
@@ -78,7 +78,7 @@ def setup(group: Group) -> Terms:
 
 
 def _missing(group: Group) -> str:
-    """How many numbers of the table and of those below it are still to come, in words; empty where none is."""
+    """How many numbers of the table and of its ``others`` are missing, in words; empty where none is."""
     missing, all_of_them = (sum(of) for of in zip(*(one.missing for one in (group, *group.others)), strict=True))
     return f"{missing} of {all_of_them} numbers are not evaluated, or not for all seeds" if missing else ""
 
@@ -136,7 +136,7 @@ def _answer(group: Group, drawn: Drawn, label: str) -> Table:
 
 
 def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> Entry | Number:
-    """A cell that leads to the counts behind its number, where there are any on this page."""
+    """A cell that links to the counts behind its number, where the page has them."""
     names = group.degradations[column : column + 1] or group.degradations
     if not any((group.rows[row].method, name) in (drawn.counts or {}) for name in names):
         return entry
@@ -145,7 +145,7 @@ def _number(entry: Entry, group: Group, drawn: Drawn, row: int, column: int) -> 
 
 
 def _believed(group: Group) -> list[Block]:
-    """The paired tests: what they say of our rows, then all pairs, which open on demand."""
+    """The paired tests: sentences about our rows, then all pairs, which open on demand."""
     grid = comparison_grid(group)
     if grid is None or not grid.rows:
         return blocks.grid_blocks(grid)

@@ -1,4 +1,4 @@
-"""What a table of accuracies does not say: likelihood, calibration, clean images, errors relative to the base."""
+"""The table beside the accuracies: likelihood, calibration, clean images, errors relative to the base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mean_corruption_error(group: Group, row: Row) -> Cell:
 
 
 def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
-    """A row per method; a column without any figure is left out, and None is returned if all are.
+    """A row per method, without empty columns; None if all are empty.
 
     ``brief`` leaves out the corruption errors of single degradations.
     """

@@ -1,4 +1,4 @@
-"""What the page is made of: plain values, which the templates turn into HTML."""
+"""The parts of a page as plain values, which the templates turn into HTML."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Grid
 
 WIDE = 9  # columns that fit on paper side by side
-_FEW, _FEW_OF_GRID = 12, 20  # rows of a table that is shown without being asked for
+_FEW, _FEW_OF_GRID = 12, 20  # rows of a table that is shown unfolded
 
 
 class Mark(NamedTuple):
-    """Words within a text that lead to a place on the page, or just stand out."""
+    """Words within a text that link to a place on the page, or stand out."""
 
     text: str
     href: str = ""
 
 
 class Number(NamedTuple):
-    """A cell that leads to the counts behind its number: the table, row and column that the page's script asks for."""
+    """A cell that links to the counts behind its number, by the table, row and column that the page's script reads."""
 
     text: str
     beside: str
@@ -68,7 +68,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures beside each other, below them the wide ones."""
+    """Figures beside each other, the wide ones below."""
 
     pictures: Sequence[Picture]
 
@@ -111,7 +111,7 @@ Block: TypeAlias = "Text | Terms | Bullets | Figures | Folded | Table"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that its table of contents leads to; ``anchor`` is the id that links use."""
+    """A part of the page that its table of contents links to; ``anchor`` is its id."""
 
     anchor: str
     title: str
@@ -135,7 +135,7 @@ def plain_table(heading: Sequence[str], rows: Sequence[Sequence[object]], label:
 
 
 def grid_table(grid: Grid, links: Sequence[str] = ()) -> Table:
-    """A grid as a table; a long one can be sorted and filtered. ``links``: where each row's name leads."""
+    """A grid as a table; a long one can be sorted and filtered. ``links``: the target of each row's name."""
     rows: list[Sequence[object]] = [
         (Mark(name, links[i]) if links else name, *entries) for i, ((name, _), *entries) in enumerate(grid.rows)
     ]
@@ -157,7 +157,7 @@ def grid_blocks(grid: Grid | None, *, fold: bool = False, what: str = "rows") ->
 
 
 def titled_grid(grid: Grid | None) -> list[Block]:
-    """The same under the grid's title."""
+    """:func:`grid_blocks` under the grid's title."""
     return named(grid.title, grid_blocks(grid)) if grid else []
 
 

@@ -1,6 +1,6 @@
-"""What the paired tests say, in careful words: other test images are one thing, other training seeds another.
+"""The paired tests in words and tables: between the rows of a table, and of one row between points of a sweep.
 
-Of the rows of a table, and of the same row at two points of a sweep.
+The words keep two questions apart: other test images, and other training seeds.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _twice(pairs: Sequence[Comparison]) -> str:
 
 
 def short_lines(group: Group) -> list[str]:
-    """For a terminal: what is established between our rows and every other one, a sentence each."""
+    """Sentences for a terminal: the established differences between our rows and the others."""
     if not _testable(group):
         return []
     if not group.comparisons:
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def best_note(group: Group) -> str | None:
-    """What the mark in the main table means, or why no row has it; None where nothing was tested."""
+    """What the mark in the main table means, or why no row has it; None without tests."""
     if group.best:
         return (
             f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
@@ -181,7 +181,7 @@ def sweep_grids(comparisons: pa.Table | None, methods: Methods) -> list[Grid]:
 
 
 def sweep_lines(comparisons: pa.Table | None, methods: Methods) -> list[str]:
-    """The first of these pairs for a terminal, the established ones before the others; twelve lines at most."""
+    """At most twelve lines for a terminal about the pairs between points, established differences first."""
     lines: list[str] = []
     families = _families(comparisons)
     for family, pairs in list(families.items())[: _LINES // 3]:
@@ -197,7 +197,7 @@ def sweep_lines(comparisons: pa.Table | None, methods: Methods) -> list[str]:
 
 
 def _families(comparisons: pa.Table | None) -> dict[_Family, list[Comparison]]:
-    """The pairs by what p (Holm) is corrected for: those of a sweep on the same images by the same protocol."""
+    """The pairs by the family that p (Holm) is corrected for: a sweep's on the same images by the same protocol."""
     if comparisons is None or "points" not in comparisons.column_names:
         return {}
     names = [item.name for item in fields(Comparison)]

@@ -21,7 +21,7 @@ _BUDGET = 1_500_000  # characters of counts in a page
 
 @dataclass
 class Counted:
-    """What is stored of one (method, degradation, seed): by level how many images were right and seen, and by whom."""
+    """The stored counts of one (method, degradation, seed): by level the images right and seen, and the stages."""
 
     levels: dict[int, tuple[int, int]] = field(default_factory=dict)
     stages: list[str] = field(default_factory=list)
@@ -52,12 +52,12 @@ def counts_of(results: pa.Table) -> Mapping[tuple[str, ...], Counts]:
 
 
 def anchor(table: str, row: int = 0, column: int | None = None) -> str:
-    """The id of what stands behind a cell: of a degradation's column, or of the average."""
+    """The id of the counts behind a cell; ``column`` None: the average."""
     return f"counts-{table}" if column is None else f"counts-{table}-{row}-{column}"
 
 
 def embedded(tables: Sequence[tuple[str, Group, Counts]]) -> tuple[str, int]:
-    """The counts of as many tables as a page can hold, as JSON for a script element; and how many these are."""
+    """(JSON for a script element, with the counts of as many tables as a page has room for; how many these are)."""
     whole: dict[str, Any] = {}
     room = _BUDGET
     for table, group, counts in tables:
@@ -93,7 +93,7 @@ def _described(group: Group, counts: Counts) -> dict[str, Any]:
 
 
 def _counted(group: Group, name: str, counted: Counted) -> list[Any]:
-    """Stages and right ones at each level (null where missing); how many were seen, where that is not all images."""
+    """Stages, images right at each level (null where missing), and the images seen where these are not all."""
     levels = group.levels[name]
     rights = [counted.levels[level][0] if level in counted.levels else None for level in levels]
     seen = [counted.levels[level][1] if level in counted.levels else None for level in levels]
@@ -106,7 +106,7 @@ def _mean(value: float | None) -> float | None:
 
 
 def counts_block(table: str, group: Group, counts: Counts) -> Block | None:
-    """A row for every method, degradation and seed: what a link leads to where no script runs; None without counts."""
+    """A row for every method, degradation and seed, which links lead to where no script runs; None without counts."""
     body: list[Sequence[object]] = []
     ids: dict[int, str] = {}
     for i, row in enumerate(group.rows):

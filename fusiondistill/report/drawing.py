@@ -1,4 +1,4 @@
-"""Charts: numbers in, matplotlib figures out, and those as PNG and SVG bytes that are the same every time.
+"""Draws numbers as matplotlib figures, and renders these as PNG and SVG bytes that are the same every time.
 
 Matplotlib is imported by the functions that need it; figures are drawn without pyplot and its global state.
 """
@@ -40,7 +40,7 @@ _LABELS = 1.95  # inches kept for the labels at the right
 class Series:
     """One line of a chart: x and y [n], the lowest and highest of the seeds where there are several, and its label.
 
-    ``dots`` marks each x: what lies between them was not measured.
+    ``dots`` marks each x, since nothing was measured between them.
     """
 
     label: str
@@ -204,9 +204,9 @@ def rendered(figure: Figure) -> tuple[bytes, bytes]:
 
 
 def inlined(svg: bytes, prefix: str, alt: str) -> str:
-    """The SVG as it goes into a page: ids of its own, colours as CSS variables, the page's font, a text alternative.
+    """The SVG for a page: with its own ids, colours as CSS variables, the page's font and a text alternative.
 
-    A wide one says how narrow it may become.
+    A wide one gets a smallest width.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]

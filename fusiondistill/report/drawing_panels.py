@@ -70,7 +70,7 @@ def panel_charts(panels: Sequence[Panel], labels: Sequence[str], x_label: str, *
 
 
 def _style(metric: int, labels: Sequence[str]) -> int:
-    """A single metric is drawn in the plainest way."""
+    """The number of a metric's line style; a single metric has the plainest one."""
     return metric % len(_STYLES) if labels else 1
 
 

@@ -1,4 +1,4 @@
-"""Real test images under each degradation, and what the base, the expert and the final network said of them."""
+"""Real test images under each degradation, with the answers of the base, the expert and the final network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CASES = {
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the test split under one degradation: its class, its pictures (PNG) and what was said, by level."""
+    """One image of the test split under one degradation: its class, and by level its picture (PNG) and answers."""
 
     index: int
     label: str
@@ -60,7 +60,7 @@ def chosen(
 
 
 def examples_blocks(samples: pa.Table, answers: pa.Table | None, methods: Methods, experiments: int = 1) -> list[Block]:
-    """For each degradation a table: images down, levels across, below each image who was right.
+    """For each degradation a table: images down, levels across, below each image which methods were right.
 
     ``experiments``: how many of them share the room that a page has for pictures; each shows an image at least.
     """
@@ -104,7 +104,7 @@ def _table(name: str, levels: Sequence[int], rows: Sequence[tuple[str, Example]]
 
 
 def _shot(name: str, one: Example, level: int, asked: Sequence[Method]) -> Shot | str:
-    """The picture at a level and what was said of it: a method's verdict a line."""
+    """The picture at a level, with a line for each method's answer."""
     if level not in one.pictures:
         return MISSING
     alt = f"{one.label}, image {one.index} of the test split, {degradation_title(name)} at level {level}"

@@ -20,7 +20,7 @@ __all__ = ["Picture", "Pictures", "seeds_line", "seeds_text"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered figure: file name without suffix, what stands above and below it, and what a screen reader says."""
+    """A rendered figure: file name without suffix, title, caption, and the text for screen readers."""
 
     name: str
     title: str
@@ -67,7 +67,7 @@ def seeds_line(
 
 
 def seeds_text(counts: Iterable[int]) -> str:
-    """How many seeds are behind the lines."""
+    """How many seeds the lines have, in words."""
     drawn = sorted(set(counts))
     if drawn == [1]:
         return "One seed."

@@ -1,4 +1,4 @@
-"""A table of text as a value, and as aligned lines for a terminal or as Markdown; the page has its own way."""
+"""A table of text as a value, as aligned lines for a terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["WIDTH", "Entry", "Grid", "aligned", "escaped", "markdown_grid", "wra
 WIDTH = 100  # columns of a terminal that a table may take
 
 Entry = tuple[str, str]
-"""What stands in a cell and, smaller, beside it: ("83.1", "±0.4")."""
+"""A cell's text, and the smaller text beside it: ("83.1", "±0.4")."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: its heading, the first cell included, its rows as long as the heading, and what is to say about it."""
+    """A table: its heading (the first cell included), its rows, as long as the heading, and a note."""
 
     title: str
     heading: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     note: str = ""
     texts: int = 1
-    """How many of the first columns are text, which starts at the left."""
+    """How many of the first columns are text, aligned left."""
 
 
 def aligned(heading: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[str]:
-    """Lines for a terminal: numbers end at the same place, what stands beside them starts there.
+    """Lines for a terminal. The numbers of a column end at the same place; the texts beside them start there.
 
     A table that is too wide is cut into several below each other, each with the first column.
     """
@@ -58,7 +58,7 @@ def aligned(heading: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[str
 
 
 def markdown_grid(grid: Grid) -> str:
-    """The table and what is to say about it, as Markdown."""
+    """The table and its note as Markdown."""
     numbers = len(grid.heading) - grid.texts
     lines = ["| " + " | ".join(escaped(title) for title in grid.heading) + " |"]
     lines.append("|" + " --- |" * grid.texts + " ---: |" * numbers)
@@ -73,6 +73,6 @@ def wrapped(*texts: str) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Outside text that Markdown and the HTML within it leave alone, on one line."""
+    """Text from outside on one line, escaped for Markdown and the HTML in it."""
     flat = " ".join(printable(text).replace("&", "&amp;").replace("<", "&lt;").split())
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", flat)

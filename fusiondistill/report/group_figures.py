@@ -25,8 +25,7 @@ _MANY = 7  # columns of a map that takes the whole width of the page
 def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[Picture]:
     """Accuracy against level for each degradation, a line for each method that is no single expert.
 
-    Each has a scale of its own: on one that fits the hardest degradation, the lines of the others would lie on top of
-    each other.
+    Each degradation has its own scale: on that of the hardest one the lines of the others would lie on each other.
     """
     rows = [row for row in group.rows if not row.is_expert]
     styles = line_styles(group.methods)
@@ -93,7 +92,7 @@ def _gains(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
 
 
 def _gain(row: Row, base: Row, column: str) -> float:
-    """Points above the base over common seeds; NaN where there is none."""
+    """Points above the base over common seeds; NaN without a common seed."""
     ours, theirs = row.cell(column).by_seed, base.cell(column).by_seed
     gains = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return sum(gains) / len(gains) if gains else float("nan")

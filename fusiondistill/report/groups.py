@@ -1,4 +1,4 @@
-"""What the report's tables are made of: plain values, without a word of prose or markup."""
+"""The contents of the report's tables as plain values, without prose or markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusiondistill.statistics import Interval, mean_interval
 __all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
 
 TRAINED = "trained"  # the kind of degradation that experts were trained for: the columns of the main table
-FULL = "fp32"  # the precision of an evaluation of which nothing else is said
+FULL = "fp32"  # the default precision of an evaluation
 LEVEL = 0.05  # a corrected p-value below it calls a difference established
 
 
@@ -32,10 +32,10 @@ class Cell:
 class Row:
     """One method: a cell for each degradation, and the average over all of them.
 
-    ``about`` is what the plan says of it, ``method`` its id. ``average`` has the seeds for which no degradation is
-    missing. ``curves[degradation][seed]`` holds the accuracy in percent at each of the group's measured
-    levels. ``nll`` (nats) and ``ece`` (percent) are means over levels and degradations like ``average``; ``clean`` is
-    the accuracy in percent at levels that leave an image as it is.
+    ``about`` is the plan's description, ``method`` the id. ``average`` has the seeds for which no degradation is
+    missing. ``curves[degradation][seed]`` holds the accuracy in percent at each of the group's measured levels. ``nll``
+    (nats) and ``ece`` (percent) are means over levels and degradations like ``average``; ``clean`` is the accuracy in
+    percent at levels that leave an image as it is.
     """
 
     about: Method
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def is_expert(self) -> bool:
-        """Whether this is the network for one degradation rather than a row that is for all of them."""
+        """Whether this is a network for one degradation."""
         return bool(self.about.own)
 
     @property
@@ -100,16 +100,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """One table: what shares an experiment, a data set, a network, a protocol and a kind of degradation.
+    """One table: the rows of one experiment, data set, network, protocol and kind of degradation.
 
-    ``levels`` and ``images`` say for each degradation which levels were measured and on how many test images each;
-    ``spans`` (first, last) which integer levels there are, where that is known. ``others`` are the tables of the other
-    kinds of degradation, with the same rows. ``comparisons`` is None where no pairs were tested at all. ``precision``
-    is that of the numbers the networks were evaluated with. ``seeds`` are those that there are to be, evaluated or not;
-    ``asked`` the figures that there are to be (method, seed, degradation), None: one for each cell and seed.
-    ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how many images and for how
-    many epochs the rows were trained, ``deviations`` how all that departs from the published experiment, network and
-    protocol apart; each is empty where that is not known. ``methods`` are all of the experiment, in their order.
+    ``levels`` and ``images`` hold for each degradation its measured levels and the number of test images at each;
+    ``spans`` its first and last integer level, where known. ``others`` are the tables of the other kinds of
+    degradation, with the same rows. ``comparisons`` is None where no pairs were tested. ``precision`` is that of the
+    evaluation. ``seeds`` are the planned seeds, ``asked`` the planned figures (method, seed, degradation), None: one
+    for each cell and seed. ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how
+    many images and for how many epochs the rows were trained, ``deviations`` how that differs from the published
+    experiment, network and protocol apart; each is empty where unknown. ``methods`` are the experiment's, in order.
     """
 
     experiment: str
@@ -139,12 +138,12 @@ class Group:
 
     @property
     def comparable(self) -> bool:
-        """Whether a difference from the published figures means something: their network, protocol and settings."""
+        """Whether figures may be compared with the published ones: the same network, protocol and settings."""
         return self.model == MODEL and self.protocol == "paper" and not self.deviations
 
     @property
     def missing(self) -> tuple[int, int]:
-        """How many cells lack a figure that there is to be, and how many cells there are to be."""
+        """(cells that lack a planned figure, planned cells)."""
         cells = [(row, name) for row in self.rows for name in self.degradations]
         there = {(row.method, seed, name) for row, name in cells for seed in row.cells[name].by_seed}
         all_of_them = {(row.method, seed, name) for row, name in cells for seed in self.seeds}
@@ -156,7 +155,7 @@ class Group:
         return next((row for row in self.rows if row.method == method), None)
 
     def name(self, method: str) -> str:
-        """What a reader calls a method of this table."""
+        """The name that readers see for a method of this table."""
         row = self.row(method)
         return (row.about if row else Method(method)).name
 
@@ -174,7 +173,7 @@ class Group:
 
     @property
     def leading(self) -> list[Row]:
-        """Ours, for a sentence: of more than three the first and the last."""
+        """Our rows for a sentence: of more than three the first and the last."""
         return self.ours if len(self.ours) <= 3 else [self.ours[0], self.ours[-1]]
 
     def published(self, method: str, column: str) -> float | None:
@@ -184,7 +183,7 @@ class Group:
         return published(self.dataset, method, column)
 
     def interpolated(self, column: str) -> bool:
-        """Whether levels without a measurement stand behind a column."""
+        """Whether a column's numbers use interpolated levels."""
         if column == AVERAGE:
             return any(self.interpolated(name) for name in self.degradations)
         first, last = self.spans.get(column, (0, -1))

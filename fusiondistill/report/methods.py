@@ -1,6 +1,6 @@
-"""The rows as the plan describes them: what each is called, what it is made of, where it stands in the table.
+"""The methods as the plan describes them: name, kind, and place in the table.
 
-The report knows no row by its name. A row that no plan describes goes by its id and stands below the others.
+The report knows no method by its id. One that no plan describes is named by its id and stands below the others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ COLUMNS = {
     "told": "bool",
     **dict.fromkeys(("parameters", "passes"), "int64"),
 }
-"""What a table of planned figures says of each row's method, and the type of each column."""
+"""The columns of a table of planned figures that describe each row's method, and their types."""
 _UNPLANNED = 1 << 30
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a row is.
+    """A method of the table.
 
     Attributes:
         id: as it stands in results.
@@ -61,7 +61,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """What a reader calls it, on one line: "FusionDistill (searched)"."""
+        """The name that readers see, on one line: "FusionDistill (searched)"."""
         title = self.title or self.id
         if self.own and title.endswith(f": {self.own}"):
             title = title.removesuffix(self.own) + degradation_title(self.own)
@@ -69,12 +69,12 @@ class Method:
 
     @property
     def short(self) -> str:
-        """The same without what stands in a colon's or a bracket's place: "Expert" of "Expert: JPEG"."""
+        """The name without its addition: "Expert" of "Expert: JPEG"."""
         return self.name.partition(":")[0] if self.own else self.name.removesuffix(" (searched)")
 
     @property
     def line(self) -> str:
-        """A sentence on what it is, and what it costs at run time where that is known."""
+        """A sentence that describes it, with its cost at run time where known."""
         text = self.description or "The plan says nothing more about this row."
         cost = [
             *([f"{self.parameters:,} parameters"] if self.parameters else []),
@@ -90,7 +90,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Methods:
-    """The methods of an experiment by id; one that is not described is made up from its id."""
+    """The methods of an experiment by id. A method that no plan describes has its id as its name."""
 
     known: Mapping[str, Method] = field(default_factory=dict)
 
@@ -98,7 +98,7 @@ class Methods:
         return self.known.get(method) or Method(method)
 
     def name(self, method: str) -> str:
-        """What a reader calls a method, or a stage that is named like one."""
+        """The name that readers see for a method, or for a stage of the same name."""
         return self[method].name
 
     def sorted(self, methods: Iterable[str]) -> list[Method]:
@@ -107,7 +107,7 @@ class Methods:
 
 
 def methods_of(plan: Mapping[str, Any]) -> Methods:
-    """The methods that a plan as a store holds it describes."""
+    """The methods of a plan, as a store holds it."""
     names = {item.name for item in fields(Method)}
     found = (
         Method(**{key: value for key, value in {"order": i, **given}.items() if key in names and value is not None})
@@ -144,9 +144,9 @@ def ours_of(methods: Iterable[Method]) -> list[Method]:
 
 
 def final_of(methods: Sequence[Method]) -> Method | None:
-    """The network that a run is for: the last of ours, else the last single network that is told nothing.
+    """The final network of a run: the last of ours, else the last single network (but the base) that is not told.
 
-    The base does not count. ``methods`` are in the order of the table.
+    ``methods`` are in the order of the table.
     """
     base = base_of(methods)
     single = [m for m in methods if m is not base and not m.own and not m.told and m.form != "combined"]

@@ -1,4 +1,4 @@
-"""The page: everything that there is to say about the results in one HTML file that needs nothing else."""
+"""The page: all results in one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["MADE", "contents", "facts_section", "page", "shown"]
 
 MADE = "Written by fusiondistill report."
-"""Stands at the end of every page, by which a page of this report is known."""
+"""The end of every page; by it :func:`fusiondistill.report.write` recognises its own pages."""
 _TITLE = "FusionDistill"
-_FEW = 20  # lines of a fact that are shown without being asked for
+_FEW = 20  # lines of a fact that are shown unfolded
 _DRAWN = 12  # tables, and experiments, of which figures are drawn
 
 Tables = Mapping[str, "pa.Table | None"]
@@ -55,7 +55,7 @@ def page(
 
     Args:
         counts: JSON that the page's script reads; safe within a script element.
-        news: what is to be said before anything else.
+        news: shown before everything else.
     """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
     opening = [_overview(groups)] if len(groups) > 1 else []
@@ -83,7 +83,7 @@ def shown(blocks: Sequence[Block]) -> str:
 
 @cache
 def _templates() -> Environment:
-    """The templates. All text is escaped, and rid of control characters, on its way into them."""
+    """The templates. All text that they print is escaped and loses its control characters."""
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup, escape
 
@@ -120,7 +120,7 @@ def _title(names: Sequence[str]) -> str:
 
 
 def _lead(groups: Sequence[Group]) -> list[Block]:
-    """The answer in a sentence, and what was trained on what."""
+    """The answer in a sentence, and the setup."""
     if not groups:
         return [Text(NOTHING, "lead")]
     if len(groups) > 1:
@@ -130,14 +130,14 @@ def _lead(groups: Sequence[Group]) -> list[Block]:
 
 
 def _contents(groups: Sequence[Group], sections: Sequence[Section]) -> Sequence[Section]:
-    """Where to find what; of many tables the overview alone."""
+    """The sections for the table of contents; of several tables only the overview."""
     tables = {section.anchor for section in sections if section.anchor.startswith("table-")}
     found = [s for s in sections if len(groups) < 2 or len(tables) < 6 or s.anchor not in tables]
     return found if len(found) >= 4 else ()
 
 
 def facts_section(facts: Mapping[str, str]) -> Section:
-    """What it takes to run this again; what has several lines is kept as it is; many open on demand."""
+    """The facts that are needed to run this again. Line breaks are kept; long texts open on demand."""
     items: list[tuple[str, Any]] = []
     for name, value in facts.items():
         text = str(value).strip("\n")
@@ -148,7 +148,7 @@ def facts_section(facts: Mapping[str, str]) -> Section:
 
 
 def _overview(groups: Sequence[Group]) -> Section:
-    """A row for each table, which it leads to."""
+    """A row for each table, with a link to it."""
     grid = overview_grid(groups)
     assert grid is not None
     links = [f"#table-{i + 1}" for i in range(len(grid.rows))]
@@ -165,7 +165,7 @@ def _protocols(groups: Sequence[Group]) -> Section:
 
 @dataclass
 class Contents:
-    """The page's sections, its figures, the JSON that its script reads, and what is to be said first."""
+    """The page's sections, its figures, the JSON that its script reads, and the news."""
 
     sections: list[Section] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
@@ -221,7 +221,7 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods
 
 
 def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures) -> None:
-    """A section for each table; where there are several, each in one section, and figures for the first of them."""
+    """Add the sections of each table: several for a single table, else one each, with figures for the first tables."""
     several = len(groups) > 1
     counts = counts_of(results) if groups else {}
     named: list[list[tuple[str, Group]]] = []
@@ -248,7 +248,7 @@ def _key(group: Group) -> tuple[str, ...]:
 
 
 def _add_experiments(found: Contents, anchor: str, table: pa.Table | None, build: Build) -> None:
-    """One section for a kind of table, with a part for each experiment; figures for the first of them."""
+    """Add one section for a kind of table, with a part for each experiment, and figures for the first of them."""
     blocks: list[Block] = []
     experiments = list(_by_experiment(table))
     for i, (name, part) in enumerate(experiments):
@@ -265,7 +265,7 @@ def _add_experiments(found: Contents, anchor: str, table: pa.Table | None, build
 
 
 def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:
-    """The rows of an experiment; all of them where either side does not say whose they are."""
+    """The rows of an experiment; all rows where the experiment is "" or the table has no such column."""
     import pyarrow.compute as compute
 
     if table is None or not experiment or "experiment" not in table.column_names:
@@ -274,7 +274,7 @@ def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:
 
 
 def _by_experiment(table: pa.Table | None) -> Iterator[tuple[str, pa.Table]]:
-    """The table's experiments with their rows; a table without that column goes by the name of ""."""
+    """The table's experiments with their rows; "" for a table without that column."""
     import pyarrow.compute as compute
 
     if table is None or not table.num_rows:

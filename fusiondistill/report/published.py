@@ -6,7 +6,7 @@ __all__ = ["AVERAGE", "DEGRADATIONS", "MODEL", "NETWORK", "has_published", "publ
 
 NETWORK = "ResNet-56"
 MODEL = "cifar_resnet56"  # our name of that network
-AVERAGE = "avg"  # stands for the column of averages where a degradation is asked for
+AVERAGE = "avg"  # in place of a degradation: the column of averages
 
 DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")  # what its averages are over
 

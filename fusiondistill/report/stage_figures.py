@@ -1,4 +1,4 @@
-"""The figures of stages: training curves, what a search tried, the loss on the way from experts to their fusion."""
+"""The figures of stages: training curves, a search's trials, the loss on the line from experts to their fusion."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def _best(trials: list[tuple[float, bool]]) -> str:
 
 
 def _rank(row: dict[str, object]) -> tuple[int, str]:
-    """Trials count up: by number where they have one."""
+    """A trial's sort key: its number, if its name is one."""
     name = str(row.get("trial"))
     digits = "".join(c for c in name if c.isdecimal())
     return int(digits or 0), name
 
 
 def surface_pictures(draw: Pictures, surface: pa.Table, methods: Methods) -> Iterator[Picture]:
-    """The loss on the straight way from each expert to the network that they were fused to, a figure per stage."""
+    """The loss on the straight line from each expert to the fused network, a figure per stage."""
     found: dict[str, dict[str, dict[int, dict[float, float]]]] = {}
     names = ("stage", "degradation", "seed", "alpha", "loss")
     for stage, expert, seed, alpha, loss in zip(*(surface[name].to_pylist() for name in names), strict=True):
@@ -136,7 +136,7 @@ def surface_pictures(draw: Pictures, surface: pa.Table, methods: Methods) -> Ite
 
 
 def dimensions(trials: pa.Table) -> list[str]:
-    """The searched numbers among the columns of a trials table: whatever is not book-keeping and is a number."""
+    """The searched dimensions of a trials table that are numbers."""
     import pyarrow.types as kinds
 
     numeric = [f.name for f in trials.schema if kinds.is_floating(f.type) or kinds.is_integer(f.type)]
@@ -144,7 +144,7 @@ def dimensions(trials: pa.Table) -> list[str]:
 
 
 def text_dimensions(trials: pa.Table) -> list[str]:
-    """The searched choices that are no numbers, as the method of fusion."""
+    """The searched dimensions of a trials table that are texts, like the merging method."""
     import pyarrow.types as kinds
 
     shown = (kinds.is_string, kinds.is_large_string, kinds.is_boolean)
@@ -152,7 +152,7 @@ def text_dimensions(trials: pa.Table) -> list[str]:
 
 
 def _expert_title(expert: str, methods: Methods) -> str:
-    """An expert's name, which may be given as that of its degradation."""
+    """The title of an expert, which is given by its id or by its degradation."""
     if expert in methods.known:
         return methods.name(expert)
     own = [method for method in methods.known.values() if method.own == expert]

@@ -1,4 +1,4 @@
-"""The sections of the page about training, search and fusion, and about stages that are not there yet."""
+"""The sections of the page about training, search, fusion and unfinished stages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BESIDE = {"epochs": "epochs", "seeds": "seeds per trial"}
 
 
 def curves_blocks(pictures: Sequence[Picture], more: str = "") -> list[Block]:
-    """The training curves; ``more``: what else there is to say of them."""
+    """The training curves; ``more`` is added to their note."""
     text = "Each metric after every epoch of every finished training stage that reports it." + more
     return [Text(text), *figures(pictures)] if pictures else []
 
@@ -57,14 +57,14 @@ def trials_blocks(trials: pa.Table, pictures: Sequence[Picture], importance: pa.
 
 
 def _length(rows: Sequence[dict[str, object]]) -> str:
-    """For how many epochs a trial was trained that was not stopped."""
+    """The most epochs of a trial, in words."""
     epochs = [n for row in rows if isinstance(n := row.get("epochs"), int)]
     most = max(epochs, default=0)
     return f" of at most {most} epoch{'' if most == 1 else 's'}" if most else ""
 
 
 def _importance(table: pa.Table | None) -> list[Block]:
-    """How much each searched dimension mattered, a row each, the largest first; nothing where it is not known."""
+    """How much each searched dimension mattered, a row each, the largest first; nothing where that is unknown."""
     found: dict[str, list[object]] = {}
     for row in table.to_pylist() if table is not None else ():
         found.setdefault(str(row.get("dimension")), []).append(row.get("value"))
@@ -82,7 +82,7 @@ def _importance(table: pa.Table | None) -> list[Block]:
 
 
 def _fit(table: pa.Table | None) -> str:
-    """How much the forest of each search can tell at all."""
+    """The fit of each search's forest, in words."""
     assert table is not None
     by_seed = {row.get("seed"): row["r2"] for row in table.to_pylist() if row.get("r2") is not None}
     if not by_seed:
@@ -92,7 +92,7 @@ def _fit(table: pa.Table | None) -> str:
 
 
 def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Block]:
-    """How far each expert went from the base, and how much worse the average is than what it is made of."""
+    """Each expert's distance from the base, and how much worse the average is than the experts (the barrier)."""
     found: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in fusion.to_pylist():
         found.setdefault((str(row.get("stage")), str(row.get("degradation"))), []).append(row)
@@ -111,7 +111,7 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
 
 
 def unfinished_line(table: pa.Table | None) -> list[Block]:
-    """How many stages failed and how many are still to come, in a line that leads to them; nothing if all is done."""
+    """A line, linked to the section, with the numbers of failed and of missing stages; nothing if all are stored."""
     if table is None or not table.num_rows:
         return []
     failed = int(table.num_rows - table["error"].null_count)
@@ -121,7 +121,7 @@ def unfinished_line(table: pa.Table | None) -> list[Block]:
 
 
 def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | None:
-    """A row for each stage, those that failed first; None where all is done."""
+    """A row for each unfinished stage, failed ones first; None if all are stored."""
     if table is None or not table.num_rows:
         return None
     rows = sorted(table.to_pylist(), key=lambda row: row["error"] is None)
@@ -138,8 +138,8 @@ def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | No
     ]
     titles = ["stage", "state", *(["experiment"] if several else []), "seed", "epochs stored"]
     text = (
-        "Trainings, fusions and searches that are under way or still to come, and whatever failed, with the last line "
-        "of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
+        "Trainings, fusions and searches that are under way or still to come, and all failed stages, with the last "
+        "line of the stage's error.txt. Their curves, trials and distances are on this page once they are stored."
     )
     return Section(_UNFINISHED, "Not finished", [Text(text), plain_table(titles, body, "Not finished", texts=2)])
 
@@ -155,7 +155,7 @@ def _finite(value: object, otherwise: float) -> float:
 
 
 def _plain(value: object) -> str:
-    """A number as a person would write it, three digits; text as it is."""
+    """A number with three digits; text as it is."""
     if value is None:
         return MISSING
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""How lines are told apart: a palette that colour-blind readers can use (Okabe and Ito, 2008), and line styles on top.
+"""Colours and dashes of lines, in a palette that colour-blind readers can use (Okabe and Ito, 2008).
 
 The page replaces each of these colours with a CSS variable of the same name, so that figures follow light and dark.
 """
@@ -70,7 +70,7 @@ def line_styles(methods: Sequence[Method]) -> dict[str, LineStyle]:
 
 
 def _styles(colours: Sequence[str], dashes: Sequence[Dashes], width: float = 1.3) -> Iterator[LineStyle]:
-    """All dashes of the first colour, then of the next; wider when all are used up."""
+    """All dashes of the first colour, then of the next; then all again with wider lines."""
     for more in count():
         yield from (LineStyle(colour, of, width + 0.9 * more) for colour in colours for of in dashes)
 

@@ -1,4 +1,4 @@
-"""Counts in, the table's numbers out: which method reached which accuracy, over which seeds."""
+"""Computes the table's numbers from the counts: each method's accuracies by seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Asked = tuple[str, int, str]  # method, seed, degradation
 
 
 class _Count(NamedTuple):
-    """What is known of one level: counts, mean negative log-likelihood in nats, calibration error as a fraction."""
+    """The figures at one level: counts, mean negative log-likelihood in nats, calibration error as a fraction."""
 
     right: int
     seen: int
@@ -32,7 +32,7 @@ class _Count(NamedTuple):
     ece: float | None
 
     def with_shard(self, right: int, seen: int) -> _Count:
-        """Counts of shards add up; their calibration errors do not, and an unweighted nll would be wrong."""
+        """Add a shard's counts. The other figures become None, since those of shards do not add up."""
         return _Count(self.right + right, self.seen + seen, None, None)
 
 
@@ -42,7 +42,7 @@ _Counts = dict[str, dict[str, dict[int, dict[int, _Count]]]]
 
 @dataclass
 class _Known:
-    """What is known of a group: its counts, and what its table is to have, measured or not."""
+    """The counts of a group, and the planned figures of its table."""
 
     counts: _Counts = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
@@ -74,11 +74,10 @@ def summarise(
             ``right`` and ``seen``; further columns are ignored but for three that may be absent or null: ``kind``
             ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats) and ``ece`` (float64,
             a fraction). ``seen`` null or 0 means not evaluated.
-        planned: a row per (experiment, method, model, seed, dataset, protocol, degradation) that there is to be, with
-            ``kind``, ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool:
-            whether all that is to be measured is in ``results``); perhaps ``precision`` (of the evaluation; "fp32"),
-            ``select``, ``training`` and ``deviations`` (see :class:`Group`),
-            and what the row's method is (the columns of :data:`~fusiondistill.report.methods.COLUMNS`).
+        planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation), with ``kind``,
+            ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool: whether
+            ``results`` has all of it); perhaps ``precision`` (of the evaluation; "fp32"), ``select``, ``training`` and
+            ``deviations`` (see :class:`Group`), and the columns of :data:`~fusiondistill.report.methods.COLUMNS`.
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
             Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
 
@@ -194,7 +193,7 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
 
 
 def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
-    """Whether a method has, or is to have, any figure in a table of its own kind."""
+    """Whether a method has a measured or planned figure in these columns."""
     planned = any(m == method and d in columns for m, _, d in known.unfinished)
     return planned or any(name in known.counts.get(method, {}) for name in columns)
 
@@ -240,7 +239,7 @@ def _percents(counts: Sequence[_Count]) -> list[float]:
 
 
 def _over_levels(group: Group, name: str, values: Sequence[float]) -> float:
-    """The mean over all levels of a degradation of values at the measured ones."""
+    """The (interpolated) mean over all levels of a degradation, from the values at the measured levels."""
     levels = group.levels[name]
     if not group.interpolated(name):
         return sum(values) / len(values)
@@ -250,7 +249,7 @@ def _over_levels(group: Group, name: str, values: Sequence[float]) -> float:
 def _known_cells(
     group: Group, complete: Mapping[str, Mapping[int, Sequence[_Count]]], figure: str, unit: float
 ) -> list[Cell]:
-    """A cell per degradation of a figure that a level may lack; one level without it makes the cell missing."""
+    """A cell per degradation of a figure; missing if one level lacks the figure."""
     cells = []
     for name, by_seed in complete.items():
         found: dict[int, float] = {}

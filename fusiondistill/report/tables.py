@@ -19,11 +19,11 @@ __all__ = [
 
 NOTHING = "Nothing is evaluated yet."
 _NAMES = (("", "experiment"), ("data ", "dataset"), ("network ", "model"), ("protocol ", "protocol"))
-_PRECISION = ("evaluated in ", "precision")  # said where it is not the usual one
+_PRECISION = ("evaluated in ", "precision")  # named where it is not the default
 
 
 def group_title(group: Group) -> str:
-    """What a table is about, in one line."""
+    """A table's title, in one line."""
     names = _NAMES if group.precision == FULL else (*_NAMES, _PRECISION)
     return " · ".join(before + printable(getattr(group, name)) for before, name in names)
 
@@ -55,7 +55,7 @@ def answer_row(group: Group, row: Row) -> list[Entry]:
 
 
 def published_row(group: Group, row: Row) -> list[Entry]:
-    """The paper's figures for a row, with ours minus theirs beside them where that means something; or nothing."""
+    """The paper's figures for a row, if it has any; beside them ours minus theirs where these may be compared."""
     figures = [group.published(row.method, column) for column in group.columns]
     if all(figure is None for figure in figures):
         return []
@@ -71,7 +71,7 @@ def published_row(group: Group, row: Row) -> list[Entry]:
 
 
 def cell_text(cell: Cell, seeds: int, digits: int = 1) -> Entry:
-    """A cell's mean and its spread with so many decimals.
+    """A cell's mean and its spread with ``digits`` decimals.
 
     ("83.1", "±0.4"); ("83.1", "[1]") where one seed of several has it; ("–", "") where none has.
     """
@@ -153,9 +153,10 @@ def caption(group: Group) -> str:
 
 
 def headline(group: Group) -> str | None:
-    """The answer in one sentence, or None as long as none of our rows is evaluated.
+    """The answer in one sentence, or None while none of our rows is evaluated.
 
-    Ours, then the best known ways to train on all degradations (at most two), the base, and the first row that is told.
+    It names our rows, the best other rows trained on all degradations (at most two), the base, and the first row that
+    is told the degradation.
     """
     rows, ours, told = group.rows, group.leading, [row for row in group.rows if row.about.told]
     others = [row for row in rows if row.about.form == "all" and row not in group.ours and row.about.start != "random"]
@@ -171,7 +172,7 @@ def headline(group: Group) -> str | None:
 
 
 def _said(row: Row, *, spread: bool) -> str:
-    """A row's average in words, with half its interval over seeds if that is asked for."""
+    """A row's average in words; ``spread`` adds half its interval over seeds."""
     interval = row.average.interval
     assert interval
     half = f" ±{interval.half:.1f}" if spread and interval.half is not None else ""

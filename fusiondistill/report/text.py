@@ -41,7 +41,7 @@ def table_lines(
 def overview_lines(
     results: pa.Table, *, planned: pa.Table | None = None, comparisons: pa.Table | None = None
 ) -> list[str]:
-    """What :func:`table_lines` says above the tables of several groups, without these; its arguments."""
+    """The lines of :func:`table_lines` above the tables of several groups; the same arguments."""
     lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons)) or [NOTHING]
     between = sweep_lines(comparisons, described(planned)[""])
     return [line.rstrip() for line in (*lines, *([""] if between else []), *between)]
@@ -78,7 +78,7 @@ def _hanging(text: str) -> list[str]:
 
 
 def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Methods) -> str:
-    """The tables as Markdown, with what each row is and what the protocol does; of the tests those between points."""
+    """The tables as Markdown, with the rows and protocols explained, and the tests between points of a sweep."""
     parts = ["# Results"] if groups else ["# Results", NOTHING]
     if overview := overview_grid(groups):
         parts += ["## Overview", markdown_grid(overview)]
@@ -105,13 +105,13 @@ def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Met
 
 
 def explained(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """What the rows are: (what it is called, a sentence), once where several tables have the same row."""
+    """(name, describing sentence) of each row, once where several tables have the same row."""
     found = {(row.about.id, row.about.name, row.about.line): row.about for group in groups for row in group.rows}
     return [(method.name, method.line) for method in sorted(found.values(), key=lambda method: method.rank)]
 
 
 def _comparisons(group: Group) -> list[str]:
-    """The paired tests: what they say of our rows, then all pairs."""
+    """The paired tests: sentences about our rows, then all pairs."""
     grid = comparison_grid(group)
     if grid is None or not grid.rows:
         return _sections(grid)
@@ -138,7 +138,7 @@ _SPECIAL = {
 
 
 def latex(groups: Sequence[Group]) -> str:
-    """A ``tabular`` for each table, with comments that say what it needs and what its numbers are."""
+    """A ``tabular`` for each table, with comments about the packages that it needs and about its numbers."""
     lines = [
         r"% Made by fusiondistill report. Needs \usepackage{booktabs}, and T1 fonts (\usepackage[T1]{fontenc}) for",
         r"% quotation marks in names. Read it in with \input; several tables follow each other.",
@@ -173,7 +173,7 @@ def _comment(text: str) -> list[str]:
 
 
 def latex_escaped(text: str) -> str:
-    r"""Outside text as LaTeX prints it, on one line.
+    r"""Text from outside on one line, escaped for LaTeX.
 
     >>> latex_escaped("a_b & 50 %")
     'a\\_b \\& 50 \\%'

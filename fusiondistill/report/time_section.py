@@ -1,4 +1,4 @@
-"""The section about time: stages on workers, what the end waited for, and worker-hours."""
+"""The section about time: stages on workers, the chain that the end waited for, and worker-hours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["duration", "time_blocks"]
 def time_blocks(
     timeline: pa.Table, draw: Pictures, methods: Methods, drawn: bool
 ) -> tuple[list[Block], Sequence[Picture]]:
-    """The section's content and its figure, if it is to be drawn."""
+    """The section's content and, if ``drawn``, its figure."""
     stages = ran(timeline)
     if not stages:
         return [], ()
@@ -69,7 +69,7 @@ def _resumed(count: int) -> str:
 
 
 def _hours(stages: Sequence[Ran]) -> list[Block]:
-    """What each kind of stage cost, in hours of workers and, where the config says what a worker holds, of GPUs."""
+    """The cost of each kind of stage in worker-hours and, where the config says a worker's GPUs, in GPU-hours."""
     rows = worker_hours(stages)
     gpus = any(row[4] for row in rows)
     body: list[Sequence[object]] = []
@@ -91,7 +91,7 @@ def _hours_text(hours: float) -> str:
 
 
 def _chain(stages: Sequence[Ran], at: Clock, methods: Methods) -> list[Block]:
-    """The stages that the end had to wait for, each with what it waited for itself."""
+    """The stages of the chain that the end waited for, with their waits."""
     links = chain(stages)
     body, before = [], None
     for one in links:
@@ -114,7 +114,7 @@ def _stage_title(one: Ran, methods: Methods) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "35 s", "4 min 10 s", "2 h 05 min", as a person would say it.
+    """Seconds in words: "35 s", "4 min 10 s", "2 h 05 min".
 
     >>> duration(250)
     '4 min 10 s'

@@ -1,4 +1,4 @@
-"""When which stage ran on which worker: lanes, pauses of the whole run, waiting, the longest chain, and their chart."""
+"""When each stage ran on which worker: lanes, pauses of the run, waiting, the longest chain, and their chart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAUSE = 60.0  # seconds without any stage that are cut out of the axis, if they
 
 @dataclass(frozen=True)
 class Ran:
-    """One finished stage: when its last input was there, its last start and its end (Unix seconds), and where."""
+    """One finished stage: when its last input was stored, its last start and its end (Unix seconds), and where."""
 
     stage: str
     name: str
@@ -33,26 +33,26 @@ class Ran:
     seed: int
     worker: str
     device: str
-    """Empty where nobody noted it: of a trial that was stopped early, of the search itself."""
+    """Empty where the store has none: for a trial that was stopped early, and for a search."""
     ready: float | None
     started: float
     finished: float
     seconds: float
-    """That it cost each of its workers, in however many attempts."""
+    """Of each of its workers, over all attempts."""
     workers: int
     gpus: float | None
-    """Of a worker; None where nobody said."""
+    """Of a worker; None where the config does not say."""
 
     @property
     def earlier(self) -> float:
-        """Seconds of a training that went into attempts before the last one."""
+        """Seconds of a training's attempts before the last one."""
         return max(0.0, self.seconds - (self.finished - self.started)) if self.kind == "train" else 0.0
 
 
 def ran(timeline: pa.Table) -> list[Ran]:
-    """The rows of a timeline in the order of their starts; those without times are left out.
+    """The rows of a timeline in the order of their starts, without those that have no times.
 
-    What an earlier run left was ready at the first start.
+    A stage whose inputs an earlier run stored counts as ready at the first start.
     """
     names = list(Ran.__dataclass_fields__)
     known = [row for row in timeline.to_pylist() if None not in (row["started"], row["finished"])]
@@ -66,7 +66,7 @@ def ran(timeline: pa.Table) -> list[Ran]:
 
 
 def lanes(stages: Sequence[Ran]) -> dict[str, list[Ran]]:
-    """The stages of each worker in the order of their starts; workers in the order in which they got to work."""
+    """The stages of each worker in the order of their starts; workers in the order of their first stage."""
     found: dict[str, list[Ran]] = {}
     for one in sorted(stages, key=lambda one: (one.started, one.worker)):
         found.setdefault(one.worker, []).append(one)
@@ -87,7 +87,7 @@ class Clock:
 
 
 def clock(stages: Sequence[Ran]) -> Clock:
-    """The axis for these stages: what was stopped and started again has no long hole in it."""
+    """The axis for these stages, without the long pauses of a run that was stopped and started again."""
     edges: list[tuple[float, float]] = []
     for one in sorted(stages, key=lambda one: one.started):
         if edges and one.started <= edges[-1][1]:
@@ -103,7 +103,7 @@ def clock(stages: Sequence[Ran]) -> Clock:
 def waited(one: Ran, at: Clock) -> float:
     """Seconds for which a stage had all inputs and no worker, without pauses of the run and its own earlier attempts.
 
-    0 where there was no input to wait for.
+    0 without inputs.
     """
     return max(0.0, at(one.started) - at(one.ready) - one.earlier) if one.ready is not None else 0.0
 
@@ -125,9 +125,9 @@ def waiting(stages: Sequence[Ran], at: Clock) -> tuple[list[float], list[int]]:
 
 
 def chain(stages: Sequence[Ran]) -> list[Ran]:
-    """What the end had to wait for: from the stage that finished last back over each one's last input, first to last.
+    """The chain that the end waited for: from the stage that finished last back over last inputs; first to last.
 
-    The input is the stage that finished when the next one became ready.
+    A stage's last input is the stage that finished when it became ready.
     """
     if not stages:
         return []
@@ -204,7 +204,7 @@ def _bars(axes: Axes, by_lane: Sequence[Sequence[Ran]], at: Clock, unit: float, 
 
 
 def lane_names(workers: Sequence[str]) -> dict[str, str]:
-    """Short names for workers: what stands before the first blank, numbered where several processes share it."""
+    """Short names for workers: their first word, numbered where several workers share it."""
     found: dict[str, list[str]] = {}
     for worker in workers:
         found.setdefault(worker.split(" ")[0][:24] or "worker", []).append(worker)

@@ -1,4 +1,4 @@
-"""What the report calls degradations, protocols and published figures, in plain words."""
+"""The report's words for degradations, protocols and published figures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _PROTOCOL_LINE = {
     "paper": "the published experiment as its code does it, salt painted as 1, all but black",
     "standard": "the test split is looked at once",
 }
-_USUAL = {"paper": "test", "standard": "validation"}  # how a protocol chooses epochs where nobody says otherwise
+_USUAL = {"paper": "test", "standard": "validation"}  # how a protocol chooses epochs by default
 
 # select -> how every training stage chooses the epoch that it keeps
 _SELECTS = {
@@ -94,13 +94,13 @@ def in_order(degradations: Iterable[str]) -> list[str]:
 
 
 def degradation_title(degradation: str) -> str:
-    """What a degradation is called: "noise" -> "Noise", "c-motion_blur" -> "Motion blur (published set)"."""
+    """The title of a degradation: "noise" -> "Noise", "c-motion_blur" -> "Motion blur (published set)"."""
     title = short_title(degradation)
     return f"{title} (published set)" if degradation.startswith(_PUBLISHED_SET) else title
 
 
 def short_title(degradation: str) -> str:
-    """The same without saying that it is of a published set, for where that is said anyway."""
+    """The title without "(published set)"."""
     if degradation in _DEGRADATIONS:
         return _DEGRADATIONS[degradation][0]
     name = degradation.removeprefix(_PUBLISHED_SET)
@@ -115,19 +115,19 @@ def level_axis(degradation: str) -> str:
 
 
 def kind_title(kind: str) -> str:
-    """What a kind of degradation is called as a heading."""
+    """The heading of a kind of degradation."""
     return _KINDS[kind][0] if kind in _KINDS else f"Degradations: {printable(kind)}"
 
 
 def kind_lines(kind: str) -> str:
-    """What a kind of degradation is, in a sentence or two."""
+    """A kind of degradation, described in a sentence or two."""
     return _KINDS[kind][1] if kind in _KINDS else "A kind of degradation with an average of its own."
 
 
 def protocol_lines(protocol: str, select: str = "") -> Sequence[str]:
-    """What a protocol does, in sentences; empty for one that is not known here.
+    """What a protocol does, in sentences; empty for an unknown one.
 
-    ``select``: how epochs are chosen ("validation", "last" or "test"); "": as the protocol does it by itself.
+    ``select``: how epochs are chosen ("validation", "last" or "test"); "": by the protocol's default.
     """
     if protocol not in _PROTOCOLS:
         return ()

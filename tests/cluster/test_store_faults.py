@@ -17,7 +17,7 @@ import pytest
 
 from bucket import Bucket, Gate
 from fusiondistill.checkpoints import CheckpointError
-from fusiondistill_runner.storage.holding import CLAIMS, BucketBoard
+from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims
 from fusiondistill_runner.storage.store import Store
 from running import command, counts, environment, finished, fusiondistill, stages, wait_for, weights
 
@@ -171,11 +171,11 @@ def test_a_driver_that_was_stopped_while_another_took_over(
     """Its workers go on, the other driver's do the same work: nothing is mixed, and it leaves when it wakes up."""
     config, reference, cache = undisturbed
     store = Store(bucket.uri("stopped"))
-    board = BucketBoard(store.filesystem, store.path(CLAIMS))
+    folder = BucketClaims(store.filesystem, store.path(CLAIMS))
     line = command("run", str(config), "--store", store.location)
 
     def held_by(process: int) -> bool:
-        claims = [json.loads(data) for name in board.names() if (data := board.read(name))]
+        claims = [json.loads(data) for name in folder.names() if (data := folder.read(name))]
         return any(claim["held"] and claim["process"] == process for claim in claims)
 
     with started(line, environment(cache)) as first:
@@ -188,7 +188,7 @@ def test_a_driver_that_was_stopped_while_another_took_over(
             assert first.returncode == 1 and f"was taken over by process {second.pid} on " in errors, errors
             output, errors = second.communicate(timeout=LONG)
             assert second.returncode == 0, output + errors
-    assert same_as(reference, store) and board.names() == []
+    assert same_as(reference, store) and folder.names() == []
 
 
 def flip(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fusiondistill.locations import NoRoom
+from fusiondistill.locations import DiskFull
 from fusiondistill_runner.nodes.devices import plain_device
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
@@ -141,7 +141,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
 
 def may_pass(problem: Exception) -> bool:
     """Whether another try may go better: the network or a disk failed, not what was asked for."""
-    return isinstance(problem, OSError) and not isinstance(problem, NoRoom)
+    return isinstance(problem, OSError) and not isinstance(problem, DiskFull)
 
 
 def lost_a_peer(problem: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What stages will take, from what stored ones took: seconds of one worker, and device-hours."""
+"""Estimates of what stages will take, from stored stages: seconds of one worker, and device-hours."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Kind = tuple[str, ...]
 
 @dataclass
 class Estimates:
-    """Seconds per unit of work, by what a stage does; the more alike the stages, the better the estimate."""
+    """Seconds per unit of work, by what a stage does."""
 
     rates: dict[Kind, list[float]] = field(default_factory=dict)
 
     def learn(self, stage: Stage, seconds: float) -> None:
-        """Take in that a worker did a stage in so many seconds."""
+        """Note that one worker needed so many seconds for a stage."""
         for kind in _kinds(stage):
             self.rates.setdefault(kind, []).append(seconds / size_of(stage))
 
     def seconds(self, stage: Stage) -> float | None:
-        """Of one worker, for a stage that is not done yet; None where nothing like it was measured.
+        """The estimated seconds of one worker; None where no stage of this kind was measured.
 
-        Stages of the same name are asked first (they differ in seed or settings alone), then those that do the same
-        with the same network on the same data set. Another network or data set tells nothing.
+        Measured stages of the same name come first (they differ in seed or settings alone), then those of the same kind
+        with the same network and data set.
         """
         for kind in _kinds(stage):
             if rates := self.rates.get(kind):
@@ -46,7 +46,7 @@ class Estimates:
 
 
 def size_of(stage: Stage) -> float:
-    """A stage's work in a unit that seconds grow with: its passes, times the images where their number is set."""
+    """A stage's work in a unit that its seconds are proportional to: passes, times images where these are limited."""
     spec = stage.spec
     data = spec.train.data if isinstance(spec, SearchSpec) else spec.data
     images = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
@@ -54,7 +54,7 @@ def size_of(stage: Stage) -> float:
 
 
 def _kinds(stage: Stage) -> list[Kind]:
-    """What a measurement of this stage speaks for, the closest first."""
+    """The keys that this stage's measurements are kept under, the most specific first."""
     spec = stage.spec
     inner = spec.train if isinstance(spec, SearchSpec) else spec
     data = inner.data
@@ -67,7 +67,7 @@ def _kinds(stage: Stage) -> list[Kind]:
 
 
 def _network(stage: Stage) -> str:
-    """The network that a stage runs; empty where what it rests on is not stored any more."""
+    """The network that a stage runs; empty where its inputs are not stored any more."""
     try:
         return network_of(stage)[0].name
     except StopIteration:
@@ -75,20 +75,20 @@ def _network(stage: Stage) -> str:
 
 
 def measured(store: Store) -> Estimates:
-    """Estimates from all that a store holds, whichever config it was made for."""
+    """Estimates from all stages of a store, of any config."""
     estimates, store = Estimates(), store.glance(MANIFEST)
     found: dict[str, Stage | None] = {}
     for directory in store.directories():
         stage = _stored_stage(store, directory, found)
         manifest = store.manifest_of(directory) if stage else None
         if stage and manifest and stage.kind != "import":
-            # A search keeps several workers busy, and a training may have been resumed: what counts is the training.
+            # Of a search or a resumed training the seconds of training count, not those from its start to its end.
             estimates.learn(stage, manifest.get("training_seconds", manifest["seconds"]))
     return estimates
 
 
 def _stored_stage(store: Store, directory: str, found: dict[str, Stage | None]) -> Stage | None:
-    """The stage that a directory holds, as its manifest tells; None for what is no stage or cannot be read."""
+    """The stage that a directory's manifest describes; None where there is no readable manifest."""
     if directory not in found:
         found[directory] = None
         with contextlib.suppress(CheckpointError, ValidationError, KeyError):
@@ -105,7 +105,7 @@ _SPECS: dict[str, Any] = {spec.kind: spec for spec in get_args(Spec)}
 
 
 def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
-    """What stages will take, for a person: device-hours in all, and what of it is unknown."""
+    """Lines with the estimated device-hours of these stages, and the stages that have no estimate."""
     missing = list(missing)
     by_kind: dict[str, list[float | None]] = {}
     for stage in missing:
@@ -128,7 +128,7 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
 
 
 def _hours(seconds: float, resources: Resources) -> str:
-    """Device-hours of so many seconds of a worker: of GPUs where a worker holds a part of one, else of workers."""
+    """Seconds of a worker as device-hours; as GPU-hours where the config says what part of a GPU a worker holds."""
     if resources.gpus_per_worker:
         return f"{seconds / 3600 * resources.gpus_per_worker:.2g} GPU-hours ({seconds / 3600:.2g} worker-hours)"
     amount = f"{seconds / 3600:.2f} device-hours" if seconds >= 360 else f"{seconds / 60:.1f} device-minutes"

@@ -1,4 +1,4 @@
-"""What a plan will take on a given cluster: measured or assumed seconds of each stage, simulated, as lines to read."""
+"""How long a plan will take on a given cluster: measured or assumed seconds of each stage, simulated, in words."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is simulated.
+    """A cluster to simulate.
 
     Attributes:
-        label: what it has, in words.
+        label: its nodes or workers, in words.
         nodes: how many workers fit on each node.
         resources: of the config, which may allow fewer workers at once.
     """
@@ -58,9 +58,9 @@ class Cluster:
 
 
 def parse_cluster(text: str, resources: Resources) -> Cluster:
-    """``nodes=30,gpus=8`` (``gpus`` and ``cpus`` of each node), or ``workers=8`` for so many equal workers.
+    """Read ``nodes=30,gpus=8`` (``gpus`` and ``cpus`` of each node), or ``workers=8`` for so many equal workers.
 
-    A worker holds what ``resources`` say, as in a run; without ``cpus`` the nodes have enough of them.
+    A worker holds what ``resources`` say, as in a run. Without ``cpus`` the nodes have enough of them.
 
     Raises:
         ValueError: not of this form, or no node can hold a worker.
@@ -90,11 +90,12 @@ def parse_cluster(text: str, resources: Resources) -> Cluster:
 
 @dataclass
 class Times:
-    """Seconds of each stage: what was given for it, else what was measured.
+    """Seconds of each stage: the given ones, else the estimate from stored stages.
 
     Attributes:
         given: ``DATA/NAME``, ``NAME``, ``DATA/KIND`` or ``KIND`` -> seconds of one such stage (of a search: of all its
-            trials together), the closest counts; NAME as ``plan`` prints it without its hash, DATA the data set's.
+            trials together). The first of these that is given counts. NAME is printed by ``plan`` (without its hash),
+            DATA is the data set's name.
         estimates: from stored stages.
     """
 
@@ -102,7 +103,7 @@ class Times:
     estimates: Estimates = field(default_factory=Estimates)
 
     def of(self, stage: Stage) -> tuple[float | None, bool]:
-        """(seconds or None for unknown, whether they are assumed rather than measured)."""
+        """(seconds, None if unknown; whether they were given rather than measured)."""
         if stage.kind == "import":
             return 0.0, False
         key = next((key for key in _keys(stage) if key in self.given), None)
@@ -115,10 +116,10 @@ def _keys(stage: Stage) -> tuple[str, ...]:
 
 
 def read_times(sources: Sequence[str], stages: Iterable[Stage]) -> dict[str, float]:
-    """Times from the command line: each NAME=SECONDS or a YAML or JSON file of them; the last one counts.
+    """Read times from the command line: each NAME=SECONDS, or a YAML or JSON file of them; the last one counts.
 
     Raises:
-        ValueError: not of this form, or a name that no stage answers to.
+        ValueError: not of this form, or no stage has this name or kind.
         FileNotFoundError: no such file.
     """
     found: dict[str, float] = {}
@@ -166,13 +167,13 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
 
 
 def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> list[str]:
-    """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says of what is missing.
+    """The lines of ``fusiondistill plan CONFIG --simulate ... --times ...`` about the missing stages.
 
     Args:
-        estimates: what the store has measured.
+        estimates: from the store's stages.
 
     Raises:
-        ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` alone.
+        ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` without a cluster.
     """
     if not clusters:
         if times:
@@ -192,12 +193,12 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
 def forecast_lines(
     stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Mapping[tuple[str, str], float]
 ) -> list[str]:
-    """The simulated runs of stages, for a person; says what it would need to know where it does not know it.
+    """Lines about the simulated runs of stages; where times are unknown, lines that name these instead.
 
     Args:
-        stages: what is to be done, inputs before what uses them.
-        clusters: where; a line each.
-        times: how long.
+        stages: the stages to run, inputs before what uses them.
+        clusters: simulated in turn, a line for each.
+        times: seconds of the stages.
         sizes: (network, data set) -> measured bytes of its weights; others are computed.
     """
     if not stages:
@@ -251,7 +252,7 @@ def path_line(jobs: Sequence[Job], stages: Mapping[str, Stage]) -> str:
 
 
 def traffic_line(moved: Traffic) -> str:
-    """Bytes through the store."""
+    """A line about the bytes through the store."""
     return (
         f"through the store: about {_bytes(moved.written)} written ({_bytes(moved.progress)} of it progress, which "
         f"each epoch replaces), {_bytes(moved.read)} read"
@@ -259,7 +260,7 @@ def traffic_line(moved: Traffic) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them: 6 h 57 min, 36 min 24 s, 12.3 s."""
+    """Seconds in words: 6 h 57 min, 36 min 24 s, 12.3 s."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)

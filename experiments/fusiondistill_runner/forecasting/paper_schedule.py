@@ -31,7 +31,7 @@ TEST_IMAGES = 10_000
 FORWARD = 1 / 3
 """A forward pass as a part of a training step, which also goes back: for teachers, validation, evaluation."""
 FUSE_IMAGES = 10_000 + 2_000 * 5
-"""Forward: for BatchNorm's statistics, and to judge four experts and their average."""
+"""Images of a fusion's forward passes: for BatchNorm's statistics, and to judge four experts and their average."""
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -94,7 +94,7 @@ def bench_schedule(
 
     Returns:
         For each number of devices and each other order a row with ``name``, ``ours`` and ``reference`` (hours),
-        ``ratio`` (reference / ours), ``unit`` and ``limit``: ``devices`` or ``critical path``, whichever is longer.
+        ``ratio`` (reference / ours), ``unit`` and ``limit`` (``devices`` or ``critical path``: the longer bound).
     """
     speeds = {**SPEEDS, **(speeds or {})}
     stages = paper_stages()
@@ -129,7 +129,7 @@ def _row(name: str, ours: float, reference: float, limit: str) -> dict[str, Any]
 
 
 def _chains(stages: Sequence[Stage], jobs: Sequence[Job]) -> list[str]:
-    """The chain that ends in the distilled network, of each data set's first seed."""
+    """For each data set's first seed a line with the chain of stages that ends in the distilled network."""
     seconds = {job.key: job.shortest for job in jobs}
     lines = []
     for stage in stages:

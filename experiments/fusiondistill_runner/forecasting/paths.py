@@ -11,7 +11,7 @@ __all__ = ["ORDERS", "critical_path", "longest_paths"]
 
 
 def longest_paths(jobs: Sequence[Job]) -> dict[str, float]:
-    """Key -> seconds of a job and of the longest chain that waits for it, with unlimited workers."""
+    """Key -> seconds of a job plus those of the longest chain that waits for it, on unlimited workers."""
     longest: dict[str, float] = {}
     for job in reversed(jobs):
         own = longest[job.key] = longest.get(job.key, 0.0) + job.shortest
@@ -49,4 +49,4 @@ ORDERS: Mapping[str, Callable[[Sequence[Job]], list[Job]]] = {
     "first come": lambda jobs: [replace(job, priority=0.0) for job in jobs],
     "shortest first": lambda jobs: [replace(job, priority=-job.seconds) for job in jobs],
 }
-"""To compare: what jobs carry (the driver's: longest path in epochs), the longest path in seconds, two naive orders."""
+"""Orders to compare: the driver's (longest path in epochs), the longest path in seconds, and two naive ones."""

@@ -1,8 +1,7 @@
 """The schedule that the driver would follow, as discrete events: jobs and slots in, start and end of each job out.
 
-The decisions are the driver's own: :mod:`driving.scheduler` says what is started, :mod:`driving.dispatcher` which
-worker gets what. This module has no rules. It gives those two the time, and each job the seconds that it is taken to
-last. Nothing fails here.
+The decisions are the driver's own: :mod:`driving.scheduler` decides what is started, :mod:`driving.dispatcher` which
+worker gets what. This module has no rules of its own: it tells them the time and when jobs end. No job fails.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ __all__ = ["Job", "Run", "Schedule", "simulate"]
 
 # Seconds of overhead, from whole runs on a machine with two CPU cores; on a cluster nothing was measured.
 FIT_START = 7.0
-"""From the decision to start workers to their first stage: 7 to 9 in three fits of a CIFAR-10 run."""
+"""From the driver's decision to start workers to their first stage: 7 to 9 in three fits of a CIFAR-10 run."""
 FIT_END = 3.0
-"""Until the slots of workers that left are free; an empty fit takes 9 to 12 in all."""
+"""From the end of a fit's workers until their slots are free; an empty fit takes 9 to 12 in all."""
 TASK_START = 3.0
-"""Of a plain Ray task in a new process: it imports torch."""
+"""The start of a plain Ray task in a new process, which imports torch."""
 SEARCH_START = 6.0
-"""What a Tune job takes beyond its trials: 5.6 to 6.1 in three searches."""
+"""A Tune job's time beyond its trials: 5.6 to 6.1 in three searches."""
 OFFER = 0.2
-"""Until what became ready is in the queue, and slots that were given back are known: the driver looks so often."""
+"""Between two looks of the driver, which queues the stages that are ready and takes back free slots."""
 TAKE = 0.02
 """From the end of a stage to the start of a worker's next: 0.01 to 0.1."""
 ASK = 1e-6
-"""After the grace time, until an idle worker asks again and leaves; real workers ask every 0.1 s."""
+"""From the end of the grace time until an idle worker asks again and leaves; real workers ask every 0.1 s."""
 GROUP_SIZE = Resources().group_size
 
 
@@ -42,10 +41,10 @@ class Job:
     Attributes:
         key: names it; unique.
         kind: train, fuse, search, evaluate or import. An import is done by the driver before anything starts.
-        seconds: what one worker needs; of a search: for all its trials together; of a data-parallel stage: what all
-            its workers together need, wall time.
+        seconds: of one worker; for a search, of all its trials together; for a data-parallel stage, the wall time on
+            all its workers.
         needs: keys of the jobs that must be done before.
-        priority: the ready job with the highest goes first; of equals the one that was ready first.
+        priority: of the ready jobs the one with the highest starts first; of equals the one that was ready first.
         workers: how many data-parallel workers a training takes.
         trials: how many candidates a search has, taken to be equally long (each with all its repeats).
     """
@@ -87,7 +86,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a run would do."""
+    """A simulated run."""
 
     slots: int
     runs: tuple[Run, ...]
@@ -175,15 +174,15 @@ class _Simulation:
         heapq.heappush(self.events, (self.now + seconds, self.counted, what))
 
     def _offer(self) -> None:
-        """What the driver does at each look: the queue gets what has become ready."""
+        """Queue the jobs that have become ready, as the driver does at each look."""
         if offered := self.scheduler.offer():
             self.queue.offer(offered, self.now)
 
     def _settle(self) -> None:
-        """Idle workers ask for a job, then the driver starts what it can."""
+        """Let idle workers ask for a job, then let the driver start what it can."""
         while self.idle and self._take(self.idle[-1], trains=True):
             self.idle.pop()
-        self.queue.news()  # nobody reads it here
+        self.queue.news()  # dropped: there is no display
         ready = self.queue.counts()
         for started in self.scheduler.start(self.nodes, Counts(ready.to_train, ready.others, len(self.idle)), self.now):
             self._start(started)
@@ -225,7 +224,7 @@ class _Simulation:
         return answer != "wait"
 
     def _ask_again(self) -> None:
-        """Idle workers ask when they may leave; while others work, the end of those comes first."""
+        """Let idle workers ask again when they may leave. While jobs run, the next end comes first."""
         at = self.queue.last_news + GRACE + ASK
         if at > self.asks and not self.queue.busy:
             self.asks = at

@@ -17,11 +17,11 @@ __all__ = ["Traffic", "network_of", "traffic", "weight_bytes"]
 
 CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
 USUAL_CLASSES = 100
-"""Of a data set that is not known by its name; the last layer is a small part of a network."""
+"""Assumed for other data sets; the last layer is a small part of a network."""
 TEST_IMAGES = 10_000
-"""Of a test split whose size a stage does not tell: all of it. Every published set here has so many."""
+"""Assumed for a whole test split, whose size a stage does not tell; every published set here has so many."""
 STOPPED = 0.5
-"""ASHA stops trials early: the part of their epochs that run, as :attr:`planning.stage.Stage.work` has it."""
+"""The part of a search's epochs that ASHA lets run; :attr:`planning.stage.Stage.work` assumes the same."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Traffic:
 
 
 def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = None) -> Traffic:
-    """What so many stages read and write, in bytes; manifests, logs and metrics (kilobytes) are left out.
+    """The bytes that stages read and write; manifests, logs and metrics (kilobytes) are left out.
 
     With W = bytes of a network's weights and buffers (4 for each number in float32), m = 2 moments of RAdam or AdamW
     and 1 of SGD, t teachers (0 where the loss has no teacher term), E epochs:
@@ -50,12 +50,12 @@ def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = 
       the best epoch so far, moments): E (2 + m) W;
     - a search is so many trainings; ASHA stops them after about half of their epochs, so half of them keep their W;
     - a fusion reads W for the base and for each expert, and writes W;
-    - an evaluation reads W for each of its models (an upper bound: a worker keeps the models that it used last) and
+    - an evaluation reads W for each of its models (an upper bound: a worker keeps the last models in memory) and
       writes 2 bytes an image and level, and 4 an image (an upper bound: they are compressed);
     - an import writes W.
 
     Args:
-        stages: those that are to be done.
+        stages: the stages to run.
         weights: W of a stage's network; default :func:`weight_bytes`.
     """
     weights = weights or weight_bytes
@@ -66,7 +66,7 @@ def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = 
 def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     """(read, results, progress) in bytes."""
     spec = stage.spec
-    # Of a search's ways to start each training reads one, and the plain distillation is no training's input.
+    # A training reads one of a search's starts; no training reads the result of the recipe as it stands.
     inputs = sum(role not in ("search", AS_IT_STANDS) and not role.startswith("start-") for role in stage.inputs)
     if isinstance(spec, TrainSpec):
         return _training(spec.recipe, inputs, size)
@@ -105,7 +105,7 @@ def network_of(stage: Stage) -> tuple[ModelConfig, str]:
 
 @lru_cache(maxsize=64)
 def _network_bytes(name: str, classes: int) -> int:
-    """Counted on the meta device: nothing is allocated."""
+    """Bytes of a network's weights and buffers, counted on the meta device without allocating them."""
     import torch
 
     from fusiondistill.models import build_model

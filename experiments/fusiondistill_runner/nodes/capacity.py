@@ -13,9 +13,9 @@ from fusiondistill_runner.nodes.node_checks import NodeAnswer, NodeSurvey
 __all__ = ["Capacity"]
 
 ANSWER = 180.0
-"""Seconds that a start waits for all nodes of a cluster to say whether they can work; a slower node joins later."""
+"""Seconds that the driver waits at the start for all nodes to answer; a slower node joins later."""
 LONGEST = 900.0
-"""Seconds that it waits for enough of them; they may have data to fetch and to decode."""
+"""Seconds that the driver waits for enough nodes to answer; they may have data to fetch and to decode."""
 REFRESH = 1.0
 """Seconds between two looks at the cluster."""
 
@@ -27,16 +27,16 @@ class Capacity:
         ray: the connected module.
         resources: what a worker holds, and how many workers there may be.
         survey: asks the nodes whether they can work.
-        check: called often while nodes are waited for; may raise to end that.
+        check: called often during the wait for nodes; may raise to end it.
 
     Attributes:
         nodes: id of a node that can work -> its slots.
         refused: ids of the nodes that get no work.
-        warnings: what there is to say about the nodes that were there at the start.
+        warnings: texts about the nodes that were there at the start.
 
     Raises:
         ValueError: no node can ever hold a worker, a node does not see the store or lacks the project, or too
-            few have the data; says which.
+            few have the data; the message names them.
         ConnectionError: too few nodes have answered.
     """
 
@@ -57,7 +57,7 @@ class Capacity:
         self.warnings = [text for node, answer in answers for text in _told(node, answer)]
 
     def _settled(self, found: Sequence[Node], needed: int, check: Callable[[], None]) -> list[tuple[Node, NodeAnswer]]:
-        """The answers of the nodes that there are, of those at least that come in time."""
+        """Wait for the answers of these nodes; after :data:`ANSWER` seconds only until enough can work."""
         answers = []
         while True:
             answers += self._look(found)
@@ -78,7 +78,7 @@ class Capacity:
         return min(count, self.most) if self.most else count
 
     def refresh(self) -> list[str]:
-        """Look at the cluster again, if it is time; returns what changed, in words."""
+        """Look at the cluster again, at most once a second; returns the changes in words."""
         if time.monotonic() - self.looked < REFRESH:
             return []
         self.looked = time.monotonic()
@@ -92,7 +92,7 @@ class Capacity:
         return news
 
     def _look(self, found: Sequence[Node]) -> list[tuple[Node, NodeAnswer]]:
-        """Ask new nodes, take in those that say they can work; returns the answers that are new."""
+        """Ask new nodes, and add those that answered that they can work; returns the new answers."""
         alive = {node.id for node in found}
         self.nodes = {node: count for node, count in self.nodes.items() if node in alive}
         fitting = {node.id: slots_on(self.share, node.resources) for node in found}
@@ -110,7 +110,7 @@ class Capacity:
 
 
 def _told(node: Node, answer: NodeAnswer) -> list[str]:
-    """What there is to say of a node."""
+    """A text about a node that gets no work, or has a warning."""
     where = f"node {node.id[:8]} ({node.address})"
     if answer.refusal:
         return [f"{where} {answer.refusal}: it gets no work"]

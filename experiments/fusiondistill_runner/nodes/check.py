@@ -1,4 +1,4 @@
-"""``fusiondistill cluster check``: ask every node, and say what does not fit before a run starts."""
+"""``fusiondistill cluster check``: asks every node, and says what does not fit before a run starts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One live node: what Ray says of it, and what was found there (None: it gave no answer, ``error`` says why)."""
+    """One live node: what Ray counts on it, and what its probe found (None: no answer, ``error`` says why)."""
 
     address: str
     resources: Mapping[str, float]
@@ -44,7 +44,7 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is judged."""
+    """The answers of all nodes."""
 
     address: str
     nodes: tuple[NodeFacts, ...]
@@ -53,7 +53,7 @@ class Facts:
 
     @property
     def open(self) -> list[str]:
-        """Addresses of the nodes that ask for no token."""
+        """Addresses of the nodes that do not ask for a token."""
         return [node.address for node in self.nodes if node.found is not None and not node.found.get("token")]
 
 
@@ -95,7 +95,7 @@ def _answer(ray: Any, node: Node, answer: Any) -> NodeFacts:
 
 @contextlib.contextmanager
 def _marker(location: str | None) -> Iterator[str | None]:
-    """A file of a new name in the store while the block runs; leaves the store as it was."""
+    """Keep a file of a new name in the store while the block runs; leave the store as it was."""
     if location is None:
         yield None
         return
@@ -116,7 +116,7 @@ def _marker(location: str | None) -> Iterator[str | None]:
 
 
 def complaints(facts: Facts, wanted: Wanted) -> list[str]:
-    """What does not fit, each with what to do about it; empty: a run can start."""
+    """The problems, each with what to do about it; empty if a run can start."""
     found = []
     if facts.open:
         found.append(
@@ -131,7 +131,7 @@ def complaints(facts: Facts, wanted: Wanted) -> list[str]:
 
 
 def _holds(node: NodeFacts, resources: Resources) -> bool:
-    """Whether a worker can come to lie on a node."""
+    """Whether a worker may be placed on a node."""
     needs_gpu = (resources.gpus_per_worker or 0) > 0
     return node.resources.get("CPU", 0) >= resources.cpus_per_worker and (
         not needs_gpu or node.resources.get("GPU", 0) > 0
@@ -181,7 +181,7 @@ def _about_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterat
         other = there["versions"].get(name)
         if other is None:
             yield f"{name} is not installed (here: {version}): install the project there"
-        elif other.partition("+")[0] != version.partition("+")[0]:  # builds for CPU and CUDA may stand side by side
+        elif other.partition("+")[0] != version.partition("+")[0]:  # nodes may mix builds for CPU and CUDA
             yield f"has {name} {other}, here it is {version}: install the same on all nodes"
     if NAME in there["versions"] and there.get("code") != here["code"]:
         why = there["errors"].get("code", "other files under the same version")
@@ -202,7 +202,7 @@ def _about_data(there: Mapping[str, Any], wanted: Wanted) -> Iterator[str]:
 
 
 def lines(facts: Facts, wanted: Wanted) -> Iterator[str]:
-    """What was found, a few lines for each node."""
+    """The findings, up to two lines for each node."""
     count = f"{len(facts.nodes)} nodes" if len(facts.nodes) > 1 else "1 node"
     yield f"{count} at {facts.address}; token authentication {'off' if facts.open else 'on'}"
     yield "here: " + ", ".join(f"{name} {version}" for name, version in facts.here["versions"].items())

@@ -71,7 +71,7 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many workers fit on these nodes at once; each lies on one node.
 
     Raises:
-        ValueError: no node can ever hold one; says what the nodes have.
+        ValueError: no node can ever hold a worker; the message says what the nodes have.
     """
     count = sum(slots_on(share, node) for node in nodes)
     if count == 0:
@@ -83,7 +83,7 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
 
 
 def described(nodes: Sequence[Mapping[str, float]]) -> str:
-    """What nodes have, in words."""
+    """The CPUs and GPUs of nodes, in words."""
     return "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes) or "no nodes"
 
 
@@ -97,14 +97,14 @@ def _node(entry: Mapping[str, Any]) -> Node:
 
 
 def on_node(node: str) -> Any:
-    """The scheduling strategy of what has to run on a node (by id), and fails if that is gone."""
+    """The scheduling strategy of a task that must run on a node (by id), and fails if that is gone."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def labels_of(node: str | None, refused: Iterable[str]) -> dict[str, str] | None:
-    """The label selector of what has to run on a node (by id), or, None, on any but the refused ones."""
+    """The label selector of work that must run on a node (by id); where that is None, on any but the refused nodes."""
     if node is not None:
         return {NODE: node}
     avoided = sorted(refused)

@@ -1,4 +1,4 @@
-"""Connecting to Ray, so that neither the user's folder nor a Ray of before can disturb a run."""
+"""Connects to Ray, such that neither files in the user's folder nor an earlier Ray can disturb a run."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ def connected() -> Iterator[Any]:
 
 
 def _set_environment(address: str) -> None:
-    """What Ray reads from the environment, where the user has not set it."""
+    """Set the variables that Ray reads, where the user has not set them."""
     if address == "local":
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # One machine: its address is 127.0.0.1, as on macOS and Windows, and all of Ray's ports are bound to that.
+        # Ray then binds all its ports to 127.0.0.1, as on macOS and Windows.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Python programs that Ray starts must not import modules that lie in the current folder.
         os.environ["PYTHONSAFEPATH"] = "1"
         keep_token_private(lambda text: print(text, file=sys.stderr))
         _forget_dead_head()
-    else:  # each try takes 40 s where there is no head, or one that does not let us in; Ray's own choice is 20
+    else:  # a try takes 40 s where no head answers or the token is wrong; Ray's default is 20 tries
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # A worker group that finds no room waits for it; each time-out counts as a failure of its controller.
+    # A worker group that finds no room shall wait: each time-out would count as a failure of its controller.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
-    # Tune still asks something of Ray, in a thread, after Ray's end: that would start another Ray.
+    # A thread of Tune still asks Ray something after Ray's end, which would start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
@@ -85,16 +85,16 @@ class _Nothing(list[str]):
 def _without_folders(job: Any) -> Any:
     """A job config that keeps the driver's folders off the workers' ``sys.path``.
 
-    ``ray.init`` extends this list by the driver's current folder and its script's folder, and each worker puts what it
-    holds before the standard library: a user's ``queue.py`` there would end every worker. A submitted job's
-    ``--working-dir`` does not go this way (Ray puts it into the workers' ``PYTHONPATH``).
+    ``ray.init`` adds the driver's current folder and its script's folder to this list, and each worker puts the list
+    before the standard library: a user's ``queue.py`` there would end every worker. The ``--working-dir`` of a
+    submitted job is not affected: Ray puts it into the workers' ``PYTHONPATH``.
     """
     job._py_driver_sys_path = _Nothing()
     return job
 
 
 def _forget_dead_head() -> None:
-    """Remove the note of a head that was killed: at each group's end, Ray would try for 12 s to reach it."""
+    """Remove the address file of a killed head, which Ray would try to reach for 12 s at each group's end."""
     from ray._common.utils import get_ray_address_file
 
     note = Path(get_ray_address_file(None))

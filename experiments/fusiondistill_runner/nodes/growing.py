@@ -35,15 +35,15 @@ def enough_nodes(
     check: Callable[[], None],
     look: Callable[[Sequence[Node]], None],
 ) -> Iterator[Callable[[], None]]:
-    """Where the cluster grows (see :func:`patience`): ask for room for the workers of a run, wait for it, give it back.
+    """On a cluster that grows (see :func:`patience`), ask for room for a run's workers, wait for it, and give it back.
 
     Args:
-        say: told what is waited for.
+        say: called with a text about the wait.
         check: called often; may raise to end the wait.
-        look: the same, with the nodes on which a worker fits.
+        look: called often with the nodes on which a worker fits; may raise as well.
 
     Yields:
-        ``check``, which now gives the room back before it raises: an end in order takes longer than some leave for it.
+        ``check``, which now gives the room back before it raises, since the process may be killed soon after that.
     """
     if not patience():
         yield check
@@ -51,19 +51,19 @@ def enough_nodes(
     from ray.autoscaler.sdk import request_resources
 
     def give_back() -> None:
-        request_resources(bundles=[])  # the request would keep the nodes for ever
+        request_resources(bundles=[])  # else the old request keeps the nodes for ever
 
     def checked() -> None:
         try:
             check()
         except BaseException:
-            with contextlib.suppress(Exception):  # Ray may be gone, and that is not what there is to say
+            with contextlib.suppress(Exception):  # Ray may be gone; the error to raise is the check's
                 give_back()
             raise
 
     wanted = resources.workers or resources.workers_per_run
     share = share_of(resources, [node.resources for node in nodes_of(ray)])
-    # Also for room that is there: it keeps idle nodes from leaving.
+    # Asked for even if the room is there: the request keeps idle nodes from leaving.
     request_resources(bundles=[share.resources] * wanted)
     try:
         _wait_for_room(ray, share, wanted, say, check, look)

@@ -1,4 +1,4 @@
-"""Whether nodes can work: each is asked once, by a task that runs there, if it sees the store and has the data."""
+"""Whether nodes can work: a task on each node checks once whether it sees the store and has the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HINT = "give a --store that all nodes share, and install the project on each (`f
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file of the store that a node must read with this content if it is to do any work."""
+    """A file of the store that a node must read with this content before it gets work."""
 
     store: str
     path: str
@@ -34,7 +34,7 @@ class DataSet:
     root: str | None
     """Absolute; None: the data set's own place."""
     fingerprint: str
-    """As it is here."""
+    """Of the driver's files."""
 
     @property
     def label(self) -> str:
@@ -49,16 +49,16 @@ class Needs:
     store_file: KnownFile | None = None
     data: tuple[DataSet, ...] = ()
     folders: tuple[str, ...] = ()
-    """That must be there."""
+    """Folders that must exist."""
 
 
 class NodeAnswer(NamedTuple):
-    """What a node says of itself; each field is a text, "" where there is nothing to say."""
+    """A node's answer; each field is a text, "" where there is no problem."""
 
     refusal: str = ""
     """Why no run may start while the node is there: it does not see the store, or cannot run the project."""
     lacking: str = ""
-    """What the node has not got of the data. Other nodes may have it."""
+    """Which data the node lacks. Other nodes may have them."""
     warning: str = ""
 
     @property
@@ -68,7 +68,7 @@ class NodeAnswer(NamedTuple):
 
 
 def look(needs: Needs, gpus: int) -> NodeAnswer:
-    """What this machine has of what is needed; decodes the images into its cache.
+    """Check this machine for what is needed, and decode the images into its cache.
 
     Args:
         gpus: how many GPUs Ray counts on this machine.
@@ -105,7 +105,7 @@ def _lacking(needs: Needs) -> str:
     for folder in needs.folders:
         if not Path(folder).is_dir():
             return f"it has no folder {folder}: copy it there, or give one on a file system that all nodes share"
-    if needs.data:  # a start on one machine, which has no such question, does not wait for torch
+    if needs.data:  # empty on one machine, whose start need not wait for torch
         from fusiondistill.data import SPLITS, DataError
         from fusiondistill_runner.working.data import load_split
 
@@ -155,10 +155,10 @@ class NodeSurvey:
                 continue
 
     def require(self, nodes: Iterable[Node]) -> None:
-        """Ask nodes before a run starts, and raise where an answer that has come forbids the start.
+        """Ask nodes before a run starts.
 
         Raises:
-            ValueError: says which and why.
+            ValueError: a node that has answered forbids the start; the message names it and says why.
         """
         self.ask(nodes)
         found = [f"node {node.address} {answer.refusal}" for node, answer in self.told.values() if answer.refusal]

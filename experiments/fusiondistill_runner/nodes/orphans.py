@@ -1,7 +1,7 @@
-"""Sees to it that the Ray which a process started does not outlive it, even when it is killed.
+"""Ends the Ray that a process started when that process ends, even by a kill.
 
 On Linux the kernel ends Ray's own processes with the driver, and their workers follow within seconds. But the two
-agents of a node then try for a whole minute to tell the dead head about it. Its files are left to the next run.
+agents of a node go on for a whole minute, trying to reach the dead head. The next run removes the files.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any
 __all__ = ["Scratch", "reaped"]
 
 DELAY = 5
-"""Seconds in which Ray's processes may end by themselves."""
+"""Seconds that Ray's processes get to end by themselves."""
 _KILL = """
     id=${one%:*}
     started=$(sed 's/.*) //' /proc/$id/stat 2>/dev/null | cut -d ' ' -f 20)
     [ "$started" = "${one#*:}" ] && kill -KILL $id 2>/dev/null"""
-"""A shell's words for one of them: after the name, which may hold anything, the 20th field says when it started."""
+"""Shell code that kills one process. After the name, which may hold anything, the 20th field is its start time."""
 
 
 @contextlib.contextmanager
 def reaped() -> Iterator[None]:
-    """While this process lives in the block, a shell waits for its end: should it be killed, its descendants are, too.
+    """Keep a shell during the block that kills this process's descendants if this process is killed.
 
-    Enter it when Ray has just started: only what runs by then is known. Process ids are given again in time: what did
-    not start when the one that was noted did is another.
+    Enter it when Ray has just started: the shell knows only the processes that run by then. It compares start times,
+    since the kernel may give a process id again.
     """
     family = " ".join(f"{one}:{started}" for one, started in _descendants(os.getpid()))
     line = f"cat; sleep {DELAY}; for one in {family}; do {_KILL}; done"

@@ -1,7 +1,7 @@
-"""What one node is asked: facts only, no judgement.
+"""The probe of ``cluster check``: it gathers facts on a node and does not judge them.
 
-Travels to the node by value, so it runs where the project is missing. Whatever fails becomes a text under its name in
-``errors``; the probe itself never raises.
+Ray sends it to the node by value, so it runs where the project is missing. It never raises: each failure becomes a text
+under its name in ``errors``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STORE_BYTES = 32 * 2**20
 
 
 def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
-    """Look around on this machine.
+    """Gather the facts of this machine.
 
     Args:
         asked: ``store`` (location or None), ``marker`` (name of a file that was written there), ``data`` (a list
@@ -34,7 +34,7 @@ def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
         payload: uint8 array out of the object store, or a reference to one.
 
     Returns:
-        What was found, as plain values; ``errors`` holds what failed.
+        The facts as plain values; ``errors`` holds the failures.
     """
     facts: dict[str, Any] = {"host": socket.gethostname(), "versions": versions(), "errors": {}}
     errors = facts["errors"]
@@ -96,7 +96,7 @@ def _devices() -> dict[str, Any]:
 
 
 def _object_rate(payload: Any) -> float | None:
-    """Bytes a second at which an object of the store got here and was read."""
+    """Bytes a second at which an object of Ray's object store was fetched and read."""
     if payload is None:
         return None
     import ray

@@ -20,10 +20,10 @@ def token_file() -> Path | None:
 
 
 def keep_token_private(say: Callable[[str], None]) -> None:
-    """Make the token's file, before Ray makes one that everybody can read, and close one that others can read.
+    """Make the token's file before Ray makes one that all users can read, and correct the mode of a readable one.
 
     Args:
-        say: told what was changed, or that it could not be.
+        say: called with a text if the mode was changed, or could not be.
     """
     path = token_file()
     if path is None:
@@ -40,7 +40,7 @@ def keep_token_private(say: Callable[[str], None]) -> None:
 
 
 def _make(path: Path) -> None:
-    """Put a whole token where there is none, or an empty file: of two runs that do so at once the first one's stays."""
+    """Write a token where the file is missing or empty. Of two runs that do so at once, the first one's token stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size:
@@ -50,7 +50,7 @@ def _make(path: Path) -> None:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
         try:
-            path.hardlink_to(aside)  # unlike a rename it never takes another's place
+            path.hardlink_to(aside)  # unlike a rename it never replaces a file
         except FileExistsError:
             if not path.stat().st_size:  # left by a process that died before it wrote
                 aside.replace(path)

@@ -1,7 +1,7 @@
-"""Notices that the Ray that a run stands on is gone, and ends the run clearly.
+"""Notices that a run's Ray is gone, and ends the run with a clear message.
 
-Ray's own answer is to end the process, after a minute or at once, with a page of its log. Until then whatever the
-driver asks of the head never returns, so nothing in the driver's own thread could say what happened.
+Ray itself ends the process, at once or after a minute, with a page of its log. Until then no call to the head returns,
+so the driver's own thread cannot report it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ __all__ = ["Watch"]
 INTERVAL = 0.25
 """Seconds between two looks."""
 SOON = 0.7
-"""Seconds without an answer after which something on this machine is gone."""
+"""Seconds without an answer after which a process of this machine counts as gone."""
 LATE = 45.0
-"""The same for the head of a cluster that others run, who may start it again; Ray itself gives up after 60."""
+"""The same for the head of a cluster that others operate and may start again; Ray itself gives up after 60."""
 
 Address = tuple[str, int]
 
 
 class Watch:
-    """While entered, connects again and again to Ray's head and to this node's raylet.
+    """While entered, connects to Ray's head and to this node's raylet every quarter of a second.
 
     Args:
         ray: the connected module.
-        ours: whether this process started the cluster, so that no other program starts its head again.
-        lost: called with what is gone, from a thread, when nothing can be done about it; must end the process.
+        ours: whether this process started the cluster; then no other program starts its head again.
+        lost: called from a thread with the name of what is gone; must end the process.
     """
 
     def __init__(self, ray: Any, ours: bool, lost: Callable[[str], Any]) -> None:
@@ -56,7 +56,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and not all(_answers(*entry) for entry in self._places()):
-            time.sleep(2 * SOON)  # Ray is gone: the thread has the better words, and ends it all
+            time.sleep(2 * SOON)  # Ray is gone: the thread ends the process with a clearer message
         self.over.set()
         self.thread.join()
 
@@ -76,7 +76,7 @@ class Watch:
 
 
 def _answers(address: Address, patience: float) -> bool:
-    """Whether something takes connections there. On this machine, a process that is slow to do so is busy, not gone."""
+    """Whether a process takes connections there. On this machine a slow one counts as busy, not as gone."""
     try:
         socket.create_connection(address, timeout=2).close()
     except TimeoutError:

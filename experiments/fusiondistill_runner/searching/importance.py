@@ -1,4 +1,4 @@
-"""How much each dimension of a search mattered: a random forest's permutation importance, and whether to believe it."""
+"""How much each dimension of a search mattered: a random forest's permutation importance, and the forest's fit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 __all__ = ["FEWEST", "importance"]
 
 FEWEST = 8
-"""Judged trials below which nothing is said."""
+"""Judged trials that an importance needs at least."""
 
 
 def importance(
     values: Sequence[Mapping[str, Any]], scores: Sequence[float]
 ) -> tuple[dict[str, float] | None, float | None]:
-    """The share of each dimension in what a random forest of the trials can tell about their accuracy.
+    """Each dimension's share in predicting the trials' accuracy.
 
     The forest (300 trees, seed 0) predicts the accuracy from the values; a dimension's importance is what its R² loses
     when the dimension's values are shuffled among the trials (mean of 10), negatives set to 0, normalised to sum 1.
@@ -51,7 +51,7 @@ def importance(
 
 
 def _numbers(column: Sequence[Any]) -> list[float]:
-    """Numbers as they are, anything else by its place in the order of the texts."""
+    """Numbers as they are; other values become their rank in the order of their texts."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
         return [float(value) for value in column]
     texts = [json.dumps(value) for value in column]

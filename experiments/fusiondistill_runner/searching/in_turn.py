@@ -23,8 +23,8 @@ def run(stage: Stage, context: Context, device: Any, report: Report, closing: Ca
     Args:
         stage: the search stage.
         device: what trials compute on.
-        report: told how many trials are done and the best accuracy so far, and under ``kept`` whether the epoch that
-            just ended is stored; what it raises ends the search, which goes on from there the next time.
+        report: called with the number of finished trials, the best accuracy so far, and under ``kept`` whether the
+            epoch that just ended is stored. What it raises ends the search; the next run goes on from there.
         closing: whether the run is about to end, so that the current epoch has to be stored.
 
     Raises:
@@ -37,7 +37,7 @@ def run(stage: Stage, context: Context, device: Any, report: Report, closing: Ca
         error = None
         try:
             train_candidate(stage, candidate.values, context, device, _noting(trials, candidate), closing)
-        except StoreBusy:  # of the whole run
+        except StoreBusy:  # ends the run, not the trial alone
             raise
         except Exception as problem:
             error = describe(problem).splitlines()[-1]
@@ -46,7 +46,7 @@ def run(stage: Stage, context: Context, device: Any, report: Report, closing: Ca
 
 
 def _noting(trials: Trials, candidate: Candidate) -> Report:
-    """Takes the metrics of a candidate's epochs."""
+    """A function that notes the metrics of a candidate's epochs."""
 
     def note(facts: dict[str, Any]) -> None:
         if "validation" in facts:

@@ -1,8 +1,8 @@
-"""What a search has tried so far, kept in the store while it runs: a small file for each candidate.
+"""The candidates of a search, noted in the store while it runs: a small file for each.
 
-Whoever starts a search again finds them in their order: those that ended are judged by the rows noted here, those that
-were under way go on from their last stored epoch, and those that failed are tried once more, unless their values are no
-recipe. A file that cannot be relied on is one candidate lost: its number goes to the next one that is noted.
+A search that starts again reads them in order. Candidates that ended are judged by the rows noted here, those under way
+go on from their last stored epoch, and those that failed are tried once more, unless their values are no recipe. Where
+a file is damaged the candidate is lost; the next new candidate gets its number.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from fusiondistill_runner.storage.store import Store
 __all__ = ["Candidate", "Journal", "Outcome"]
 
 NAME = "last.candidate-"
-"""Opens the name of a candidate's file: the store deletes ``last.*`` once the search is committed."""
+"""How a candidate's file name begins. The store deletes ``last.*`` once the search is committed."""
 
 Outcome = Literal["open", "done", "stopped", "failed"]
-"""stopped: early."""
+"""``stopped`` means early, by the scheduler."""
 
 
 @dataclass
 class Candidate:
-    """One point of the space and what became of it."""
+    """One point of the search space and its outcome."""
 
     number: int
     values: dict[str, Any]
     directories: list[str] = field(default_factory=list)
-    """Of its training stages, one for each repeat; none if its values are no recipe together."""
+    """Directories of its training stages, one for each repeat; none if its values are no recipe together."""
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
     """Epoch -> metrics, means over the repeats; accuracies are fractions."""
     outcome: Outcome = "open"
@@ -92,7 +92,7 @@ class Journal:
     def begin(self, values: dict[str, Any]) -> Candidate:
         """Note a new candidate."""
         count = len(self.known)
-        number = min(set(range(count)) - self.known.keys(), default=count)  # a lost one's, or the next
+        number = min(set(range(count)) - self.known.keys(), default=count)  # a lost candidate's, or the next
         candidate = self.known[number] = Candidate(number, values)
         try:
             candidate.directories = self._directories(values)
@@ -103,7 +103,7 @@ class Journal:
         return candidate
 
     def _directories(self, values: Mapping[str, Any]) -> list[str]:
-        """Of a candidate's training stages; ValueError: its values are no recipe together."""
+        """The directories of a candidate's training stages; ValueError: its values are no recipe together."""
         assert isinstance(self.search.spec, SearchSpec)
         return [trial_stage(self.search, values, repeat).directory for repeat in range(self.search.spec.seeds)]
 
@@ -116,7 +116,7 @@ class Journal:
         return f"{NAME}{number:06}.json"
 
     def _numbers(self) -> list[int]:
-        """Of the candidates that an earlier run noted, in order."""
+        """The numbers of the candidates that an earlier run noted, in order."""
         from pyarrow import fs
 
         folder = fs.FileSelector(self.store.path(self.search.directory), allow_not_found=True)
@@ -130,7 +130,7 @@ class Journal:
         self.store.write(content.encode(), self.search.directory, self._name(candidate.number))
 
     def _read(self, number: int) -> Candidate | None:
-        """A candidate that an earlier run noted; None if it cannot be relied on."""
+        """A candidate that an earlier run noted; None if its file is damaged."""
         data = self.store.read_raw(self.search.directory, self._name(number))
         try:
             content = json.loads(data) if data is not None else {}
@@ -143,9 +143,9 @@ class Journal:
         return candidate
 
     def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
-        """What a file says, if it is what :meth:`_write` wrote: the digest in it is no proof, anybody can compute it.
+        """The candidate in a file of :meth:`_write`. Other programs can forge the file, with its digest.
 
-        Its directories, which go when the search ends, are never taken from the file.
+        So the directories, which are deleted when the search ends, are computed and not read.
         """
         assert isinstance(self.search.spec, SearchSpec)
         candidate = _READER.validate_python(body["candidate"])

@@ -1,8 +1,7 @@
 """The Ray Tune job: trials are the searched training itself with another recipe, each with a share of a device.
 
-Every trial is judged on the validation split after each epoch; ASHA stops weak ones early. :class:`Trials` knows which
-candidate is next; Tune places trials, keeps their processes alive from one to the next, and stops those that ASHA gives
-up.
+Every trial is judged on the validation split after each epoch. :class:`Trials` knows which candidate is next. Tune
+places the trials, keeps their processes alive from one to the next, and stops the weak ones early, as ASHA decides.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fusiondistill_runner.working.trial import metrics_of
 __all__ = ["run"]
 
 LOST = 2
-"""How often a trial whose process died goes on in another one."""
+"""How often a trial whose process died is continued in a new process."""
 
 
 def run(
@@ -44,10 +43,10 @@ def run(
         stage: the search stage; its inputs are those of the distillation.
         share: what a trial reserves.
         at_once: how many trials may run side by side.
-        scratch: a folder for Tune's own files, which nobody needs afterwards.
-        labels: of the nodes that trials may run on; None: of any.
-        report: told how many trials are done and the best accuracy so far.
-        queue: the handle of the driver's queue, which trials ask whether the run is about to end.
+        scratch: a folder for Tune's own files, of no use afterwards.
+        labels: selects the nodes that trials may run on; None: all.
+        report: called with the number of finished trials and the best accuracy so far.
+        queue: the handle of the driver's queue; trials ask it whether the run is about to end.
 
     Raises:
         RuntimeError: no trial came to a result.
@@ -102,13 +101,13 @@ def _asha(tune: Any, spec: SearchSpec) -> Any:
     epochs = spec.train.recipe.epochs
     return tune.schedulers.ASHAScheduler(
         time_attr="epoch", metric="validation", mode="max", grace_period=max(1, epochs // 4), reduction_factor=3,
-        # Nobody is stopped at the last epoch: who reaches it also gets to commit its result.
+        # No trial is stopped at its last epoch, so that each one that reaches it commits its result.
         max_t=epochs - 1, stop_last_trials=False,
     )  # fmt: skip
 
 
 def _asking(tune: Any, trials: Trials) -> Any:
-    """What Tune asks for the next trial."""
+    """The searcher that Tune asks for the next trial."""
 
     class Asking(tune.search.Searcher):
         def suggest(self, trial_id: str) -> Any:
@@ -118,19 +117,19 @@ def _asking(tune: Any, trials: Trials) -> Any:
             return {"number": candidate.number, "values": candidate.values}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """What a trial came to is told by the callback."""
+            """Nothing: the callback notes a trial's outcome."""
 
         def save(self, checkpoint_path: str) -> None:
-            """The journal is what a search goes on from."""
+            """Nothing: a search goes on from its journal."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """As save."""
+            """Nothing, as :meth:`save`."""
 
     return Asking()
 
 
 def _telling(tune: Any, trials: Trials) -> Any:
-    """What Tune tells about its trials."""
+    """The callback that Tune tells about its trials."""
 
     def of(trial: Any) -> Candidate:
         return trials.journal.known[trial.config["number"]]
@@ -175,7 +174,7 @@ def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]],
                 tune.report,
                 closing=lambda: ray.get(queue.closing.remote()),
             )
-        except Exception as problem:  # the process is fine and takes the next trial
+        except Exception as problem:  # reported, so that the process lives and takes the next trial
             tune.report({"error": describe(problem).splitlines()[-1]})
 
     return trial

@@ -1,4 +1,4 @@
-"""What a search makes of its trials: their tables, the winner, what mattered, and the winner as a config file."""
+"""The results of a search: tables of its trials, the winner, what mattered, and the winner as a config file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["best_config", "choose", "epoch_rows", "outcome", "summary", "trial_r
 
 
 def summary(candidate: Candidate, spec: SearchSpec) -> dict[str, Any]:
-    """What became of a candidate; ``validation`` is its best epoch's mean accuracy, a fraction, the later of equals."""
+    """A candidate's outcome; ``validation`` is the mean accuracy of its best epoch (the last of equals), a fraction."""
     rows = list(candidate.rows.values())
     best: Mapping[str, float] = max(rows, key=lambda row: (row["validation"], row["epoch"])) if rows else {}
     return {
@@ -46,7 +46,7 @@ def choose(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 
 def trial_rows(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Summaries as rows of a table: a column for each dimension, of numbers, truth values or texts."""
+    """Summaries as rows of a table; each dimension gets a column of numbers, truth values or texts."""
     rows = [{name: value for name, value in trial.items() if name != "values"} for trial in trials]
     for name in trials[0]["values"] if trials else ():
         for row, value in zip(rows, _column([trial["values"][name] for trial in trials]), strict=True):
@@ -75,9 +75,10 @@ def epoch_rows(candidates: Sequence[Candidate], degradations: Sequence[str]) -> 
 
 
 def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a search: the winner, counts, and how much each dimension mattered.
+    """The ``outcome`` in a search's manifest: the winner, counts, and how much each dimension mattered.
 
-    Trials are compared after as many epochs as all of them had, so that the importance is not that of being stopped.
+    For the importance, trials are compared after the number of epochs that all of them reached, or a trial would rank
+    low because it was stopped early.
     """
     judged = [one for one in candidates if one.score is not None]
     epoch = min(max(one.rows) for one in judged)
@@ -100,14 +101,14 @@ def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[st
 def best_config(config: Config, method: str, values: Mapping[str, Any], seed: int | None = None) -> str:
     """One seed of the experiment with what a search found, and without the search, as the text of a config file.
 
-    Its row ``method`` is the row ``<method>-searched`` of the original. It has no other rows but those trained on clean
-    images, which the corruption error is relative to. In the same store everything but the training itself and its
-    evaluation is there already.
+    Its row ``method`` is the row ``<method>-searched`` of the original. Its only other rows are those trained on clean
+    images, which the corruption error is relative to. Run in the same store, it makes the training and its evaluation
+    alone.
 
     Args:
-        config: the experiment that was searched.
-        method: the one that was searched.
-        values: what ``best.json`` calls ``values``.
+        config: the experiment with the search.
+        method: the searched method.
+        values: ``values`` of ``best.json``.
         seed: of the search; default: the first.
     """
     import yaml
@@ -134,7 +135,7 @@ def best_config(config: Config, method: str, values: Mapping[str, Any], seed: in
 
 
 def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:
-    """A method with what its search found."""
+    """A method with the values that its search found."""
     method = config.table[name]
     assert isinstance(method, Trained)
     recipe = with_found(method.recipe, values)
@@ -148,7 +149,7 @@ def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:
 
 
 def without_nothing(content: Any) -> Any:
-    """Without the keys that are null, which is every such key's default."""
+    """The content without keys that are null, the default of each such key."""
     if isinstance(content, dict):
         return {name: without_nothing(value) for name, value in content.items() if value is not None}
     return content

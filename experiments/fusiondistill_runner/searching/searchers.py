@@ -1,4 +1,4 @@
-"""Where a search's candidates come from: a list drawn ahead, or Optuna, which learns from what was judged. No Ray."""
+"""Where a search's candidates come from: a list drawn ahead, or Optuna, which learns from judged trials. No Ray."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Searcher(Protocol):
     """A source of candidates."""
 
     def ask(self) -> dict[str, Any] | None:
-        """The values of the next candidate, one that was not there yet; None: there are no more."""
+        """The values of the next candidate, which no earlier one has; None: there are no more."""
 
     def tell(self, candidate: Candidate) -> None:
-        """Learn how a candidate ended, whoever proposed it."""
+        """Learn how a candidate ended, also one that an earlier run proposed."""
 
 
 def searcher_for(search: Stage, past: list[Candidate]) -> Searcher:
@@ -34,7 +34,7 @@ def searcher_for(search: Stage, past: list[Candidate]) -> Searcher:
 
 
 class Drawn:
-    """Random draws and grids: a fixed list, of which those are left out that are there already."""
+    """Random draws and grids: a fixed list, less the candidates of an earlier run."""
 
     def __init__(self, search: Stage, past: list[Candidate]) -> None:
         assert isinstance(search.spec, SearchSpec)
@@ -43,19 +43,19 @@ class Drawn:
         self.candidates = search_space.candidates(search.spec, self.recipe, search.seed)
 
     def ask(self) -> dict[str, Any] | None:
-        """The next of the list."""
+        """The next candidate of the list."""
         new = (values for values in self.candidates if signature({**self.recipe, **values}) not in self.seen)
         return next(new, None)
 
     def tell(self, candidate: Candidate) -> None:
-        """Nothing to learn: the list is fixed."""
+        """Nothing: the list is fixed."""
 
 
 class Optuna:
-    """Optuna's TPE sampler: draws near what was good. Its first candidates are random, the very first is the recipe.
+    """Optuna's TPE sampler. The first candidate is the recipe, the next are random, later ones lie near good ones.
 
-    A trial that was stopped early is known to it as pruned: it ranks by how far it came, then by its accuracy. A
-    recipe with values outside the space (``kd: 0`` in a loguniform one) is tried, but TPE cannot learn from it.
+    Optuna knows a trial that was stopped early as pruned, and ranks it by its epochs, then by its accuracy. A recipe
+    with values outside the space (``kd: 0`` in a loguniform one) is tried, but TPE cannot learn from it.
     """
 
     def __init__(self, search: Stage, past: list[Candidate]) -> None:
@@ -80,7 +80,7 @@ class Optuna:
                 self.tell(candidate)
 
     def ask(self) -> dict[str, Any] | None:
-        """The recipe as it stands, then what TPE proposes; None after ``trials`` or if it only repeats itself."""
+        """The recipe as it stands, then TPE's proposals; None after ``trials``, or if TPE only repeats itself."""
         if self.count >= self.spec.trials:
             return None
         self.count += 1

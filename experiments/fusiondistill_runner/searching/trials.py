@@ -1,8 +1,7 @@
-"""The candidates of a search: which is next, what became of the others, and the search's result. No Ray.
+"""The candidates of a search: which is next, how the others ended, and the search's result. No Ray.
 
-The searcher proposes, the journal remembers. Ray Tune (:mod:`searching.search`) and the loop of one process
-(:mod:`searching.in_turn`) both drive it. What the store holds already is not trained again: a finished candidate is
-judged by its stored epochs.
+The searcher proposes candidates, the journal notes them. Ray Tune (:mod:`searching.search`) or the loop of one process
+(:mod:`searching.in_turn`) trains them. A candidate whose training is stored already is judged by its stored epochs.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ class Trials:
     Args:
         stage: the search stage; its inputs are those of the searched training.
         store: where the search's directory lies.
-        asha: Tune's scheduler, which is told of candidates that do not run again; None: candidates are not compared
-            while they run.
-        report: told how many trials are done and the best accuracy so far.
+        asha: Tune's scheduler, which also learns of candidates that do not run again; None: no trial is stopped early.
+        report: called with the number of finished trials and the best accuracy so far.
     """
 
     def __init__(self, stage: Stage, store: Store, asha: Any, report: Report) -> None:
@@ -52,11 +50,11 @@ class Trials:
                 self._tell_asha(candidate)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles whatever it holds, for a restart that the journal is better at."""
+        """Nothing: Tune would pickle this object for a restart, which the journal does instead."""
         return {}
 
     def next(self) -> Candidate | None:
-        """The next candidate that needs training; those that are stored are judged on the way."""
+        """The next candidate that needs training. Candidates whose training is stored are judged on the way."""
         while (candidate := self.waiting.pop(0) if self.waiting else self._propose()) is not None:
             rows = None if candidate.ended else stored_rows(self.stage, candidate.values, self.store)
             if rows:
@@ -68,7 +66,7 @@ class Trials:
         return None
 
     def any_left(self) -> bool:
-        """Whether there is anything to train."""
+        """Whether a candidate is left that needs training."""
         candidate = self.next()
         if candidate is not None:
             self.waiting.insert(0, candidate)
@@ -84,7 +82,7 @@ class Trials:
         self.say()
 
     def say(self, **more: Any) -> None:
-        """Tell how far the search is, and whatever else is given."""
+        """Report how far the search is, with ``more`` facts."""
         scores = [one.score for one in self.journal.candidates if one.score is not None]
         best = {"validation": max(scores)} if scores else {}
         ended = sum(one.ended for one in self.journal.candidates)
@@ -108,7 +106,7 @@ class Trials:
             self.asha.on_trial_result(None, known, {"epoch": epoch, "validation": row["validation"]})
 
     def commit(self) -> None:
-        """Store ``trials.parquet``, ``epochs.parquet`` and ``best.json``, and delete what was stopped early.
+        """Store ``trials.parquet``, ``epochs.parquet`` and ``best.json``; delete the trainings that were stopped early.
 
         Raises:
             RuntimeError: no trial came to a result.

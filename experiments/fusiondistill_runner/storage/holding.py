@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from fusiondistill import locations
-from fusiondistill_runner.storage.lease import Lease, Taken, leased, whoever
+from fusiondistill_runner.storage.lease import Lease, Taken, identity, leased
 
-__all__ = ["CLAIMS", "BucketBoard", "StoreBusy", "held"]
+__all__ = ["CLAIMS", "BucketClaims", "StoreBusy", "held"]
 
 CLAIMS = "leases"
 NAMING = 5.0
-"""Seconds in which whoever took a lock has written its name into it."""
+"""Seconds that a driver gets to write its name into a lock that it has just taken."""
 GAP = 10.0
-"""Seconds in which nobody need be able to tell whether a lock is still where it was taken."""
+"""Seconds for which the store's file system may fail to answer before the holder gives the store up."""
 
 
 class StoreBusy(RuntimeError):
@@ -31,18 +31,18 @@ def held(filesystem: Any, root: str, location: str) -> Iterator[Callable[[], Non
     """Hold a store for the length of a block.
 
     Yields:
-        A function that raises :class:`StoreBusy` once the store is no longer held; costs next to nothing.
+        A cheap function that raises :class:`StoreBusy` once the store is no longer held.
 
     Raises:
-        StoreBusy: another driver holds it; says who.
+        StoreBusy: another driver holds it; the message names it.
     """
     if locations.is_local(filesystem):
         with _locked(Path(root), location) as check:
             yield check
         return
-    locations.be_patient()  # it answered
+    locations.be_patient()  # the caller has just reached the server
     try:
-        with leased(BucketBoard(filesystem, f"{root}/{CLAIMS}")) as lease:
+        with leased(BucketClaims(filesystem, f"{root}/{CLAIMS}")) as lease:
             yield lambda: _check_lease(lease, location)
     except Taken as taken:
         raise _busy(location, str(taken)) from None
@@ -62,7 +62,7 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
 
     path = root / ".lock"
     with contextlib.ExitStack() as stack:
-        with locations.making_room_known(str(path), 100):
+        with locations.naming_full_disk(str(path), 100):
             root.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(path.open("a+b", buffering=0))
             try:
@@ -70,12 +70,12 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
             except BlockingIOError as error:
                 raise _busy(location, _name_in(lock) or "another run") from error
             lock.truncate(0)
-            lock.write(whoever().encode())
-        yield _Looking(path, lock, location)
+            lock.write(identity().encode())
+        yield _LockCheck(path, lock, location)
 
 
 def _name_in(lock: IO[bytes]) -> str:
-    """Who holds a lock; whoever took it this instant is about to write that."""
+    """The name of a lock's holder. A holder that has just taken the lock gets a few seconds to write its name."""
     limit = time.monotonic() + NAMING
     while True:
         lock.seek(0)
@@ -89,8 +89,8 @@ def _busy(location: str, who: str) -> StoreBusy:
     return StoreBusy(f"{location} is in use by {who}: wait for it, stop it, or give another --store")
 
 
-class _Looking:
-    """Looks whether a lock is still the file that everybody else would lock."""
+class _LockCheck:
+    """Checks that the lock is still the file that other drivers would lock."""
 
     def __init__(self, path: Path, lock: IO[bytes], location: str) -> None:
         self.path, self.lock, self.location, self.seen = path, lock, location, time.monotonic()
@@ -110,14 +110,14 @@ class _Looking:
         self.seen = time.monotonic()
 
 
-class BucketBoard:
-    """Claims as the files of a folder in a bucket, which answers a listing with what is there now."""
+class BucketClaims:
+    """A :class:`~storage.lease.ClaimFolder` in a bucket, whose listings show what is there now."""
 
     def __init__(self, filesystem: Any, folder: str) -> None:
         self.filesystem, self.folder = filesystem, folder
 
     def names(self) -> list[str]:
-        """Of all claims."""
+        """The names of all claims."""
         from pyarrow import fs
 
         found = self.filesystem.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
@@ -129,7 +129,7 @@ class BucketBoard:
         for again in (True, True, False):
             try:
                 return locations.read_whole(self.filesystem, path, 10_000, patience=0)
-            except OSError:  # it was taken away between the request for its size and the one for its content
+            except OSError:  # deleted between the request for its size and the one for its content
                 if not again or self.filesystem.get_file_info(path).is_file:
                     raise
         return None
@@ -139,6 +139,6 @@ class BucketBoard:
         locations.write_file(self.filesystem, f"{self.folder}/{name}", data, patience=0)
 
     def delete(self, name: str) -> None:
-        """Take a claim away, if it is there."""
+        """Delete a claim, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(f"{self.folder}/{name}")

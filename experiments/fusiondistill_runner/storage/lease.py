@@ -1,11 +1,11 @@
-"""One driver per bucket. A bucket has no locks, so whoever wants it leaves a claim that lives, and looks for others.
+"""One driver per bucket. A bucket has no locks, so a driver writes a claim, keeps changing it, and looks for others.
 
-Each claim is a file of its own, and nobody takes the store before a look that came after the claim shows no other. Of
-two claims one was written first, and whoever wrote the other sees it: so both never take it, however they are timed.
-Claims are judged by whether they change while one watches, never by a clock: machines need not agree on the time.
+Each driver writes its own claim first and takes the store only if it then sees no other claim. Of two drivers the one
+that wrote later sees the other's claim, so the two never both take the store. A driver judges a claim by whether it
+changes while the driver watches, never by a clock: machines need not agree on the time.
 
-A process that was taken for dead (it was stopped, its network was gone) finds its claim gone when it goes on, and has
-to leave. What it wrote until then does no harm: results are never mixed, since each manifest names files of its own.
+A driver that others took for dead (it was stopped, or its network failed) finds its claim deleted when it goes on, and
+ends. What it has written does no harm, since each manifest names files of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Board", "Lease", "Taken", "gone", "leased", "machine", "whoever"]
+__all__ = ["ClaimFolder", "Lease", "Taken", "gone", "identity", "leased", "machine"]
 
 BEAT = 10.0
 """Seconds between two signs of life; a holder that misses two is gone."""
@@ -29,14 +29,14 @@ LENGTH = 1000
 
 
 class Taken(Exception):
-    """Somebody else holds the store; the text says who."""
+    """Another driver holds the store; the text names it."""
 
 
-class Board(Protocol):
-    """Where claims lie: small files that everybody sees as they are now."""
+class ClaimFolder(Protocol):
+    """A folder of claims: small files, which every driver sees as they are now."""
 
     def names(self) -> list[str]:
-        """Of all claims."""
+        """The names of all claims."""
 
     def read(self, name: str) -> bytes | None:
         """A claim, None if it is gone."""
@@ -49,28 +49,28 @@ class Board(Protocol):
 
 
 class Lease:
-    """A claim on a board: taken, kept alive by a thread, given back."""
+    """One driver's claim: taken, kept alive by a thread, given back."""
 
-    def __init__(self, board: Board, beat: float | None = None) -> None:
-        self.board, self.beat, self.name = board, beat or BEAT, secrets.token_hex(8)
+    def __init__(self, folder: ClaimFolder, beat: float | None = None) -> None:
+        self.folder, self.beat, self.name = folder, beat or BEAT, secrets.token_hex(8)
         self.facts: dict[str, Any] = {
-            "who": whoever(),
+            "who": identity(),
             "machine": machine(),
             "process": os.getpid(),
             "beat": 0,
             "held": False,
         }
         self.lost: str | None = None
-        """Who took it over."""
+        """The process that took the store over."""
         self.last = time.monotonic()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._live, name="lease", daemon=True)
 
     def take(self) -> None:
-        """Get hold of the board.
+        """Take the store.
 
         Raises:
-            Taken: somebody else has it, or wants it and came first.
+            Taken: another driver holds it, or claimed it first.
         """
         self._watch(self._others())
         self._write()
@@ -78,47 +78,47 @@ class Lease:
             while rivals := self._others():
                 if any(_parsed(data).get("held") for data in rivals.values()) or min(rivals) < self.name:
                     raise Taken(_who(min(rivals.items())[1]))
-                self._watch(rivals, patient=False)  # the other one gives way, or died meanwhile
+                self._watch(rivals, patient=False)  # until a rival gives way, or has died
             self.facts["held"] = True
             self._write()
-            if rivals := self._others():  # somebody took this claim for a dead one's just before
+            if rivals := self._others():  # another driver has just taken this claim for a dead driver's
                 raise Taken(_who(min(rivals.items())[1]))
         except BaseException:
-            self.board.delete(self.name)
+            self.folder.delete(self.name)
             raise
         self.last = time.monotonic()
         self.thread.start()
 
     def give_back(self) -> None:
-        """Leave the board to others; also when it was lost: a sign of life that came late may lie there again."""
+        """Delete the claim, also after the store was lost: a late sign of life may have written the claim again."""
         self.over.set()
         self.thread.join()
         with contextlib.suppress(OSError):
-            self.board.delete(self.name)
+            self.folder.delete(self.name)
 
     def _others(self) -> dict[str, bytes]:
-        """The claims of others, by name."""
-        found = {name: self.board.read(name) for name in self.board.names() if name != self.name}
+        """The other drivers' claims, by name."""
+        found = {name: self.folder.read(name) for name in self.folder.names() if name != self.name}
         return {name: data for name, data in found.items() if data is not None}
 
     def _watch(self, claims: dict[str, bytes], patient: bool = True) -> None:
-        """Wait until none of these claims is left; those that do not change any more are the dead's, and go.
+        """Wait until none of these claims is left. Claims that do not change any more are deleted as dead drivers'.
 
         Args:
-            patient: a claim that changes is another's for good; else return when there is something new.
+            patient: whether a claim that changes ends the wait with an error; else any change ends it.
 
         Raises:
-            Taken: one is alive.
+            Taken: a claim changed, so its driver is alive.
         """
         limit = time.monotonic() + 2.5 * self.beat
         while claims:
             over = time.monotonic() >= limit
             for name, data in list(claims.items()):
-                now = self.board.read(name)
+                now = self.folder.read(name)
                 if now is not None and now != data and patient:
                     raise Taken(_who(now))
                 if now is not None and now == data and (over or _dead(data)):
-                    self.board.delete(name)
+                    self.folder.delete(name)
                 if now != data or over or _dead(data):
                     del claims[name]
                     if not patient:
@@ -132,9 +132,9 @@ class Lease:
                 self._sign()
 
     def _sign(self) -> None:
-        """Give a sign of life, or find that it was taken over."""
+        """Give a sign of life, or find that another driver took the store over."""
         began = time.monotonic()
-        mine = self.board.read(self.name)
+        mine = self.folder.read(self.name)
         holders = [data for data in self._others().values() if _parsed(data).get("held")]
         slept = began - self.last > 2 * self.beat
         if mine is None or (slept and holders):
@@ -145,20 +145,20 @@ class Lease:
         self.last = began
 
     def _write(self) -> None:
-        # Of one length: who reads asks for the size first, and this may be written in between.
-        self.board.write(self.name, json.dumps(self.facts).encode().ljust(LENGTH))
+        # Always of one length: a reader asks for the size first, and this write may come before it reads the content.
+        self.folder.write(self.name, json.dumps(self.facts).encode().ljust(LENGTH))
 
 
 @contextlib.contextmanager
-def leased(board: Board, beat: float | None = None) -> Iterator[Lease]:
-    """Hold a board for the length of a block.
+def leased(folder: ClaimFolder, beat: float | None = None) -> Iterator[Lease]:
+    """Hold the store for the length of a block.
 
-    A holder that was killed is recognised at once on its own machine, elsewhere after 2.5 beats without a sign of life.
+    A killed holder is recognised at once on its own machine, elsewhere after 2.5 beats without a sign of life.
 
     Raises:
-        Taken: somebody else holds it.
+        Taken: another driver holds it.
     """
-    lease = Lease(board, beat)
+    lease = Lease(folder, beat)
     lease.take()
     try:
         yield lease
@@ -166,13 +166,13 @@ def leased(board: Board, beat: float | None = None) -> Iterator[Lease]:
         lease.give_back()
 
 
-def whoever() -> str:
-    """This process as others should call it."""
+def identity() -> str:
+    """What other processes call this one in their messages."""
     return f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def machine() -> str:
-    """What tells whether a process id means the same here and there: host name, boot, and space of process ids."""
+    """This machine, where process ids mean the same: its host name, boot, and namespace of process ids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -181,7 +181,7 @@ def machine() -> str:
 
 
 def gone(where: object, process: object) -> bool:
-    """Whether a process was on this machine (see :func:`machine`) and has ended; of others nobody here can tell."""
+    """Whether a process was on this machine (see :func:`machine`) and has ended; False for other machines."""
     if where != machine() or type(process) is not int:
         return False
     try:
@@ -189,7 +189,7 @@ def gone(where: object, process: object) -> bool:
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's process
     return False
 
 

@@ -15,13 +15,13 @@ __all__ = ["check_format", "note_plan", "noted_plan", "noted_plugins", "plans", 
 
 
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
-    """Leave the plan in the store, so that whoever finds it knows which stages make which table."""
+    """Write the plan into the store. The views read from it which stages make which table."""
     content = {**plan.describe(), **extra}
     store.write(sealed(content), "plans", f"{plan.config.experiment}.json")
 
 
 def noted_plan(store: Store, plan: Plan) -> dict[str, Any] | None:
-    """How and where this very plan was started before; None if it is not there, or another one is."""
+    """How and where this very plan was started before; None if the store holds no plan of this name, or another."""
     name = f"{plan.config.experiment}.json"
     try:
         content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name))
@@ -57,14 +57,14 @@ def noted_plugins(store: Store, experiment: str) -> tuple[str, dict[str, str]]:
 
 
 def retire_points(store: Store, sweep: str, kept: Sequence[str]) -> None:
-    """Forget the points of an earlier form of a sweep; their stages stay until somebody prunes the store."""
+    """Delete the plans of points that a sweep no longer has. Their stages stay until ``fusiondistill prune``."""
     for plan in plans(store):
         if plan.get("sweep") == sweep and plan["experiment"] not in kept:
             store.filesystem.delete_file(store.path("plans", f"{plan['experiment']}.json"))
 
 
 def _names(store: Store) -> list[str]:
-    """The files with plans."""
+    """The names of the plans' files."""
     from pyarrow import fs
 
     found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
@@ -73,13 +73,13 @@ def _names(store: Store) -> list[str]:
 
 
 def check_format(store: Store) -> None:
-    """See that a store is none of another version, before anything is written into it.
+    """Refuse a store of another version before anything is written into it.
 
-    A run would take the places of its plans and views, and `prune` would then take its stages for litter. Damaged
-    plans are let pass: running their configs again mends them.
+    A run would overwrite that version's plans and views, and `prune` would then delete its stages. Damaged plans pass:
+    running their configs again mends them.
 
     Raises:
-        OtherFormat: it is; says what to do.
+        OtherFormat: another version noted a plan; the message says what to do.
     """
     seen = store.glance()
     for name in _names(seen):
@@ -93,7 +93,7 @@ def check_format(store: Store) -> None:
 
 
 def plans(store: Store) -> list[dict[str, Any]]:
-    """The plans that were run into a store: by experiment, the points of a sweep as it numbers them.
+    """The plans that were run into a store, sorted by experiment; a sweep's points stand in the sweep's order.
 
     Raises:
         CheckpointError: there is none, or one is damaged.
@@ -119,6 +119,6 @@ def plans(store: Store) -> list[dict[str, Any]]:
 
 
 def _place(name: str, plan: Mapping[str, Any]) -> tuple[str, int, str]:
-    """Where a plan stands among the others: with the points of its sweep, if it is one."""
+    """A plan's sort key; the points of a sweep stay together."""
     sweep = plan.get("sweep") or ""
     return (f"{sweep}.json", plan["order"], name) if "order" in plan else (name, 0, name)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["parquet_bytes", "read_parquet"]
 
 MOST_ROWS = 2**26
-"""Of a table: more than any stage has, and what a few bytes can claim to hold is not made room for."""
+"""Of a table that is read: more than any stage has. A damaged file of a few bytes can claim to hold far more."""
 
 
 def parquet_bytes(table: Any) -> bytes:
@@ -29,7 +29,7 @@ def read_parquet(data: bytes) -> pa.Table:
     """The table in the bytes of a Parquet file.
 
     Raises:
-        CheckpointError: it claims to be huge.
+        CheckpointError: it claims to hold more than 2**26 rows.
         ArrowException, OSError, ValueError: it is damaged.
     """
     import pyarrow as pa

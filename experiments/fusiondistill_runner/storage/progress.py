@@ -1,4 +1,4 @@
-"""The last epoch of a training in the store, written as often as the place where it goes is quick enough."""
+"""Stores the epochs of a training: every one on a disk, fewer in a bucket, where an upload takes longer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fusiondistill_runner.storage.store import Store
 __all__ = ["ProgressWriter"]
 
 PART = 0.1
-"""Of a training's time, that storing its epochs in a bucket may take."""
+"""The part of a training's time that storing its epochs in a bucket may take."""
 
 
 class ProgressWriter:
     """Stores the epochs of one training, by one process.
 
-    On a disk (or NFS) every epoch is stored. An upload to a bucket may take longer than an epoch: there the first epoch
-    is stored, then the next one that ends after the training went on for ten times as long as the last upload took; and
-    not the very last, since the result itself follows. A training that was interrupted goes on from the last epoch that
-    was stored, and comes to the same weights: every epoch is a function of its number and of the state before it.
+    On a disk (or NFS) every epoch is stored. An upload to a bucket may take longer than an epoch. There the first epoch
+    is stored, then each that ends at least ten upload times after the last upload. The very last epoch is not, since
+    the result itself follows. An interrupted training goes on from the last stored epoch and comes to the same weights:
+    every epoch is a function of its number and of the state before it.
 
     Args:
-        attempt: opens the names of the files.
+        attempt: part of the names of the files.
     """
 
     def __init__(self, store: Store, stage: Stage, attempt: str) -> None:
@@ -36,7 +36,7 @@ class ProgressWriter:
         return not self.store.remote or (epoch < epochs and time.monotonic() >= self.not_before)
 
     def save(self, epoch: int, state: bytes) -> None:
-        """Store it."""
+        """Store the state after an epoch."""
         began = time.monotonic()
         slot = self.written % 2 if self.store.remote else None
         self.store.save_progress(self.stage, epoch, state, self.attempt, self.made_from, slot)

@@ -13,7 +13,7 @@ __all__ = ["Unneeded", "unneeded"]
 _STAGE = re.compile(r".+-[0-9a-f]{16}")
 _MERGED = "fused-"
 _OF_SEARCHES = ("trial-", _MERGED)
-"""Open the names of what the trials of a search make."""
+"""How the names of stages begin that the trials of a search make."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Unneeded:
 
 
 def unneeded(store: Store) -> list[Unneeded]:
-    """Stage directories that belong to none of the store's plans; whatever else lies there is not ours to judge.
+    """The stage directories that belong to none of the store's plans. Directories of other names are left alone.
 
-    The trials of a planned search belong to it: those that it names once it is done, until then all that may be its.
+    The trials of a planned search belong to it: once it is done those that it names, until then all that may be its.
 
     Raises:
         CheckpointError: the store has no plans, or one is damaged.
@@ -51,7 +51,7 @@ def unneeded(store: Store) -> list[Unneeded]:
 
 
 def _may_belong(store: Store, directory: str, needed: set[str]) -> bool:
-    """Whether a stage could be of a planned search: what it rests on is or could be planned, or it is unfinished."""
+    """Whether a stage may belong to a planned search: it is unfinished, or all its inputs are planned or may be."""
     manifest = store.manifest_of(directory)
     if manifest is None:
         return True

@@ -28,15 +28,15 @@ YOUNG = 600
 
 
 def _nothing() -> None:
-    """What there is to check while nobody holds a store."""
+    """The check of a store that is not held: none."""
 
 
 class Store:
     """Stage results under one location. Cheap to make; a worker makes its own from the location.
 
-    On a disk or NFS whatever counts as stored was read and matches its digests. In a bucket, where a look at hundreds
-    of stages would download them all, it has the sizes that its manifest names, by one listing; digests are compared
-    when a file is used, and a stage that is found damaged so is made again by the next run.
+    On a disk or NFS a stage counts as stored if its files were read and match their digests. In a bucket that would
+    download every stage, so one listing is compared with the sizes that the manifests name. Digests are then compared
+    when a file is used; the next run makes a stage again that was found damaged.
 
     Args:
         location: as :func:`fusiondistill.locations.open_location` takes it.
@@ -59,28 +59,29 @@ class Store:
         return self.remote or Path(self.root).is_dir()
 
     def check_there(self) -> None:
-        """Look whether its directory is there; of a bucket the requests themselves tell.
+        """Check that the store's directory is there. Of a bucket the requests themselves tell.
 
         Raises:
-            FileNotFoundError: it is not.
+            FileNotFoundError: it is not there.
         """
         if not self._there():
             raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
 
     def _check_still_there(self) -> None:
-        """For whoever writes: nobody makes a store again that was there before and was moved away."""
+        """Before a write: a store that was there at the start and was moved away must not be made anew."""
         if self.began_there:
             self.check_there()
 
     def glance(self, *patterns: str) -> Store:
-        """This store as it is now, for reading: of a bucket one listing and the files that match, read side by side.
+        """A snapshot for reading. Of a bucket: one listing, and the files whose names match, read side by side.
 
         Raises:
-            LocationError, ConnectionError: there is no such bucket, the credentials are refused, no answer.
+            LocationError: there is no such bucket, or the credentials are refused.
+            ConnectionError: the server does not answer.
         """
         seen = copy.copy(self)
         if self.remote:
-            below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a glance: look anew
+            below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a snapshot: take a new one
             seen.filesystem = Glance(below, self.root, patterns, self.location)
         return seen
 
@@ -93,7 +94,7 @@ class Store:
         """A path inside the store's file system.
 
         Raises:
-            CheckpointError: it would lead elsewhere, as a name from a stranger's file may.
+            CheckpointError: it would lead out of the store, as a name from an untrusted file may.
         """
         if any({"", ".", ".."} & set(part.split("/")) for part in parts):
             raise CheckpointError(f"{parts} leads out of the store {self.location}")
@@ -124,7 +125,7 @@ class Store:
         return None
 
     def _matches(self, directory: str, manifest: dict[str, Any], name: str) -> bytes:
-        """A file whose digest is that of the manifest."""
+        """A file, verified; in a bucket a mismatch is noted beside it."""
         try:
             return checkpoints.read_file(self.filesystem, self.path(directory), manifest, name)
         except CheckpointError as error:
@@ -134,7 +135,7 @@ class Store:
             raise
 
     def _fits(self, directory: str, manifest: dict[str, Any], name: str) -> None:
-        """Check a file's size by the listing of a glance; its digest, too, where damage was found before."""
+        """Check a file's size by a snapshot's listing, and its digest where damage was found before."""
         sizes = self.filesystem.sizes
         entry, there = manifest["files"][name], self.path(directory)
         if self.path(directory, DAMAGED) in sizes:
@@ -142,7 +143,7 @@ class Store:
         checkpoints.check_size(there, entry, sizes.get(f"{there}/{entry['file']}"))
 
     def made_from(self, stage: Stage) -> dict[str, str | None]:
-        """Role -> the attempt that wrote the input as it is now; None for one that is not stored."""
+        """Role -> the attempt that wrote the input as it is stored now; None for an input that is not stored."""
         attempts: dict[str, str | None] = {}
         for needed in stage.inputs.values():  # one stage may play several roles
             if needed.digest not in attempts:
@@ -153,8 +154,8 @@ class Store:
     def stored(self, stages: Iterable[Stage]) -> tuple[set[str], list[str]]:
         """Which stages are stored, and what was found damaged.
 
-        A stage counts as stored if its manifest and files are intact, all its inputs are stored, and it was made from
-        just these: whoever re-runs an input re-runs what follows.
+        A stage counts as stored if its manifest and files are intact, its inputs are stored, and it was made from just
+        these: when an input is made again, so is all that follows from it.
 
         Args:
             stages: inputs before what uses them.
@@ -219,10 +220,10 @@ class Store:
         attempt: str,
         made_from: Mapping[str, str | None] | None = None,
     ) -> None:
-        """Store a stage's result: files first, the manifest last, then the traces of unfinished attempts go.
+        """Store a stage's result: files first, the manifest last; then delete what unfinished attempts left.
 
-        The manifest says which code made it: ``code`` holds ``version`` and ``digest`` of the project, and ``entries``,
-        the version of each entry that the stage uses. The source of a plugin that it uses is one more file.
+        The manifest's ``code`` holds ``version`` and ``digest`` of the project, and ``entries``, the version of each
+        entry that the stage uses. The source of each plugin that it uses is one more file.
 
         Args:
             made_from: the inputs as they were before the stage read them; default: as they are now.
@@ -248,9 +249,9 @@ class Store:
         self._sweep(stage.directory, keep)
 
     def _sweep(self, directory: str, keep: set[str]) -> None:
-        """Delete what a manifest does not name. Litter harms nobody, so a failure here is no error.
+        """Delete the files that a manifest does not name. They do no harm, so a failure here is no error.
 
-        What is young stays, unless it is progress: a second writer may be about to name it in a manifest of its own.
+        Young files other than progress stay: a second writer may be about to name them in its own manifest.
         """
         from pyarrow import fs
 
@@ -263,7 +264,7 @@ class Store:
                     self.filesystem.delete_file(info.path)
 
     def forget_error(self, stage: Stage) -> None:
-        """Delete the reason of an earlier failure: the stage is tried again."""
+        """Delete the note of an earlier failure, since the stage is tried again."""
         with contextlib.suppress(OSError):
             self.filesystem.delete_file(self.path(stage.directory, ERROR))
 
@@ -274,7 +275,7 @@ class Store:
                 self.filesystem.delete_dir(self.path(directory))
 
     def delete(self, directory: str) -> None:
-        """Delete a stage's directory, finished or not: the manifest first, so that no half of it counts as stored."""
+        """Delete a stage's directory, finished or not: its manifest first, so that the rest never counts as stored."""
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.path(directory, checkpoints.MANIFEST))
         self.filesystem.delete_dir(self.path(directory))
@@ -288,12 +289,12 @@ class Store:
         made_from: Mapping[str, str | None] | None = None,
         slot: int | None = None,
     ) -> None:
-        """Store the last epoch of a training: the state, then the small file that points at it with its digest.
+        """Store the last epoch of a training: the state, then the small file that names it with its digest.
 
         Args:
             made_from: the inputs that the training read; default: as they are now.
-            slot: names the file instead of the epoch, and the one before is left (in a bucket, where deleting takes
-                three requests); the caller never overwrites what the last call wrote.
+            slot: names the file instead of the epoch; the file of the call before is not deleted (in a bucket that
+                takes three requests). The caller must change the slot from call to call.
         """
         self._check_still_there()
         name = f"last.{attempt}.{epoch if slot is None else slot}.pt"
@@ -368,10 +369,10 @@ class Store:
         """Hold the store for one driver: see :func:`storage.holding.held`.
 
         Raises:
-            StoreBusy: another driver holds it; says who.
+            StoreBusy: another driver holds it; the message names it.
         """
         if self.remote:
-            self.glance()  # is it there?
+            self.glance()  # raises where there is no such bucket
         with held(self.filesystem, self.root, self.location) as self.check_held:
             self.began_there = True
             yield

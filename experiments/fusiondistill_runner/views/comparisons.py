@@ -1,4 +1,4 @@
-"""Paired tests between methods and between points of a sweep, from what evaluate stages say of each test image."""
+"""Paired tests between methods and between points of a sweep, from the evaluate stages' answers for each test image."""
 
 from __future__ import annotations
 
@@ -34,24 +34,23 @@ _SCHEMA = {
 def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
     """A row per pair of methods (a, b) of an experiment that share a seed: how they differ on the same test images.
 
-    The unit is the test image: whether it was classified right, averaged over a degradation's levels (as the table
-    does it: see :mod:`views.correctness`), over the seeds that both methods have in full and over the
-    degradations that experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and
-    seeds (how many), difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile
-    bootstrap over images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half
-    the 95 % interval of the difference over seeds; null for one seed), points (false).
+    The unit is the test image: whether it was classified right, averaged over a degradation's levels (with the table's
+    weights, see :mod:`views.correctness`), over the seeds that both methods have in full and over the degradations that
+    experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and seeds (how many),
+    difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile bootstrap over
+    images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half the 95 % interval
+    of the difference over seeds; null for one seed), points (false).
 
     Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see
     :mod:`views.sweep_comparisons`).
 
-    Networks for one degradation are left out. Two rows that are the very same stages are no pair. Pairs that rest on
-    the same stages are one test with a row each, so that p_holm counts it once. A method and seed is left out as long
-    as one of its pieces is missing, or was stored by a version that kept no ``images.parquet``, or lacks levels that
-    others have.
+    Networks for one degradation are left out, and so are pairs of rows that are the same stages. Pairs that rest on the
+    same stages have a row each, but p_holm counts them as one test. A method and seed is left out while one of its
+    pieces is missing, was stored without ``images.parquet``, or lacks levels that other methods have.
 
     Args:
-        before: an earlier table; experiments whose stages are still those of then are taken from it.
+        before: an earlier table; the rows of experiments whose stages have not changed are taken from it.
 
     Raises:
         CheckpointError: a file is damaged, or methods of one experiment saw different test images.
@@ -63,7 +62,7 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     stamps: list[str] = []
 
     def unchanged(own: Mapping[str, Any], inputs: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
-        """Note what rows are made from, and take them from the earlier table if it made them from the same."""
+        """Note what rows are made from, and take them from the earlier table if that was made from the same."""
         stamps.append(json.dumps([own, inputs, RESAMPLES, SEED], sort_keys=True))
         if stamps[-1] not in made_from:
             return False
@@ -89,12 +88,12 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
 
 def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
-    """The rows of an earlier table and what they were made from; nothing, if they are not as they were written."""
+    """The rows of an earlier table and what they were made from; nothing if the table was changed since."""
     metadata = (before.schema.metadata or {}) if before is not None else {}
     made_of = metadata.get(b"made_from", b"[]").decode(errors="replace")
     try:
         rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
-    except ValueError:  # its text is none
+    except ValueError:  # a text column that is not UTF-8
         return [], set()
     if metadata.get(b"digest", b"").decode(errors="replace") != _digest(rows, made_of):
         return [], set()
@@ -106,7 +105,7 @@ def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
 
 
 def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
-    """The tests of all pairs of an experiment's rows; a test that several pairs share is made once."""
+    """The tests of all pairs of an experiment's rows. A test that several pairs share is made once."""
     right = correctness(store, known)
     sharing: dict[frozenset[str], list[tuple[str, str, str]]] = {}
     for a, b in itertools.combinations(right, 2):

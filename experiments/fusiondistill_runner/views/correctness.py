@@ -1,4 +1,4 @@
-"""How right each method of an experiment was on each test image, with the levels weighed as the table weighs them."""
+"""The correctness of each method of an experiment on each test image, with the levels weighed as in the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "corre
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"
-_VERSION = 3  # of how it, and what is tested of it, is computed: another one computes everything again
+_VERSION = 3  # of this computation and of the tests on it; a new one makes all views compute them again
 
 Correctness = dict[str, dict[int, NDArray[np.float64]]]
 """method -> seed -> float64 [N]: each image's mean correctness over levels, then over degradations, 0..1."""
@@ -33,12 +33,12 @@ Pieces = Mapping[int, Mapping[str, list[str]]]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What of a plan is stored in full: the rows of its main table, without networks for one degradation.
+    """The rows of a plan's main table that are stored in full, without networks for one degradation.
 
     Attributes:
         pieces: (method, seed) -> degradation -> the directories of its pieces.
         spans: degradation -> its first and last level, where the plan says so.
-        digest: of all that the correctness is made from.
+        digest: of everything that the correctness is computed from.
     """
 
     pieces: Mapping[tuple[str, int], Mapping[str, list[str]]]
@@ -51,7 +51,7 @@ class Evaluated:
 
 
 def evaluated(store: Store, plan: Mapping[str, Any]) -> Evaluated:
-    """The methods and seeds of which every piece is stored with what it says about each image."""
+    """The methods and seeds of which every piece is stored with its answers for each image."""
     found: dict[tuple[str, int], dict[str, list[str]]] = {}
     unusable: set[tuple[str, int]] = set()
     attempts: dict[str, str | None] = {}
@@ -76,10 +76,10 @@ def evaluated(store: Store, plan: Mapping[str, Any]) -> Evaluated:
 
 
 def correctness(store: Store, of: Evaluated) -> Correctness:
-    """Each image's correctness, such that its mean over images is the table's average.
+    """Each image's correctness. Its mean over images is the table's average.
 
-    Where levels were left out, a measured one weighs as much as it does in the interpolated mean. A method and seed
-    that lacks levels that others have is left out.
+    Where levels were not measured, each measured one has its weight in the interpolated mean. A method and seed that
+    lacks levels that others have is left out.
 
     Raises:
         CheckpointError: a file is damaged, or methods saw different test images.
@@ -120,7 +120,7 @@ def _weights(levels: list[int], span: tuple[int, int] | None) -> dict[int, float
 def _weighed(
     store: Store, directory: str, weights: Mapping[int, float]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Label and weighed number of levels at which it was right, for each test image."""
+    """For each test image its label, and the weighed number of levels at which the answer was right."""
     table = read_parquet(store.read_from(directory, IMAGES))
     labels = table["label"].to_numpy().astype(np.int64)
     if _alike(weights.values()):

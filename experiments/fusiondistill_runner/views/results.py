@@ -41,7 +41,7 @@ _PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "comp
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """One row per (method, seed, degradation, level) that is stored: counts, never percentages.
+    """One row per stored (method, seed, degradation, level): counts, never percentages.
 
     nll (mean negative log-likelihood in nats) and ece (expected calibration error, a fraction) are null where a stage
     has none.
@@ -57,11 +57,11 @@ def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
-    """One row per (method, seed, degradation) that the plans are to give: its levels, and whether all of it is stored.
+    """One row per planned (method, seed, degradation): its levels, and whether all of it is stored.
 
     first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
-    precision: of the numbers of the evaluation; select, training, deviations: see :mod:`views.settings`. What the row's
-    method is stands in the columns of :data:`fusiondistill.report.methods.COLUMNS`, as the plan says it.
+    precision: of the evaluation; select, training, deviations: see :mod:`views.settings`. The columns of
+    :data:`fusiondistill.report.methods.COLUMNS` describe the row's method.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -82,7 +82,7 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
 
 
 def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """Every piece of every plan, with the columns that say what it is of."""
+    """Every piece of every plan, with the columns that name its experiment, method, seed and degradation."""
     for plan in plans:
         config = plan["config"]
         common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": config["data"]["name"]}
@@ -118,7 +118,7 @@ def write_results(store: Store) -> pa.Table:
 
 
 def rebuilt(store: Store) -> tuple[pa.Table, pa.Table]:
-    """Results and paired tests as the store's stages give them; nothing is written."""
+    """Results and paired tests, computed from the store's stages; writes nothing."""
     known = plans(store)
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
     return results_table(seen, known), comparisons_table(seen, known, _comparisons(store))
@@ -131,12 +131,12 @@ def _comparisons(store: Store) -> pa.Table | None:
     data = store.read_raw(COMPARISONS)
     try:
         return read_parquet(data) if data is not None else None
-    except (pa.ArrowException, OSError, ValueError):  # ValueError: its text is none
+    except (pa.ArrowException, OSError, ValueError):
         return None
 
 
 def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
-    """What the report's tables need beside the counts."""
+    """The tables that the report needs beside the counts."""
     return {"planned": planned_table(plans, results), "comparisons": _comparisons(store)}
 
 
@@ -144,10 +144,10 @@ _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
 
 
 def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
-    """The tables for a terminal; what is not stored yet is shown as missing.
+    """The tables for a terminal, with gaps where results are missing.
 
     Args:
-        experiments: show only these; of more than four the overview alone.
+        experiments: show only these; for more than four, only the overview.
     """
     from fusiondistill import report
 
@@ -173,7 +173,7 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
 
 
 def report_tables(store: Store, results: pa.Table, tests: pa.Table | None = None) -> dict[str, Any]:
-    """All that the report takes beside the results; ``tests``: the paired ones, by default those that are stored."""
+    """The report's tables beside the results. ``tests`` are the paired tests; default: those in the store."""
     known = plans(store)
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR)
     given = {} if tests is None else {"comparisons": tests}
@@ -193,7 +193,7 @@ def write_report(store: Store, results: pa.Table) -> str:
 
 
 def _forget_figures(store: Store, kept: Collection[str]) -> None:
-    """Delete figures of an earlier report that the present one does not have."""
+    """Delete the figures of an earlier report that this one does not have."""
     from pyarrow import fs
 
     found = store.filesystem.get_file_info(fs.FileSelector(store.path("report", "figures"), allow_not_found=True))

@@ -1,4 +1,4 @@
-"""Real test images under each degradation and what the methods said of them, as the report's tables."""
+"""Real test images under each degradation and the methods' answers for them, as the report's tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
 
 SAMPLES, PREDICTIONS = "samples.parquet", "predictions.parquet"
 EXPERIMENTS = 4
-"""So many show images: a page of all points of a sweep would be too large to send."""
+"""The most experiments that show images: a page for all points of a sweep would be too large to send."""
 _NAMED = {**dict.fromkeys(("experiment", "degradation"), "string"), **dict.fromkeys(("level", "index"), "int64")}
 SAMPLE_SCHEMA = {**_NAMED, "label": "string", "image": "binary"}
 ANSWER_SCHEMA = {**_NAMED, "method": "string", "said": "string"}
@@ -23,11 +23,11 @@ Tables = Callable[[Sequence[str], str], Sequence[Any]]
 
 
 def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests, tables: Tables) -> tuple[Rows, Rows]:
-    """Stored test images (by the first method of an experiment that has them), and what was said of each, by method.
+    """Stored test images (from the first method of an experiment that has them), and the methods' answers for each.
 
-    Of the first seed only, of the base, each degradation's own expert, and the rows that were trained on all
-    degradations from a trained start. Of at most four experiments, other data or another protocol before more of
-    the same.
+    The methods are the base, each degradation's own expert, and the rows that were trained on all degradations from a
+    trained start, with their first seed. At most four experiments are shown; those that differ in data or protocol come
+    first.
 
     Args:
         plans: as a store holds them.
@@ -55,7 +55,7 @@ def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests
 
 
 def _chosen(plans: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A few experiments: one of each data set and protocol first, in the order of the plans."""
+    """At most four experiments, one of each data set and protocol before a second, in the order of the plans."""
     first: list[Mapping[str, Any]] = []
     more: list[Mapping[str, Any]] = []
     seen = set()
@@ -92,7 +92,7 @@ def _trained(method: Method) -> bool:
 
 
 def _by_levels(pieces: Iterable[dict[str, Any]]) -> dict[tuple[str, tuple[int, ...]], Rows]:
-    """Pieces of the same levels of a degradation hold the same images."""
+    """Pieces by degradation and levels: those of a key hold the same images."""
     found: dict[tuple[str, tuple[int, ...]], Rows] = {}
     for piece in pieces:
         found.setdefault((piece["degradation"], tuple(piece["levels"])), []).append(piece)
@@ -107,7 +107,7 @@ def _read(tables: Tables, pieces: Sequence[dict[str, Any]], name: str) -> Iterat
 def _said(
     piece: Mapping[str, Any], table: Any, shown: Mapping[tuple[str, int], Sequence[int]]
 ) -> Iterator[dict[str, Any]]:
-    """What a method said of the images that are shown."""
+    """A method's answers for the images that are shown."""
     for i, level in enumerate(table["level"].to_pylist()):
         indices = shown.get((piece["degradation"], level), ())
         predictions = table["predictions"][i].values if indices else ()

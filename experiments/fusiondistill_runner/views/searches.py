@@ -1,4 +1,4 @@
-"""What came of the searches of a plan, as lines for a terminal and config files."""
+"""The results of a plan's searches, as lines for a terminal and config files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def ranking(store: Store, directory: str) -> list[str]:
 
 
 def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
-    """What came of each search of a plan: its cost, what mattered, the best as a config file; with all trials if asked.
+    """Write each search's best as a config file; returns lines with its cost and what mattered.
 
-    The config files are written here: like the report, they are views of what is stored.
+    Args:
+        ranked: also list all trials.
     """
     lines: list[str] = []
     for stage in plan.stages:
@@ -60,7 +61,7 @@ def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
 
 
 def _importance(outcome: Mapping[str, Any]) -> str:
-    """How much each dimension mattered, if the trials can tell."""
+    """How much each dimension mattered, in words."""
     shares = outcome.get("importance")
     if not shares:
         return "too few trials (or too much alike) to say what mattered"

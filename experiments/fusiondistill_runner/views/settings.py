@@ -1,4 +1,4 @@
-"""What the rows of an experiment were trained on, how epochs were chosen, and how that departs from the published."""
+"""How an experiment's rows were trained and epochs chosen, and where that deviates from the published experiment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out
 __all__ = ["settings", "usual"]
 
 _NO_RESULT = ("compile", "channels_last", "title", "description")
-"""Keys of a method that change no result: how fast it goes and what it is called."""
+"""Keys of a method that change no result: speed and names."""
 
 Table = Mapping[str, Mapping[str, Any]]
 """Method id -> what it is made of: form, start, train_on, teachers, and its recipe's keys where it is trained."""
@@ -20,7 +20,7 @@ def settings(plan: Mapping[str, Any]) -> dict[str, str]:
     """For people: ``select`` (how epochs are chosen), ``training`` (images and epochs) and ``deviations``.
 
     Args:
-        plan: as a store holds it: its ``methods`` are the rows, its config's ``table`` all methods, resolved.
+        plan: as a store holds it. Its ``methods`` are the rows, its config's ``table`` holds all methods, resolved.
     """
     config = plan["config"]
     select = chosen_by(config.get("select"), config["protocol"])
@@ -30,7 +30,7 @@ def settings(plan: Mapping[str, Any]) -> dict[str, str]:
 
 
 def usual(config: Mapping[str, Any]) -> Table:
-    """The methods as the published experiment has them for these data and this protocol, without any setting."""
+    """The published experiment's methods for these data and this protocol."""
     plain = {"experiment": "usual", "protocol": config["protocol"], "data": {"name": config["data"]["name"]}}
     table: Table = Config.model_validate(plain).model_dump(mode="json")["table"]
     return table
@@ -51,7 +51,7 @@ def _needed(plan: Mapping[str, Any]) -> Table:
 
 
 def _named(value: Any) -> Any:
-    """The method that a start or teachers name: by its id, or as whose networks are merged or teach."""
+    """The method that a start or teachers name, by its id or under ``of``."""
     return value.get("of") if isinstance(value, Mapping) else value
 
 
@@ -65,7 +65,7 @@ def _training(config: Mapping[str, Any], needed: Table) -> str:
 
 
 def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterator[str]:
-    """What of the config would have to change for the published experiment, but for network and protocol."""
+    """The differences between a config and the published experiment, other than network and protocol."""
     data, evaluation = config["data"], config["evaluation"]
     for name in ("train_images", "test_images"):
         if data.get(name):
@@ -86,7 +86,7 @@ def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterat
 
 
 def _of_methods(published: Table, needed: Table) -> Iterator[str]:
-    """How methods of the published experiment differ from it; those that it does not have change nothing of it."""
+    """The differences of the methods that the published experiment has. Other methods are no deviation from it."""
     other = []
     for name, method in needed.items():
         if name not in published:

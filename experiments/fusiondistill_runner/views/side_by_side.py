@@ -1,4 +1,4 @@
-"""One report over several stores: their tables put below each other, experiments of the same name told apart."""
+"""One report over several stores: their tables are joined, and experiments of the same name are told apart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_stores(locations: Sequence[str]) -> list[Store]:
 
 
 def side_by_side(stores: Sequence[Store]) -> dict[str, Any]:
-    """What :func:`fusiondistill.report.write` takes (``results`` too), of all stores; reads them only.
+    """The arguments of :func:`fusiondistill.report.write` (with ``results``) for all stores, which are only read.
 
     Raises:
         CheckpointError: one of them is no store.
@@ -44,7 +44,7 @@ def side_by_side(stores: Sequence[Store]) -> dict[str, Any]:
 
 
 def labels(locations: Sequence[str]) -> list[str]:
-    """What to call stores: the end of each location, as much of it as tells them apart."""
+    """Names for stores: the shortest ends of their locations that differ."""
     pieces = [location.rstrip("/").split("/") for location in locations]
     for length in range(1, max(map(len, pieces)) + 1):
         found = ["/".join(piece[-length:]) for piece in pieces]
@@ -54,9 +54,9 @@ def labels(locations: Sequence[str]) -> list[str]:
 
 
 def merged(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The tables of several stores as one of each kind.
+    """The tables of several stores, joined into one of each kind.
 
-    An experiment that several stores have is followed by its store's name; so are all facts.
+    The store's name follows an experiment that several stores have, and precedes every fact.
     """
     if len(parts) == 1:
         return dict(parts[0])

@@ -1,4 +1,4 @@
-"""What stages leave beside counts, as the report's tables: training curves, trials, fusions, and how it was run."""
+"""The report's tables beside the counts: training curves, trials, fusions, and how the experiment was run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ __all__ = ["counted_code", "facts", "made_by", "stage_tables"]
 
 
 def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:
-    """What all stored stages left, in the report's form: a table by the name of each argument; None where it is empty.
+    """The report's tables by the name of its arguments, None for an empty one.
 
-    Curves, trials, importance, fusion and surface are a row per point; a stage that several experiments share stands
-    under the first of them. For samples and answers see :mod:`views.sample_tables`, for the time line
-    :mod:`views.timeline`, for what is not stored :mod:`views.unfinished`.
+    A stage that several experiments share stands under the first of them. For samples and answers see
+    :mod:`views.sample_tables`, for the time line :mod:`views.timeline`, for missing stages :mod:`views.unfinished`.
     """
     found: dict[str, list[dict[str, Any]]] = {"curves": [], "trials": [], "importance": [], "fusion": [], "surface": []}
     manifests = cache(store.manifest_of)
@@ -73,7 +72,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _alike(plan: Mapping[str, Any]) -> set[str]:
-    """Names that a seed has several fuse stages of: those that a search chooses between."""
+    """The names that several fuse stages of one seed have; a search chooses between them."""
     counted = Counter((stage["name"], stage["seed"]) for stage in plan["stages"] if stage["kind"] == "fuse")
     return {name for (name, _), count in counted.items() if count > 1}
 
@@ -85,7 +84,7 @@ def _way(spec: Mapping[str, Any]) -> str:
 
 
 def _readable(store: Store, directory: str, name: str) -> Any:
-    """The table in a committed file; None for a damaged one, which the next run makes again."""
+    """The table in a committed file; None for a damaged file, which the next run makes again."""
     try:
         return read_parquet(store.read_from(directory, name))
     except CheckpointError:
@@ -101,7 +100,7 @@ def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) 
 
 
 def _typed(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, str]) -> pa.Table | None:
-    """Rows as a table of these columns and types; None of no rows."""
+    """Rows as a table of these columns and types; None without rows."""
     import pyarrow as pa
 
     kinds = {name: pa.type_for_alias(kind) for name, kind in schema.items()}
@@ -111,7 +110,7 @@ def _typed(rows: Sequence[Mapping[str, Any]], schema: Mapping[str, str]) -> pa.T
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table | None:
-    """Rows that need not all have the same columns as a table; null where a row lacks one."""
+    """Rows as a table, null where a row lacks a column; None without rows."""
     import pyarrow as pa
 
     names = dict.fromkeys(name for row in rows for name in row)
@@ -124,7 +123,7 @@ _CURVES = ("loss", "train_accuracy")
 def _curves(
     store: Store, stage: Mapping[str, Any], common: Mapping[str, Any], select: str | None
 ) -> list[dict[str, Any]]:
-    """The metrics of a training by epoch; what its epoch was chosen by is called after the split that it is of."""
+    """The metrics of a training by epoch. The accuracy that chose the epoch is named after its split."""
     judged = "test_accuracy" if select == "test" else "validation_accuracy"
     rows = read_parquet(store.read_from(stage["directory"], "metrics.parquet")).to_pylist()
     curves = []
@@ -145,7 +144,7 @@ def _trials(
 
 
 def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What it takes to run it again, and on what it ran: by name, in the order in which a reader wants it."""
+    """What a reader needs to run the experiments again, and where they ran: name -> text, in the order to show."""
     import yaml
 
     said: dict[str, str] = {}
@@ -167,7 +166,7 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:
-    """The data set and the digest that says which images it held."""
+    """The data set and its fingerprint."""
     specs = [manifest["spec"] for manifest in manifests if manifest]
     found = {spec.get("train", spec)["data"]["fingerprint"] for spec in specs}
     return ", fingerprint ".join([config["data"]["name"], *sorted(found)])
@@ -194,13 +193,13 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
 
 
 def counted_code(manifests: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Versions of the code, as people read them -> how many of these stages each made; older manifests say nothing."""
+    """Version of the code, in words -> number of these stages that it made. Older manifests name no version."""
     codes = (manifest.get("code") for manifest in manifests)
     return Counter(f"{NAME} {code['version']} ({code['digest'][:8]})" for code in codes if code)
 
 
 def made_by(codes: Mapping[str, int]) -> str:
-    """Which code made the stages, in words; empty where none of them says so."""
+    """Which code made the stages, in words; empty where no manifest names it."""
     if len(codes) < 2:
         return "".join(codes)
     each = ", ".join(f"{code} made {count} stage{'' if count == 1 else 's'}" for code, count in sorted(codes.items()))
@@ -208,6 +207,6 @@ def made_by(codes: Mapping[str, int]) -> str:
 
 
 def _hardware(manifest: Mapping[str, Any]) -> str:
-    """The device that a stage ran on, and the machine around it."""
+    """The device and the machine that a stage ran on."""
     around = f" ({manifest['processor']}, {manifest['cores']} cores)" if "processor" in manifest else ""
     return f"{manifest['device']} on {manifest['host']}{around}"

@@ -24,9 +24,9 @@ class Sweep:
 
     Attributes:
         names: dataset, model ("" where the points differ in it) and protocol.
-        points: what a point is called -> what is stored of the methods that are compared.
+        points: name of a point -> its stored results of the compared methods.
         pairs: (a, b), each "<point> <method>".
-        digest: of all that the tests are made from.
+        digest: of everything that the tests are computed from.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Sweep:
 def sweeps(store: Store, plans: Sequence[Mapping[str, Any]]) -> list[Sweep]:
     """The sweeps among the plans (field ``sweep``), one entry for each set of points that may be compared.
 
-    A point has the rows of :func:`compared`. They count in this order as long as there are at most :data:`MOST` pairs.
-    Points that share the very stages of a row are no pair, and each comparison of stages counts once.
+    The rows of :func:`compared` are compared in their order, while there are at most :data:`MOST` pairs. Points that
+    share the stages of a row are no pair, and each comparison of stages counts once.
     """
     alike: dict[tuple[str, str], list[tuple[Mapping[str, Any], Evaluated]]] = {}
     for plan in plans:
@@ -59,10 +59,10 @@ def sweeps(store: Store, plans: Sequence[Mapping[str, Any]]) -> list[Sweep]:
 
 
 def compared(plans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows of these plans that are compared between points: trained on all degradations or merged, told nothing.
+    """The rows of these plans that are compared between points: trained on all degradations or merged, not told.
 
-    Those with teachers come first, in the order of the table. The others follow from the last to the first, those that
-    start from random weights at the end.
+    Rows with teachers come first, in the order of the table. The others follow in reverse order, those that start from
+    random weights last.
     """
     found: dict[str, Method] = {}
     for plan in plans:
@@ -74,9 +74,9 @@ def compared(plans: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rests_on(a: Pieces, b: Pieces) -> tuple[str, str] | None:
-    """The stages behind each side of a comparison, over the seeds that both have; None where these are the same.
+    """The stages behind each side of a comparison, over the seeds that both have; None where both are the same.
 
-    Comparisons that rest on the same two sets of stages, in whichever order, are one test.
+    Comparisons that rest on the same two sets of stages, in either order, are one test.
     """
     seeds = sorted(a.keys() & b.keys())
     ours, theirs = (json.dumps([[seed, of[seed]] for seed in seeds], sort_keys=True) for of in (a, b))
@@ -111,7 +111,7 @@ def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> 
 
 
 def _images(store: Store, known: Evaluated) -> str:
-    """What a point's figures are of: test images, degradations and levels."""
+    """The test images, degradations and levels of a point's figures, as a key."""
     first = next(iter(known.pieces.values()))
     said: dict[str, Any] = {}
     for name, directories in first.items():

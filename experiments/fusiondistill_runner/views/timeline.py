@@ -1,4 +1,4 @@
-"""When each stage ran where: the time line of a store's stages, from their manifests and the trials of searches."""
+"""The time line of a store: when and where each stage and each trial of a search ran."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def timeline(
 ) -> list[dict[str, Any]]:
     """A row for each stored stage of the plans, and one for each trial of their searches (kind ``trial``).
 
-    ``seconds`` is what the row cost one worker: of a training all its epochs, in however many attempts, else from
-    start to end; none for a search, which waits for its trials. ``workers`` is how many it took at once, ``gpus`` what
-    each of them reserved, null where the config leaves that to the cluster. ``ready`` is when the last input was there,
-    null without inputs. A stage that several experiments share stands under the first of them.
+    ``seconds`` are those of one worker: for a training the sum over its epochs in all attempts, for a search with
+    trials 0 (its trials count), else from start to end. ``workers`` is how many it took at once, ``gpus`` what each of
+    them reserved, null where the config leaves that to the cluster. ``ready`` is when the last input was stored, null
+    without inputs. A stage that several experiments share stands under the first of them.
 
     Args:
         plans: as a store holds them.
@@ -73,14 +73,14 @@ def _of_stage(manifest: Mapping[str, Any], manifests: Manifests, divided: bool) 
 
 
 def _worker(manifest: Mapping[str, Any]) -> str:
-    """``group1/0`` of ``group1/0 on node 1234 (process 5)``; whoever has no name goes by the process, or the kind."""
+    """``group1/0`` of ``group1/0 on node 1234 (process 5)``; a ``local`` worker is named by its process."""
     name, _, process = str(manifest.get("worker", manifest["kind"])).partition(" (")
     name = name.partition(" on node ")[0]
     return process.rstrip(")") if name == "local" and process else name
 
 
 def _trials(search: str, trials: Sequence[Mapping[str, Any]], planned: set[str]) -> Iterator[dict[str, Any]]:
-    """The trials of a search but those that are stages of a plan themselves, each on the first lane that is free."""
+    """The trials of a search that are not planned stages themselves, each on the first lane that is free."""
     lanes: list[float] = []
     timed = [one for one in trials if one.get("started") and one.get("finished") and one.get("directory")]
     for one in sorted(timed, key=lambda one: (one["started"], one["trial"])):

@@ -1,4 +1,4 @@
-"""What of a store's plans is not stored yet: which stages failed and why, and which are under way or still to come."""
+"""The stages of a store's plans that are not stored: which failed and why, and which are still to come."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCHEMA = {
 
 
 def unfinished(store: Store, plans: Sequence[Mapping[str, Any]], manifests: Manifests) -> list[dict[str, Any]]:
-    """A row for each stage that is not stored; of evaluations, which are many, only for those that failed.
+    """A row for each stage that is not stored; of the many evaluations only for those that failed.
 
-    ``epochs`` is how many of a training are stored, null of other stages; ``error`` the last line of what went wrong,
-    null where nothing did. A stage that several experiments share stands under the first of them.
+    ``epochs`` is the number of a training's stored epochs, null for other stages; ``error`` the last line of the error,
+    null without one. A stage that several experiments share stands under the first of them.
     """
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()

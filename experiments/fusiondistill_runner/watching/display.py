@@ -17,12 +17,12 @@ __all__ = ["Display", "Listener", "duration", "progress", "running_table"]
 
 
 Listener = Callable[[Stage, str, Event], None]
-"""Told a stage, what a person calls it, and the news about it."""
+"""Called with a stage, its label, and the news about it."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that somebody is at."""
+    """A stage that a worker is at."""
 
     stage: Stage
     worker: str
@@ -33,14 +33,14 @@ class Running:
 
 
 class Display:
-    """Shows what runs, what waits, epoch and accuracy of each, and the time left.
+    """Shows the running stages with epoch and accuracy, the waiting ones, and the time left.
 
     Args:
         plan: of the run.
-        stored: digests of what needs no work.
+        stored: digests of the stages that need no work.
 
     Attributes:
-        listeners: told all news, too; they must return at once.
+        listeners: called with all news; they must return at once.
     """
 
     def __init__(self, plan: Plan, stored: set[str]) -> None:
@@ -72,7 +72,7 @@ class Display:
             self.live = None
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line, above the live table if there is one."""
         if self.live:
             self.live.console.print(text, highlight=False, markup=False)
         else:
@@ -114,7 +114,7 @@ class Display:
         self.say(f"{self._clock()} {name}: done{detail}; {done} of {self.total} stages, {self._left()}")
 
     def _due(self, event: Event) -> bool:
-        """Plain lines: one per stage every ten seconds, and one that says where a resumed stage goes on."""
+        """Whether a plain line is due: every ten seconds for each stage, and once where a resumed stage goes on."""
         now = time.monotonic()
         if "resumed" in event.facts or now - self.spoken.get(event.digest, 0.0) >= 10:
             self.spoken[event.digest] = now
@@ -122,7 +122,7 @@ class Display:
         return False
 
     def _due_evaluation(self) -> bool:
-        """Evaluations are many and short: a line every few seconds, and one for the last."""
+        """Whether a line about the many short evaluations is due: every five seconds, and after the last stage."""
         now = time.monotonic()
         if now - self.spoken.get("evaluate", 0.0) < 5 and self.missing:
             return False
@@ -137,7 +137,7 @@ class Display:
         return "time left unknown" if seconds is None else f"about {duration(seconds)} left"
 
     def _seconds_left(self) -> float | None:
-        """An estimate from the work done so far; nothing is claimed before a twentieth is done."""
+        """An estimate from the work done so far; None before a twentieth is done."""
         done = self.finished_work
         for one in list(self.running.values()):
             if one.facts.get("epochs"):
@@ -147,7 +147,7 @@ class Display:
         return max(0.0, (time.monotonic() - self.began) * (self.work - done) / done)
 
     def snapshot(self) -> dict[str, Any]:
-        """The same for somebody elsewhere: JSON-able; may be called from any thread."""
+        """The state of the run for ``status.json``: JSON-able; may be called from any thread."""
         keep = ("epoch", "epochs", "unit", "loss", "validation")
         running = [
             {
@@ -186,12 +186,7 @@ class Display:
 
 
 def running_table(title: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Any:
-    """What runs, as a rich table.
-
-    Args:
-        title: above it.
-        rows: (what a person calls the stage, its worker, the last news about it).
-    """
+    """The running stages as a rich table; a row is (the stage's label, its worker, the last news about it)."""
     from rich.table import Table
     from rich.text import Text
 
@@ -207,7 +202,7 @@ def running_table(title: str, rows: Sequence[tuple[str, str, Mapping[str, Any]]]
 
 
 def progress(facts: Mapping[str, Any]) -> str:
-    """How far a stage is, by the last news about it."""
+    """How far a stage is, in words, by the last news about it."""
     parts = []
     if facts.get("epochs"):
         parts.append(f"{facts.get('unit', 'epoch')} {int(facts['epoch'])}/{int(facts['epochs'])}")
@@ -221,7 +216,7 @@ def progress(facts: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person."""
+    """Seconds in words, like 42 s, 17 min or 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""What of the experiments in a store is done, under way, failed or missing: once, or again and again until all is."""
+"""Which stages of a store are done, under way, failed or missing: said once, or until the run has ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fusiondistill_runner.watching.status_file import STATUS_FILE, read_status
 __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
 EVERY, EVERY_REMOTE = 1.0, 10.0
-"""Seconds between two looks, where the user says nothing."""
+"""Default seconds between two looks, at a directory and at a bucket."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Seen:
     location: str
     plans: list[dict[str, Any]]
     seconds: Mapping[str, float]
-    """Directory of each stored stage -> the seconds that it cost one worker."""
+    """Directory of each stored stage -> its seconds of one worker."""
     epochs: Mapping[str, int]
-    """Directory -> epochs stored, of those that are not done."""
+    """Directory of each unfinished stage -> its stored epochs."""
     errors: Mapping[str, str]
-    """Directory -> the last line of what went wrong."""
-    board: Mapping[str, Any] | None
-    """What the run says of itself, see :mod:`watching.status_file`."""
+    """Directory of each failed stage -> the last line of its error."""
+    status: Mapping[str, Any] | None
+    """The run's status file, see :mod:`watching.status_file`."""
     codes: Mapping[str, int]
-    """Version of the code -> how many of the stored stages it made."""
+    """Version of the code -> number of stored stages that it made."""
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -47,23 +47,23 @@ class Seen:
 
     @cached_property
     def running(self) -> dict[str, Mapping[str, Any]]:
-        """Directory -> what a run says about a stage that it is at; nothing of a run that is over or silent."""
-        board = self.board or {}
-        if board.get("state") != "running" or board.get("silent"):
+        """Directory of each stage that a worker is at -> its facts. Empty where the run has ended or is silent."""
+        status = self.status or {}
+        if status.get("state") != "running" or status.get("silent"):
             return {}
         here = self.stages.keys() - self.seconds.keys()
-        return {one["directory"]: one for one in board["running"] if one["directory"] in here}
+        return {one["directory"]: one for one in status["running"] if one["directory"] in here}
 
     @property
     def outcome(self) -> str | None:
-        """``done`` or ``failed`` if there is nothing to wait for."""
+        """``done`` or ``failed`` once the run has ended; None while there is something to wait for."""
         if all(directory in self.seconds for directory in self.stages):
             return "done"
-        state = (self.board or {}).get("state")
+        state = (self.status or {}).get("state")
         return state if state in ("done", "failed") else None
 
     def state(self, directory: str) -> str:
-        """What a stage is at, in words."""
+        """The state of a stage, in words."""
         if directory in self.seconds:
             return "done"
         if directory in self.errors:
@@ -76,7 +76,7 @@ class Seen:
 
 
 class StoreWatch:
-    """Looks at a store again and again; what it knows already is not read again."""
+    """Looks at a store again and again, and reads each manifest once."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -84,20 +84,20 @@ class StoreWatch:
         self.last: Seen | None = None
 
     def look(self) -> Seen:
-        """How it stands now: by one small file as long as its run tells no news of stages that ended.
+        """Look at the store now. As long as the run's status file tells of no stage that ended, only that is read.
 
         Raises:
-            CheckpointError: it is no store, or a plan is damaged.
+            CheckpointError: there is no store, or a plan is damaged.
             OSError: a bucket does not answer.
         """
         last = self.last
-        board = read_status(self.store) if last else None
-        if last and board and not board["silent"] and _same(board, last.board, *_RUN, "state", "finished", "failed"):
-            self.last = replace(last, board=board)
+        status = read_status(self.store) if last else None
+        if last and status and not status["silent"] and _same(status, last.status, *_STAGES):
+            self.last = replace(last, status=status)
             return self.last
         seen = self.store.glance(PROGRESS, ERROR, *(() if last else (MANIFEST, STATUS_FILE)))
-        board = board or read_status(seen)
-        known = last.plans if last and board and _same(board, last.board, *_RUN) else plans(self.store)
+        status = status or read_status(seen)
+        known = last.plans if last and status and _same(status, last.status, *_RUN) else plans(self.store)
         directories = {stage["directory"] for plan in known for stage in plan["stages"]}
         self.stored = {name: kept for name, kept in self.stored.items() if name in directories}
         for directory in directories - self.stored.keys():
@@ -111,13 +111,14 @@ class StoreWatch:
             {directory: kept["seconds"] for directory, kept in self.stored.items()},
             {d: epochs for d in left if (epochs := seen.epochs_stored(d))},
             {d: last_line(error) for d, error in errors.items()},
-            board,
+            status,
             counted_code(self.stored.values()),
         )
         return self.last
 
 
 _RUN = ("host", "process")
+_STAGES = (*_RUN, "state", "finished", "failed")
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) -> bool:
@@ -125,7 +126,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None, *names: str) 
 
 
 def _kept(store: Store, directory: str) -> Mapping[str, Any] | None:
-    """What a stored stage cost one worker and which code made it; None where it is not stored, or damaged."""
+    """A stored stage's seconds of one worker and its code; None where the stage is not stored, or damaged."""
     try:
         manifest = store.manifest_of(directory)
     except CheckpointError:
@@ -137,7 +138,7 @@ def _kept(store: Store, directory: str) -> Mapping[str, Any] | None:
 
 
 def status_lines(store: Store) -> list[str]:
-    """What of each experiment is stored, under way (where, with its epoch), failed or missing."""
+    """For each experiment the number of stored stages, and a line for every other stage."""
     seen, lines = StoreWatch(store).look(), []
     for plan in seen.plans:
         lines.append(_head(seen, plan))
@@ -148,7 +149,7 @@ def status_lines(store: Store) -> list[str]:
 
 
 def _mixed(seen: Seen) -> list[str]:
-    """A line that says so where the stored stages were made by several versions of the code."""
+    """A line about the versions of the code, where several made the stored stages."""
     return [made_by(seen.codes)] if len(seen.codes) > 1 else []
 
 
@@ -163,39 +164,39 @@ def _head(seen: Seen, plan: Mapping[str, Any]) -> str:
 
 
 def _cost(seen: Seen) -> str:
-    """Device-seconds so far: those of stored stages, and of what runs at the moment."""
+    """Device-seconds so far, of stored and of running stages."""
     now = time.time()
     running = sum(max(0.0, now - one["since"]) for d, one in seen.running.items() if seen.stages[d]["kind"] != "search")
     return f"{sum(seen.seconds.values()) + running:,.0f} device-seconds so far"
 
 
 def _left(seen: Seen) -> str:
-    """The time left, or what is wrong with the run."""
-    board = seen.board
+    """The time left, or why the run does not go on."""
+    status = seen.status
     if seen.outcome == "done":
         return "complete"
-    if board is None:
+    if status is None:
         return "no run says what it is at"
-    where = f"process {board['process']} on {board['host']}"
-    if board["state"] == "interrupted":
+    where = f"process {status['process']} on {status['host']}"
+    if status["state"] == "interrupted":
         return f"interrupted ({where}); start the same command again to go on"
-    if board["state"] == "failed":
+    if status["state"] == "failed":
         return "ended, with failures; mend the cause and start the same command again"
-    if board["silent"]:
-        return f"no news from {where} for {duration(board['silent'])}: it may be gone"
-    left = board.get("seconds_left")
+    if status["silent"]:
+        return f"no news from {where} for {duration(status['silent'])}: it may be gone"
+    left = status.get("seconds_left")
     return "time left unknown" if left is None else f"about {duration(left)} left"
 
 
 def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool:
-    """Show how a store stands until nothing is left to wait for: in place on a terminal, else a line for each news.
+    """Show the state of a store until its run has ended: in place on a terminal, else a line for each change.
 
     Args:
         every: seconds between two looks; default 1, of a bucket 10.
         say: prints a line.
 
     Returns:
-        Whether all was done; False: its run ended with failures.
+        True if all is done, False if the run ended with failures.
     """
     looking = StoreWatch(store)
     every = every or (EVERY_REMOTE if store.remote else EVERY)
@@ -216,7 +217,7 @@ def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool
 
 
 def _next(looking: StoreWatch, seen: Seen, every: float) -> Seen:
-    """The next look; after one that fails it stands as it was, and the one after that may succeed."""
+    """The next look; the last one where the store does not answer."""
     time.sleep(every)
     try:
         return looking.look()
@@ -239,7 +240,7 @@ def _end_lines(seen: Seen) -> list[str]:
 
 
 def _news(seen: Seen, said: dict[str, str]) -> list[str]:
-    """A line for whatever is not as it was said last; ``said`` is brought up to date."""
+    """A line for each change since the last call; ``said`` (key -> text said last) is brought up to date."""
     lines = []
     texts = {directory: seen.state(directory) for directory in seen.stages}
     for directory, text in texts.items():
@@ -260,13 +261,13 @@ def _news(seen: Seen, said: dict[str, str]) -> list[str]:
 
 
 def _quiet(seen: Seen) -> bool:
-    """Whether no run is at it, as far as one can tell."""
-    board = seen.board
-    return board is not None and (board["state"] == "interrupted" or board["silent"] is not None)
+    """Whether the run was interrupted or has gone silent."""
+    status = seen.status
+    return status is not None and (status["state"] == "interrupted" or status["silent"] is not None)
 
 
 def _table(seen: Seen) -> Any:
-    """All of it for a terminal: what runs, what waits, what failed, cost and time left."""
+    """A look for a terminal: running, waiting and failed stages, cost and time left."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""``status.json``: what a run is at, as one small file in its store, which other programs read by one request."""
+"""``status.json``: the state of a run, as one small file in its store that other programs read by one request."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["STATUS_FILE", "StatusFile", "read_status"]
 
 STATUS_FILE = "status.json"
 EVERY, EVERY_REMOTE = 1.0, 10.0
-"""Seconds between two looks at whether there is news."""
+"""Seconds between two looks at the run, for a directory and for a bucket."""
 HEARTBEAT = 30.0
-"""Seconds after which it is written without news."""
+"""Seconds after which the file is written again without news."""
 SILENT = 90.0
-"""Seconds without a heartbeat after which its run may be gone."""
+"""Seconds without a heartbeat after which readers take the run for gone."""
 
 
 class StatusFile:
-    """Writes what ``look`` gives to ``status.json`` while it is entered, from a thread that never holds up the run.
+    """While entered, writes ``status.json`` from a thread that never holds up the run.
 
-    The file holds that, and ``state`` (running, done, failed or interrupted), ``host``, ``machine``, ``process`` and
-    ``updated`` (seconds since 1970).
+    The file holds what ``look`` gives, and ``state`` (running, done, failed or interrupted), ``host``, ``machine``,
+    ``process`` and ``updated`` (seconds since 1970).
 
     Args:
-        look: what the run is at, JSON-able; ``complete`` in it says at the end whether all is done.
+        look: gives the state of the run, JSON-able; its ``complete`` says at the end whether all is done.
     """
 
     def __init__(self, store: Store, look: Callable[[], dict[str, Any]]) -> None:
@@ -65,10 +65,7 @@ class StatusFile:
             self.ended.wait(self.every)
 
     def _write(self, state: str, content: dict[str, Any]) -> None:
-        """Write the file, unless the run has written how it ended: that stays.
-
-        A store that cannot be written is reported by the run itself, not here.
-        """
+        """Write the file. A run that has ended does not overwrite its end; a failed write is reported by the run."""
         at = {"host": socket.gethostname(), "machine": machine(), "process": os.getpid(), "updated": time.time()}
         with self.lock, contextlib.suppress(OSError):
             if state == "running" and self.ended.is_set():
@@ -77,9 +74,9 @@ class StatusFile:
 
 
 def read_status(store: Store) -> dict[str, Any] | None:
-    """What a run last wrote about itself, None where none ever did.
+    """What a run last wrote, None where there is no readable file.
 
-    ``silent`` in it: the seconds since the last news of a run that seems to be gone, else None.
+    Its ``silent`` holds the seconds since the last news of a run that seems to be gone, else None.
     """
     data = store.read_raw(STATUS_FILE)
     try:
@@ -94,7 +91,7 @@ def read_status(store: Store) -> dict[str, Any] | None:
 
 
 def _readable(status: dict[str, Any]) -> bool:
-    """Whether it has what its readers rely on."""
+    """Whether a file has the keys and types that readers rely on."""
     running = status.get("running", None if status.get("state") == "running" else [])
     return (
         all(isinstance(status.get(name), str) for name in ("state", "host"))

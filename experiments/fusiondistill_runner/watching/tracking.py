@@ -1,7 +1,7 @@
 """MLflow and Weights & Biases, fed from the driver by the same metrics as the event files.
 
-Each tracker has a thread of its own: one that is slow or does not answer never holds up the run. What goes wrong is
-said once, and the run goes on without it.
+Each tracker has its own thread, so that a slow server never holds up the run. The display shows a tracker's first
+error, and the run goes on without that tracker.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from fusiondistill_runner.working.metrics import scalars
 __all__ = ["Feed", "Run", "Tracker", "Tracking", "trackers_of"]
 
 PATIENCE = 15.0
-"""Seconds that the end of a run waits for a tracker to take what is left."""
+"""Seconds that the end of a run waits for a tracker to take the last news."""
 MOST = 10_000
-"""News that wait for a tracker; more are dropped."""
+"""News that may wait for a tracker; more are dropped."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a tracker calls a run: a training, or a search."""
+    """A tracker's run: a training, or a search."""
 
     directory: str
-    """Of its stage: the same when the stage goes on after an interruption."""
+    """The stage's directory, the same when the stage goes on after an interruption."""
     name: str
     experiment: str
     parameters: Mapping[str, Any]
 
 
 class Tracker(Protocol):
-    """Where metrics go. Whatever its methods raise ends the tracking, not the run."""
+    """Where metrics go. An error of its methods ends the tracking, not the run."""
 
     def log(self, run: Run, step: int, values: Mapping[str, float]) -> None:
         """Take in the metrics of an epoch; one that was logged before may come again."""
 
     def end(self, run: Run, state: str) -> None:
-        """A run that logged something ended: ``done``, ``failed``, or ``left`` for later."""
+        """Note that a run ended that has logged: ``done``, ``failed``, or ``left`` for later."""
 
 
 class MLflow:
-    """Runs of one MLflow experiment. Users and passwords come from its own environment variables."""
+    """Runs of one MLflow experiment. User and password come from MLflow's own environment variables."""
 
     def __init__(self, uri: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # what it tells its makers, from its import on
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must be set before the import
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
@@ -103,7 +103,7 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """Runs of one project, grouped by experiment. Its key and mode come from its own environment variables."""
+    """Runs of one project, grouped by experiment. Key and mode come from wandb's own environment variables."""
 
     def __init__(self, project: str) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -111,7 +111,7 @@ class WeightsAndBiases:
         self.runs: dict[str, Any] = {}
 
     def log(self, run: Run, step: int, values: Mapping[str, float]) -> None:
-        """As :class:`Tracker`; an epoch that its run is beyond is passed over."""
+        """As :class:`Tracker`; skips an epoch that the run is beyond."""
         import wandb
 
         if run.directory not in self.runs:
@@ -134,7 +134,7 @@ class WeightsAndBiases:
 
 
 def trackers_of(config: Config) -> dict[str, Callable[[], Tracker]]:
-    """What a config asks for: name -> how to open it."""
+    """The trackers that a config asks for: name -> a function that opens it."""
     asked: dict[str, Callable[[], Tracker]] = {}
     tracking = config.tracking
     if tracking and (uri := tracking.mlflow):
@@ -145,11 +145,11 @@ def trackers_of(config: Config) -> dict[str, Callable[[], Tracker]]:
 
 
 class Tracking:
-    """Feeds the trackers of a config while it is entered; does nothing where none is asked for.
+    """Feeds the trackers of a config while it is entered.
 
     Args:
         config: of the run.
-        display: tells the news, and shows what goes wrong.
+        display: tells the news, and shows errors.
     """
 
     def __init__(self, config: Config, display: Any) -> None:
@@ -168,7 +168,7 @@ class Tracking:
 
 
 class Feed:
-    """One tracker with its thread, which takes the news in their order."""
+    """One tracker, and the thread that hands it the news in order."""
 
     def __init__(self, name: str, opened: Callable[[], Tracker], config: Config, say: Callable[[str], None]) -> None:
         self.name, self.opened, self.config, self.say = name, opened, config, say
@@ -183,7 +183,7 @@ class Feed:
             self.news.put_nowait((stage, label, event))
 
     def close(self, limit: float) -> None:
-        """Wait for what is left to be taken, until ``limit`` (of the monotonic clock)."""
+        """Wait until the tracker has taken all news, at most until ``limit`` (of the monotonic clock)."""
         if not self.thread.is_alive():
             return
         if not self.news.full():
@@ -199,7 +199,7 @@ class Feed:
                 self._take(tracker, *news)
             for run in self.begun.values():
                 tracker.end(run, "left")
-        except Exception as error:  # whatever a tracker's client does
+        except Exception as error:  # clients raise many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.say(f"{self.name}: {reason[:300]}; the run goes on without it")
 
@@ -216,7 +216,7 @@ class Feed:
 
 
 def _parameters(stage: Stage) -> dict[str, Any]:
-    """What a run was made with: the keys of its recipe, its network, data and seed."""
+    """A run's parameters: its recipe's keys, network, data and seed."""
     spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
     assert isinstance(spec, TrainSpec)
     recipe = flat(spec.recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from fusiondistill.locations import NoRoom
+from fusiondistill.locations import DiskFull
 from fusiondistill.plugins import blamed
 from fusiondistill.registry import WrongResult
 
@@ -17,7 +17,7 @@ def describe(problem: Exception) -> str:
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    ours = CheckpointError | DataError | NeedsGPU | NonFiniteLoss | NoRoom | WrongResult | ConnectionError
+    ours = CheckpointError | DataError | NeedsGPU | NonFiniteLoss | DiskFull | WrongResult | ConnectionError
     if isinstance(problem, ours):
         return str(problem)
     if at := blamed(problem):
