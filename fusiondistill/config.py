@@ -280,7 +280,7 @@ class Config(Frozen):
     def content(self) -> dict[str, Any]:
         """The content of a config file for it, JSON-able: the methods that rows need are sections, or in ``define``."""
         whole = self.model_dump(mode="json", exclude={"table", "search"})
-        needed = needed_methods(self.table, self.methods)
+        needed = needed_methods(self.table, [*self.methods, *(search.of for search in self.search)])
         rows = {name: self.table[name].model_dump(mode="json", exclude={"form"}) for name in needed}
         defined = {name: row for name, row in rows.items() if name not in METHODS}
         searches = [search.model_dump(mode="json", exclude_none=True) for search in self.search]

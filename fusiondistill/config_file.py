@@ -161,10 +161,10 @@ def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tu
     if content.get("sweep") is None:
         config, mistakes = _check(content, lines)
         return [config], mistakes
-    known = sweep.Known((*(SECTIONS - {"define"}), *METHODS), tuple(_mapping(content.get("define"))))
+    known = sweep.Known((*SECTIONS, *METHODS), tuple(_mapping(content.get("define"))))
     for axis in _mapping(content["sweep"]):
         say_modern(str(axis))
-    if wrong := list(sweep.problems(content["sweep"], known)):
+    if wrong := list(sweep.problems(content, known)):
         at: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
         rest, mistakes = _check({key: value for key, value in content.items() if key != "sweep"}, lines)
         return [rest], mistakes + [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in at]
@@ -188,7 +188,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
     """The config that a content describes (None if pydantic refuses it), and all mistakes."""
-    content, lines = modern(content, lines)
+    content, lines, conflicts = modern(content, lines)
+    twice = [Mistake(".".join(map(str, at)), text, _line(at, lines)) for at, text in conflicts]
     config = None
     found: list[Mistake] = []
     try:
@@ -202,7 +203,8 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
     ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
-    return config, found + ruled
+    found = [m for m in found if m.key not in {mistake.key for mistake in ruled}]
+    return config, found + ruled + twice
 
 
 def _override(content: dict[str, Any], lines: dict[Location, int | None], text: str) -> Mistake | None:
@@ -289,7 +291,7 @@ def _is_model(annotation: Any) -> bool:
 def _place(location: Location, content: Mapping[str, Any]) -> Location:
     """The location in the file of a location in the config's model."""
     if location[:1] == ("table",):
-        rest = [part for part in location[2:] if part not in ("trained", "merged", "combined")]
+        rest = [part for part in location[2:] if part not in ("trained", "merged", "combined") and "[" not in str(part)]
         rest = [part for i, part in enumerate(rest) if not (part in ("Merge", "str", "Inference", "Teachers") and i)]
         return where(str(location[1]), *rest) if len(location) > 1 else location
     if location[:1] == ("search",) and isinstance(content.get("search"), dict):

@@ -37,8 +37,11 @@ def cross_check(raw: dict[str, Any]) -> Iterable[Problem]:
     yield from check_searches(raw, table)
     yield from _check_checkpoints(raw, table)
     yield from _check_tracking(raw)
-    for key in at(raw, "fusion") or ():
+    left = raw.get("fusion")
+    for key in left if isinstance(left, dict) else ():
         yield ("fusion", key), "unknown key; what was fusion: is modelsoups.start now"
+    if left is not None and not isinstance(left, dict):
+        yield ("fusion",), "what was fusion: is modelsoups.start now, a mapping like {merge: ties, of: expert}"
     gpus = at(raw, "resources", "gpus_per_worker")
     if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
@@ -130,7 +133,11 @@ def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem
             elif isinstance(path, str):
                 files[where(name, "checkpoint", key)] = path
         for place, path in files.items():
-            named = [path.replace("{seed}", str(seed)) for seed in seeds or () if "{degradation}" not in path]
+            if "{degradation}" in path and not each:
+                yield place, "has {degradation} in it, which is for train_on: each"
+                continue
+            filled = [path.replace("{degradation}", one) for one in degradations] if "{degradation}" in path else [path]
+            named = [one.replace("{seed}", str(seed)) for one in filled for seed in seeds or ()]
             missing = [n for n in named if "://" not in n and not Path(n).expanduser().exists()]
             if missing:
                 yield place, f"no such checkpoint: {missing[0]}"

@@ -183,6 +183,8 @@ def merged_loss(defaults: Any, given: Any) -> Any:
         >>> merged_loss({"ce": 0.1, "kd": 0.5}, {"kd": {"temperature": 2}})
         {'ce': 0.1, 'kd': {'weight': 0.5, 'temperature': 2}}
     """
+    if not isinstance(defaults, dict):
+        return given  # as it is spelled: what it is laid over later may weigh what it names
     (old, _), (new, changed) = modern_loss(defaults), modern_loss(given)
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new

@@ -32,16 +32,21 @@ def _say(old: str, new: str) -> None:
 
 def modern(
     content: Mapping[str, Any], lines: Mapping[Location, int | None]
-) -> tuple[dict[str, Any], dict[Location, int | None]]:
-    """A config's content and lines with old keys under their new names; each is told by a warning."""
+) -> tuple[dict[str, Any], dict[Location, int | None], list[tuple[Location, str]]]:
+    """A config's content and lines with old keys under their new names; each is told by a warning.
+
+    Returns:
+        The content, the lines, and (location, text) of what is given under both names.
+    """
     new, at = copy.deepcopy(dict(content)), dict(lines)
+    conflicts = list(_given_twice(new))
     for old, place, value in list(_moves(new)):
         _put(new, place, value)
         line = next((at[old[:end]] for end in range(len(old), 0, -1) if old[:end] in at), None)
         for end in range(1, len(place) + 1):
             at.setdefault(place[:end], line)
         at[place] = line
-    return new, at
+    return new, at, conflicts
 
 
 def say_modern(key: str) -> None:
@@ -51,6 +56,20 @@ def say_modern(key: str) -> None:
     """
     if key.endswith("loss.temperature"):
         _say(key, key.removesuffix("temperature") + "kd.temperature")
+
+
+def _given_twice(content: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """What is given under its old name and its new one."""
+    fusion, soups = content.get("fusion"), content.get(_SOUPS)
+    start = soups.get("start") if isinstance(soups, dict) else None
+    for old, new in _FUSION.items():
+        if isinstance(fusion, dict) and isinstance(start, dict) and old in fusion and new in start:
+            yield ("fusion", old), f"is {_SOUPS}.start.{new} now, which is given, too: leave one out"
+    for place, section in [((name,), content.get(name)) for name in METHODS] + _defined(content):
+        loss = section.get("loss") if isinstance(section, dict) else None
+        kd = loss.get("kd") if isinstance(loss, dict) else None
+        if isinstance(loss, dict) and "temperature" in loss and isinstance(kd, dict) and "temperature" in kd:
+            yield (*place, "loss", "temperature"), "is loss.kd.temperature now, which is given, too: leave one out"
 
 
 def _put(content: dict[str, Any], place: Location, value: Any) -> None:
@@ -69,13 +88,8 @@ def _moves(content: dict[str, Any]) -> Iterator[tuple[Location, Location, Any]]:
         del content["fusion"]
     for place, section in [((name,), content.get(name)) for name in METHODS] + _defined(content):
         loss = section.get("loss") if isinstance(section, dict) else None
-        if isinstance(loss, dict) and "temperature" in loss:
-            if isinstance(loss.get("kd"), int | float) and not isinstance(loss["kd"], bool):
-                loss["kd"] = {"weight": loss["kd"]}
-            value = loss.pop("temperature")
+        if isinstance(loss, dict) and "temperature" in loss:  # goes on as it is: the loss itself reads it
             _say(".".join((*place, "loss.temperature")), ".".join((*place, "loss.kd.temperature")))
-            if value is not None:
-                yield (*place, "loss", "temperature"), (*place, "loss", "kd", "temperature"), value
     searches = content.get("search")
     for i, search in enumerate(searches if isinstance(searches, list) else [searches]):
         space = search.get("space") if isinstance(search, dict) else None
@@ -114,7 +128,9 @@ def _of_fusion(content: dict[str, Any], fusion: dict[str, Any]) -> Iterator[tupl
             content.setdefault("fusion", {})[key] = value  # for the check of unknown keys
         elif value is not None:
             name = "checkpoint" if key == "checkpoint" else f"start.{new}"
-            more = f" (mixed), and the row {_TOLD}" if told and key == "recalibrate" else ""
+            methods = content.get("methods")
+            row = f", and the row {_TOLD}" if not isinstance(methods, list) or _SOUPS in methods else ""
+            more = f" (mixed){row}" if told and key == "recalibrate" else ""
             _say(f"fusion.{key}", f"{_SOUPS}.{name}{more}")
     if moved:
         yield ("fusion",), (_SOUPS, "start"), start

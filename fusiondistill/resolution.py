@@ -6,13 +6,14 @@ It works on raw content, so that its rules speak up beside other mistakes of the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusiondistill.methods import DEFAULT_ROWS, METHODS, form_of
+from fusiondistill.degradations import PAPER_DEGRADATIONS
+from fusiondistill.methods import DEFAULT_ROWS, METHODS, SEARCHED, form_of
 from fusiondistill.protocols import PROTOCOLS
-from fusiondistill.recipe import merged
+from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import RECIPES, recipe_of_data, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.safe_yaml import Location
@@ -21,7 +22,11 @@ __all__ = ["Table", "default_methods", "resolve", "where"]
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _WHOLE = ("start", "teachers", "inference")
-"""Keys whose value replaces the one below as a whole."""
+"""Keys whose value replaces the one below as a whole, and whose null takes it away."""
+_NULL = ("cutout", "largest_cutout")
+"""Keys whose null is a value."""
+LONGEST = 100
+"""Methods that a chain of ``like`` may go through."""
 _OWN = ("like", "title", "description", "checkpoint")
 """Keys that ``like`` does not inherit."""
 
@@ -43,11 +48,13 @@ class Table:
     Attributes:
         given: name -> what is said of it, by itself and by what it is like, without defaults.
         settings: name -> the same over the defaults of its recipe; what cannot be resolved is left out.
+        degradations: what experts are trained for.
         problems: (location, text) of each ``like`` that leads nowhere.
     """
 
     given: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    degradations: tuple[str, ...] = PAPER_DEGRADATIONS
     problems: list[tuple[Location, str]] = field(default_factory=list)
 
     def gives(self, name: str) -> str:
@@ -72,6 +79,9 @@ def resolve(content: Mapping[str, Any]) -> Table:
         content: what its file says; only the parts that concern methods are read.
     """
     table = Table()
+    named = content.get("degradations")
+    if isinstance(named, list) and all(isinstance(one, str) for one in named):
+        table.degradations = tuple(named)
     defined = _mapping(content.get("define"))
     told: set[object] = set()
     for name in (*METHODS, *(name for name in defined if name not in METHODS and NAME.fullmatch(name))):
@@ -85,7 +95,8 @@ def resolve(content: Mapping[str, Any]) -> Table:
             table.given[name] = {**found, "_root": root}
     roots = {name: raw.pop("_root") for name, raw in table.given.items()}
     for name, raw in table.given.items():
-        table.settings[name] = _with_defaults(raw, table.given.get(roots[name], raw), content, table)
+        settings = _with_defaults(raw, table.given.get(roots[name], raw), content, table)
+        table.settings[name] = _with_weights(settings, searched_terms(name, content))
     return table
 
 
@@ -112,6 +123,10 @@ def _given(
     if like is None:
         return _laid_over({}, own), name
     at = where(name, "like")
+    if not isinstance(like, str):
+        raise _Unresolvable(at, "must be the name of a method", at)
+    if len(below) > LONGEST:
+        raise _Unresolvable(where(below[0], "like"), f"is a chain of more than {LONGEST} methods", "long")
     if like in (*below, name):
         circle = [*below, name][[*below, name].index(like) :]
         text = f"goes round in a circle: {' -> '.join([*circle, like])}"
@@ -120,12 +135,15 @@ def _given(
         known = tuple(one for one in (*METHODS, *defined) if one != name)
         raise _Unresolvable(at, f"no method {like!r}{close_to(str(like), known)}", at)
     parent, root = _given(like, content, defined, (*below, name))
-    return _laid_over({key: value for key, value in parent.items() if key not in _OWN}, own), root
+    found = _laid_over({key: value for key, value in parent.items() if key not in _OWN}, own)
+    if form_of(found) != "trained":  # nothing is left of a recipe that was inherited
+        found = {key: value for key, value in found.items() if key not in Recipe.model_fields or key in own}
+    return found, root
 
 
 def _laid_over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over settings, key by key; ``key: null`` takes a whole-valued key away, and says nothing elsewhere."""
-    plain = {k: v for k, v in new.items() if k not in _WHOLE and k != "like" and v is not None}
+    plain = {k: v for k, v in new.items() if k not in _WHOLE and k != "like" and (v is not None or k in _NULL)}
     over: dict[str, Any] = merged(dict(old), plain)
     for key in ("train_on", "of", *_WHOLE):
         if key in new:
@@ -139,14 +157,32 @@ def _with_defaults(
     raw: Mapping[str, Any], root: Mapping[str, Any], content: Mapping[str, Any], table: Table
 ) -> dict[str, Any]:
     """The settings over the defaults of its recipe and of the protocol, for its shape or that of what it is like."""
-    settings = {key: value for key, value in raw.items() if key != "recipe"}
     if form_of(raw) != "trained":
-        return settings
+        return dict(raw)
+    settings = {key: value for key, value in raw.items() if key != "recipe"}
     shaped = shape_of(root if form_of(root) == "trained" else raw, table.is_merged)
     chosen = raw.get("recipe") or content.get("recipe") or recipe_of_data(_mapping(content.get("data")).get("name"))
-    defaults = RECIPES.get(chosen, {}).get(shaped, {}) if isinstance(chosen, str) else {}
+    defaults = RECIPES[chosen if isinstance(chosen, str) and chosen in RECIPES else "paper"].get(shaped, {})
     protocol = PROTOCOLS.get(str(content.get("protocol") or "standard"), PROTOCOLS["standard"])
     for more in (protocol.recipe, protocol.shapes.get(shaped, {})):
         defaults = merged(dict(defaults), dict(more))
     result: dict[str, Any] = merged(dict(defaults), settings)
     return result
+
+
+def _with_weights(settings: dict[str, Any], searched: Collection[str]) -> dict[str, Any]:
+    """The settings with weight 0 for each term of the loss that has parameters alone, where a search may weigh it."""
+    loss = settings.get("loss")
+    if not isinstance(loss, dict):
+        return settings
+    lacking = [t for t, given in loss.items() if isinstance(given, dict) and "weight" not in given and t in searched]
+    return {**settings, "loss": {**loss, **{term: {"weight": 0.0, **loss[term]} for term in lacking}}}
+
+
+def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
+    """The loss terms that a search of a method can turn on."""
+    given = content.get("search")
+    searches = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
+    spaces = [one.get("space") for one in searches if one.get("of", SEARCHED) == name]
+    keys = [str(key) for space in spaces if isinstance(space, Mapping) for key in space]
+    return [key.split(".")[1] for key in keys if key.startswith("loss.") and len(key.split(".")) == 2]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from fusiondistill.methods import EXPERTS, METHODS, SEARCHED, form_of, searched_name
+from pydantic import ValidationError
+
+from fusiondistill.methods import EXPERTS, METHODS, form_of, searched_name
 from fusiondistill.recipes import RANDOM, RECIPES
 from fusiondistill.registry import close_to
-from fusiondistill.resolution import NAME, Table, where
+from fusiondistill.resolution import NAME, Table, searched_terms, where
 from fusiondistill.safe_yaml import Location
 
 __all__ = ["problems_of_table"]
@@ -27,7 +30,10 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     define = content.get("define")
     if not isinstance(define or {}, Mapping):
         yield ("define",), "must be a mapping of methods, like {mine: {like: METHOD}}"
-    yield from _names(define if isinstance(define, Mapping) else {}, sections)
+    yield from _names(define if isinstance(define, Mapping) else {}, table, sections)
+    for name in METHODS:
+        if not isinstance(content.get(name) or {}, Mapping):
+            yield (name,), f"must be a mapping of settings, not {content[name]!r}"
     yield from table.problems
     for name in table.given:
         yield from _schedule(name, content)
@@ -40,20 +46,24 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
         yield from _loss(name, table, content)
 
 
-def _names(defined: Mapping[str, Any], sections: Collection[str]) -> Iterator[Problem]:
+def _names(defined: Mapping[str, Any], table: Table, sections: Collection[str]) -> Iterator[Problem]:
     """Names that a config may not give to a method of its own."""
-    each = [n for n, raw in {**METHODS, **defined}.items() if isinstance(raw, dict) and raw.get("train_on") == "each"]
+    from fusiondistill.degradations import DEGRADATIONS
+
+    degradations = {*DEGRADATIONS, *table.degradations}
+    each = [name for name, raw in table.given.items() if raw.get("train_on") == "each"]
+    taken_by = {f"{name}-{degradation}": name for name in each for degradation in degradations}
     for name, raw in defined.items():
         if name in METHODS:
             yield ("define", name), f"is built in: to change it, write a section {name}: beside define"
         elif not NAME.fullmatch(name):
             yield ("define", name), "a method's name is lower-case letters, digits, '-' and '_', a letter first"
-        elif name in sections:
-            yield ("define", name), "is the name of a section of the config: choose another"
+        elif name in sections or name == RANDOM:
+            yield ("define", name), "has a meaning of its own in a config: choose another"
         elif name.endswith(searched_name("")):
             yield ("define", name), f"ends like the row that a search gives ({searched_name('METHOD')}): choose another"
-        elif taken := next((one for one in each if name != one and name.startswith(f"{one}-")), None):
-            yield ("define", name), f"reads like a network of {taken} ({taken}-<degradation>): choose another"
+        elif taken := taken_by.get(name):
+            yield ("define", name), f"is the name of a network of {taken} ({taken}-<degradation>): choose another"
         if not isinstance(raw, dict):
             yield ("define", name), "must be a mapping of settings, like {like: METHOD, title: TEXT}"
 
@@ -90,20 +100,10 @@ def _schedule(name: str, content: Mapping[str, Any]) -> Iterator[Problem]:
         yield where(name, "schedule"), text
 
 
-def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
-    """The loss terms that a search of a method can turn on."""
-    given = content.get("search")
-    searches = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
-    spaces = [one.get("space") for one in searches if one.get("of", SEARCHED) == name]
-    keys = [str(key) for space in spaces if isinstance(space, Mapping) for key in space]
-    return [key.split(".")[1] for key in keys if key.startswith("loss.")]
-
-
 def _of_one(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
-    recipe = raw.get("recipe")
-    if recipe is not None and recipe not in RECIPES:
+    recipe, form = raw.get("recipe"), form_of(raw)
+    if recipe is not None and (not isinstance(recipe, str) or recipe not in RECIPES):
         yield where(name, "recipe"), f"no recipe {recipe!r}{close_to(str(recipe), tuple(RECIPES))}"
-    form = form_of(raw)
     if not form:
         text = "says neither train_on (trained), nor start: {merge: ...} (merged), nor of with inference (combined)"
         yield where(name), text
@@ -178,6 +178,8 @@ def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
     start = raw["start"]
     yield from _merge(name, start, table)
     told = start.get("recalibrate") == "per_degradation"
+    if told and raw.get("checkpoint") is not None:
+        yield where(name, "checkpoint"), "is one network, and per_degradation merges one for each degradation"
     if told and raw.get("inference") is None:
         text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is"
         yield where(name, "start", "recalibrate"), text
@@ -190,6 +192,9 @@ def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Proble
         yield where(name, "start"), "needs merge: the merging method, like {merge: average, of: " + EXPERTS + "}"
         return
     of = start.get("of", EXPERTS)
+    if not isinstance(of, str):
+        yield where(name, "start", "of"), "must be the name of a method"
+        return
     raw = table.given.get(of, {})
     if form_of(raw) != "trained" or raw.get("train_on") != "each":
         each = ", ".join(n for n, r in table.given.items() if form_of(r) == "trained" and r["train_on"] == "each")
@@ -198,6 +203,11 @@ def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Proble
     from fusiondistill.merging import MERGING
 
     method = start["merge"]
+    if method in MERGING and (check := MERGING[method].facts.get("check")):
+        with contextlib.suppress(ValidationError):  # what is wrong with a parameter alone is said there
+            known = {key: start[key] for key in start if key in MERGING[method].parameters.model_fields}
+            if problem := check(MERGING[method].resolve(known), table.degradations):
+                yield where(name, "start"), problem
     if method in MERGING and "base" in MERGING[method].facts.get("needs", ()) and not has_base(raw, table):
         text = f"{method} needs the network that all of {of} started from, and these start from {raw.get('start')}"
         yield where(name, "start", "merge"), text

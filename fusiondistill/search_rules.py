@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fusiondistill.methods import SEARCHED, Method, Trained, form_of
+from fusiondistill.methods import EXPERTS, SEARCHED, Method, Trained, form_of
 from fusiondistill.recipe import flat, with_keys
 from fusiondistill.registry import Entry, close_to
 from fusiondistill.resolution import Table
+from fusiondistill.resolution_rules import has_base
 from fusiondistill.safe_yaml import Location
 
 __all__ = ["START", "check_searches", "merges_of"]
@@ -40,6 +41,8 @@ def check_searches(raw: Mapping[str, Any], table: Table) -> Iterable[tuple[Locat
         of.append(name)
         if name not in table.given:
             yield (*at, "of"), f"no method {name!r}{close_to(name, tuple(table.given))}"
+        elif isinstance(table.given[name].get("checkpoint"), str):
+            yield (*at, "of"), f"{name}.checkpoint stands for its training: there is nothing to search"
         elif form_of(table.given[name]) != "trained":
             yield (*at, "of"), f"{name} is not trained: there is no recipe to search"
         else:
@@ -91,7 +94,8 @@ def merges_of(own: str, dimensions: Mapping[str, Mapping[str, Any]]) -> list[Ent
 
     forms = dimensions.get(f"{START}merge", {})
     named = [value for values in forms.values() if isinstance(values, list | tuple) for value in values]
-    return [MERGING[name] for name in dict.fromkeys([own, *named]) if isinstance(name, str) and name in MERGING]
+    names = [name for name in (own, *named) if isinstance(name, str) and name in MERGING]
+    return [MERGING[name] for name in dict.fromkeys(names)]
 
 
 def _start_problem(
@@ -112,7 +116,8 @@ def _start_problem(
     parameters = {p: entry for entry in merges for p in entry.parameters.model_fields}
     what = key.removeprefix(START)
     if what in ("merge", "recalibrate"):
-        return _choice_problem(what, forms)
+        problem = _choice_problem(what, forms)
+        return problem or (_merge_problem(start, dimensions, table) if what == "merge" else None)
     if what not in parameters:
         known = tuple(f"{START}{one}" for one in ("merge", "recalibrate", *parameters))
         return f"is no setting of this start{close_to(key, known)}"
@@ -133,8 +138,21 @@ def _choice_problem(what: str, forms: Mapping[str, Any]) -> str | None:
         return f"needs a choice or a grid of {', '.join(known)}"
     for values in forms.values():
         for value in values if isinstance(values, list) else ():
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 return f"cannot be {value!r}{close_to(str(value), known)}"
+    return None
+
+
+def _merge_problem(start: Mapping[str, Any], dimensions: Mapping[str, Mapping[str, Any]], table: Table) -> str | None:
+    """What a merging method lacks that a search may choose."""
+    of = table.given.get(str(start.get("of", EXPERTS)), {})
+    for entry in merges_of(str(start.get("merge")), dimensions):
+        if "base" in entry.facts.get("needs", ()) and not has_base(of, table):
+            return f"cannot be {entry.name!r}: it needs one network that all merged ones started from"
+        required = [name for name, field in entry.parameters.model_fields.items() if field.is_required()]
+        lacking = [name for name in required if f"{START}{name}" not in dimensions]
+        if lacking and entry.name != start.get("merge"):
+            return f"cannot be {entry.name!r}: it needs {lacking[0]}; search {START}{lacking[0]}, too"
     return None
 
 

@@ -7,7 +7,7 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from fusiondistill.loss import merged_loss
 
 __all__ = ["Known", "Point", "crossed", "problems", "values_of"]
 
+WHOLE = ("start", "teachers", "inference", "schedule")
+"""Keys of a method whose value replaces the one below as a whole."""
 MOST = 10_000
 """The most points of a sweep; more are taken for a slip in the lists."""
 
@@ -63,14 +65,17 @@ def values_of(values: Any) -> list[Any]:
     return list(values.values()) if isinstance(values, Mapping) else list(values)
 
 
-def problems(sweep: Any, known: Known) -> Iterable[tuple[str | None, str]]:
-    """The mistakes in the raw content of ``sweep``: (axis, or None for the whole, message)."""
+def problems(content: Mapping[str, Any], known: Known) -> Iterable[tuple[str | None, str]]:
+    """The mistakes in the raw ``sweep`` of a config's content: (axis, or None for the whole, message)."""
+    sweep = content["sweep"]
     if not isinstance(sweep, dict) or not sweep:
         yield None, "must be a mapping of keys to lists of values, like model.name: [cifar_resnet20, cifar_resnet56]"
         return
     count = 1
     for axis, values in sweep.items():
         text = _problem_of_axis(str(axis), values, known)
+        if str(axis).startswith("search.") and isinstance(content.get("search"), list):
+            text = "search is a list: sweep it as a whole, or sweep bundles under a name of your own"
         if text:
             yield axis, text
         count *= len(values) if isinstance(values, list | dict) else 1
@@ -123,11 +128,11 @@ def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
         for axis, (_, value) in zip(sweep, values, strict=True):
             location = known.location(axis)
             if location:
-                point = _laid_over(point, nested(location, copy.deepcopy(value)))
+                point = _laid_at(point, location, copy.deepcopy(value))
                 axes[location] = axis
             for key, one in () if location else value.items():
                 place = known.location(str(key)) or (str(key),)
-                point = _laid_over(point, nested(place, copy.deepcopy(one)))
+                point = _laid_at(point, place, copy.deepcopy(one))
                 axes[place] = axis
         if name is not None:  # the config's own check reports a missing name
             point["experiment"] = f"{name}.{label}"
@@ -135,12 +140,25 @@ def crossed(content: Mapping[str, Any], known: Known) -> list[Point]:
     return points
 
 
+def _laid_at(content: dict[str, Any], location: Sequence[str], value: Any) -> dict[str, Any]:
+    """The content with a value laid over what is at a location, which is made where it is missing."""
+    first, *rest = location
+    old = content.get(first)
+    if not rest or first == "loss":
+        new = nested(rest, value)
+        return {**content, first: new if first in WHOLE else _over(first)(old, new)}
+    return {**content, first: _laid_at(old if isinstance(old, dict) else {}, rest, value)}
+
+
 def _laid_over(old: Any, new: Any) -> Any:
-    """Merge mappings at every depth, a loss term by term; any other new value replaces the old one."""
+    """Merge mappings at every depth, a loss term by term; a key of :data:`WHOLE` and any other value replaces."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
-    over = {"loss": merged_loss}
-    return {**old, **{key: over.get(key, _laid_over)(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: value if key in WHOLE else _over(key)(old.get(key), value) for key, value in new.items()}}
+
+
+def _over(key: str) -> Callable[[Any, Any], Any]:
+    return merged_loss if key == "loss" else _laid_over
 
 
 def nested(location: Sequence[str], value: Any) -> Any:

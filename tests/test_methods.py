@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fusiondistill.config import Config
-from fusiondistill.config_file import ConfigError, parse
+from fusiondistill.config_file import ConfigError, parse, parse_points
+from fusiondistill.inference import INFERENCE
 from fusiondistill.methods import DEFAULT_ROWS, METHODS, Combined, Merge, Merged, Trained
 from fusiondistill.old_spellings import OldSpelling
 from fusiondistill_runner.planning.plan import build
@@ -165,6 +166,46 @@ def test_the_papers_quirks_are_values() -> None:
     assert own.table["mine"].largest_cutout == 16 and own.table["other"].pairing == "independent"  # type: ignore[union-attr]
 
 
+def test_what_is_inherited_and_no_longer_fits_goes_and_old_weights_stay() -> None:
+    merged = config(
+        "fusing: {epochs: 5}\ndefine: {m: {like: fusing, train_on: null, start: {merge: average}}}\n"
+    ).table["m"]
+    assert isinstance(merged, Merged)
+    text = "define: {a: {like: fusiondistill, loss: {kd: 0.5}}, m: {like: a}}\n"
+    with pytest.warns(OldSpelling):
+        loss = config(text, "m.loss.temperature=2").table["m"].loss  # type: ignore[union-attr]
+    assert loss.root["kd"] == {"weight": 0.5, "temperature": 2.0}
+    with pytest.warns(OldSpelling):
+        old = config("fusiondistill: {loss: {temperature: 3}}\n").table["fusiondistill"].loss  # type: ignore[union-attr]
+    assert (
+        old.root["kd"] == {"weight": 0.0, "temperature": 3.0}
+        and old.weighted == config("").table["fusiondistill"].loss.weighted
+    )  # type: ignore[union-attr]
+    beside = "fusiondistill: {loss: {kd: {temperature: 3}}}\nsearch: {space: {loss.kd: {uniform: [0, 1]}}}\n"
+    assert config(beside).table["fusiondistill"].loss.root["kd"]["temperature"] == 3  # type: ignore[union-attr]
+
+
+def test_a_start_replaces_in_a_sweep_as_in_a_file_and_one_key_of_it_can_be_swept() -> None:
+    text = "experiment: x\nmodelsoups: {start: {merge: ties, density: 0.3, images: 50}}\n"
+    _, points = parse_points(text + "sweep: {modelsoups.start: [{merge: average}, {merge: median}]}\n")
+    starts = [point.table["modelsoups"].start for point in points]
+    assert [(s.merge, s.images) for s in starts] == [("average", 10_000), ("median", 10_000)]  # type: ignore[union-attr]
+    _, points = parse_points(text + "sweep: {modelsoups.start.density: [0.5, 0.6]}\n")
+    assert [p.table["modelsoups"].start.parameters for p in points] == [{"density": 0.5}, {"density": 0.6}]  # type: ignore[union-attr]
+
+
+def test_a_way_of_inference_that_is_told_is_asked() -> None:
+    @INFERENCE.register("told_again", told=True)
+    def told_again(classifiers: Any) -> Any:
+        """The network that it is given."""
+        return next(iter(classifiers.values()))
+
+    content = plan("methods: [oracle, mine]\ndefine: {mine: {of: expert, inference: told_again}}\n")
+    stage = named(content, "evaluate-mine-blur")
+    assert inputs(stage) == {"expert-blur": "expert-blur"} and stage.spec.inference == "told_again"  # type: ignore[union-attr]
+    assert {t.id: t.told for t in content.descriptions}["mine"]
+
+
 def test_several_searches() -> None:
     content = plan("""
 methods: [vanilla, fusing]
@@ -218,9 +259,29 @@ def test_new_spellings_warn_of_nothing() -> None:
     [
         ("define: {base: {epochs: 3}}\n", 2, "define.base", "write a section base: beside define"),
         ("define: {Big: {like: base}}\n", 2, "define.Big", "lower-case letters"),
-        ("define: {data: {like: base}}\n", 2, "define.data", "section of the config"),
+        ("define: {data: {like: base}}\n", 2, "define.data", "a meaning of its own"),
         ("define: {x-searched: {like: base}}\n", 2, "define.x-searched", "the row that a search gives"),
-        ("define: {expert-two: {like: base}}\n", 2, "define.expert-two", "network of expert"),
+        ("define: {expert-blur: {like: base}}\n", 2, "define.expert-blur", "network of expert"),
+        ("define: {my: {like: expert}, my-jpeg: {like: fusing}}\n", 2, "define.my-jpeg", "network of my"),
+        ("define: {v-blur: {like: fusing}, v: {like: vanilla, train_on: each}}\n", 2, "define.v-blur", "network of v"),
+        ("define: {random: {like: base}}\n", 2, "define.random", "a meaning of its own"),
+        ("define: {a: {like: [base]}}\n", 2, "define.a.like", "must be the name of a method"),
+        ("define: {a: {start: {merge: average, of: [expert]}}}\n", 2, "define.a.start.of", "name of a method"),
+        ("define: {a: {start: {merge: linear, weights: [1, 2]}}}\n", 2, "define.a.start", "2 weights for 4 experts"),
+        ("base: [1]\n", 2, "base", "must be a mapping"),
+        ("base: {recipe: [paper]}\n", 2, "base.recipe", "no recipe"),
+        ("modelsoups: {recipe: paper}\n", 2, "modelsoups.recipe", "unknown key"),
+        ("fusion: ties\n", 2, "fusion", "is modelsoups.start now"),
+        ("recipe: papr\n", 2, "recipe", "'paper'"),
+        ("vanilla: {checkpoint: '/dev/null/{degradation}'}\n", 2, "vanilla.checkpoint", "for train_on: each"),
+        ("modelsoups-told: {checkpoint: /dev/null}\n", 2, "modelsoups-told.checkpoint", "is one network"),
+        ("fusion: {method: ties}\nmodelsoups: {start: {merge: average}}\n", 2, "fusion.method", "given, too"),
+        ("vanilla: {checkpoint: /dev/null}\nsearch: {of: vanilla, space: {loss.ce: {uniform: [0, 1]}}}\n",
+         3, "search.of", "nothing to search"),
+        ("search: {space: {start.merge: {choice: [linear]}}}\n", 2, "search.space.start.merge", "it needs weights"),
+        ("search: {space: {start.merge: {choice: [{a: 1}]}}}\n", 2, "search.space.start.merge", "cannot be"),
+        ("search: [{space: {loss.ce: {uniform: [0, 1]}}}]\nsweep: {search.trials: [1, 2]}\n",
+         3, "sweep.search.trials", "search is a list"),
         ("define: {a: {like: fusing-distill}}\n", 2, "define.a.like", "did you mean 'fusiondistill'?"),
         ("define:\n  a: {like: b}\n  b: {like: a}\n", 3, "define.a.like", "a -> b -> a"),
         ("define: {a: {start: b, train_on: all}, b: {start: a, train_on: all}}\n", 2, "define.b.start", "a -> b -> a"),

@@ -186,3 +186,11 @@ def test_what_differs_in_nothing_that_has_an_effect_is_tried_once() -> None:
         assert found[0] == {"loss.kd": 0.0, "loss.kd.temperature": 4.0} and len(found) == 4
         searched = stage(few % searcher).spec
         assert isinstance(searched, SearchSpec) and len(found) <= candidate_count(searched)
+
+
+def test_settings_that_a_merging_method_lacks_change_nothing() -> None:
+    found = all_of("{trials: 30, space: {start.merge: {choice: [average, ties]}, start.density: {choice: [0.3, 0.6]}}}")
+    assert sorted((one["start.merge"], one["start.density"]) for one in found if one["start.merge"] == "ties") == [
+        ("ties", 0.3), ("ties", 0.6),
+    ]  # fmt: skip
+    assert [one["start.merge"] for one in found].count("average") == 1

@@ -57,6 +57,7 @@ class Inferences(Registry):
         *,
         gives: str = "logits",
         told: bool = False,
+        alone: bool = False,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -67,6 +68,7 @@ class Inferences(Registry):
             name: lower-case letters, digits and underscores, a letter first.
             gives: what its module's output is, one of :data:`OUTPUTS`.
             told: is it told which degradation an image has?
+            alone: told, does it answer with that degradation's network as it is? Then its evaluation is the network's.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -100,7 +102,7 @@ class Inferences(Registry):
         """
         if gives not in OUTPUTS:
             raise ValueError(f"the way of inference {name!r} gives {gives!r}: expected one of {', '.join(OUTPUTS)}")
-        known = {"gives": gives, "told": told}
+        known = {"gives": gives, "told": told, "alone": told and alone}
         return super().register(name, version=version, source=source, replace=replace, **known)
 
     def __getitem__(self, name: str) -> Inference:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["own"]
 
 
-@INFERENCE.register("own", told=True, source="FusionDistill, its Oracle")
+@INFERENCE.register("own", told=True, alone=True, source="FusionDistill, its Oracle")
 def own(classifiers: Mapping[str, nn.Module]) -> nn.Module:
     """The network of the image's own degradation, which it is told."""
     if len(classifiers) != 1:

@@ -35,6 +35,7 @@ class Mergings(Registry):
         name: str,
         *,
         needs: Collection[str] = (),
+        check: Callable[[Mapping[str, Any], Sequence[str]], str | None] | None = None,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -44,6 +45,7 @@ class Mergings(Registry):
         Args:
             name: lower-case letters, digits and underscores, a letter first.
             needs: what it asks of ``at``, some of :data:`NEEDS`; a config without that is then refused early.
+            check: (parameters, degradations) -> what does not go together, or None; a config is then refused early.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -73,7 +75,9 @@ class Mergings(Registry):
         if wrong := sorted(asked - set(NEEDS)):
             text = f"it may name {', '.join(NEEDS)}"
             raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
-        return super().register(name, version=version, source=source, replace=replace, needs=frozenset(asked))
+        return super().register(
+            name, version=version, source=source, replace=replace, needs=frozenset(asked), check=check
+        )
 
 
 MERGING = Mergings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field, FiniteFloat
 
@@ -25,7 +25,17 @@ def _usable(weights: tuple[float, ...] | dict[str, float]) -> tuple[float, ...] 
 Weights = Annotated[tuple[FiniteFloat, ...] | dict[str, FiniteFloat], AfterValidator(_usable)]
 
 
-@MERGING.register("linear", source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482")
+def _fit(parameters: Mapping[str, Any], degradations: Sequence[str]) -> str | None:
+    """Whether there is a weight for each expert."""
+    weights = parameters["weights"]
+    if isinstance(weights, Mapping):
+        return None if {*weights} == {*degradations} else f"weights are for {', '.join(weights)}, not for each expert"
+    if len(weights) == len(degradations):
+        return None
+    return f"{len(weights)} weights for {len(degradations)} experts: {', '.join(degradations)}"
+
+
+@MERGING.register("linear", check=_fit, source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482")
 def linear(
     experts: Sequence[StateDict],
     at: At,

@@ -14,6 +14,7 @@ from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
 from fusiondistill_runner.planning.rows import Kind, Plan, Row
 from fusiondistill_runner.planning.specs import (
     EvaluateSpec,
+    TrainSpec,
 )
 from fusiondistill_runner.planning.stage import Stage, ancestors
 
@@ -109,7 +110,8 @@ class _Builder:
         networks = self.networks.of(name, seed)
         self._answer(name, seed, networks, method.inference)
         search = self.config.search_of(name)
-        if isinstance(method, Trained) and search:
+        trained = any(isinstance(stage.spec, TrainSpec) for stage in networks.values())
+        if isinstance(method, Trained) and search and trained:
             found = {key: self.networks.searched(name, seed, key, one, search) for key, one in networks.items()}
             self._answer(searched_name(name), seed, found, method.inference)
 
@@ -120,8 +122,12 @@ class _Builder:
             self.evaluate(name, seed, {"model": networks[""]})
         elif inference is None:
             self._matrix(name, seed, networks, whole=True)
-        elif inference.entry().facts.get("told"):
+        elif inference.entry().facts.get("alone"):
             self._own(name, seed, networks)
+        elif inference.entry().facts.get("told"):
+            self.describe(of_method(self.config, name, len(networks) * self.parameters, told=True))
+            for d, stage in networks.items():
+                self.evaluate(name, seed, {f"expert-{d}": stage}, (d,), inference=inference)
         else:
             self.describe(of_method(self.config, name, len(networks) * self.parameters, passes=len(networks)))
             inputs = {f"expert-{d}": stage for d, stage in networks.items()}

@@ -125,9 +125,20 @@ def signature(values: Mapping[str, Any]) -> str:
     return json.dumps({name: _plain(value) for name, value in values.items() if name not in idle}, sort_keys=True)
 
 
+def _idle_of_start(values: Mapping[str, Any]) -> set[str]:
+    """Settings of a merged start that its merging method does not have."""
+    from fusiondistill.merging import MERGING
+
+    merge = values.get("start.merge")
+    if not isinstance(merge, str) or merge not in MERGING:
+        return set()
+    known = {"merge", "recalibrate", "images", *MERGING[merge].parameters.model_fields}
+    return {key for key in values if key.startswith("start.") and key.removeprefix("start.") not in known}
+
+
 def without_effect(values: Mapping[str, Any]) -> set[str]:
     """Keys that change nothing, whatever they say, as far as the others tell."""
-    idle = idle_keys(values)
+    idle = idle_keys(values) | _idle_of_start(values)
     if values.get("optimizer.name", "sgd") != "sgd":
         idle.add("optimizer.momentum")
     if values.get("schedule.name", "steps") != "steps":
