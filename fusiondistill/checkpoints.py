@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill import NAME
 from fusiondistill.cards import card_of, check_card, check_plugin
 from fusiondistill.commits import (
     MANIFEST,
@@ -60,7 +61,7 @@ def to_safetensors(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, An
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    data: bytes = save(tensors, metadata={"fusiondistill": json.dumps(card, sort_keys=True)})
+    data: bytes = save(tensors, metadata={NAME: json.dumps(card, sort_keys=True)})
     return data
 
 
@@ -142,7 +143,7 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        card = json.loads((header.get("__metadata__") or {}).get("fusiondistill", "{}"))
+        card = json.loads((header.get("__metadata__") or {}).get(NAME, "{}"))
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:  # KeyError: a dtype that torch lacks
         raise CheckpointError(f"{source} is no intact safetensors file: {error}") from error
     if not isinstance(card, dict):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fusiondistill import NAME
 from fusiondistill.commits import CheckpointError, sealed, unsealed
 from fusiondistill.data.errors import DataError
 
@@ -29,7 +30,7 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser().resolve()
     user = os.environ.get("XDG_CACHE_HOME", "")
     # By the XDG rule a relative path is ignored.
-    return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / "fusiondistill"
+    return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / NAME
 
 
 @contextlib.contextmanager
