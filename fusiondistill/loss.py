@@ -15,7 +15,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from fusiondistill.frozen import Weight
 from fusiondistill.losses import LOSSES, Needs, needs
@@ -128,7 +128,7 @@ def _term(term: str, value: Any) -> dict[str, Any]:
     except ValidationError as error:
         problems += _below(("weight",) if given is value else (), error)
     try:
-        found |= entry.resolve({key: one for key, one in given.items() if key in known[1:]})
+        found |= entry.plain({key: one for key, one in given.items() if key in known[1:]})
     except ValidationError as error:
         problems += _below((), error)
     if problems:
@@ -148,9 +148,9 @@ def _below(where: tuple[str | int, ...], error: ValidationError) -> Iterable[Ini
 
 
 def _defaults(term: str) -> dict[str, Any]:
-    """The parameters of a term that have a default."""
+    """The parameters of a term that have a default, as JSON has them."""
     fields = LOSSES[term].parameters.model_fields
-    return {name: field.get_default() for name, field in fields.items() if not field.is_required()}
+    return {name: to_jsonable_python(field.get_default()) for name, field in fields.items() if not field.is_required()}
 
 
 def modern_loss(raw: Any) -> tuple[Any, list[str]]:

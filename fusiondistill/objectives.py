@@ -64,7 +64,7 @@ class Objective:
                 name,
                 float(values["weight"]),
                 LOSSES[name],
-                {key: value for key, value in values.items() if key != "weight"},
+                LOSSES[name].resolve({key: value for key, value in values.items() if key != "weight"}),
                 need_of(name),
             )
             for name, values in terms.items()

@@ -40,7 +40,7 @@ class Parametrised(Frozen):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters of the entry."""
+        """The parameters of the entry, as JSON has them."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class Parametrised(Frozen):
         if entry is None and self.parameters:
             unknown = [InitErrorDetails(type="extra_forbidden", loc=(k,), input=v) for k, v in self.parameters.items()]
             raise ValidationError.from_exception_data("", unknown)
-        resolved = entry.resolve(self.parameters) if entry else {}
+        resolved = entry.plain(self.parameters) if entry else {}
         object.__setattr__(self, "__pydantic_extra__", resolved)
         return self
 

@@ -102,6 +102,14 @@ class Entry:
         """
         return self.parameters.model_validate(dict(given)).model_dump()
 
+    def plain(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """As :meth:`resolve`, with values as JSON has them: what a config holds, and what goes to another process.
+
+        A process can read them that has not loaded the entry's plugin, whose types they may have. :meth:`resolve`
+        takes them back.
+        """
+        return self.parameters.model_validate(dict(given)).model_dump(mode="json")
+
     def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """As :meth:`resolve`, for calls from Python: what is wrong is said in one line.
 

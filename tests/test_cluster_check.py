@@ -14,20 +14,21 @@ import pytest
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill.data import DataError
-from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, complaints, lines
+from fusiondistill_runner import runner
+from fusiondistill_runner.nodes.check import Facts, NodeFacts, Wanted, asked_of, complaints, lines
 from fusiondistill_runner.nodes.cluster import refuse_fleeting
 from fusiondistill_runner.nodes.growing import patience
-from fusiondistill_runner.nodes.node_checks import DataSet
+from fusiondistill_runner.nodes.node_checks import Needs
 from fusiondistill_runner.nodes.probe import look, versions
 from fusiondistill_runner.planning.specs import DataSpec
+from fusiondistill_runner.working.context import DataSet
 from fusiondistill_runner.working.data import load_data
-from running import TINY, fusiondistill
+from running import TINY, fusiondistill, in_a_fresh_process
 
 HERE = {"versions": {"python": "3.11.7", "torch": "2.15.0", "fusiondistill": "0.1.0"}, "code": "aa"}
 WANTED = Wanted(
     store="/shared/runs",
-    data=(DataSet("cifar10", None, "f1"),),
-    folders=("/shared/CIFAR-10-C",),
+    needs=Needs(data=(DataSet("cifar10", None, "f1"),), folders=("/shared/CIFAR-10-C",)),
     resources=Resources(cpus_per_worker=4, gpus_per_worker=1),
 )
 FOUND: dict[str, Any] = {
@@ -87,6 +88,10 @@ CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no data": (lambda f: f["errors"].update({"data cifar10": "DataError: gone"}), "cifar10 is not there: DataError"),
     "other data": (lambda f: f.update(data={"cifar10": "f2"}), "cifar10 is another one than here"),
+    "broken plugin": (
+        lambda f: f.update(errors={"plugins": "PluginError: plugin mine.py, line 3 (import nowhere)"}, data={}),
+        "a plugin cannot run there (PluginError: plugin mine.py, line 3 (import nowhere)): install there what",
+    ),
     "no cache": (lambda f: f["errors"].update(cache="DataError: full"), "no cache for decoded data (DataError: full)"),
     "no folder": (lambda f: f.update(missing_folders=["/c"]), "has no folder /c"),
 }
@@ -125,7 +130,7 @@ def test_the_probe_finds_this_machine_and_leaves_nothing(tmp_path: Path) -> None
     asked = {
         "store": str(tmp_path),
         "marker": "marker",
-        "data": [("digits", "digits", None)],
+        "data": [("digits", "digits", None, {})],
         "folders": [str(tmp_path)],
     }
     found = look(asked)
@@ -137,9 +142,39 @@ def test_the_probe_finds_this_machine_and_leaves_nothing(tmp_path: Path) -> None
 
 def test_the_probe_notes_what_fails(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone")
-    found = look({"store": str(tmp_path), "marker": "marker", "data": [("f", "folder", gone)], "folders": [gone]})
+    found = look({"store": str(tmp_path), "marker": "marker", "data": [("f", "folder", gone, {})], "folders": [gone]})
     assert not found["store_seen"] and found["missing_folders"] == [gone]
     assert "gone" in found["errors"]["data f"]
+
+
+STRIPES = f"""
+experiment: striped
+data: {{name: stripes, size: 12}}
+model: {{name: cifar_resnet8}}
+methods: [base]
+plugins: [{Path(__file__).parent / "plugins" / "stripes.py"}]
+"""
+
+
+def test_the_probe_finds_the_data_of_a_plugin_with_their_parameters(tmp_path: Path) -> None:
+    config = tmp_path / "striped.yaml"
+    config.write_text(STRIPES)
+    wanted = runner._wanted(str(config), (), str(tmp_path / "store"))
+    (data,) = wanted.needs.data
+    assert data.label == "stripes (size 12, count 40)"
+    asked = asked_of(wanted.needs)
+    found = in_a_fresh_process(look, asked)
+    assert found["errors"] == {} and found["data"] == {data.label: data.fingerprint}
+    ((path, source),) = asked["plugins"]
+    found = in_a_fresh_process(look, {**asked, "plugins": [(path, f"import nowhere\n{source}")]})
+    assert "line 1 (import nowhere): ModuleNotFoundError" in found["errors"]["plugins"]
+    (said,) = complaints(facts(lambda f: f.update(errors=found["errors"], data=found["data"])), wanted_data(wanted))
+    assert "a plugin cannot run there" in said
+
+
+def wanted_data(wanted: Wanted) -> Wanted:
+    """What is wanted, of the nodes that these tests make up."""
+    return replace(WANTED, needs=wanted.needs)
 
 
 @pytest.mark.slow

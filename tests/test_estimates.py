@@ -99,6 +99,38 @@ def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None
     assert store.stored(after.stages)[0] == {s.digest for s in after.stages}
 
 
+def test_prune_goes_by_the_kind_of_a_stage_and_not_by_its_name(tmp_path: Path) -> None:
+    store, seconds = Store(tmp_path), {"train": 1.0, "fuse": 1.0, "evaluate": 1.0}
+    odd = "define={search-x: {like: base, epochs: 3}, trial-y: {like: base, epochs: 2}}"
+    content = plan(odd, "methods=[base, search-x, trial-y]", "base.epochs=1")
+    store_all(store, content, seconds)
+    assert unneeded(store) == [] and {"search-x", "trial-y"} <= {stage.name for stage in content.stages}
+    store_all(store, plan(odd, "methods=[base]", "base.epochs=1"), seconds)
+    assert {"search-x", "trial-y"} <= {one.directory.rpartition("-")[0] for one in unneeded(store)}
+
+
+def test_prune_keeps_what_an_unfinished_search_may_need_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    content = plan("search={trials: 4, epochs: 5, space: {start.merge: {choice: [average, ties]}}}")
+    search = named(content, "search-fusiondistill")
+    trials = [trial_stage(search, {"start.merge": merge}) for merge in ("average", "ties")]
+    (trial,) = (one for one in trials if one.inputs["start"] is not search.inputs["start"])
+    merge = trial.inputs["start"]
+    other = plan("base.epochs=3", "define={trial-y: {like: base, epochs: 2}}", "methods=[base, modelsoups, trial-y]")
+    strangers = [stage for stage in other.stages if stage.kind != "evaluate"]
+    for stage in (*content.stages, trial, merge, *strangers):
+        if stage is not search:
+            store.commit(stage, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())
+    noted_plans.note_plan(store, content, {})
+    planned = {stage.directory for stage in content.stages}
+    assert merge.directory not in planned and {stage.kind for stage in strangers} == {"train", "fuse"}
+    # Its inputs are stages of no plan: that merge is no start of this search.
+    assert {one.directory for one in unneeded(store)} == {stage.directory for stage in strangers} - planned
+    (tmp_path / merge.directory / "manifest.json").write_text("damaged")
+    (tmp_path / strangers[0].directory / "manifest.json").write_text("damaged")
+    assert {one.directory for one in unneeded(store)} == {stage.directory for stage in strangers} - planned
+
+
 def test_prune_keeps_the_trials_of_a_planned_search(tmp_path: Path) -> None:
     store = Store(tmp_path)
     content = plan(SEARCH)

@@ -14,6 +14,7 @@ from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
+from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.training import Progress
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
@@ -145,6 +146,14 @@ def test_jobs_carry_the_drivers_order_and_stored_inputs_are_no_needs() -> None:
     assert {
         job.workers for job in jobs_of(wide.stages, {s.digest: 1.0 for s in wide.stages}) if job.kind == "train"
     } == {4}
+
+
+def test_bytes_are_those_of_the_network_with_its_parameters() -> None:
+    load_plugins(read_plugins([str(Path(__file__).parent / "plugins" / "tiny.py")]))
+    for width in (8, 24):
+        stage = named(plan("model.name=tiny", f"model.width={width}", "methods=[base]"), "base")
+        state = build_model("tiny", 10, width=width).state_dict()
+        assert weight_bytes(stage) == sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
 def test_bytes_by_hand_and_against_what_is_really_written(tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import doctest
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from fusiondistill import config_file, loss
 from fusiondistill.loss import FOR_DIGEST, Loss, idle_keys, merged_loss, modern_loss
 from fusiondistill.losses import LOSSES
+from fusiondistill.objectives import Objective
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.recipe import Recipe, flat, with_keys
 from fusiondistill.recipes import RECIPES
@@ -166,3 +169,29 @@ def _mistakes(text: str, override: str) -> list[config_file.Mistake]:
     with pytest.raises(config_file.ConfigError) as caught:
         config_file.parse(text, overrides=[override])
     return list(caught.value.mistakes)
+
+
+def test_a_term_with_a_parameter_of_its_own_type_is_plain_until_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "sided.py").write_text("""
+from enum import Enum
+from fusiondistill.losses import LOSSES
+
+class Side(Enum):
+    UP = "up"
+    DOWN = "down"
+
+@LOSSES.register("sided", needs="nothing")
+def sided(student, teacher, labels, *, side: Side = Side.UP, steps: tuple[int, ...] = (1, 2)):
+    "The mean logit up or down."
+    assert isinstance(side, Side) and isinstance(steps, tuple)
+    return student.logits.mean() * (1 if side is Side.UP else -1)
+""")
+    load_plugins(read_plugins([str(tmp_path / "sided.py")]))
+    loss = Loss.model_validate({"ce": 0, "sided": {"weight": 2, "side": "down"}})
+    assert loss.root["sided"] == {"weight": 2.0, "side": "down", "steps": [1, 2]}
+    assert b"plugin_sided" not in pickle.dumps(loss), "another process reads it before it has loaded the plugin"
+    without = Loss.model_validate({}).flat()
+    assert without == json.loads(json.dumps(without)) and without["sided.side"] == "up"
+    total, _ = Objective(loss).loss(torch.ones(2, 3), None, torch.zeros(2, dtype=torch.int64), [slice(0, 2)])
+    assert total == -2
+    LOSSES.forget("sided.py")

@@ -132,7 +132,7 @@ def test_null_takes_away_and_a_section_lays_over() -> None:
     )
     assert isinstance(changed.table["oracle"], Combined) and isinstance(changed.table["modelsoups"], Merged)
     own = config("modelsoups: {start: {merge: linear, weights: [1, 1, 1, 2]}}\n").table["modelsoups"]
-    assert isinstance(own, Merged) and own.start.of == "expert" and own.start.parameters == {"weights": (1, 1, 1, 2)}
+    assert isinstance(own, Merged) and own.start.of == "expert" and own.start.parameters == {"weights": [1, 1, 1, 2]}
 
 
 def test_teachers_that_no_term_needs_are_none_but_a_search_may_need_them() -> None:

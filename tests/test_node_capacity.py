@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,14 @@ from ray import exceptions
 
 from fusiondistill.config import Resources
 from fusiondistill.data import fingerprint
+from fusiondistill.plugins import Plugin, load_plugins
+from fusiondistill_runner import runner
+from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.nodes import capacity as capacities
 from fusiondistill_runner.nodes.capacity import Capacity
-from fusiondistill_runner.nodes.node_checks import DataSet, KnownFile, Needs, NodeAnswer, NodeSurvey, look
+from fusiondistill_runner.nodes.node_checks import KnownFile, Needs, NodeAnswer, NodeSurvey, look
+from fusiondistill_runner.working.context import DataSet
+from running import in_a_fresh_process
 
 RESOURCES = Resources()
 NO_DATA = NodeAnswer(lacking="the data set 'cifar10' is not on the node n2: copy it")
@@ -146,3 +151,46 @@ def test_a_node_that_cannot_decode_lacks_the_data(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("FUSIONDISTILL_CACHE", str(tmp_path / "file" / "cache"))
     lacking = look(Needs(data=(DataSet("digits", None, fingerprint("digits")),)), 0).lacking
     assert "cannot be written" in lacking and "Set FUSIONDISTILL_CACHE" in lacking
+
+
+def needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: Path, data: str) -> Needs:
+    """What a run on a cluster needs of its nodes, with a data source of a plugin."""
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"experiment: own\ndata: {data}\nmodel: {{name: cifar_resnet8}}\nmethods: [base]\nplugins: [{plugin}]\n"
+    )
+    prepared = prepare(str(config), (), str(tmp_path / "store"))
+    runner.note_plan(prepared, "run own")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    return runner._needs(prepared)
+
+
+def test_a_node_loads_the_plugins_and_has_their_data_with_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stripes = Path(__file__).parent / "plugins" / "stripes.py"
+    needs = needed(tmp_path, monkeypatch, stripes, "{name: stripes, size: 12}")
+    assert [one.label for one in needs.data] == ["stripes (size 12, count 40)"]
+    assert look(needs, 0) == NodeAnswer() and in_a_fresh_process(look, needs, 0) == NodeAnswer()
+    (plugin,) = needs.plugins
+    other = Plugin(plugin.path, plugin.source.replace("default_rng(0", "default_rng(2"))
+    lacking = in_a_fresh_process(look, replace(needs, plugins=(other,)), 0).lacking
+    assert "'stripes'" in lacking and "not the one that this run was planned with" in lacking
+    broken = Plugin(plugin.path, f"import nowhere\n{plugin.source}")
+    answer = in_a_fresh_process(look, replace(needs, plugins=(broken,)), 0)
+    assert not answer.refusal, "other nodes may have what the plugin imports"
+    assert re.search(r"stripes.py, line 1 \(import nowhere\): ModuleNotFound.*; install there", answer.lacking)
+    late = Plugin(plugin.path, plugin.source.replace("    def rows", "    import nowhere\n\n    def rows"))
+    load_plugins([late])
+    data = replace(needs.data[0], fingerprint=fingerprint("stripes", size=12))
+    lacking = in_a_fresh_process(look, Needs(data=(data,), plugins=(late,)), 0).lacking
+    assert "(import nowhere): ModuleNotFoundError" in lacking, "the file runs, and reading the images does not"
+
+
+def test_parameters_of_a_type_that_only_the_plugin_has_reach_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picky = Path(__file__).parent / "plugins" / "picky.py"
+    needs = needed(tmp_path, monkeypatch, picky, "{name: picky, tone: bright, sides: [8, 10]}")
+    assert needs.data[0].parameters == {"tone": "bright", "sides": [8, 10]}
+    assert in_a_fresh_process(look, needs, 0) == NodeAnswer()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 from fusiondistill.checkpoints import new_attempt
+from fusiondistill.report.words import MISSING
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.planning.specs import MergeSpec, TrainSpec
@@ -15,7 +17,7 @@ from fusiondistill_runner.views import results
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
 from fusiondistill_runner.watching.status import status_lines, watch
 from report_tables import Page
-from running import TINY
+from running import TINY, finished, stages
 from shelf import PLAN, Shelf, drawn
 
 
@@ -39,6 +41,30 @@ def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: P
     shelf.plan["stages"] = shelf.plan["stages"][::2]
     fusion = stage_tables(shelf.store, [shelf.plan])["fusion"]
     assert fusion is not None and set(fusion["stage"].to_pylist()) == {"fused"}, "one a seed needs no telling apart"
+
+
+APART = """
+experiment: apart
+seeds: [0]
+data: {name: digits, train_images: 100, test_images: 40}
+model: {name: cifar_resnet8}
+degradations: [jpeg, blur]
+methods: [base, fusing]
+base: {epochs: 1}
+expert: {epochs: 1, start: random, teachers: null, loss: {feature: 0}}
+fusing: {epochs: 1}
+evaluation: {every: 50}
+"""
+
+
+def test_experts_that_start_from_no_common_network_have_no_distance() -> None:
+    _, store, _ = finished(APART)
+    (merged,) = stages(store, "fused")
+    outcome = json.loads((merged / "manifest.json").read_text())["outcome"]
+    assert "distance" not in outcome
+    page = Page((store / "report" / "index.html").read_text())
+    rows = [row for row in page.rows if row[0] == "fused"]
+    assert rows == [["fused", name, "1", MISSING, f"{outcome['barrier']:.3f}"] for name in ("blur", "jpeg")]
 
 
 def test_a_report_in_a_store_leaves_no_figure_of_an_earlier_one(tmp_path: Path) -> None:

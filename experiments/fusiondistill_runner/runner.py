@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill import NAME
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import TrainSpec
 
 if TYPE_CHECKING:
     from fusiondistill_runner.nodes.node_checks import Needs
@@ -129,25 +129,18 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
 
 
 def _needs(prepared: Prepared) -> Needs:
-    """What nodes must have: the plan, and on a cluster the data of the missing stages.
+    """What nodes must have: the plan, and on a cluster the plugins and the data of the missing stages.
 
     No other store holds the plan that :func:`note_plan` has just written, so a node that reads it sees the store.
     """
-    from fusiondistill_runner.nodes.node_checks import DataSet, KnownFile, Needs
+    from fusiondistill_runner.nodes.node_checks import KnownFile, Needs, needs_of
 
     name = f"{prepared.points[0].config.experiment}.json"
     digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
     plan_file = KnownFile(prepared.context.store, prepared.store.path("plans", name), digest)
     if "RAY_ADDRESS" not in os.environ:
         return Needs(plan_file)
-    context, specs = prepared.context, [stage.spec for stage in prepared.missing]
-    data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
-    corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
-    return Needs(
-        plan_file,
-        tuple(dict.fromkeys(DataSet(one.name, context.root(one), one.fingerprint) for one in data)),
-        tuple(sorted({context.corruption_folder(digest) for digest in corrupted})),
-    )
+    return needs_of(prepared.context, prepared.missing, plan_file)
 
 
 def _lost(interruption: Any, what: str) -> None:
@@ -223,28 +216,18 @@ def check_cluster(
 
 
 def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> Any:
-    from fusiondistill.data import fingerprint
     from fusiondistill.locations import absolute
     from fusiondistill_runner.driving.prepared import prepare
     from fusiondistill_runner.nodes.check import Wanted
-    from fusiondistill_runner.nodes.node_checks import DataSet
+    from fusiondistill_runner.nodes.node_checks import needs_of
 
     if config is None:
         if overrides:
             raise ValueError("--set lays values over a config: name one")
         return Wanted(store=absolute(store) if store else None)
     prepared = prepare(config, overrides, store)
-    sets = {(p.config.data.name, p.config.data.root) for p in prepared.points}
-    folders = {p.config.evaluation.corruptions for p in prepared.points} - {None}
-    return Wanted(
-        store=prepared.context.store,
-        data=tuple(
-            DataSet(name, absolute(root) if root else None, fingerprint(name, root=root))
-            for name, root in sorted(sets, key=str)
-        ),
-        folders=tuple(sorted(absolute(folder) for folder in folders if folder)),
-        resources=prepared.config.resources,
-    )
+    needs = needs_of(prepared.context, prepared.plan.stages)
+    return Wanted(prepared.context.store, needs, prepared.config.resources)
 
 
 def bench(

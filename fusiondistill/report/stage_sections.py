@@ -92,7 +92,10 @@ def _fit(table: pa.Table | None) -> str:
 
 
 def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Block]:
-    """Each expert's distance from the base, and how much worse the average is than the experts (the barrier)."""
+    """Each expert's distance from the base, and how much worse the average is than the experts (the barrier).
+
+    A distance may be null: experts that did not start from one network have none.
+    """
     found: dict[tuple[str, str], list[dict[str, object]]] = {}
     for row in fusion.to_pylist():
         found.setdefault((str(row.get("stage")), str(row.get("degradation"))), []).append(row)
@@ -102,7 +105,8 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
     ]
     text = (
         "Distance is how far fine-tuning moved an expert from the base, |expert - base| / |base| over all weights, "
-        "without unit. The barrier is the cross-entropy of the merged network minus the mean of the experts', in nats, "
+        f"without unit ({MISSING}: the experts did not start from one base). "
+        "The barrier is the cross-entropy of the merged network minus the mean of the experts', in nats, "
         "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )

@@ -164,6 +164,34 @@ def test_a_node_without_the_project_gets_no_work(alone: tuple[Path, Path, Path],
         started(alone, cluster, tmp_path / "second")[1]()
 
 
+OWN = f"""
+experiment: own
+seeds: [0]
+data: {{name: picky, tone: bright, sides: [12, 12]}}
+model: {{name: cifar_resnet8}}
+methods: [base]
+degradations: [blur]
+base: {{epochs: 1}}
+evaluation: {{every: 50}}
+plugins: [{Path(__file__).parents[1] / "plugins" / "picky.py"}]
+"""
+
+
+def test_a_plugins_data_with_parameters_of_its_own_types(tmp_path: Path, cluster: Any) -> None:
+    node = cluster.add_node(num_cpus=1).node_id[:8]
+    own = finished(OWN)
+    _, end = started(own, cluster, tmp_path / "store")
+    end()
+    assert set(places(tmp_path / "store", "base")) == {node}
+    assert counts(tmp_path / "store") == counts(own[1]) and weights(tmp_path / "store") == weights(own[1])
+    config, _, cache = own
+    environ = {**environment(cache), "RAY_ADDRESS": cluster.address}
+    line = command("cluster", "check", str(config), "--store", str(tmp_path / "checked"))
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=280)
+    assert "data: picky (tone bright, sides [12, 12])" in done.stdout, done.stdout + done.stderr
+    assert "picky" not in done.stderr
+
+
 def test_a_store_that_not_all_nodes_see_is_refused(tmp_path: Path, cluster: Any) -> None:
     """One file system cannot be two, so what is missing here is missing everywhere; who is asked is the point."""
     import ray

@@ -10,10 +10,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
-from fusiondistill.config import Resources
+from fusiondistill.config import ModelConfig, Resources
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec, Spec, TrainSpec
+from fusiondistill_runner.planning.specs import DataSpec, EvaluateSpec, SearchSpec, Spec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 
@@ -59,7 +59,7 @@ def _kinds(stage: Stage) -> list[Kind]:
     inner = spec.train if isinstance(spec, SearchSpec) else spec
     data = inner.data
     cut = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
-    same = (stage.kind, data.name, "all" if cut is None else "some", _network(stage))
+    same = (stage.kind, _titled(data), "all" if cut is None else "some", _network(stage))
     teachers = ""
     if isinstance(inner, TrainSpec):
         teachers = "taught" if inner.recipe.loss.needs.teacher else "alone"
@@ -69,9 +69,14 @@ def _kinds(stage: Stage) -> list[Kind]:
 def _network(stage: Stage) -> str:
     """The network that a stage runs; empty where its inputs are not stored any more."""
     try:
-        return network_of(stage)[0].name
+        return _titled(network_of(stage)[0])
     except StopIteration:
         return ""
+
+
+def _titled(named: DataSpec | ModelConfig) -> str:
+    """A name with its parameters, which make another data set or another network of it."""
+    return " ".join([named.name, *(f"{key}={value}" for key, value in sorted(named.parameters.items()))])
 
 
 def measured(store: Store) -> Estimates:

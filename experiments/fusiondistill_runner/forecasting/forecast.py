@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill.checkpoints import MODEL
-from fusiondistill.config import Resources
+from fusiondistill.config import ModelConfig, Resources
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.driving.tasks import tasks_of
 from fusiondistill_runner.forecasting.estimates import Estimates
@@ -31,6 +31,9 @@ __all__ = [
     "read_times",
     "traffic_line",
 ]
+
+Sizes = dict[tuple[ModelConfig, str], float]
+"""(network, name of the data set) -> bytes of its weights."""
 
 
 @dataclass(frozen=True)
@@ -181,25 +184,22 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
         return []
     parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
     given = Times(read_times(times, prepared.plan.stages), estimates)
-    sizes: dict[tuple[str, str], float] = {}
+    sizes: Sizes = {}
     for stage in prepared.plan.stages:
         manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None
         if manifest and MODEL in manifest["files"]:
-            model, data = network_of(stage)
-            sizes[model.name, data] = manifest["files"][MODEL]["bytes"]
+            sizes[network_of(stage)] = manifest["files"][MODEL]["bytes"]
     return forecast_lines(prepared.missing, parsed, given, sizes)
 
 
-def forecast_lines(
-    stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Mapping[tuple[str, str], float]
-) -> list[str]:
+def forecast_lines(stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Sizes) -> list[str]:
     """Lines about the simulated runs of stages; where times are unknown, lines that name these instead.
 
     Args:
         stages: the stages to run, inputs before what uses them.
         clusters: simulated in turn, a line for each.
         times: seconds of the stages.
-        sizes: (network, data set) -> measured bytes of its weights; others are computed.
+        sizes: measured; others are computed.
     """
     if not stages:
         return []
@@ -231,9 +231,8 @@ def _unknown(stages: Sequence[Stage]) -> list[str]:
     return lines
 
 
-def _size(stage: Stage, sizes: Mapping[tuple[str, str], float]) -> float:
-    model, data = network_of(stage)
-    return sizes.get((model.name, data)) or weight_bytes(stage)
+def _size(stage: Stage, sizes: Sizes) -> float:
+    return sizes.get(network_of(stage)) or weight_bytes(stage)
 
 
 def _line(schedule: Schedule) -> str:

@@ -89,7 +89,7 @@ def _training(recipe: Recipe, inputs: int, size: float) -> tuple[float, float, f
 def weight_bytes(stage: Stage) -> float:
     """Bytes of the weights and buffers of the network that a stage makes or uses."""
     model, data = network_of(stage)
-    return _network_bytes(model.name, CLASSES.get(data, USUAL_CLASSES))
+    return _network_bytes(model, CLASSES.get(data, USUAL_CLASSES))
 
 
 def network_of(stage: Stage) -> tuple[ModelConfig, str]:
@@ -104,12 +104,12 @@ def network_of(stage: Stage) -> tuple[ModelConfig, str]:
 
 
 @lru_cache(maxsize=64)
-def _network_bytes(name: str, classes: int) -> int:
+def _network_bytes(model: ModelConfig, classes: int) -> int:
     """Bytes of a network's weights and buffers, counted on the meta device without allocating them."""
     import torch
 
-    from fusiondistill.models import build_model
+    from fusiondistill.models.build import build
 
     with torch.device("meta"):
-        state = build_model(name, classes).state_dict()
+        state = build(model.name, classes, model.feature_layer, model.parameters).state_dict()
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -13,9 +13,9 @@ from fusiondistill import NAME
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
-from fusiondistill_runner.nodes.node_checks import DataSet
+from fusiondistill_runner.nodes.node_checks import Needs
 
-__all__ = ["Facts", "NodeFacts", "Wanted", "complaints", "gather", "lines"]
+__all__ = ["Facts", "NodeFacts", "Wanted", "asked_of", "complaints", "gather", "lines"]
 
 PATIENCE = 600
 """Seconds that a node has to answer; a data set may have to be downloaded there."""
@@ -27,8 +27,8 @@ class Wanted:
     """What a run will need of every node."""
 
     store: str | None = None
-    data: tuple[DataSet, ...] = ()
-    folders: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    """Data, folders and plugins."""
     resources: Resources = field(default_factory=Resources)
 
 
@@ -71,8 +71,7 @@ def gather(ray: Any, wanted: Wanted, address: str) -> Facts:
     cloudpickle.register_pickle_by_value(cluster_probe)
     payload = ray.put(np.ones(PAYLOAD_BYTES, np.uint8))
     with _marker(wanted.store) as marker:
-        data = [(one.label, one.name, one.root) for one in wanted.data]
-        asked = {"store": wanted.store, "marker": marker, "data": data, "folders": wanted.folders}
+        asked = {"store": wanted.store, "marker": marker, **asked_of(wanted.needs)}
         answers = []
         for node in nodes_of(ray):
             there = on_node(node.id)
@@ -81,6 +80,15 @@ def gather(ray: Any, wanted: Wanted, address: str) -> Facts:
         nodes = tuple(_answer(ray, node, answer) for node, answer in answers)
     here = {"versions": cluster_probe.versions(), "code": code_digest()}
     return Facts(address, nodes, here)
+
+
+def asked_of(needs: Needs) -> dict[str, Any]:
+    """What a probe has to look for besides the store, as plain values: the project may be missing there."""
+    return {
+        "data": [(one.label, one.name, one.root, dict(one.parameters)) for one in needs.data],
+        "folders": needs.folders,
+        "plugins": [(plugin.path, plugin.source) for plugin in needs.plugins],
+    }
 
 
 def _answer(ray: Any, node: Node, answer: Any) -> NodeFacts:
@@ -173,7 +181,7 @@ def _about_node(node: NodeFacts, here: Mapping[str, Any], wanted: Wanted, works:
     elif wanted.store and not there["store_seen"]:
         yield f"does not see the store {wanted.store}: give one on a file system that all nodes share, or a bucket"
     if works:
-        yield from _about_data(there, wanted)
+        yield from _about_data(there, wanted.needs)
 
 
 def _about_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
@@ -188,11 +196,13 @@ def _about_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterat
         yield f"the project's code is not the one here ({why}): install the same on all nodes"
 
 
-def _about_data(there: Mapping[str, Any], wanted: Wanted) -> Iterator[str]:
+def _about_data(there: Mapping[str, Any], needs: Needs) -> Iterator[str]:
     errors = there["errors"]
     if "cache" in errors:
         yield f"no cache for decoded data ({errors['cache']})"
-    for one in wanted.data:
+    if "plugins" in errors:
+        yield f"a plugin cannot run there ({errors['plugins']}): install there what the plugin imports"
+    for one in needs.data if "plugins" not in errors else ():  # a source may be that plugin's
         if error := errors.get(f"data {one.label}"):
             yield f"the data set {one.label} is not there: {error}"
         elif there["data"].get(one.label) != one.fingerprint:

@@ -1,4 +1,4 @@
-"""Whether nodes can work: a task on each node checks once whether it sees the store and has the data."""
+"""Whether nodes can work: a task on each node checks once whether it sees the store, runs the plugins, has the data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusiondistill.locations import open_location, read_whole
+from fusiondistill.plugins import PluginError, blamed, load_plugins
+from fusiondistill.registry import Plugin, WrongResult
 from fusiondistill_runner.nodes.cluster import Node, on_node
+from fusiondistill_runner.planning.specs import EvaluateSpec, SearchSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.working.context import Context, DataSet
 
-__all__ = ["DataSet", "KnownFile", "Needs", "NodeAnswer", "NodeSurvey", "look"]
+__all__ = ["KnownFile", "Needs", "NodeAnswer", "NodeSurvey", "look", "needs_of"]
 
 HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
 
@@ -27,22 +32,6 @@ class KnownFile:
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set that nodes have to hold."""
-
-    name: str
-    root: str | None
-    """Absolute; None: the data set's own place."""
-    fingerprint: str
-    """Of the driver's files."""
-
-    @property
-    def label(self) -> str:
-        """Name and place."""
-        return f"{self.name} ({self.root})" if self.root else self.name
-
-
-@dataclass(frozen=True)
 class Needs:
     """What a run needs of every node that works for it."""
 
@@ -50,6 +39,26 @@ class Needs:
     data: tuple[DataSet, ...] = ()
     folders: tuple[str, ...] = ()
     """Folders that must exist."""
+    plugins: tuple[Plugin, ...] = ()
+    """The run's plugins; a node runs them before it looks for the data."""
+
+
+def needs_of(context: Context, stages: Iterable[Stage], store_file: KnownFile | None = None) -> Needs:
+    """What stages need of every node that does them.
+
+    Args:
+        context: of the run; it knows where the data lie, and the plugins.
+        store_file: see :class:`Needs`.
+    """
+    specs = [stage.spec for stage in stages]
+    data = dict.fromkeys((spec.train if isinstance(spec, SearchSpec) else spec).data for spec in specs)
+    corrupted = {spec.corruption for spec in specs if isinstance(spec, EvaluateSpec)} - {None}
+    return Needs(
+        store_file,
+        tuple(dict.fromkeys(DataSet.of(one, context.root(one)) for one in data)),
+        tuple(sorted({context.corruption_folder(digest) for digest in corrupted if digest})),
+        context.plugins,
+    )
 
 
 class NodeAnswer(NamedTuple):
@@ -58,7 +67,7 @@ class NodeAnswer(NamedTuple):
     refusal: str = ""
     """Why no run may start while the node is there: it does not see the store, or cannot run the project."""
     lacking: str = ""
-    """Which data the node lacks. Other nodes may have them."""
+    """Which data the node lacks, or which plugin cannot run there. Other nodes may have them."""
     warning: str = ""
 
     @property
@@ -68,7 +77,7 @@ class NodeAnswer(NamedTuple):
 
 
 def look(needs: Needs, gpus: int) -> NodeAnswer:
-    """Check this machine for what is needed, and decode the images into its cache.
+    """Check this machine for what is needed: run the plugins, and decode the images into its cache.
 
     Args:
         gpus: how many GPUs Ray counts on this machine.
@@ -105,6 +114,10 @@ def _lacking(needs: Needs) -> str:
     for folder in needs.folders:
         if not Path(folder).is_dir():
             return f"it has no folder {folder}: copy it there, or give one on a file system that all nodes share"
+    try:
+        load_plugins(needs.plugins)
+    except PluginError as error:
+        return f"{error}; install there what the plugin imports"
     if needs.data:  # empty on one machine, whose start need not wait for torch
         from fusiondistill.data import SPLITS, DataError
         from fusiondistill_runner.working.data import load_split
@@ -112,9 +125,12 @@ def _lacking(needs: Needs) -> str:
         try:
             for one in needs.data:
                 for split in SPLITS:
-                    load_split(one.name, split, one.root, one.fingerprint)
-        except (DataError, OSError) as error:
-            return str(error)
+                    load_split(one, split)
+        except Exception as error:  # a plugin's source can raise anything
+            known = isinstance(error, DataError | OSError | WrongResult)
+            if said := blamed(error) or (str(error) if known else ""):
+                return said
+            raise
     return ""
 
 

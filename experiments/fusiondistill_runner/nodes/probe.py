@@ -30,7 +30,8 @@ def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
 
     Args:
         asked: ``store`` (location or None), ``marker`` (name of a file that was written there), ``data`` (a list
-            of (label, name, root)), ``folders`` (that must be there).
+            of (label, name, root, parameters)), ``folders`` (that must be there), ``plugins`` (a list of
+            (path, source): the users' files, which run before the data are looked for).
         payload: uint8 array out of the object store, or a reference to one.
 
     Returns:
@@ -55,12 +56,14 @@ def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
     if asked.get("store"):
         with _noted(errors, "store"):
             facts.update(_store(asked["store"], asked["marker"]))
+    with _noted(errors, "plugins"):
+        _run_plugins(asked.get("plugins", ()))
     facts["data"] = {}
-    for label, name, root in asked.get("data", ()):
+    for label, name, root, parameters in asked.get("data", ()):
         with _noted(errors, f"data {label}"):
             from fusiondistill.data import fingerprint
 
-            facts["data"][label] = fingerprint(name, root=root)
+            facts["data"][label] = fingerprint(name, root=root, **parameters)
     facts["missing_folders"] = [folder for folder in asked.get("folders", ()) if not Path(folder).is_dir()]
     return facts
 
@@ -93,6 +96,13 @@ def _devices() -> dict[str, Any]:
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"gpus": names, "cuda_built": torch.version.cuda}
+
+
+def _run_plugins(plugins: Sequence[tuple[str, str]]) -> None:
+    if plugins:
+        from fusiondistill.plugins import Plugin, load_plugins
+
+        load_plugins([Plugin(path, source) for path, source in plugins])
 
 
 def _object_rate(payload: Any) -> float | None:

@@ -6,16 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from fusiondistill.methods import Merge
 from fusiondistill.recipe import Recipe, flat, with_keys
 from fusiondistill.search_rules import START, merges_of
 from fusiondistill_runner.planning.specs import MergeSpec, SearchSpec
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["AS_IT_STANDS", "as_it_stands", "chosen_start", "search_name", "trial_stage", "whole_recipe", "with_found"]
+__all__ = [
+    "AS_IT_STANDS",
+    "TRIAL",
+    "as_it_stands",
+    "chosen_start",
+    "search_name",
+    "trial_stage",
+    "whole_recipe",
+    "with_found",
+]
 
 AS_IT_STANDS = "plain"
 """The input of a search that is the training with the recipe as it stands, where that is a trial, too."""
+
+TRIAL = "trial"
+"""The name of every stage that is a search's trial alone."""
 
 
 def search_name(method: str, degradation: str = "") -> str:
@@ -76,7 +90,10 @@ def whole_recipe(search: Stage) -> dict[str, Any]:
 def _defaults(entry: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a merging method as they are given, or by default; required ones may be missing."""
     fields = entry.parameters.model_fields
-    return {key: own.get(key, None if field.is_required() else field.default) for key, field in fields.items()}
+    defaults = {
+        key: None if field.is_required() else to_jsonable_python(field.default) for key, field in fields.items()
+    }
+    return {**defaults, **own}
 
 
 def as_it_stands(search: Stage) -> dict[str, Any]:
@@ -109,5 +126,5 @@ def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> St
     inputs = {role: stage for role, stage in search.inputs.items() if role != AS_IT_STANDS}
     if "start" in inputs:
         inputs["start"] = chosen_start(inputs["start"], values)
-    trial, plain = Stage("trial", search.seed, spec, inputs), search.inputs.get(AS_IT_STANDS)
+    trial, plain = Stage(TRIAL, search.seed, spec, inputs), search.inputs.get(AS_IT_STANDS)
     return plain if plain is not None and plain.digest == trial.digest else trial

@@ -56,8 +56,7 @@ def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, 
             outcome, spec = manifest["outcome"], manifest["spec"]
             way = f" ({_way(spec)})" if stage["name"] in alike[experiment] else ""
             named = {**common, "stage": f"{stage['name']}{way}"}
-            distances = {**named, "barrier": outcome["barrier"]}
-            found["fusion"] += [{**distances, "degradation": d, "distance": v} for d, v in outcome["distance"].items()]
+            found["fusion"] += _fusion(outcome, named)
             found["surface"] += _surface(outcome.get("surface") or {}, named)
 
     def tables(directories: Sequence[str], name: str) -> list[Any]:
@@ -89,6 +88,13 @@ def _readable(store: Store, directory: str, name: str) -> Any:
         return read_parquet(store.read_from(directory, name))
     except CheckpointError:
         return None
+
+
+def _fusion(outcome: Mapping[str, Any], named: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each merged network; its distance is null where the networks did not start from one network."""
+    distances = outcome.get("distance") or dict.fromkeys(outcome["expert_loss"])
+    row = {**named, "barrier": outcome["barrier"]}
+    return [{**row, "degradation": name, "distance": value} for name, value in distances.items()]
 
 
 def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fusiondistill.registry import Plugin
 from fusiondistill_runner.planning.specs import DataSpec
 
-__all__ = ["Context"]
+__all__ = ["Context", "DataSet"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set at a place, and what it must hold there: all that a process needs to look for it."""
+
+    name: str
+    root: str | None
+    """Absolute; None: the data set's own place."""
+    fingerprint: str
+    """Of the driver's files."""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Of its source, as a config has them. The fingerprint covers them; the hash does not, for lists have none."""
+
+    @classmethod
+    def of(cls, data: DataSpec, root: str | None) -> DataSet:
+        """The whole data set that a stage takes its images from."""
+        return cls(data.name, root, data.fingerprint, data.parameters)
+
+    @property
+    def label(self) -> str:
+        """Name, parameters and place."""
+        said = [f"{name} {value}" for name, value in self.parameters.items()]
+        said += [self.root] if self.root else []
+        return f"{self.name} ({', '.join(said)})" if said else self.name
 
 
 @dataclass(frozen=True)

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import socket
 from functools import lru_cache
-from typing import Any
 
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill_runner.planning.specs import DataSpec
+from fusiondistill_runner.working.context import DataSet
 
 __all__ = ["image_size", "load_data", "load_split", "splits"]
 
-Parameters = tuple[tuple[str, Any], ...]
-"""Of a data source, by name."""
-
 
 @lru_cache(maxsize=4)
-def load_split(name: str, split: str, root: str | None, expected: str, parameters: Parameters = ()) -> ImageSet:
+def load_split(data: DataSet, split: str) -> ImageSet:
     """All images of a split; the first call on a node fetches and decodes them into the node's cache.
 
     Raises:
-        DataError: they are not here, or not those of the ``expected`` fingerprint; names the node and says what to do.
+        DataError: they are not here, or not those of the expected fingerprint; names the node and says what to do.
     """
-    node, given = socket.gethostname(), dict(parameters)
+    node = socket.gethostname()
     try:
-        found = fingerprint(name, root=root, **given)
+        found = fingerprint(data.name, root=data.root, **data.parameters)
     except DataError as error:
         raise DataError(
-            f"the data set {name!r} is not on the node {node}: {error} Every node needs it: give a data.root that all "
-            "nodes share, or copy the files to one place on each; `fusiondistill cluster check CONFIG` asks them all"
+            f"the data set {data.name!r} is not on the node {node}: {error} Every node needs it: give a data.root that "
+            "all nodes share, or copy the files to one place on each; `fusiondistill cluster check CONFIG` asks all"
         ) from error
-    if found != expected:
+    if found != data.fingerprint:
         raise DataError(
-            f"the data set {name!r} on the node {node} is not the one that this run was planned with "
-            f"(fingerprint {found[:12]}, planned {expected[:12]}): copy the same files to every node"
+            f"the data set {data.name!r} on the node {node} is not the one that this run was planned with "
+            f"(fingerprint {found[:12]}, planned {data.fingerprint[:12]}): copy the same files to every node"
         )
-    return load_images(name, split, root, **given)
+    return load_images(data.name, split, data.root, **data.parameters)
 
 
 @lru_cache(maxsize=8)
 def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     """The images of a split, cut down to what the run uses; the same object again within a process."""
-    images = load_split(data.name, split, root, data.fingerprint, tuple(sorted(data.parameters.items())))
+    images = load_split(DataSet.of(data, root), split)
     if data.mean or data.std:
         images = images.normalised_by(data.mean or images.mean, data.std or images.std)
     wanted = data.train_images if split == "train" else data.test_images
