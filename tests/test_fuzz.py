@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from fusiondistill import config_file
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
-from fuzzing import OURS, TINY, cases
+from fusiondistill.data import DataError, load_images
+from fuzzing import OURS, TINY, cases, parquet
 
 SLOW = {"parquet": 60, "archive": 50, "folder": 40, "torch": 60, "card": 40, "plan": 40, "config": 60}
 """Examples of what takes longer than most."""
@@ -180,3 +181,10 @@ def check(text: str, overrides: Any = ()) -> None:
     else:
         assert all("/" not in point.experiment for point in (whole, *points))
         io.StringIO(whole.model_dump_json())
+
+
+def test_a_parquet_file_whose_column_names_are_no_text(tmp_path: Path) -> None:
+    """Found by atheris: pyarrow reads the names with another error than it has for damage."""
+    (tmp_path / "train.parquet").write_bytes(parquet().replace(b"image", b"\xff\xffage"))
+    with pytest.raises(DataError, match="no intact Parquet file"):
+        load_images("parquet", "train", tmp_path / "train.parquet")

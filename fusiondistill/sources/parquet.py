@@ -77,7 +77,7 @@ def _blaming(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no intact Parquet file ({error}). Fetch it again.") from error
 
 

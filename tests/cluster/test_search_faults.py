@@ -52,7 +52,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, searcher: str, monkeypatch: pyt
     search_for = ("--set", f"search.searcher={searcher}")
     config, reference, cache = finished(CONFIG, *search_for, verb="search")  # without Ray no trial is stopped early
     store = tmp_path / "store"
-    temporary = tmp_path / "temporary"
+    temporary = tmp_path / "t"  # sockets below it bear no long path
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # (Ray's sockets bear no long path)
