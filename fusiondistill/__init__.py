@@ -5,8 +5,7 @@ The public names below are loaded on first use, so that ``import fusiondistill``
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from fusiondistill.lazy import lazily
 
 __version__ = "0.2.0"
 
@@ -46,10 +45,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fusiondistill' has no attribute {name!r}")
-    return getattr(import_module(f"fusiondistill.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, __name__, _HOMES)
 
 
 def __dir__() -> list[str]:

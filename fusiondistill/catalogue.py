@@ -27,7 +27,7 @@ _TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
-def catalogue(registries: Mapping[str, Registry], kind: str | None = None, *, width: int = WIDTH) -> Iterator[str]:
+def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, *, width: int = WIDTH) -> Iterator[str]:
     """The lines of ``fusiondistill list``.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fusiondistill.frozen import Frozen
-from fusiondistill.registry import Entry, Registry
+from fusiondistill.registry import Entry, Kind, Registry
 
 __all__ = ["Parametrised", "named", "wrong"]
 
@@ -57,7 +57,7 @@ class Parametrised(Frozen):
         return hash(self.model_dump_json())
 
 
-def named(registry: Registry, name: str, key: str) -> Entry:
+def named(registry: Registry[Kind], name: str, key: str) -> Kind:
     """The entry of that name; an unknown one is an error at that key."""
     try:
         return registry.find(name)

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.resources import files
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from fusiondistill.signatures import check_arguments, model_of
 
-__all__ = ["Entry", "Plugin", "Registry", "UnknownEntry", "WrongResult", "close_to"]
+__all__ = ["Entry", "Kind", "Plugin", "Registry", "UnknownEntry", "WrongResult", "close_to"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -149,7 +149,11 @@ class Entry:
         return f"plugin {self.plugin.sha256}" if self.plugin else str(self.version)
 
 
-class Registry(Mapping[str, Entry]):
+Kind = TypeVar("Kind", bound=Entry)
+"""The class of a registry's entries."""
+
+
+class Registry(Mapping[str, Kind], Generic[Kind]):
     """Entries of one kind by name; reading an entry imports its file.
 
     Args:
@@ -163,7 +167,7 @@ class Registry(Mapping[str, Entry]):
         reserved: names that no parameter may have: a config gives something else by them, beside the parameters.
     """
 
-    entry: type[Entry] = Entry
+    entry: type[Kind] = Entry  # type: ignore[assignment]  # a registry of another kind of entry names its own
 
     def __init__(
         self,
@@ -177,8 +181,8 @@ class Registry(Mapping[str, Entry]):
     ) -> None:
         self.kind, self.package, self.first, self.offered = kind, package, first, offered
         self.takes, self.reserved = takes, reserved
-        self._builtin: dict[str, Entry] = {}
-        self._added: dict[str, Entry] = {}
+        self._builtin: dict[str, Kind] = {}
+        self._added: dict[str, Kind] = {}
         self._plugin: Plugin | None = None
         REGISTRIES[package.rpartition(".")[2]] = self
 
@@ -225,7 +229,7 @@ class Registry(Mapping[str, Entry]):
 
         return add
 
-    def add(self, entry: Entry, *, replace: bool = False) -> None:
+    def add(self, entry: Kind, *, replace: bool = False) -> None:
         """Take in an entry; see :meth:`register`."""
         own = self._plugin is None and entry.function.__module__ == f"{self.package}.{entry.name}"
         if not own and not replace and (entry.name in self.builtin or entry.name in self._added):
@@ -247,7 +251,7 @@ class Registry(Mapping[str, Entry]):
         """What the project passes to an entry's function by position, in words; None: that is not checked."""
         return self.takes
 
-    def added(self) -> tuple[Entry, ...]:
+    def added(self) -> tuple[Kind, ...]:
         """The entries that are not built in."""
         return tuple(self._added.values())
 
@@ -255,7 +259,7 @@ class Registry(Mapping[str, Entry]):
         """Remove what a plugin of that file name registered; a built-in entry that it replaced is back."""
         self._added = {n: e for n, e in self._added.items() if not (e.plugin and e.plugin.file == file)}
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> Kind:
         if name in self._added:
             return self._added[name]
         if name in self._builtin:
@@ -267,7 +271,7 @@ class Registry(Mapping[str, Entry]):
             raise RuntimeError(f"{self.package}.{name} registers no {self.kind} {name!r}")
         return self._builtin[name]
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> Kind:
         """The entry of that name.
 
         Raises:
@@ -297,7 +301,7 @@ class Registry(Mapping[str, Entry]):
         return f"<{self.kind}s: {', '.join(self)}>"
 
 
-REGISTRIES: dict[str, Registry] = {}
+REGISTRIES: dict[str, Registry[Any]] = {}
 """Every registry that has been imported, by the name of its folder."""
 
 

@@ -53,7 +53,7 @@ def test_there_are_results_of_every_entry_and_every_kind_of_stage() -> None:
 # The test itself, tested.
 
 
-def replaced(patch: pytest.MonkeyPatch, registry: Registry, name: str, **changes: Any) -> None:
+def replaced(patch: pytest.MonkeyPatch, registry: Registry[Any], name: str, **changes: Any) -> None:
     """A built-in entry with other code or another version."""
     patch.setitem(registry._builtin, name, dataclasses.replace(registry[name], **changes))
 

@@ -6,10 +6,10 @@ that need it are loaded on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusiondistill.data.errors import DataError
+from fusiondistill.lazy import lazily
 
 if TYPE_CHECKING:
     from fusiondistill.data.image_set import ImageSet
@@ -19,18 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "SPLITS", "DataError", "ImageSet", "fingerprint", "load_images"]
 
 _HOMES = {
-    "ImageSet": "fusiondistill.data.image_set",
-    "SOURCES": "fusiondistill.sources",
-    "SPLITS": "fusiondistill.data.loading",
-    "fingerprint": "fusiondistill.data.loading",
-    "load_images": "fusiondistill.data.loading",
+    "ImageSet": "data.image_set",
+    "SOURCES": "sources",
+    "SPLITS": "data.loading",
+    "fingerprint": "data.loading",
+    "load_images": "data.loading",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazily(__name__, "fusiondistill", _HOMES)
 
 
 def __dir__() -> list[str]:

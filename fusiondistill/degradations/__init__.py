@@ -11,9 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.lazy import lazily
 from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Degradation(Entry):
         return (f"levels {self.levels[0]}..{self.levels[-1]}{seen}",)
 
 
-class Degradations(Registry):
+class Degradations(Registry[Degradation]):
     """The registry of degradations."""
 
     entry = Degradation
@@ -132,11 +132,6 @@ class Degradations(Registry):
         facts = {"levels": levels, "unseen": unseen, "parts": parts}
         return super().register(name, version=version, source=source, replace=replace, **facts)
 
-    def __getitem__(self, name: str) -> Degradation:
-        found = super().__getitem__(name)
-        assert isinstance(found, Degradation)
-        return found
-
 
 DEGRADATIONS = Degradations(
     "degradation",
@@ -149,17 +144,7 @@ DEGRADATIONS = Degradations(
 """Every known degradation by name, the paper's four first."""
 
 register = DEGRADATIONS.register
-
-
-def find(name: str) -> Degradation:
-    """The degradation of that name.
-
-    Raises:
-        ValueError: there is none; the message has the nearest names, or all of them.
-    """
-    found = DEGRADATIONS.find(name)
-    assert isinstance(found, Degradation)
-    return found
+find = DEGRADATIONS.find
 
 
 _HOMES = {
@@ -172,10 +157,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.machinery.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, f"{__name__}.machinery", _HOMES)
 
 
 def __dir__() -> list[str]:

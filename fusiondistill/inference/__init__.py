@@ -46,7 +46,7 @@ class Inference(Entry):
         return (f"gives {self.gives}" + ("; is told the degradation" if self.told else ""),)
 
 
-class Inferences(Registry):
+class Inferences(Registry[Inference]):
     """The registry of ways of inference."""
 
     entry = Inference
@@ -105,11 +105,6 @@ class Inferences(Registry):
         known = {"gives": gives, "told": told, "alone": told and alone}
         return super().register(name, version=version, source=source, replace=replace, **known)
 
-    def __getitem__(self, name: str) -> Inference:
-        found = super().__getitem__(name)
-        assert isinstance(found, Inference)
-        return found
-
 
 INFERENCE = Inferences("way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"}))
 """Every way of inference by name."""
@@ -130,7 +125,6 @@ def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mappin
         ValueError: unknown name or parameter, or classifiers that do not go together.
     """
     entry = INFERENCE.find(name)
-    assert isinstance(entry, Inference)
     from torch import nn
 
     made: Any = entry.function(classifiers, **entry.checked(parameters or {}))

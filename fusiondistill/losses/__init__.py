@@ -37,7 +37,7 @@ class LossTerm(Entry):
         return () if need == "nothing" else (f"needs teachers: their {need}",)
 
 
-class Losses(Registry):
+class Losses(Registry[LossTerm]):
     """The registry of loss terms."""
 
     entry = LossTerm

@@ -27,7 +27,7 @@ NEEDS = ("base", "batches", "validation")
 Method = Callable[..., "Mapping[str, torch.Tensor]"]
 
 
-class Mergings(Registry):
+class Mergings(Registry[Entry]):
     """The registry of merging methods."""
 
     def register(  # type: ignore[override]  # what a method needs is no fact among others

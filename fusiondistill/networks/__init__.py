@@ -71,7 +71,7 @@ class Network(Entry):
         return () if self.facts["names"] is None else (f"names: {', '.join(self.names())}",)
 
 
-class Networks(Registry):
+class Networks(Registry[Network]):
     """The registry of networks."""
 
     entry = Network
@@ -122,11 +122,6 @@ class Networks(Registry):
         """
         known = {"feature_layer": feature_layer, "names": names, "provides": provides}
         return super().register(name, version=version, source=source, replace=replace, **known)
-
-    def __getitem__(self, name: str) -> Network:
-        found = super().__getitem__(name)
-        assert isinstance(found, Network)
-        return found
 
     def takes_of(self, entry: Entry) -> tuple[str, ...]:
         """A provider is given the name first."""

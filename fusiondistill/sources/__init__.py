@@ -96,7 +96,7 @@ class Source(Entry):
         return (f"root: {self.needs_root}",) if self.needs_root else ()
 
 
-class Sources(Registry):
+class Sources(Registry[Source]):
     """The registry of data sources."""
 
     entry = Source
@@ -153,11 +153,6 @@ class Sources(Registry):
         published = (None, None) if mean is None or std is None else (tuple(mean), tuple(std))
         known = {"locate": locate, "flip": flip, "mean": published[0], "std": published[1], "needs_root": needs_root}
         return super().register(name, version=version, source=source, replace=replace, **known)
-
-    def __getitem__(self, name: str) -> Source:
-        found = super().__getitem__(name)
-        assert isinstance(found, Source)
-        return found
 
 
 SOURCES = Sources(
