@@ -102,7 +102,7 @@ class Loss(RootModel[dict[str, dict[str, Any]]]):
 
 
 def _place(term: str) -> tuple[int, str]:
-    """Where a term stands among others, whatever order a file has: sums of floats depend on it."""
+    """Where a term stands among others, independent of the order in a file: sums of floats depend on it."""
     builtin = LOSSES.builtin
     return (builtin.index(term) if term in builtin else len(builtin), term)
 

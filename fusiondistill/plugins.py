@@ -95,7 +95,7 @@ def _run(plugin: Plugin) -> None:
         exec(compile(plugin.source, plugin.path, "exec"), vars(module))
     except SyntaxError as error:
         raise PluginError(f"plugin {plugin.path}, line {error.lineno}: not valid Python: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # whatever the user's file does
+    except (Exception, SystemExit) as error:  # the user's file may raise anything, or exit
         for registry in registries:
             registry.forget(plugin.file)
         sys.modules.pop(module.__name__, None)

@@ -1,4 +1,4 @@
-"""One mechanism for whatever a config may name: degradations, merging methods, loss terms, data sources, networks, ways
+"""One mechanism for all that a config may name: degradations, merging methods, loss terms, data sources, networks, ways
 of inference.
 
 A registry is a mapping from names to entries. Each built-in entry is a file of the registry's folder, named like it, so
@@ -285,7 +285,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             raise UnknownEntry(f"no {self.kind} {name!r}{hint}") from None
 
     def code_of(self, name: str) -> str:
-        """What stands in a digest for the code of whatever that name means here."""
+        """What stands in a digest for the code of the entry that has that name here."""
         return self.find(name).code
 
     def __contains__(self, name: object) -> bool:

@@ -72,7 +72,7 @@ def with_statistics(
     """The parameters of a merged network, with the buffers that follow from the experts'.
 
     Args:
-        merged: holds every parameter; whatever else it holds is ignored.
+        merged: holds every parameter; its other entries are ignored.
         experts: what it was merged from, at least one, all alike.
         statistics: "average" averages BatchNorm's running mean and variance over the experts, "first" takes the first
             expert's. Other floating buffers are averaged, integer ones are the first's.

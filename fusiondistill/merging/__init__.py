@@ -1,7 +1,7 @@
 """Merging methods: several networks of one architecture in, the weights of one out.
 
 An entry is a function ``(experts, at, **parameters) -> state dict``. It is responsible for the parameters alone:
-whatever it says of BatchNorm's statistics and other buffers is replaced afterwards by one rule
+what it says of BatchNorm's statistics and other buffers is replaced afterwards by one rule
 (:func:`fusiondistill.state_dicts.with_statistics`), so it may leave them out. The fact ``needs`` names what it asks of
 ``at`` (:class:`At`): ``base``, ``batches``, ``validation``. Nothing here imports torch before a method is called.
 """
@@ -51,7 +51,7 @@ class Mergings(Registry[Entry]):
 
         The function is called as ``function(experts, at, **parameters)``. ``experts`` is a sequence of state dicts of
         one architecture, which it must not change; ``at`` is an :class:`At`. It returns a state dict with all their
-        parameters, in their shapes. Buffers (BatchNorm's statistics) are set afterwards, whatever it returns.
+        parameters, in their shapes. Buffers (BatchNorm's statistics) are set afterwards and replace what it returns.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` names something else.

@@ -36,7 +36,7 @@ class At:
         batches: degradation -> its training images in batches, afresh at every call: (normalised float32 [B,3,H,W],
             labels int64 [B]), on ``device``.
         validation: the same of held-out images.
-        seed: of whatever a method draws.
+        seed: the caller's, for the random numbers that a method draws.
         device: where networks run.
     """
 
@@ -85,7 +85,7 @@ class At:
 
     @property
     def seed(self) -> int:
-        """Of whatever a method draws."""
+        """The seed for the random numbers that a method draws."""
         return int(self._ask("seed"))
 
     @property

@@ -52,7 +52,7 @@ def ties(
 
 
 def _trimmed(change: torch.Tensor, density: float) -> torch.Tensor:
-    """The entries of the largest magnitudes, the others 0; whatever ties with the last one stays, too."""
+    """The entries of the largest magnitudes, the others 0; entries as large as the last one stay, too."""
     import torch
 
     kept = max(1, math.ceil(density * len(change)))

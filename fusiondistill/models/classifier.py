@@ -67,7 +67,7 @@ class Ensemble(nn.Module):
 
     Its output is a score, not a logit: its arg-max is the decision and nothing else about it has a meaning, so take no
     softmax of it. An image with a unique winner gets the vote counts of the classes; one with a tie gets the models'
-    logits, summed, over all classes: as in the paper, a class that nobody voted for may win there.
+    logits, summed, over all classes: as in the paper, a class that no member voted for may win there.
 
     Args:
         models: at least one, with the same classes; each takes images and returns logits [B, classes].
@@ -94,7 +94,7 @@ class Ensemble(nn.Module):
         self.classes = next(iter(classes), ())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Vote on `images`, uint8 [B, 3, H, W] (whatever the models take); returns scores float32 [B, classes]."""
+        """Vote on `images`, uint8 [B, 3, H, W] (a size that the models take); returns scores float32 [B, classes]."""
         logits = torch.stack([model(images).float() for model in self.models])  # [M, B, C]
         votes = F.one_hot(logits.argmax(2), logits.shape[2]).sum(0)
         unique = (votes == votes.amax(1, keepdim=True)).sum(1, keepdim=True) == 1
@@ -115,6 +115,6 @@ class SoftVote(Ensemble):
     gives = "log-probabilities"
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities float32 [B, classes] of `images`, uint8 [B, 3, H, W] (whatever the models take)."""
+        """Log-probabilities float32 [B, classes] of `images`, uint8 [B, 3, H, W] (a size that the models take)."""
         logarithms = torch.stack([model(images).float().log_softmax(1) for model in self.models])  # [M, B, C]
         return logarithms.logsumexp(0) - math.log(len(self.models))

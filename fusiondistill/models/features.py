@@ -83,7 +83,7 @@ def find_feature_layer(network: nn.Module, name: str = "the network", classes: i
     for side in SIDES:
         try:
             maps, output = _maps(network, side)
-        except Exception as error:  # whatever a network of somebody's own makes of a size that does not suit it
+        except Exception as error:  # a user's network may raise anything at a size that does not suit it
             problem = problem or f"with images of {side}x{side} pixels: {type(error).__name__}: {error}"
             continue
         if classes is not None and not (isinstance(output, torch.Tensor) and output.shape == (2, classes)):

@@ -35,7 +35,7 @@ def below(root: Root) -> dict[str, Path]:
     """The files at a place, by their names below it: the default of a source that has no rule of its own.
 
     Args:
-        root: a folder, with whatever is in it and in the folders inside, but hidden files; a file; several of either;
+        root: a folder, with its files and those of folders inside, hidden ones left out; a file; several of either;
             or None: no file.
 
     Raises:

@@ -170,7 +170,7 @@ class Driver:
         return Counts(counts.to_train + to_train, counts.others + len(offered) - to_train, counts.idle)
 
     def _collect(self) -> None:
-        """Give back the slots of whatever ended, and make sure that no stage that it was at is forgotten."""
+        """Give back the slots of the workers that ended, and make sure that no stage that they were at is forgotten."""
         for launch in list(self.launches):
             left = launch.node is not None and launch.node not in self.capacity.nodes
             if launch.thread.is_alive() and not (left and launch.overdue()):

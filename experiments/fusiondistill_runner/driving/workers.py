@@ -18,7 +18,7 @@ __all__ = ["group_loop", "lost_a_peer", "may_pass", "run_loop", "search_loop", "
 
 
 def task_loop(queue: Any, worker: str, context: Context) -> int:
-    """A plain Ray task: whatever needs no training."""
+    """A plain Ray task: a stage that trains nothing."""
     return work(queue, worker, context, plain_device(), trains=False)
 
 

@@ -11,7 +11,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def every(levels: range, step: int) -> tuple[int, ...]:
-    """Every so many levels and the last, so that whatever is left out lies between two measured ones."""
+    """Every so many levels and the last, so that every level left out lies between two measured ones."""
     return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
 
 

@@ -132,7 +132,7 @@ class StagesOfMethods:
         if not isinstance(train, TrainSpec):
             return plain  # a checkpoint stands for it
         recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
-        # Trials are judged on the validation split, whatever epoch the table's rows keep.
+        # Trials are judged on the validation split, also where the table's rows keep the last epoch.
         alone = {"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
         settings = {key: getattr(search, key) for key in ("trials", "searcher", "scheduler", "seeds", "space")}
         spec = SearchSpec(train=train.model_copy(update=alone), **settings)

@@ -35,7 +35,7 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
             give), ``corruptions`` (name -> digest of the published corruption sets to evaluate on), ``sha256_of``
             (digest of a checkpoint's weights), ``parameters`` (of one network), and ``shared`` (digest -> stage, filled
             here; plans for one store that are given the same one hold the same stages, so that what is the same has
-            one name and one directory, whatever it is called in the other plans).
+            one name and one directory, also where other plans call it otherwise).
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
@@ -165,7 +165,7 @@ class _Builder:
         degradations: tuple[str, ...] | None = None,
         inference: Inference | None = None,
     ) -> None:
-        """Rows for some of the trained degradations; by default for all of them, and for whatever else is asked for."""
+        """Rows for some of the trained degradations; by default for all of them, and for others that are asked for."""
         wanted: list[tuple[str, Kind]] = [(name, "trained") for name in degradations or self.config.degradations]
         if degradations is None:
             wanted += [(name, "unseen") for name in self.config.evaluation.unseen]

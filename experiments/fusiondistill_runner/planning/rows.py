@@ -18,7 +18,7 @@ from fusiondistill_runner.planning.stage import FORMAT, Stage
 __all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
-"""What experts were trained for, what nobody was, and published sets of corrupted images."""
+"""Degradations with an expert, degradations without one, and published sets of corrupted images."""
 CORRUPTED = "c-"
 """Opens the name of a published corruption, which may be that of a registered degradation."""
 

@@ -137,7 +137,7 @@ def _idle_of_start(values: Mapping[str, Any]) -> set[str]:
 
 
 def without_effect(values: Mapping[str, Any]) -> set[str]:
-    """Keys that change nothing, whatever they say, as far as the others tell."""
+    """Keys whose values change nothing, given the values of the others."""
     idle = idle_keys(values) | _idle_of_start(values)
     if values.get("optimizer.name", "sgd") != "sgd":
         idle.add("optimizer.momentum")

@@ -41,7 +41,7 @@ class _Spec(Frozen):
 
     kind: ClassVar[str]
     version: ClassVar[int]
-    """Raised whenever stages of this kind would give another result than before, whatever entries they use."""
+    """Raised whenever stages of this kind would give another result than before with the same entries."""
     left_out: ClassVar[frozenset[str]] = frozenset()
     """Fields that change no result."""
 

@@ -24,7 +24,7 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
     Args:
         row: as :class:`fusiondistill.training.Progress` holds it; accuracies are fractions. What is no metric of an
-            epoch (its number, how many there are, whatever is no number) is left out.
+            epoch (its number, how many there are, values that are no numbers) is left out.
     """
     named: dict[str, float] = {}
     for name, value in row.items():
