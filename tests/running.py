@@ -20,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import forking
+
 TINY = """
 experiment: tiny
 seeds: [0]
@@ -40,6 +42,9 @@ evaluation: {every: 25}
 """
 
 
+THROUGH_RAY = ("run", "search", "sweep", "evaluate", "cluster")
+
+
 def environment(cache: Path) -> dict[str, str]:
     """The environment of a run: one thread, a cache of its own, no cluster but its own."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -54,7 +59,9 @@ def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
 def fusiondistill(
     *arguments: str, cache: Path, options: tuple[str, ...] = (), cwd: Path | None = None, timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
-    """Run a verb to its end."""
+    """Run a verb to its end: in a fresh interpreter, or where it needs no Ray forked from one that has started."""
+    if not options and ("--local" in arguments or arguments[0] not in THROUGH_RAY):
+        return forking.run(list(arguments), environment(cache), cwd, timeout)
     line = command(*arguments, options=options)
     return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
