@@ -31,11 +31,13 @@ evaluation: {every: 25}
 """
 
 
-def test_searches_of_two_rows_and_two_seeds_give_what_they_give_one_after_another(tmp_path: Path) -> None:
+def test_searches_of_two_rows_and_two_seeds_give_what_they_give_one_after_another(
+    tmp_path: Path, two_cpus: str
+) -> None:
     """Tune knows trainables by name: two searches of one name would train each other's candidates."""
     config, alone, cache = finished(CONFIG)
     store = tmp_path / "store"
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache, timeout=600)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache, timeout=600, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     expected, found = contents(alone, *RESULTS, "best.json"), contents(store, *RESULTS, "best.json")
     assert found == expected and len([key for key in found if key[1] == "best.json"]) == 4
