@@ -22,9 +22,9 @@ expert: {epochs: 1, batch_size: 32}
 vanilla: {epochs: 2, batch_size: 32}
 fusing: {epochs: 2, batch_size: 32}
 search:
-- {of: vanilla, trials: 3, scheduler: none, space: {optimizer.lr: {loguniform: [1.0e-3, 1.0e-2]}}}
+- {of: vanilla, trials: 2, scheduler: none, space: {optimizer.lr: {loguniform: [1.0e-3, 1.0e-2]}}}
 - of: fusing
-  trials: 3
+  trials: 2
   scheduler: none
   space: {start.merge: {choice: [ties, average]}, start.density: {uniform: [0.1, 1.0]}}
 evaluation: {every: 25}

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,14 @@ evaluation: {every: 25}
 def undisturbed() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
     return finished(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def two_cpus(bucket: Bucket, ray_head: Any) -> str:
+    """The address of a cluster whose node has the credentials of the bucket."""
+    ray_head.add_node(num_cpus=2)
+    address: str = ray_head.address
+    return address
 
 
 LONG = 400
@@ -181,7 +190,8 @@ def test_a_driver_that_was_stopped_while_another_took_over(
         return any(claim["held"] and claim["process"] == process for claim in claims)
 
     with started(line, environment(cache, two_cpus)) as first:
-        wait_for(lambda: half_way(store), LONG)
+        wait_for(lambda: half_way(store) or first.poll() is not None, LONG)
+        assert first.poll() is None, first.communicate()
         first.send_signal(signal.SIGSTOP)
         with started([*line, "--local"], environment(cache)) as second:
             wait_for(lambda: held_by(second.pid), LONG)
