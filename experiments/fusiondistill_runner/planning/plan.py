@@ -12,10 +12,7 @@ from fusiondistill_runner.planning.descriptions import Description, of_method, o
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
 from fusiondistill_runner.planning.rows import Kind, Plan, Row
-from fusiondistill_runner.planning.specs import (
-    EvaluateSpec,
-    TrainSpec,
-)
+from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 
 __all__ = ["build", "build_evaluation"]
@@ -110,7 +107,7 @@ class _Builder:
         networks = self.networks.of(name, seed)
         self._answer(name, seed, networks, method.inference)
         search = self.config.search_of(name)
-        trained = any(isinstance(stage.spec, TrainSpec) for stage in networks.values())
+        trained = any(stage.spec.training for stage in networks.values())
         if isinstance(method, Trained) and search and trained:
             found = {key: self.networks.searched(name, seed, key, one, search) for key, one in networks.items()}
             self._answer(searched_name(name), seed, found, method.inference)

@@ -17,9 +17,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from fusiondistill.checkpoints import digest
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.planning.trials import trial_stage
+from fusiondistill_runner.planning.trials import spec_of, trial_stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["Candidate", "Journal", "Outcome"]
@@ -104,8 +103,7 @@ class Journal:
 
     def _directories(self, values: Mapping[str, Any]) -> list[str]:
         """The directories of a candidate's training stages; ValueError: its values are no recipe together."""
-        assert isinstance(self.search.spec, SearchSpec)
-        return [trial_stage(self.search, values, repeat).directory for repeat in range(self.search.spec.seeds)]
+        return [trial_stage(self.search, values, repeat).directory for repeat in range(spec_of(self.search).seeds)]
 
     def end(self, candidate: Candidate, outcome: Outcome, error: str | None = None) -> None:
         """Note how a candidate ended: done, stopped or failed."""
@@ -147,11 +145,10 @@ class Journal:
 
         So the directories, which are deleted when the search ends, are computed and not read.
         """
-        assert isinstance(self.search.spec, SearchSpec)
         candidate = _READER.validate_python(body["candidate"])
         known = {name: body.get(name) for name in self.address} == self.address and candidate.number == number
         measured = all(row.keys() >= _MEASURED for row in candidate.rows.values())
-        if not known or not measured or candidate.values.keys() != self.search.spec.space.keys():
+        if not known or not measured or candidate.values.keys() != spec_of(self.search).space.keys():
             raise ValueError("a candidate of another search, or of none")
         candidate.directories = []
         with contextlib.suppress(ValueError):

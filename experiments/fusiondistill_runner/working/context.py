@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fusiondistill.registry import Plugin
 from fusiondistill_runner.planning.specs import DataSpec
 
-__all__ = ["Context", "DataSet"]
+__all__ = ["Context", "DataSet", "Report"]
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, Me
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import ERROR, Store
-from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.evaluate import evaluate
 from fusiondistill_runner.working.facts import run_facts
 from fusiondistill_runner.working.import_checkpoint import import_checkpoint
-from fusiondistill_runner.working.job import Inputs, Job, Report, Result, Team, never
+from fusiondistill_runner.working.job import Inputs, Job, Result, Team, never
 from fusiondistill_runner.working.merge import merge_networks
 from fusiondistill_runner.working.train import train
 

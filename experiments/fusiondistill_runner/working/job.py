@@ -16,12 +16,9 @@ from fusiondistill.folding import for_inference
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.context import Context, Report
 
-__all__ = ["Inputs", "Job", "Report", "Result", "Team", "never"]
-
-Report = Callable[[dict[str, Any]], None]
-"""Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
+__all__ = ["Inputs", "Job", "Result", "Team", "never"]
 
 
 def never() -> bool:
