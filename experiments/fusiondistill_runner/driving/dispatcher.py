@@ -17,9 +17,9 @@ from fusiondistill_runner.driving.tasks import Task
 __all__ = ["ATTEMPTS", "GRACE", "Counts", "Dispatcher", "Event"]
 
 GRACE = 2.0
-"""Seconds without news after which a worker that finds nothing leaves; the driver needs less to offer what follows."""
+"""Seconds without news after which a worker that finds no task leaves; the driver offers the next tasks sooner."""
 ATTEMPTS = 3
-"""How often a task is started that loses its worker each time without getting any further."""
+"""How often a task is started that loses its worker each time and gets no further than before."""
 
 T = TypeVar("T", bound=Task)
 
@@ -106,9 +106,10 @@ class Dispatcher(Generic[T]):
 
     @property
     def busy(self) -> bool:
-        """Whether any worker is at a task that it pulled.
+        """Whether any worker does a task that it took from the queue.
 
-        Tasks with workers of their own take long, and others of their kind want the slots that idle workers hold.
+        Tasks with workers of their own do not count: they take long, and the next of them needs the slots that idle
+        workers hold.
         """
         return any(task.key not in self.assigned for task in self.running.values())
 
@@ -212,7 +213,7 @@ class Dispatcher(Generic[T]):
         return len(lost)
 
     def close(self) -> None:
-        """Give out nothing any more, since the run is about to end; trainings are asked to store their next epoch."""
+        """Give out no more tasks: the run is about to end. Trainings ask :meth:`closing` and store their next epoch."""
         if self.unkept is None:
             self.unkept = {task.key for task in self.running.values() if task.kind in ("train", "search")}
 

@@ -52,7 +52,7 @@ class _Spec(Frozen):
     """The split that the stage takes its images from."""
 
     def digested(self) -> dict[str, Any]:
-        """What of it can change the result: JSON-able."""
+        """The fields that can change the result, JSON-able."""
         return self.model_dump(mode="json", exclude=set(self.left_out))
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -113,7 +113,7 @@ class TrainSpec(_Spec):
     sync_batchnorm: bool = False
 
     def digested(self) -> dict[str, Any]:
-        """Of the loss only the terms that are computed."""
+        """The fields that can change the result; of the loss only the terms that are computed."""
         content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
             del content["recipe"]["largest_cutout"]
@@ -254,7 +254,7 @@ class EvaluateSpec(_Spec):
 
 
 class CheckpointSpec(_Spec):
-    """An existing checkpoint that stands for a stage. The path is where it lies, not what it is."""
+    """An existing checkpoint that stands for a stage; its digest says which one, wherever it lies."""
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""A search and its trials: which stages they are, from which start, and what their values are without a search."""
+"""The stages of a search's trials and their starts, and the values that recipe and start have without a search."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 AS_IT_STANDS = "plain"
-"""The input of a search that is the training with the recipe as it stands, where that is a trial, too."""
+"""The role of the row's own training among a search's inputs, where that training is the first trial, too."""
 
 TRIAL = "trial"
-"""The name of every stage that is a search's trial alone."""
+"""The name of each trial's stage; the row's own training has the row's name."""
 
 
 def search_name(method: str, degradation: str = "") -> str:

@@ -24,7 +24,7 @@ def run(stage: Stage, context: Context, device: Any, report: Report, closing: Ca
         stage: the search stage.
         device: what trials compute on.
         report: called with the number of finished trials, the best accuracy so far, and under ``kept`` whether the
-            epoch that just ended is stored. What it raises ends the search; the next run goes on from there.
+            epoch that just ended is stored. An error that it raises ends the search; the next run goes on from there.
         closing: whether the run is about to end, so that the current epoch has to be stored.
 
     Raises:

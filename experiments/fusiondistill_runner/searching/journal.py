@@ -27,7 +27,7 @@ NAME = "last.candidate-"
 """How a candidate's file name begins. The store deletes ``last.*`` once the search is committed."""
 
 Outcome = Literal["open", "done", "stopped", "failed"]
-"""``stopped`` means early, by the scheduler."""
+"""``stopped``: ASHA ended it early."""
 
 
 @dataclass
@@ -141,9 +141,10 @@ class Journal:
         return candidate
 
     def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
-        """The candidate in a file of :meth:`_write`. Other programs can forge the file, with its digest.
+        """The candidate in a file of :meth:`_write`.
 
-        So the directories, which are deleted when the search ends, are computed and not read.
+        Another program may have forged the file and its digest. The search deletes a candidate's directories at its
+        end, so they are computed here, not read.
         """
         candidate = _READER.validate_python(body["candidate"])
         known = {name: body.get(name) for name in self.address} == self.address and candidate.number == number

@@ -88,7 +88,7 @@ def run(
 
 
 _REGISTERING = threading.Lock()
-"""Searches run side by side. Tune keeps trainables by name, and its table must not change while it is written out."""
+"""Held while a trainable is registered: another search may be writing out Tune's table of them in its thread."""
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's error is told without a metric

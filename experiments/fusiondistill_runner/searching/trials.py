@@ -47,7 +47,7 @@ class Trials:
                 self._tell_asha(candidate)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune would pickle this object for a restart, which the journal does instead."""
+        """Nothing: Tune pickles this object to restart a search, but a search restarts from its journal."""
         return {}
 
     def next(self) -> Candidate | None:

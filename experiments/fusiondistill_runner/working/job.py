@@ -1,4 +1,4 @@
-"""What the function of a kind of stage gets, and what it gives: values, so that it knows nothing of the store."""
+"""What the function of a kind of stage gets from the worker, and what it returns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Inputs", "Job", "Result", "Team", "never"]
 
 
 def never() -> bool:
-    """No."""
+    """The default of ``closing``: the run is not about to end."""
     return False
 
 

@@ -24,7 +24,7 @@ def train_candidate(
     report: Report,
     closing: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means.
+    """Train a candidate to its end. Its repeats, if there are several, go epoch by epoch, and their means are reported.
 
     Args:
         report: told the metrics of each epoch; what it raises ends the training.
