@@ -131,7 +131,7 @@ class _Builder:
             self.evaluate(name, seed, inputs, inference=inference)
 
     def _own(self, name: str, seed: int, networks: Networks) -> None:
-        """The row of a method that is told the degradation; it shares evaluations with the expert matrix, if there is one."""
+        """The row of a method that is told the degradation, which shares evaluations with the expert matrix."""
         self.describe(of_method(self.config, name, len(networks) * self.parameters, told=True))
         method = self.config.table.get(name)
         if isinstance(method, Combined) and isinstance(self.config.table[method.of], Trained):

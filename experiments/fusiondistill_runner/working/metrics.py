@@ -77,7 +77,7 @@ class LiveEvents:
         self.written = 0
 
     def add(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write the rows that are new, given those of all epochs so far. The training goes on where the disk is full."""
+        """Write the new rows, given those of all epochs so far. The training goes on where the disk is full."""
         if self.path is None or len(rows) == self.written:
             return
         data = event_file(rows[self.written :], time.time())
