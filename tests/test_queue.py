@@ -128,7 +128,7 @@ def test_a_worker_that_starts_over_takes_nothing_from_its_neighbours() -> None:
     q.take("group1/11", True)
     q.poll()
     q.lose("group1/1")
-    assert q.poll() == ([], Counts(0, 0, 0)) and set(q.dispatcher.running) == {"group1/10", "group1/11"}
+    assert q.poll() == ([], Counts(0, 0, 0)) and set(q.running) == {"group1/10", "group1/11"}
 
 
 def test_the_workers_of_a_group_that_is_gone_get_nothing_more() -> None:
@@ -154,7 +154,7 @@ def test_what_a_stale_worker_says_is_ignored() -> None:
     q.finish("g/0", BASE.digest)  # it was not dead after all
     q.finish("h/0", SCRATCH.digest)  # not what it is at
     q.report("g/0", {"epoch": 1})
-    assert q.poll() == ([], Counts(0, 0, 0)) and q.dispatcher.running["h/0"].stage is BASE
+    assert q.poll() == ([], Counts(0, 0, 0)) and q.running["h/0"].stage is BASE
     q.finish("h/0", BASE.digest)
     q.finish("h/0", BASE.digest)
     assert told(q.poll()[0]) == [("done", "base", "h/0")]

@@ -6,7 +6,6 @@ equal to the byte, since weights, counts and predictions depend neither on order
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -56,7 +55,7 @@ class LocalDriver:
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.device = device_of(plan.config)
         self.scheduler: Scheduler[StageTask] = Scheduler(tasks_of(plan.stages), stored, group_size=1, most=1)
-        self.dispatcher: Dispatcher[StageTask] = Dispatcher(time.monotonic())
+        self.dispatcher: Dispatcher[StageTask] = Dispatcher()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -70,13 +69,13 @@ class LocalDriver:
             ready = [*self.scheduler.offer(), *self.scheduler.searches]
             self.scheduler.searches.clear()  # without Ray a search waits for its turn like any stage
             if ready:
-                self.dispatcher.offer(ready, time.monotonic())
-            task = self.dispatcher.take(WORKER, True, time.monotonic())
+                self.dispatcher.offer(ready)
+            task = self.dispatcher.give(WORKER, True)
             if not isinstance(task, StageTask):
                 break
             self._tell()
             error, retry = self._do(task.stage)
-            self.dispatcher.finish(WORKER, task.key, time.monotonic(), error, retry)
+            self.dispatcher.finish(WORKER, task.key, error, retry)
             self._tell()
         missing = [self.by_digest[digest] for digest in self.scheduler.missing]
         self.outcome.blocked = [stage for stage in missing if stage.directory not in self.outcome.failed]
