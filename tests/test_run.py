@@ -144,7 +144,7 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
 
 @pytest.mark.slow
 def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """Whatever holds no times is the same to the byte: of one worker, and of as many as this machine has."""
+    """Every file without times is the same to the byte: of one worker, and of as many as this machine has."""
     config, store, cache = finished
     other = tmp_path / "other"
     done = fusiondistill("run", str(config), "--store", str(other), cache=cache)

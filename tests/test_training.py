@@ -92,7 +92,7 @@ def test_resuming_gives_the_same_bits(optimizer: str) -> None:
 
     whole = run(None, Toy(1))
     for k in range(5):
-        model = Toy(99)  # whatever it holds is replaced
+        model = Toy(99)  # other weights, which the stored ones replace
         resumed = run(unpack(stored[k]), model)
         assert same(weights(model), list(whole.model.values()))
         assert same(list(resumed.best.values()), list(whole.best.values()))

@@ -35,7 +35,7 @@ class Prepared:
     store: Store
     context: Any
     notes: tuple[str, ...] = ()
-    """What the user should know of how the config was taken."""
+    """What the user should know about how the config was read."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -149,9 +149,10 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
 
 
 def _row(path: str) -> tuple[str, int]:
-    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method.
+    """Row and seed of a checkpoint: those of its stage, else the end of its path and 0.
 
-    The row becomes a part of paths, and the manifest may be a stranger's: its name is used if it could be a stage's.
+    The row becomes a part of paths, and another program may have written the manifest: its name counts only if a stage
+    could have it. The end of a path gets ``file-`` in front where it looks like a method's name.
     """
     from fusiondistill.checkpoints import CheckpointError, open_location, read_manifest
 
@@ -179,7 +180,7 @@ class _Data(NamedTuple):
 
 
 class _Outside:
-    """What plans need to know of the world: data sets, plugins, corruption sets; each looked at once."""
+    """Reads what plans need to know about data sets, plugins and corruption sets; each of them once."""
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self.plugins = read_plugins(plugins)
@@ -222,7 +223,7 @@ class _Outside:
         return self.corruptions[folder, data]
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
-        """Everything together, beside the store."""
+        """The plans with their store and the context of their stages."""
         from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
