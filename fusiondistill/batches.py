@@ -17,7 +17,7 @@ from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
 from fusiondistill.randomness import integers, key, permutation, uniform
 
-__all__ = ["Batch", "Pipeline", "normalise", "random_levels"]
+__all__ = ["Batch", "Pipeline", "level_address", "normalise", "random_levels"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Pipeline:
         padding: zeros (black) around the image before the random crop back to its size.
         cutout: side of the hole, 0 for none.
         pairing: ``same`` puts the same images with the same flip and crop under every degradation of a step.
+        coupled: whether an image's level is the same under degradations with equally many levels, and its hole under
+            those without random numbers of their own: see :func:`level_address`.
         teacher_view: ``clean``, ``degraded`` or None for no teacher view at all.
         protocol: of the degradations.
         device: where batches are made.
@@ -77,6 +79,7 @@ class Pipeline:
     rank: int = 0
     world_size: int = 1
     channels_last: bool = False
+    coupled: bool = False
 
     @property
     def steps(self) -> int:
@@ -128,7 +131,8 @@ class Pipeline:
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
         seen = clean
         if name is not None:
-            levels = random_levels(name, key(self.seed, "level", epoch, name), indices)
+            address = level_address(name, self.coupled)
+            levels = random_levels(name, key(self.seed, "level", epoch, address), indices)
             pixels = key(self.seed, "pixels", epoch)
             seen = degrade(clean, name, levels, seed=pixels, indices=indices, protocol=self.protocol)
         crops = key(self.seed, "crop", epoch, pair)
@@ -139,7 +143,8 @@ class Pipeline:
         elif self.teacher_view == "clean":
             teacher = self._normal(_crop(clean, crops, indices, self.padding))
         if self.cutout:
-            student = _cutout(student, key(self.seed, "cutout", epoch, name or ""), indices, self.cutout)
+            own = "" if name is None or (self.coupled and not DEGRADATIONS[name].random) else name
+            student = _cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
         return student, teacher, labels
 
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
@@ -168,6 +173,17 @@ class Pipeline:
 def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A whole set on the accelerator, cached between stages, so that an epoch never waits for the host."""
     return images.images.to(device), images.labels.to(device)
+
+
+def level_address(name: str, coupled: bool) -> str:
+    """What of a degradation addresses the draw of an image's level: its name, or how many levels it has.
+
+    The released code seeds a generator of levels for each degradation, all alike, and draws from 0 to the number of
+    levels; so degradations with equally many (blur and noise, 51) draw the same one, counted from their lowest. It
+    takes holes from another generator, seeded alike too, which degradations share with their noise; so those that need
+    no random numbers (jpeg and blur) have the same holes. Both hold here for a plugin's degradations as well.
+    """
+    return f"{len(DEGRADATIONS[name].levels)} levels" if coupled else name
 
 
 def random_levels(name: str, address: int, indices: torch.Tensor) -> torch.Tensor:

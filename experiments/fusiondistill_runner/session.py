@@ -81,7 +81,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
     for text in prepared.notes:
-        click.echo(text)
+        click.echo(f"note: {text}")
     check_format(prepared.store)
     check_data(prepared)
     with prepared.store.held():

@@ -15,6 +15,7 @@ from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
+from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
@@ -73,7 +74,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
-    return replace(outside.prepared(config, plans, store), notes=notes)
+    prepared = outside.prepared(config, plans, store)
+    return replace(prepared, notes=(*notes, *prepared.notes))
 
 
 def prepare_evaluation(
@@ -230,7 +232,9 @@ class _Outside:
         roots = tuple((found.fingerprint, absolute(one.root)) for one, found in self.data.items() if one.root)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        return Prepared(config, union(config, plans), plans, place, context)
+        found = [(plan, self._data(plan.config)) for plan in plans]
+        notes = dict.fromkeys(note for plan, data in found for note in recipe_notes(plan, data.classes, data.size))
+        return Prepared(config, union(config, plans), plans, place, context, tuple(notes))
 
 
 def check_data(prepared: Prepared) -> None:

@@ -10,11 +10,18 @@ from pydantic import Field
 from fusiondistill.config import Dimension, ModelConfig
 from fusiondistill.loss import FOR_DIGEST
 from fusiondistill.parametrised import Parametrised
+from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
 
 __all__ = ["CheckpointSpec", "DataSpec", "EvaluateSpec", "MergeSpec", "SearchSpec", "Spec", "TrainSpec"]
+
+
+def _drop_unused(recipe: dict[str, Any]) -> None:
+    """Take out of a dumped recipe what changes nothing: stages from before the key was there are the same stages."""
+    if not recipe["coupled_draws"]:
+        del recipe["coupled_draws"]
 
 
 class DataSpec(Parametrised):
@@ -113,10 +120,17 @@ class TrainSpec(_Spec):
     sync_batchnorm: bool = False
 
     def digested(self) -> dict[str, Any]:
-        """The fields that can change the result; of the loss only the terms that are computed."""
+        """The fields that can change the result.
+
+        Of the loss these are the terms that are computed, of the protocol an unusual way to score epochs.
+        """
         content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
             del content["recipe"]["largest_cutout"]
+        _drop_unused(content["recipe"])
+        protocol = PROTOCOLS[self.protocol]
+        if protocol.score_batch and self.select != "last":
+            content["scored"] = [protocol.score_batch, protocol.redrawn]
         return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -177,6 +191,12 @@ class SearchSpec(_Spec):
     scheduler: str
     seeds: int
     space: dict[str, Dimension]
+
+    def digested(self) -> dict[str, Any]:
+        """The training as it stands, and the space."""
+        content = super().digested()
+        _drop_unused(content["train"]["recipe"])
+        return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Those of the training; also the loss terms that the space can turn on, and the merges that it offers."""
