@@ -72,7 +72,6 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
 
     from fusiondistill_runner import runner
     from fusiondistill_runner.driving.changes import changed_plugins
-    from fusiondistill_runner.driving.prepared import check_data
     from fusiondistill_runner.storage.noted_plans import check_format
     from fusiondistill_runner.watching.display import Display
     from fusiondistill_runner.watching.status_file import StatusFile
@@ -83,7 +82,6 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for text in prepared.notes:
         click.echo(f"note: {text}")
     check_format(prepared.store)
-    check_data(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:

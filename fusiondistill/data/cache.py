@@ -28,7 +28,7 @@ __all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode"]
 MAX_SET_BYTES = 64 * 2**30
 """A split that decodes to more is refused, since it would not stay in memory."""
 
-FORMAT = 1
+FORMAT = 2
 HEADER_BYTES = 128
 IMAGES_AT_A_TIME = 256
 
@@ -36,11 +36,12 @@ _log = logging.getLogger(__name__)
 
 
 class Decoded(NamedTuple):
-    """A split as the cache holds it: images uint8 [N, 3, H, W] (mapped), labels int64 [N]."""
+    """A split as the cache holds it: images uint8 [N, 3, H, W] (mapped), labels int64 [N], classes, notes."""
 
     images: torch.Tensor
     labels: torch.Tensor
     classes: list[str]
+    notes: list[str]
 
 
 def open_or_decode(folder: Path, read: Callable[[], Contents]) -> Decoded:
@@ -90,7 +91,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     labels = np.load(io.BytesIO(raw_labels), allow_pickle=False)
     # Mode "c" is MAP_PRIVATE: see the module's docstring.
     pixels = np.memmap(images, dtype=np.uint8, mode="c", offset=HEADER_BYTES, shape=shape)
-    return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]))
+    return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]), list(entry["notes"]))
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
@@ -122,6 +123,7 @@ def _write(folder: Path, contents: Contents) -> None:
     entry = {
         "format": FORMAT,
         "classes": contents.classes,
+        "notes": list(contents.notes),
         "shape": shape,
         "mtime_ns": path.stat().st_mtime_ns,
         "sha256": digest.hexdigest(),

@@ -90,17 +90,21 @@ def load_corruption(folder: str | Path, name: str, severity: int, classes: int) 
     return part.permute(0, 3, 1, 2), labels
 
 
-def check_corruptions(folder: str | Path, classes: int, size: tuple[int, int] | None = None) -> None:
+def check_corruptions(
+    folder: str | Path, classes: int, size: tuple[int, int] | None = None, test_labels: torch.Tensor | None = None
+) -> None:
     """Check every file of a corruption set: headers, sizes and all labels, but no pixels.
 
     Args:
         folder: where the set lies.
         classes: of the data set that it belongs to; the highest must occur, else the labels are another data set's.
         size: (height, width) of that data set's images; None: any.
+        test_labels: int64 [M], of its test split, whose images a set of as many images has in the same order.
 
     Raises:
         DataError: a folder or file is missing, there is no corruption, or a file is cut short, no plain array, of
-            another type or shape, or of a number of images or labels that does not fit the others.
+            another type or shape, or of a number of images or labels that does not fit the others; or its classes are
+            in another order than the data set's.
     """
     for name in corruption_names(folder):
         pixels = _pixels(_path(folder, name))
@@ -112,6 +116,21 @@ def check_corruptions(folder: str | Path, classes: int, size: tuple[int, int] | 
             raise DataError(
                 f"{_path(folder, name)}: images of {shown} pixels, the data set's are {size[0]} x {size[1]}."
             )
+    if test_labels is not None:
+        _check_order(Path(folder), labels, test_labels)
+
+
+def _check_order(folder: Path, labels: torch.Tensor, ours: torch.Tensor) -> None:
+    """Refuse labels that are the data set's under other numbers: each class stands for one other throughout."""
+    if len(labels) != len(ours) or torch.equal(labels, ours):
+        return
+    pairs = sorted({(int(a), int(b)) for a, b in zip(labels, ours, strict=True)})
+    if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}):
+        told = ", ".join(f"{a} is {b}" for a, b in pairs if a != b)
+        raise DataError(
+            f"{folder / f'{_LABELS}.npy'}: numbers the classes in another order than the data set ({told[:200]}). "
+            "Write the labels with the data set's numbers."
+        )
 
 
 def _path(folder: str | Path, name: str) -> Path:

@@ -1,21 +1,47 @@
-"""Decodes one image (PNG, JPEG, BMP or WebP bytes) to pixels, within stated bounds."""
+"""Decodes one image to pixels of 8 bits, within stated bounds and by stated rules.
+
+The rules, in their order. Of a file with several frames the first counts. More than 8 bits are scaled by their full
+range (:mod:`fusiondistill.data.depth`). The image is turned upright by its EXIF orientation. Transparent pixels are
+laid over the background. Grey is repeated, a palette is looked up, CMYK is converted without a colour profile.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusiondistill.data.depth import Deep, deep_values
 from fusiondistill.data.errors import DataError
+from fusiondistill.data.orientation import upright
 
-__all__ = ["FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "decode_image", "opened", "read_bounded"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+__all__ = [
+    "FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "RULES", "SUFFIXES", "BrokenImage", "Decoded", "decode", "decode_image",
+    "read_bounded",
+]  # fmt: skip
+
+RULES = 2
+"""The version of these rules. The cache of decoded images is keyed by it."""
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """Pillow's other decoders are never called."""
+
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "webp", "tif", "tiff", "gif"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
+)
+"""Of the files that hold such images, in lower case."""
 
 MAX_PIXELS = 2048 * 2048
 """Images larger than this are refused by their header, before a pixel is decoded. The networks here see 16 to 224
@@ -24,34 +50,100 @@ pixels a side; this leaves a factor of nine and costs 12.6 MB at most."""
 MAX_FILE_BYTES = 64 * 2**20
 """Encoded images, annotation files and archive members larger than this are refused before they are read."""
 
+WHITE = (255, 255, 255)
 
-@contextmanager
-def opened(data: bytes, where: str, most_pixels: int = MAX_PIXELS) -> Iterator[Any]:
-    """One image as a Pillow image, with its header read and its pixels not yet.
+
+class BrokenImage(DataError):
+    """The bytes of one image cannot be decoded; ``data.broken: skip`` leaves it out."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB 0..255.
+        deep: whether it had more than 8 bits a channel.
+        largest: the largest value, before it was scaled, of one that is taken to fill 16 bits; else None.
+        several: whether the file has further frames or pages, which were not read.
+    """
+
+    pixels: np.ndarray
+    deep: bool = False
+    largest: int | None = None
+    several: bool = False
+
+
+def decode_image(data: bytes, where: str, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """Decode one image.
 
     Args:
-        data: the bytes of a PNG, JPEG, BMP or WebP file.
+        data: the bytes of a PNG, JPEG, BMP, WebP, TIFF, GIF or PNM file.
         where: the file and row or member, for the message.
+        background: what transparent pixels are laid over, RGB 0..255.
+
+    Returns:
+        uint8 [H, W, 3], RGB 0..255; the module says by which rules.
+
+    Raises:
+        DataError: as :func:`decode`.
+    """
+    return decode(data, where, background=background).pixels
+
+
+def decode(
+    data: bytes,
+    where: str,
+    *,
+    background: tuple[int, int, int] = WHITE,
+    bits: int | None = None,
+    most_pixels: int = MAX_PIXELS,
+) -> Decoded:
+    """Decode one image, and say what a whole set is checked for.
+
+    Args:
+        data, where, background: as for :func:`decode_image`.
+        bits: how many bits the values of images with more than 8 bits fill; None: all that their format has.
         most_pixels: the most pixels that it may have.
 
     Raises:
-        DataError: at the start or in the block: the bytes are no such image, are cut short, have too many pixels, or
-            more than 8 bits per channel (which would be clipped, not scaled).
+        BrokenImage: the bytes are no such image, are cut short, or are of a kind that has no stated rule.
+        DataError: too many pixels, or values that fill more bits than were said.
     """
+    with _opened(data, where, most_pixels) as image:
+        several = _several(image)
+        deep = deep_values(image, lambda: _header(data), bits, where)
+        if deep is not None:
+            return Decoded(_flattened(deep, background), True, deep.largest, several)
+        return Decoded(_eight_bits(upright(image), background), several=several)
+
+
+def _several(image: Any) -> bool:
+    """Whether a file has further frames or pages. A camera's second picture (MPO) is a thumbnail and does not count."""
+    try:
+        return image.n_frames > 1 if image.format == "TIFF" else image.format != "MPO" and image.is_animated
+    except Exception:  # no attribute; or the list of pages is damaged, and the first is there
+        return False
+
+
+def _header(data: bytes) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextmanager
+def _opened(data: bytes, where: str, most_pixels: int) -> Iterator[Image]:
+    """One image with its header read and its pixels not yet; errors of the block become a DataError."""
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _header(data) as image:
             width, height = image.size
             if width * height > most_pixels:
                 raise DataError(
                     f"{where}: declares {width}x{height} pixels, more than the limit of {most_pixels:,}. "
                     "Resize the images first."
-                )
-            if image.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{where}: has more than 8 bits per channel (Pillow mode {image.mode}). "
-                    "Convert the images to 8 bits first."
                 )
             yield image
     except DataError:
@@ -59,24 +151,48 @@ def opened(data: bytes, where: str, most_pixels: int = MAX_PIXELS) -> Iterator[A
     except Image.DecompressionBombError as error:
         raise DataError(f"{where}: declares far more than {most_pixels:,} pixels. Resize the images first.") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged bytes
-        reason = "no PNG, JPEG, BMP or WebP image" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise DataError(f"{where}: cannot be decoded ({reason}). Fetch the file again, or leave it out.") from error
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = what_it_is(data) or (_UNKNOWN if unknown else error)
+        raise BrokenImage(f"{where}: cannot be decoded ({reason}). Fetch the file again, or leave it out.") from error
 
 
-def decode_image(data: bytes, where: str) -> np.ndarray:
-    """Decode one image.
+_UNKNOWN = "no PNG, JPEG, BMP, WebP, TIFF, GIF or PNM image, or a kind of these that Pillow does not read"
 
-    Args:
-        data, where: as for :func:`opened`.
 
-    Returns:
-        uint8 [H, W, 3], RGB 0..255: grey is repeated, a palette is looked up, an alpha channel is dropped.
+def what_it_is(data: bytes) -> str:
+    """What bytes are that people often find in the place of a file, in words; else ""."""
+    if not data:
+        return "it is empty"
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "it is a Git LFS pointer and not the file itself: git lfs pull fetches it"
+    if data.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, perhaps an error that was saved in the place of the file"
+    return ""
 
-    Raises:
-        DataError: as :func:`opened`.
-    """
-    with opened(data, where) as image:
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+def _eight_bits(image: Image, background: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of an image with 8 bits a channel or fewer."""
+    from PIL import Image
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.asarray(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _flattened(deep: Deep, background: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] of an image with more than 8 bits: laid over the background, then round(255 * value / range)."""
+    values = deep.colours
+    if deep.alpha is not None:
+        below = np.asarray(background, np.float64) / 255
+        values = values * deep.alpha + below * (1 - deep.alpha)
+    scaled = np.floor(values * 255 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(scaled, (*scaled.shape[:2], 3)))
 
 
 def read_bounded(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:

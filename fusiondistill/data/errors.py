@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from fusiondistill.data.names import printable
+
 __all__ = ["DataError", "unknown"]
 
 
 class DataError(ValueError):
     """Something is wrong with the user's data: the message names the file and row or member, and says what to do."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message), lines=True))
 
 
 def unknown(kind: str, given: object, known: Iterable[str], advice: str = "") -> DataError:

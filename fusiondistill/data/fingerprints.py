@@ -56,6 +56,11 @@ def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], 
 
 
 def _said(source: Source, parameters: Mapping[str, Any]) -> str:
-    """A source's name, code and given parameters, as text."""
-    given = f"\0{json.dumps(dict(parameters), sort_keys=True, default=str)}" if parameters else ""
+    """A source's name, code and given parameters, as text.
+
+    A built-in source's parameters count where they are not the default, so that a new one leaves fingerprints alone.
+    """
+    fields = {} if source.plugin else source.parameters.model_fields
+    told = {key: value for key, value in parameters.items() if key not in fields or value != fields[key].default}
+    given = f"\0{json.dumps(told, sort_keys=True, default=str)}" if told else ""
     return f"{source.name}\0{source.code}{given}"

@@ -28,6 +28,7 @@ class ImageSet:
         classes: the class names; a label is a position in this list.
         flip: whether the images may be mirrored in training; never for digits.
         positions: int64 [N], the row that each image has in the whole split; None for the whole split.
+        notes: what users should know of how the images were read, a sentence each.
 
     Example:
         >>> train, validation = load_images("digits", "train").holdout(0.1, seed=0)
@@ -46,6 +47,7 @@ class ImageSet:
         fingerprint: str | None = None,
         positions: torch.Tensor | None = None,
         reload: tuple[Callable[..., ImageSet], tuple[Any, ...]] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Wrap tensors, as :func:`load_images` does for stored data.
 
@@ -61,6 +63,7 @@ class ImageSet:
             positions: int64 [N], the rows that belong to this set, in order; None: all.
             reload: a function and its arguments that give the whole split again; with it, pickling sends these
                 instead of the pixels.
+            notes: what users should know of how the images were read.
         """
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
             raise DataError(f"images must be uint8 [N, 3, H, W], not {images.dtype} {list(images.shape)}.")
@@ -68,7 +71,7 @@ class ImageSet:
             raise DataError(f"labels must be int64 [{len(images)}], not {labels.dtype} {list(labels.shape)}.")
         self.name, self.classes, self.flip, self.positions = name, list(classes), flip, positions
         self._pixels, self._all_labels, self._statistics = images, labels, statistics
-        self._whole_fingerprint, self._reload = fingerprint, reload
+        self._whole_fingerprint, self._reload, self.notes = fingerprint, reload, tuple(notes)
 
     def __len__(self) -> int:
         return len(self._pixels) if self.positions is None else len(self.positions)

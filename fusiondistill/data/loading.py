@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusiondistill.data.cache import channel_statistics, open_or_decode
+from fusiondistill.data.decoding import RULES
 from fusiondistill.data.errors import DataError, unknown
 from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.data.fingerprints import content_digest, signature
 from fusiondistill.data.image_set import ImageSet, Statistics
+from fusiondistill.data.names import printable
 from fusiondistill.data.source import Contents, Files, Root, Row
 from fusiondistill.sources import SOURCES, Source
 
@@ -46,7 +48,7 @@ def load_images(name: str, split: str, root: Root = None, **parameters: Any) -> 
     """
     source = _source(name, split)
     asked = _Asked(source, _absolute(root), source.checked(parameters))
-    files = source.locate(asked.root)
+    files = source.locate(asked.root, asked.parameters)
     known_by = signature(source, files, asked.parameters)
     whole = content_digest(source, files, asked.parameters, known_by)
     decoded = open_or_decode(_entry(source, split, whole), partial(_read, asked, files, split, known_by))
@@ -58,6 +60,7 @@ def load_images(name: str, split: str, root: Root = None, **parameters: Any) -> 
         statistics=partial(_statistics, asked, whole),
         flip=source.flip,
         fingerprint=_of_split(whole, split),
+        notes=[*getattr(files, "notes", ()), *decoded.notes],
         reload=(partial(load_images, **asked.parameters), (name, split, asked.root)),
     )
 
@@ -79,7 +82,8 @@ def fingerprint(name: str, split: str | None = None, root: Root = None, **parame
         ValueError: an unknown parameter, or one of a wrong type or out of range.
     """
     source = _source(name, split)
-    known, files = source.checked(parameters), source.locate(root)
+    known = source.checked(parameters)
+    files = source.locate(root, known)
     whole = content_digest(source, files, known, signature(source, files, known))
     return whole if split is None else _of_split(whole, split)
 
@@ -112,16 +116,16 @@ def _of_split(whole: str, split: str) -> str:
 
 
 def _entry(source: Source, split: str, whole: str) -> Path:
-    return cache_folder() / "decoded" / f"{source.name}-{split}-{whole[:32]}"
+    return cache_folder() / "decoded" / f"{source.name}-{split}-{whole[:32]}-{RULES}"
 
 
 def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
     """The source's contents. After the last row the files are checked against the fingerprint again."""
     source = asked.source
     contents: object = source.function(files, split, **asked.parameters)
-    if not isinstance(contents, tuple) or len(contents) != 2:
+    if not isinstance(contents, tuple) or len(contents) not in (2, 3):
         raise source.gave(f"must return Contents(classes, rows), not {type(contents).__name__}")
-    classes, rows = contents
+    classes, rows, notes = Contents(*contents)
 
     def checked() -> Iterator[Row]:
         yield from rows
@@ -131,7 +135,7 @@ def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
                 f"{', '.join(str(path) for path in list(files.values())[:3])}. Try again."
             )
 
-    return Contents(list(classes), checked())
+    return Contents([printable(name) if isinstance(name, str) else name for name in classes], checked(), notes)
 
 
 def _statistics(asked: _Asked, whole: str) -> Statistics:

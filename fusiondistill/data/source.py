@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Contents", "Files", "Root", "Row"]
+__all__ = ["Contents", "Files", "Located", "Root", "Row"]
 
 Files = Mapping[str, Path]
 """Name inside the source -> file. The names are the same on every machine, the paths need not be."""
+
+
+class Located(dict[str, Path]):
+    """Files, with what users should know of how they were found: a sentence each, the same for all splits."""
+
+    def __init__(self, files: Mapping[str, Path], notes: Sequence[str] = ()) -> None:
+        super().__init__(files)
+        self.notes = tuple(notes)
+
 
 Root = str | Path | list[str] | list[Path] | None
 """Where a source's files are: a folder or file, for `parquet` also several files; None: the source's own place."""
@@ -27,7 +36,11 @@ class Row(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """One split of a source: its class names, and its images one by one, each read when it is asked for."""
+    """One split of a source: its class names, and its images one by one, each read when it is asked for.
+
+    ``notes`` are facts that users should know, a sentence each; they are read after the last row.
+    """
 
     classes: list[str]
     rows: Iterable[Row]
+    notes: Sequence[str] = ()

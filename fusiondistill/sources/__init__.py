@@ -18,8 +18,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.source import Contents, Files, Root, Row
@@ -27,7 +29,7 @@ from fusiondistill.registry import Entry, Registry
 
 __all__ = ["SOURCES", "Contents", "DataError", "Files", "Root", "Row", "Source", "below"]
 
-Locate = Callable[[Root], dict[str, Path]]
+Locate = Callable[..., dict[str, Path]]
 Reader = Callable[..., Contents]
 
 
@@ -80,15 +82,21 @@ class Source(Entry):
         """What the root must be, of a source that cannot do without; else ""."""
         return str(self.facts["needs_root"])
 
-    def locate(self, root: Root) -> dict[str, Path]:
+    def locate(self, root: Root, parameters: Mapping[str, Any] | None = None) -> dict[str, Path]:
         """The files that make up the source, all splits. Decodes nothing; may download a public archive.
+
+        Args:
+            root: where they are.
+            parameters: of the source; those that its ``locate`` takes by name say which files are meant.
 
         Raises:
             DataError: nothing is found, or there is no root and the source needs one.
         """
         if root is None and self.needs_root:
             raise DataError(f"`{self.name}` needs a root: {self.needs_root}.")
-        found: dict[str, Path] = self.facts["locate"](root)
+        locate = self.facts["locate"]
+        taken = inspect.signature(locate).parameters
+        found: dict[str, Path] = locate(root, **{k: v for k, v in (parameters or {}).items() if k in taken})
         return found
 
     def notes(self) -> tuple[str, ...]:
@@ -119,7 +127,8 @@ class Sources(Registry[Source]):
         Args:
             name: lower-case letters, digits and underscores, a letter first.
             locate: root -> the files that make up the source, all splits, by names that are the same on every machine.
-                Default: :func:`below`, the files at the root; without a root the source has no files.
+                It gets those of the source's parameters that it takes by name. Default: :func:`below`, the files at
+                the root; without a root the source has no files.
             flip: may its images be mirrored in training?
             mean, std: the published figures per channel, 0..255 scale; None: computed on the training split.
             needs_root: what the root must be, in words, for a source that cannot do without one.

@@ -1,24 +1,35 @@
-"""One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png` (PNG, JPEG, BMP or WebP).
+"""One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`.
 
-The test split may also be called `val`, `valid` or `validation`. Classes are the folders of `train` in alphabetical
-order, images are in the order of their names; hidden files and other file types are left out.
+A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF or PNM. Classes are the folders of `train` in
+alphabetical order, images are in the order of their names. The test split may also be called `val`, `valid`,
+`validation`, `dev` or `eval`. What is left out is counted and said; a class without an image is an error.
 """
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from fusiondistill.data.decoding import decode_image, read_bounded
+from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
+from fusiondistill.data.names import same_name
+from fusiondistill.data.reading import Background, Bits, Broken, Reader
+from fusiondistill.data.source import Located
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["folder"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
-LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp)"
-EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp)"
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"),
+}
+LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
+EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
+SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"}
+"""Written by operating systems; left out like hidden files."""
 
 
 def _locate(root: Root) -> dict[str, Path]:
@@ -27,39 +38,131 @@ def _locate(root: Root) -> dict[str, Path]:
     base = Path(root).expanduser()
     if not base.is_dir():
         raise DataError(f"{base}: there is no such folder; {EXPECTED}.")
-    files: dict[str, Path] = {}
+    inside = {entry.name.lower(): Path(entry.path) for entry in _entries(base) if entry.is_dir()}
+    splits, notes = {}, []
     for split, words in SPLIT_FOLDERS.items():
-        found = next((base / word for word in words if (base / word).is_dir()), None)
-        for path in found.glob("*/*") if found else ():
-            hidden = path.name.startswith(".") or path.parent.name.startswith(".")
-            if path.suffix.lower() in SUFFIXES and not hidden:
-                files[f"{split}/{path.parent.name}/{path.name}"] = path
+        there = [inside[word] for word in words if word in inside]
+        if there:
+            splits[split] = _Split(split, there[0])
+            notes += splits[split].notes
+            notes += [f"{path}: is not used, since {there[0].name} is the {split} split" for path in there[1:]]
+    files = {name: path for split in splits.values() for name, path in split.files.items()}
     if not files:
-        raise DataError(f"{base}: holds no image; {EXPECTED}.")
-    return dict(sorted(files.items()))
+        raise DataError(f"{base}: holds no image; {EXPECTED}." + "".join(f" Found: {note}." for note in notes[:5]))
+    if "train" in splits:
+        splits["train"].check_none_empty()
+        if "test" in splits:
+            _check_known(splits["train"], splits["test"])
+    return Located(dict(sorted(files.items())), notes)
 
 
-def _classes(files: Files, split: str) -> list[str]:
-    return sorted({name.split("/")[1] for name in files if name.startswith(f"{split}/")})
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error}).") from error
 
 
-@SOURCES.register("folder", locate=_locate, needs_root=LAYOUT)
-def folder(files: Files, split: str) -> Contents:
+class _Split:
+    """What one split's folder holds: images by their names in the source, classes, and what is left out."""
+
+    def __init__(self, split: str, folder: Path) -> None:
+        self.split, self.folder = split, folder
+        self.files: dict[str, Path] = {}
+        self.classes: dict[str, Counter[str]] = {}
+        """Class -> kinds of what its folder holds; images are the kind ""."""
+        beside = Counter[str]()
+        for entry in _entries(folder):
+            if _hidden(entry.name):
+                beside["hidden"] += 1
+            elif entry.is_dir():
+                self.classes[entry.name] = self._read_class(entry)
+            else:
+                beside["beside the folders of the classes"] += 1
+        self._left_out = sum(self.classes.values(), beside)
+
+    def _read_class(self, folder: os.DirEntry[str]) -> Counter[str]:
+        kinds = Counter[str]()
+        for entry in _entries(Path(folder.path)):
+            suffix = Path(entry.name).suffix.lower()
+            if _hidden(entry.name):
+                kinds["hidden"] += 1
+            elif entry.is_dir():
+                kinds["folders inside a class"] += 1
+            elif not entry.is_file():
+                kinds["links that lead nowhere"] += 1
+            elif suffix in SUFFIXES:
+                kinds[""] += 1
+                self.files[f"{self.split}/{folder.name}/{entry.name}"] = Path(entry.path)
+            else:
+                kinds[suffix or "without a suffix"] += 1
+        return kinds
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out, counted, in a sentence."""
+        kinds = {kind: count for kind, count in sorted(self._left_out.items()) if kind}
+        if not kinds:
+            return []
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        return [f"{self.folder}: {sum(kinds.values()):,} files or folders that are no images are left out ({told})"]
+
+    def empty(self) -> list[str]:
+        """The classes without an image."""
+        return [name for name, kinds in self.classes.items() if not kinds[""]]
+
+    def check_none_empty(self) -> None:
+        """Raise DataError where a class has a folder and no image."""
+        if not (empty := self.empty()):
+            return
+        kinds = {kind: count for kind, count in sorted(self.classes[empty[0]].items()) if kind}
+        holds = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "nothing"
+        read = " ".join(sorted(SUFFIXES))
+        raise DataError(
+            f"{self.folder / empty[0]}: holds no image for this class (it holds {holds}; read are {read})."
+            + (f" So it is with {len(empty) - 1} more: {', '.join(empty[1:21])}." if len(empty) > 1 else "")
+            + " Convert the files, or delete the folder."
+        )
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM
+
+
+def _check_known(train: _Split, test: _Split) -> None:
+    """Raise DataError where the test split has a class that cannot be learned."""
+    known = {same_name(name): name for name in train.classes}
+    if len(known) < len(train.classes):
+        raise DataError(f"{train.folder}: two folders differ only in how their accented letters are stored. Join them.")
+    filled = {same_name(name): name for name in test.classes if test.classes[name][""]}
+    if unknown := [filled[key] for key in sorted(filled.keys() - known.keys())]:
+        raise DataError(
+            f"{test.folder}: has images of {len(unknown)} classes that have no folder under {train.folder}: "
+            f"{', '.join(unknown[:20])}. The classes there are {', '.join(list(known)[:20])}. "
+            "Rename the folders so that they agree, or delete those."
+        )
+
+
+@SOURCES.register("folder", locate=_locate, needs_root=LAYOUT, version=2)
+def folder(
+    files: Files, split: str, *, background: Background = "white", bits: Bits = None, broken: Broken = "error"
+) -> Contents:
     """One's own images, a folder per class."""
     mine = [(name, path) for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
         raise DataError(f"{next(iter(files.values())).parents[2]}: holds no image of the {split} split; {EXPECTED}.")
-    classes = _classes(files, "train") or _classes(files, split)
-    label_of = {name: label for label, name in enumerate(classes)}
-    return Contents(classes, _rows(mine, label_of))
+    named = {name.split("/")[1] for name in files if name.startswith("train/")} or {n.split("/")[1] for n, _ in mine}
+    classes, notes = sorted(named), list[str]()
+    label_of = {same_name(name): label for label, name in enumerate(classes)}
 
+    def rows() -> Iterator[Row]:
+        reader = Reader(background, bits, broken)
+        for name, path in mine:
+            row = reader.row(partial(read_bounded, path), label_of[same_name(name.split("/")[1])], str(path))
+            if row is not None:
+                yield row
+        reader.finish(f"{mine[0][1].parents[1]}")
+        notes.extend(reader.notes(split))
 
-def _rows(mine: list[tuple[str, Path]], label_of: dict[str, int]) -> Iterator[Row]:
-    for name, path in mine:
-        label = label_of.get(name.split("/")[1])
-        if label is None:
-            raise DataError(
-                f"{path}: its class {path.parent.name!r} has no folder under train. The classes are "
-                f"{', '.join(list(label_of)[:20])}."
-            )
-        yield Row(decode_image(read_bounded(path), str(path)), label, str(path))
+    return Contents(classes, rows(), notes)

@@ -1,73 +1,38 @@
 """Images in Parquet files, laid out as Hugging Face does.
 
-One struct column `{bytes, path}` holds PNG or JPEG bytes, one integer column the labels; class names come from the
-schema's `huggingface` metadata if it has them. A file's split is the first word of its name: `train-*.parquet`,
-`test-*.parquet`; `validation-*`, `valid-*` or `val-*` stand in for a test split that is not there.
+One struct column `{bytes, path}` (or a binary column) holds encoded images, one integer column the labels; class names
+come from the schema's `huggingface` metadata if it has them. Paths, or a README.md with `configs:`, say which files are
+the training and the test split (:mod:`fusiondistill.data.hub`); a validation split stands in for a test split that is
+not there. Files that list the same classes in another order are matched by the names.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from fusiondistill.data.decoding import MAX_FILE_BYTES, decode_image
+from pydantic import Field
+
+from fusiondistill.data import hub
+from fusiondistill.data.class_names import order_of
+from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage, what_it_is
 from fusiondistill.data.errors import DataError
-from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
+from fusiondistill.data.hub_names import KEYWORDS
+from fusiondistill.data.reading import Background, Bits, Broken, Reader
+from fusiondistill.sources import SOURCES, Contents, Files, Row
 
 __all__ = ["parquet"]
 
-SPLIT_WORDS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 ROWS_AT_A_TIME = 32
 BYTES_AT_A_TIME = 256 * 2**20
 MAX_ROWS = 50_000_000
 MAX_CLASSES = 100_000
-
-
-def _locate(root: Root) -> dict[str, Path]:
-    given = [Path(item).expanduser() for item in (root if isinstance(root, list) else [root or "."])]
-    paths = [found for item in given for found in (_in_folder(item) if item.is_dir() else [item])]
-    files = {path.name: path for path in sorted(paths, key=lambda path: path.name)}
-    if len(files) < len(paths):
-        raise DataError(f"two Parquet files of one name among {', '.join(map(str, paths))}: the names must differ.")
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such file or folder.")
-    _check_shards(files)
-    return files
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    for candidate in (folder, folder / "data"):
-        if found := sorted(candidate.glob("*.parquet")):
-            return found
-    below = sorted({str(path.parent) for path in folder.glob("*/*.parquet")})
-    hint = f" Did you mean {' or '.join(below)}?" if below else ""
-    raise DataError(f"{folder}: holds no .parquet file.{hint}")
-
-
-def _check_shards(files: Files) -> None:
-    """`train-00002-of-00005.parquet` says how many there are: miss none."""
-    for name, path in files.items():
-        if match := re.fullmatch(r"(.+-)(\d+)(-of-)(\d+)(.*\.parquet)", name):
-            stem, number, of, total, end = match.groups()
-            for shard in range(min(int(total), 100_000)):
-                sibling = f"{stem}{shard:0{len(number)}}{of}{total}{end}"
-                if sibling not in files:
-                    raise DataError(f"{path.with_name(sibling)}: this shard is missing beside {name}.")
-
-
-def _files_of(files: Files, split: str) -> list[Path]:
-    for word in SPLIT_WORDS[split]:
-        found = [path for name, path in files.items() if re.match(rf"{word}(?![a-z])", name.lower())]
-        if found:
-            return found
-    return []
 
 
 @contextmanager
@@ -78,7 +43,9 @@ def _blaming(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no intact Parquet file ({error}). Fetch it again.") from error
+        with path.open("rb") as file:
+            reason = what_it_is(file.read(200)) or error
+        raise DataError(f"{path}: no intact Parquet file ({reason}). Fetch it again.") from error
 
 
 def _rows_at_a_time(path: Path, metadata: Any) -> int:
@@ -104,22 +71,29 @@ def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...],
     )
 
 
-def _columns(path: Path, schema: Any) -> tuple[str, str]:
-    """The names of the image and of the label column."""
+class _Columns(NamedTuple):
+    """The columns of a file: the one with the images, its path to their bytes, the one with the labels."""
+
+    image: str
+    encoded: str
+    label: str
+
+
+def _columns(path: Path, schema: Any) -> _Columns:
     from pyarrow import types
 
-    def is_image(kind: Any) -> bool:
-        if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            return False
-        inner = kind.field("bytes").type
-        return types.is_binary(inner) or types.is_large_binary(inner)
+    def is_binary(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
-    images = [field.name for field in schema if is_image(field.type)]
+    def is_image(kind: Any) -> bool:
+        return types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and is_binary(kind.field("bytes").type)
+
+    structs = [field.name for field in schema if is_image(field.type)]
+    plain = [] if structs else [field.name for field in schema if is_binary(field.type)]
     labels = [field.name for field in schema if types.is_integer(field.type)]
-    return (
-        _column(path, "image (a struct with `bytes`)", images, IMAGE_COLUMNS, schema.names),
-        _column(path, "integer label", labels, LABEL_COLUMNS, schema.names),
-    )
+    image = _column(path, "image (a struct with `bytes`)", structs or plain, IMAGE_COLUMNS, schema.names)
+    label = _column(path, "integer label", labels, LABEL_COLUMNS, schema.names)
+    return _Columns(image, f"{image}.bytes" if structs else image, label)
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
@@ -138,16 +112,24 @@ def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
     return names
 
 
-def _classes(files: Files) -> list[str]:
-    """The class names of the whole source: declared ones, or "0", "1", ... up to the largest label of any file."""
+class _Classes(NamedTuple):
+    """The class names of the whole source, and per file the label that each of its own labels stands for."""
+
+    names: list[str]
+    order: dict[Path, Sequence[int] | None]
+
+
+def _classes(files: Files) -> _Classes:
+    """Declared class names, those of the training split first, or "0", "1", ... up to the largest label of any file."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     declared: dict[Path, list[str] | None] = {}
     largest = -1
-    for path in files.values():
+    for name in sorted(files, key=lambda name: not name.startswith("train/")):
+        path = files[name]
         with _blaming(path), pq.ParquetFile(path) as file:
-            _, label = _columns(path, file.schema_arrow)
+            label = _columns(path, file.schema_arrow).label
             declared[path] = _declared_classes(path, file.schema_arrow, label)
             _rows_at_a_time(path, file.metadata)
             if declared[path] is None:
@@ -155,43 +137,92 @@ def _classes(files: Files) -> list[str]:
                     top = pc.max(batch.column(0)).as_py()
                     largest = max(largest, -1 if top is None else top)
     first = next(iter(declared))
+    order = dict[Path, Sequence[int] | None]()
     for path, names in declared.items():
-        if names != declared[first]:
-            raise DataError(f"{path}: declares other classes than {first}. Files of one data set must agree.")
+        if (names is None) != (declared[first] is None):
+            lacking, having = (path, first) if names is None else (first, path)
+            raise DataError(f"{lacking}: declares no class names, and {having} does. Files of one set must agree.")
+        order[path] = order_of(names or [], declared[first] or [], str(path), str(first))
     if largest >= MAX_CLASSES:
         raise DataError(f"{first.parent}: a label of {largest}: more than {MAX_CLASSES:,} classes are refused.")
-    return declared[first] or [str(number) for number in range(largest + 1)]
+    return _Classes(declared[first] or [str(number) for number in range(largest + 1)], order)
 
 
-@SOURCES.register("parquet", locate=_locate, needs_root="a folder of train-*.parquet and test-*.parquet, or the files")
-def parquet(files: Files, split: str) -> Contents:
+Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
+TrainSplit = Annotated[str | None, Field(description="what the set calls its training split; default: by its name")]
+TestSplit = Annotated[str | None, Field(description="what it calls its test split; default: test, else validation")]
+
+
+@SOURCES.register(
+    "parquet", locate=hub.locate, needs_root="a folder of train-*.parquet and test-*.parquet, or the files", version=2
+)
+def parquet(
+    files: Files,
+    split: str,
+    *,
+    config: Config = None,
+    train_split: TrainSplit = None,
+    test_split: TestSplit = None,
+    background: Background = "white",
+    bits: Bits = None,
+    broken: Broken = "error",
+) -> Contents:
     """Parquet files in the Hugging Face image layout."""
-    mine = _files_of(files, split)
+    mine = [path for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
-        words = " or ".join(f"{word}-*.parquet" for word in SPLIT_WORDS[split])
-        raise DataError(f"no {split} split among {', '.join(map(str, files.values()))}: expected {words}.")
-    return Contents(_classes(files), (row for path in mine for row in _rows(path)))
+        labels = ", ".join(getattr(files, "labels", ())) or ", ".join(map(str, files.values()))
+        raise DataError(
+            f"{next(iter(files.values())).parent}: no {split} split among {labels}; expected {split}-*.parquet, or a "
+            f"file or folder with one of {', '.join(KEYWORDS[split])} in its name. "
+            f"Say what it is called, like data.{split}_split: NAME."
+        )
+    classes, notes = _classes(files), list[str]()
+
+    def rows() -> Iterator[Row]:
+        reader = Reader(background, bits, broken)
+        for path in mine:
+            yield from _rows(path, reader, classes, split)
+        reader.finish(str(mine[0].parent))
+        notes.extend(reader.notes(split))
+
+    return Contents(classes.names, rows(), notes)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, reader: Reader, classes: _Classes, split: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
+    order = classes.order[path]
     with _blaming(path), pq.ParquetFile(path) as file:
-        image, label = _columns(path, file.schema_arrow)
+        image, encoded, label = _columns(path, file.schema_arrow)
         row, promised, step = 0, file.metadata.num_rows, _rows_at_a_time(path, file.metadata)
-        for batch in file.iter_batches(batch_size=step, columns=[f"{image}.bytes", label]):
-            cells = batch.column(image).field("bytes")
+        for batch in file.iter_batches(batch_size=step, columns=[encoded, label]):
+            cells = batch.column(image) if encoded == image else batch.column(image).field("bytes")
             for number, cell in zip(batch.column(label).to_pylist(), cells, strict=True):
                 where = f"{path}, row {row}"
-                data = cell.as_py()
-                if not data or len(data) > MAX_FILE_BYTES:
-                    raise DataError(
-                        f"{where}: column {image!r} holds {len(data or b''):,} image bytes, allowed are 1 "
-                        f"to {MAX_FILE_BYTES:,}. The pixels themselves must be in the file, not a path."
-                    )
-                if number is None:
-                    raise DataError(f"{where}: column {label!r} holds no label.")
-                yield Row(decode_image(data, where), number, where)
                 row += 1
+                _check_label(number, label, where, split, len(classes.names))
+                number = order[number] if order and number < len(order) else number
+                found = reader.row(partial(_image_bytes, cell.as_py(), image, where), number, where)
+                if found is not None:
+                    yield found
         if row != promised:
             raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
+
+
+def _check_label(number: int | None, label: str, where: str, split: str, classes: int) -> None:
+    if number is None:
+        raise DataError(f"{where}: column {label!r} holds no label.")
+    if number < 0:
+        raise DataError(
+            f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
+            f"have such: name another, like data.{split}_split: validation."
+        )
+
+
+def _image_bytes(data: bytes | None, image: str, where: str) -> bytes:
+    if not data or len(data) > MAX_FILE_BYTES:
+        raise BrokenImage(
+            f"{where}: column {image!r} holds {len(data or b''):,} image bytes, allowed are 1 "
+            f"to {MAX_FILE_BYTES:,}. The pixels themselves must be in the file, not a path."
+        )
+    return data

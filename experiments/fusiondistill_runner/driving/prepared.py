@@ -21,7 +21,7 @@ from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Prepared", "check_data", "prepare", "prepare_evaluation"]
+__all__ = ["Prepared", "prepare", "prepare_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,10 @@ class _Data(NamedTuple):
     """What plans need to know of a data set."""
 
     fingerprint: str
-    images: int
-    classes: int
+    train: Any
+    test: Any
     size: tuple[int, int]
+    """Of the test images: (height, width) in pixels."""
 
 
 class _Outside:
@@ -201,9 +202,9 @@ class _Outside:
 
         data = DataConfig(name=config.data.name, root=config.data.root, **config.data.parameters)
         if data not in self.data:
-            test = load_images(data.name, "test", data.root, **data.parameters)
+            train, test = (load_images(data.name, split, data.root, **data.parameters) for split in ("train", "test"))
             found = fingerprint(data.name, root=data.root, **data.parameters)
-            self.data[data] = _Data(found, len(test), len(test.classes), image_size(test))
+            self.data[data] = _Data(found, train, test, image_size(test))
         return self.data[data]
 
     def facts(self, config: Config) -> dict[str, Any]:
@@ -212,35 +213,30 @@ class _Outside:
 
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
-        parameters = count_parameters(model.name, data.classes, model.feature_layer, model.parameters)
-        return {"test_images": data.images, "corruptions": found, "parameters": parameters}
+        parameters = count_parameters(model.name, len(data.test.classes), model.feature_layer, model.parameters)
+        return {"test_images": len(data.test), "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
 
         if (folder, data) not in self.corruptions:
-            check_corruptions(folder, data.classes, data.size)
+            check_corruptions(folder, len(data.test.classes), data.size, data.test.labels)
             names = corruption_names(folder)
             self.corruptions[folder, data] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
         return self.corruptions[folder, data]
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
-        """The plans with their store and the context of their stages."""
+        """The plans with their store and the context of their stages; what the images are like is looked at here."""
+        from fusiondistill_runner.driving.data_facts import DataFacts
         from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
         roots = tuple((found.fingerprint, absolute(one.root)) for one, found in self.data.items() if one.root)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        found = [(plan, self._data(plan.config)) for plan in plans]
-        notes = dict.fromkeys(note for plan, data in found for note in recipe_notes(plan, data.classes, data.size))
-        return Prepared(config, union(config, plans), plans, place, context, tuple(notes))
-
-
-def check_data(prepared: Prepared) -> None:
-    """Decode the images (once), so that a broken file is reported before any worker starts."""
-    from fusiondistill.data import load_images
-
-    for data in dict.fromkeys(plan.config.data for plan in prepared.points):
-        for split in ("train", "test"):
-            load_images(data.name, split, data.root, **data.parameters)
+        facts, notes = DataFacts(), list[str]()
+        for plan in plans:
+            data = self._data(plan.config)
+            notes += recipe_notes(plan, len(data.test.classes), data.size)
+            notes += facts.of(plan, data.train, data.test)
+        return Prepared(config, union(config, plans), plans, place, context, tuple(dict.fromkeys(notes)))

@@ -31,8 +31,8 @@ def degrade_grid(
     """Draw an image under every degradation, one row each, from its first level to its last.
 
     Args:
-        image_path: a PNG, JPEG, BMP or WebP file of at most 67 million pixels. One larger than 224 pixels is made
-            smaller before it is degraded, one smaller than 128 is enlarged, pixel by pixel, after that.
+        image_path: a PNG, JPEG, BMP, WebP, TIFF, GIF or PNM file of at most 67 million pixels. One larger than 224
+            pixels is made smaller before it is degraded, one smaller than 128 is enlarged, pixel by pixel, after that.
         out_path: the PNG file to write.
         degradations: names; default: all that are registered.
         columns: how many levels, evenly spread.
@@ -75,15 +75,13 @@ def _spread(levels: range, count: int) -> list[int]:
 
 
 def _read(path: Path) -> torch.Tensor:
-    """The image as uint8 [1,3,H,W], upright, on white where it is transparent, at most 224 pixels long."""
+    """The image as uint8 [1,3,H,W], decoded like a data set's images, at most 224 pixels long."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from fusiondistill.data.decoding import opened, read_bounded  # only here: the data know nothing of degradations
+    from fusiondistill.data.decoding import decode, read_bounded  # only here: the data know nothing of degradations
 
-    with opened(read_bounded(path), str(path), _MOST_PIXELS) as file:
-        image = ImageOps.exif_transpose(file).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    image = Image.fromarray(decode(read_bounded(path), str(path), most_pixels=_MOST_PIXELS).pixels)
     image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].contiguous()
 

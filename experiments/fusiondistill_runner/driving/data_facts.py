@@ -1,0 +1,176 @@
+"""What a plan's images are like: facts to say, and whatever makes them useless, found before a worker starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.config import Config
+from fusiondistill.data import DataError
+from fusiondistill.data.class_names import difference, permutation
+from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.working.data import image_size
+
+if TYPE_CHECKING:
+    from fusiondistill.data import ImageSet
+
+__all__ = ["facts_of_data", "facts_of_plan"]
+
+SHOWN = 10
+RECALIBRATED = 128
+"""Images of a batch on which BatchNorm's statistics are recomputed: the default of `evaluation.mixed_batches`."""
+
+
+def facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]:
+    """Look at the whole training and test split of a config.
+
+    Returns:
+        what users should know, a sentence each.
+
+    Raises:
+        DataError: one class alone, a channel that is the same everywhere, or nothing to validate on.
+    """
+    name, classes = config.data.name, train.classes
+    if difference_of(train, test):
+        raise DataError(f"{name}: the test split has other classes: {difference(test.classes, classes)}.")
+    counts = train.labels.bincount(minlength=len(classes)).tolist()
+    filled = [label for label, count in enumerate(counts) if count]
+    if len(filled) < 2:
+        raise DataError(
+            f"{name}: all {len(train):,} training images are of one class, {classes[filled[0]]!r}: "
+            "there is nothing to tell apart. Add images of a second class."
+        )
+    _check_channels(config, train)
+    notes = [*train.notes, *test.notes, *_lacking("training", train), *_lacking("test", test)]
+    sizes = [" x ".join(map(str, image_size(one)[::-1])) for one in (train, test)]
+    if sizes[0] != sizes[1]:
+        notes.append(f"{name}: the training images have {sizes[0]} pixels, the test images {sizes[1]}")
+    _check_held_out(config, train)
+    return list(dict.fromkeys(notes))
+
+
+def difference_of(train: ImageSet, test: ImageSet) -> bool:
+    """Whether two splits name other classes, or the same in another order."""
+    return list(train.classes) != list(test.classes)
+
+
+def _lacking(split: str, images: ImageSet) -> Iterator[str]:
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
+    if empty:
+        more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
+        yield f"{images.name}: {len(empty)} of {len(counts)} classes have no {split} image: " + (
+            f"{', '.join(map(str, empty[:SHOWN]))}{more}"
+        )
+
+
+def _check_channels(config: Config, train: ImageSet) -> None:
+    if config.data.std is not None or all(value > 0 for value in train.std):
+        return
+    names = ", ".join(n for n, value in zip(("red", "green", "blue"), train.std, strict=True) if value == 0)
+    what = "all pixels of all training images are the same" if not any(train.std) else f"{names} is the same everywhere"
+    mean = [round(value, 2) for value in train.mean]
+    std = [round(value, 2) or 1.0 for value in train.std]
+    raise DataError(
+        f"{config.data.name}: {what}, so images cannot be divided by their deviation, which is 0. Are these the right "
+        f"images? If so, say data.mean: {mean} and data.std: {std}."
+    )
+
+
+def _check_held_out(config: Config, train: ImageSet) -> None:
+    if not config.held_out:
+        return
+    images = _taken(train, config.data.train_images)
+    try:
+        images.holdout(config.held_out, seed=0)
+    except DataError as error:
+        raise DataError(f"{config.data.name}: data.validation: {error}") from error
+
+
+def _taken(images: ImageSet, wanted: int | None) -> ImageSet:
+    return images if wanted is None or wanted >= len(images) else images.take(wanted)
+
+
+def facts_of_plan(plan: Plan, train: ImageSet) -> list[str]:
+    """Look at a plan's trainings, merges and checkpoints beside the training split.
+
+    Returns:
+        what users should know, a sentence each.
+
+    Raises:
+        DataError: a batch of one image that a network with BatchNorm cannot be trained on.
+        CheckpointError: a checkpoint of other classes.
+    """
+    config, notes = plan.config, list[str]()
+    images = _taken(train, config.data.train_images)
+    count = len(images) - (len(images.holdout(config.held_out, seed=0)[1]) if config.held_out else 0)
+    lonely: dict[str, str] = {}
+    for stage in plan.stages:
+        spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
+        if isinstance(spec, TrainSpec):
+            for size in (spec.recipe.batch_size, *_searched_sizes(stage.spec)):
+                if size > count:
+                    notes.append(f"{stage.name}: its batch of {size:,} holds all {count:,} training images")
+                if (count % size or size) * max(1, len(spec.degradations)) == 1:
+                    lonely.setdefault(stage.name, f"batches of {size:,} images leave one of {count:,}")
+        elif isinstance(spec, MergeSpec) and spec.recalibrate != "none":
+            seen = min(spec.images, count)
+            if (1 if spec.told else len(spec.degradations)) * (seen % RECALIBRATED) == 1:
+                lonely.setdefault(stage.name, f"batches of {RECALIBRATED} images leave one of {seen:,} (start.images)")
+        elif isinstance(spec, CheckpointSpec):
+            notes.extend(_classes_of_checkpoint(spec, train.classes))
+    if lonely and _needs_two(config, train):
+        raise DataError(_one_image(config, lonely, count))
+    return list(dict.fromkeys(notes))
+
+
+def _searched_sizes(spec: Any) -> Iterable[int]:
+    dimension = spec.space.get("batch_size") if isinstance(spec, SearchSpec) else None
+    values = (dimension.choice or dimension.grid or ()) if dimension else ()
+    return [value for value in values if isinstance(value, int) and value > 0]
+
+
+def _needs_two(config: Config, train: ImageSet) -> bool:
+    """Whether the network cannot be trained on one image: torch says so of a BatchNorm that sees one value a channel.
+
+    Asked on torch's meta device, which computes shapes alone. A plugin's network that cannot be built there is not
+    asked.
+    """
+    import torch
+
+    from fusiondistill.models.build import build
+
+    model = config.model
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"):
+            network = build(model.name, len(train.classes), model.feature_layer, model.parameters).train()
+            network(torch.empty(1, 3, *image_size(train)))
+    except ValueError as error:
+        return "more than 1 value per channel" in str(error)
+    except Exception:  # whatever a network does that has no shape alone
+        return False
+    return False
+
+
+def _one_image(config: Config, lonely: dict[str, str], count: int) -> str:
+    shown = "; ".join(f"{name}: {text}" for name, text in list(lonely.items())[:SHOWN])
+    return (
+        f"a batch of one image cannot train {config.model.name}: its BatchNorm sees a single value per channel "
+        f"({shown}). Change batch_size (or data.train_images: {count - 1}, data.validation) so that no batch has one."
+    )
+
+
+def _classes_of_checkpoint(spec: CheckpointSpec, classes: Sequence[str]) -> Iterator[str]:
+    from fusiondistill.checkpoints import load_checkpoint
+
+    _, card = load_checkpoint(spec.path)
+    known = card.get("classes") if card else None
+    if known is None or list(known) == list(classes):
+        return
+    if permutation(known, classes) is None:
+        raise CheckpointError(
+            f"{spec.path} was trained for other classes than {spec.data.name} has: {difference(known, classes)}"
+        )
+    yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"

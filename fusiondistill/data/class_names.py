@@ -1,0 +1,58 @@
+"""Compares two lists of class names: the same, the same in another order, or which differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusiondistill.data.errors import DataError
+from fusiondistill.data.names import printable, same_name
+
+__all__ = ["difference", "order_of", "permutation"]
+
+SHOWN = 10
+
+
+def permutation(given: Sequence[str], ours: Sequence[str]) -> list[int] | None:
+    """For each of the given classes its position in ours; None where these are other classes, or one is there twice.
+
+    Example:
+        >>> permutation(["dog", "cat"], ["cat", "dog"]), permutation(["dog"], ["cat"])
+        ([1, 0], None)
+    """
+    places = {same_name(printable(name)): place for place, name in enumerate(ours)}
+    wanted = [same_name(printable(name)) for name in given]
+    if len(places) < len(ours) or len(set(wanted)) < len(wanted) or places.keys() != set(wanted):
+        return None
+    return [places[name] for name in wanted]
+
+
+def difference(given: Sequence[str], ours: Sequence[str]) -> str:
+    """What sets two lists of classes apart, in words: those that only one has, or the first that is elsewhere."""
+    mine, theirs = [printable(n) for n in ours], [printable(n) for n in given]
+    only_given = [name for name in theirs if name not in set(mine)]
+    only_ours = [name for name in mine if name not in set(theirs)]
+    if not only_given and not only_ours:
+        at = next((i for i, (a, b) in enumerate(zip(theirs, mine, strict=False)) if a != b), None)
+        if at is None:
+            return f"{len(theirs)} names instead of {len(mine)}"
+        return f"the same classes in another order: class {at} is {theirs[at]!r} instead of {mine[at]!r}"
+    told = []
+    for what, names in (("has", only_given), ("lacks", only_ours)):
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            told.append(f"{what} {', '.join(map(repr, names[:SHOWN]))}{more}")
+    return f"{len(theirs)} classes, not {len(mine)}: it " + " and ".join(told)
+
+
+def order_of(given: Sequence[str], ours: Sequence[str], who: str, other: str) -> list[int] | None:
+    """The label in ours for each of the given ones; None where they are alike.
+
+    Raises:
+        DataError: these are other classes; the message names them.
+    """
+    if list(given) == list(ours):
+        return None
+    found = permutation(given, ours)
+    if found is None:
+        raise DataError(f"{who}: declares other classes than {other}: {difference(given, ours)}. They must agree.")
+    return found

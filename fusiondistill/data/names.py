@@ -1,0 +1,36 @@
+"""Names of files and classes as text that every file format and every terminal takes."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+__all__ = ["printable", "same_name"]
+
+
+def printable(name: str, lines: bool = False) -> str:
+    r"""The name with the bytes that are not UTF-8, and control characters, written as ``\xe9``.
+
+    Python holds such bytes of a file's name as lone surrogates, which no file can store and no terminal shows.
+
+    Args:
+        name: any text.
+        lines: leave line ends as they are.
+
+    Example:
+        >>> printable("caf\udce9"), printable("café")
+        ('caf\\xe9', 'café')
+    """
+    try:
+        text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte, as a hostile file may have
+        text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    if text.isprintable():
+        return text
+    kept = "\n" if lines else ""
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in kept else c for c in text)
+
+
+def same_name(name: str) -> str:
+    """What two spellings of one name share: systems store an accented letter as one character or as two."""
+    return unicodedata.normalize("NFC", name)

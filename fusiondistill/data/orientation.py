@@ -1,0 +1,25 @@
+"""Turns an image upright, as its EXIF block says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["upright"]
+
+_ORIENTATION = 0x0112
+
+
+def upright(image: Any) -> Any:
+    """A Pillow image turned and mirrored as its EXIF orientation says; a damaged EXIF block says nothing.
+
+    Raises:
+        Exception: what Pillow raises where the pixels cannot be read.
+    """
+    from PIL import ImageOps
+
+    image.load()  # first: Pillow turns a TIFF file by this, and takes the orientation away
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        return (ImageOps.exif_transpose(image) or image) if turned else image
+    except Exception:  # Pillow raises nearly everything on damaged EXIF blocks, and the pixels are there already
+        return image

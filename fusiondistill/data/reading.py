@@ -1,0 +1,97 @@
+"""Decodes the images of one split, leaves broken ones out where the user says so, and keeps what is to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fusiondistill.data.decoding import BrokenImage, decode
+from fusiondistill.data.errors import DataError
+from fusiondistill.data.names import printable
+from fusiondistill.data.source import Row
+
+__all__ = ["Background", "Bits", "Broken", "Reader"]
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Background = Annotated[
+    Literal["white", "black"] | tuple[Byte, Byte, Byte],
+    Field(description="what transparent pixels are laid over: white, black or [red, green, blue]"),
+]
+Bits = Annotated[
+    int | None,
+    Field(ge=9, le=16, description="bits that the values of 16-bit images fill, like 12; default: all of them"),
+]
+Broken = Annotated[
+    Literal["error", "skip"], Field(description="skip leaves out files that cannot be decoded, and names them")
+]
+
+_COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+_DARK = 2**14
+"""Images of 16 bits whose largest value is below this fill 14 bits at most, as cameras' values do."""
+_NAMED = 20
+
+
+class Reader:
+    """Decodes one image after another, by the parameters that sources of encoded images share."""
+
+    def __init__(self, background: Background, bits: Bits, broken: Broken) -> None:
+        self.background = _COLOURS[background] if isinstance(background, str) else background
+        self.bits, self.broken = bits, broken
+        self._skipped: list[str] = []
+        self._images = self._several = self._deep = self._sixteen = self._largest = 0
+
+    def row(self, read: Callable[[], bytes], label: int, where: str) -> Row | None:
+        """One image with its label; None: it is broken and left out.
+
+        Raises:
+            DataError: it is broken and ``broken`` is ``error``; or another mistake of the image.
+        """
+        try:
+            image = decode(read(), where, background=self.background, bits=self.bits)
+        except BrokenImage as error:
+            if self.broken == "error":
+                raise BrokenImage(f"{error} With data.broken: skip the run goes on without such files.") from error
+            self._skipped.append(where)
+            return None
+        self._images += 1
+        self._several += image.several
+        self._deep += image.deep
+        if image.largest is not None:
+            self._sixteen += 1
+            self._largest = max(self._largest, image.largest)
+        return Row(image.pixels, label, where)
+
+    def finish(self, where: str) -> None:
+        """Check the split as a whole, after its last image.
+
+        Raises:
+            DataError: no image could be decoded; or the values of 16-bit images fill far fewer bits, and the user has
+                not said how many.
+        """
+        if self._skipped and not self._images:
+            raise DataError(f"{where}: none of the {len(self._skipped)} images can be decoded.")
+        if self._sixteen and self.bits is None and self._largest < _DARK:
+            fills = max(9, self._largest.bit_length())
+            fills += fills % 2  # cameras have 10, 12 or 14
+            raise DataError(
+                f"{where}: the largest value of its {self._sixteen:,} images with 16 bits a channel is "
+                f"{self._largest:,}, so they would be nearly black. Say how many bits the values fill: "
+                f"data.bits: {fills} (or data.bits: 16, if they are so dark)."
+            )
+
+    def notes(self, split: str) -> list[str]:
+        """What users should know of the images, after the last one."""
+        said = []
+        if self._skipped:
+            names = ", ".join(printable(name) for name in self._skipped[:_NAMED])
+            more = len(self._skipped) - _NAMED
+            rest = f" and {more:,} more" if more > 0 else ""
+            said.append(f"{split}: {len(self._skipped):,} broken images are left out: {names}{rest}")
+        if self._several:
+            said.append(f"{split}: {self._several:,} files have several frames or pages; the first is read")
+        if self._deep:
+            fills = f"{self.bits} bits" if self.bits else "the full range of their format"
+            said.append(f"{split}: {self._deep:,} images with more than 8 bits a channel are scaled from {fills}")
+        return said
