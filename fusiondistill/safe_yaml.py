@@ -89,6 +89,8 @@ class _Loader(yaml.SafeLoader):
             raise _mistaken(event, "nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_SCALAR:
             raise _mistaken(event, f"a value of {len(event.value):,} characters, at most {MOST_SCALAR:,} are read")
+        if isinstance(event, yaml.ScalarEvent) and any("\ud800" <= letter <= "\udfff" for letter in event.value):
+            raise _mistaken(event, "half a character (\\ud800 to \\udfff), which is no text")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1

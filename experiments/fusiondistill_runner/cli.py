@@ -122,10 +122,13 @@ def plan_verb(
 @click.argument("config")
 @overrides_option
 def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
-    """Check a config: every mistake at once, with its line."""
+    """Check a config: every mistake at once, with its line; then that its images are there. Decodes none."""
     from fusiondistill import config_file
+    from fusiondistill_runner.driving.prepared import look_for_data
 
-    checked = config_file.load(config, overrides)
+    checked, points = config_file.load_points(config, overrides)
+    for text in look_for_data(points):
+        click.echo(f"note: {text}")
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")
 
 

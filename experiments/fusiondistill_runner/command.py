@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 75 interrupted (sta
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import warnings
@@ -50,6 +51,7 @@ def verb(name: str, example: str, group: click.Group | None = None) -> Callable[
 def _guard(call: Callable[[], Any]) -> Any:
     """Turn the errors that a user can cause into one clear message and exit code 2."""
     try:
+        _check_names()
         return call()
     except (KeyboardInterrupt, SystemExit) as stop:
         # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
@@ -77,6 +79,20 @@ def _guard(call: Callable[[], Any]) -> Any:
     except Exception as error:
         _blame(error)
         raise
+
+
+def _check_names() -> None:
+    """End the command where a path that it is given is not UTF-8: it could neither be stored nor shown.
+
+    Names inside of data sets are shown with such bytes as ``\\xe9`` (:func:`fusiondistill.data.names.printable`).
+    """
+    from fusiondistill.data.names import printable
+
+    named = {"the argument": sys.argv[1:], "the folder in which the command starts": [os.getcwd()]}  # noqa: PTH109
+    for what, names in named.items():
+        for name in names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                _stop(f"{what} {printable(name)} is not UTF-8 text: rename the file or folder", WRONG_INPUT)
 
 
 def _blame(error: Exception) -> None:

@@ -193,9 +193,12 @@ class ImageSet:
         rank[shuffled] = _rank_within_class(self.labels[shuffled])
         held_out = rank < quota[self.labels]
         if not held_out.any():
+            single = int(counts.max()) == 1
             raise DataError(
-                f"{fraction} of {len(self)} images in {len(self.classes)} classes leaves nothing to "
-                "validate on: hold out more."
+                f"{fraction} of {len(self)} images in {len(self.classes)} classes leaves nothing to validate on"
+                + (", since each class has one image, which stays for training: add images, " if single else ": ")
+                + ("" if single else "hold out more, ")
+                + "or hold out nothing (data.validation: 0 with select: last)."
             )
         return self.select((~held_out).nonzero().flatten()), self.select(held_out.nonzero().flatten())
 

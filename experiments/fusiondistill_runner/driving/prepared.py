@@ -21,7 +21,7 @@ from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Prepared", "prepare", "prepare_evaluation"]
+__all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation"]
 
 
 @dataclass(frozen=True)
@@ -240,3 +240,27 @@ class _Outside:
             notes += recipe_notes(plan, len(data.test.classes), data.size)
             notes += facts.of(plan, data.train, data.test)
         return Prepared(config, union(config, plans), plans, place, context, tuple(dict.fromkeys(notes)))
+
+
+def look_for_data(points: Sequence[Config]) -> list[str]:
+    """Find the files of the data sets that lie at a root, and read their class names; decodes and fetches nothing.
+
+    Returns:
+        what users should know of the files, a sentence each.
+
+    Raises:
+        DataError: files are missing, or what is meant cannot be told.
+    """
+    from fusiondistill.sources import SOURCES
+
+    notes: list[str] = []
+    for data in dict.fromkeys(one.data for one in points):
+        source = SOURCES[data.name]
+        if not source.needs_root or source.plugin:
+            continue  # fetched by name, or read by a plugin, which may take long
+        parameters = source.resolve(data.parameters)
+        files = source.locate(data.root, parameters)
+        for split in ("train", "test"):
+            source.function(files, split, **parameters)
+        notes += getattr(files, "notes", ())
+    return list(dict.fromkeys(notes))

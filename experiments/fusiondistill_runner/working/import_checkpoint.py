@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fusiondistill import checkpoints
+from fusiondistill.data import class_names
+from fusiondistill.models.class_order import reordered
 from fusiondistill.state_dicts import state_difference
 from fusiondistill_runner.planning.specs import CheckpointSpec
-from fusiondistill_runner.working.data import load_data
+from fusiondistill_runner.working.data import image_size, load_data
 from fusiondistill_runner.working.job import Job, Result
 from fusiondistill_runner.working.networks import card_for, new_network
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.data import ImageSet
+    from fusiondistill.models.network import FeatureNetwork
 
 __all__ = ["import_checkpoint"]
 
@@ -31,14 +41,11 @@ def import_checkpoint(job: Job) -> Result:
         if card["model"] == spec.model.name:
             checkpoints.check_plugin(card, spec.path)
     images = load_data(spec.data, job.context.root(spec.data), "train")
-    if (known := card.get("classes")) not in (None, list(images.classes)):
-        raise checkpoints.CheckpointError(
-            f"{spec.path} was trained for other classes ({len(known)}: {', '.join(map(str, known[:3]))}, ...) "
-            f"than {spec.data.name} has ({len(images.classes)}: {', '.join(images.classes[:3])}, ...)"
-        )
     network = new_network(spec.model, images)
     if difference := state_difference(network.state_dict(), state):
         raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
+    if (known := card.get("classes")) not in (None, list(images.classes)):
+        state = _by_name(spec, state, list(known), images, network)
     ours = card_for(spec.model, images)
     for what in ("mean", "std"):
         if card and any(abs(a - b) > 0.5 for a, b in zip(card[what], ours[what], strict=True)):
@@ -50,3 +57,26 @@ def import_checkpoint(job: Job) -> Result:
         {checkpoints.MODEL: checkpoints.to_safetensors(state, ours)},
         {"card": ours, "outcome": {"imported": spec.path}},
     )
+
+
+def _by_name(
+    spec: CheckpointSpec, state: dict[str, torch.Tensor], known: list[str], images: ImageSet, network: FeatureNetwork
+) -> dict[str, torch.Tensor]:
+    """The weights with their outputs in the data set's order of classes.
+
+    Raises:
+        CheckpointError: these are other classes, or the layer of the outputs cannot be found.
+    """
+    order = class_names.permutation(known, images.classes)
+    if order is None:
+        difference = class_names.difference(known, images.classes)
+        raise checkpoints.CheckpointError(
+            f"{spec.path} was trained for other classes than {spec.data.name} has: {difference}"
+        )
+    found = reordered(network, state, order, image_size(images))
+    if found is None:
+        raise checkpoints.CheckpointError(
+            f"{spec.path} has the classes of {spec.data.name} in another order, and the layer that gives the outputs "
+            f"of {spec.model.name} cannot be found: give images whose classes have the checkpoint's order"
+        )
+    return found
