@@ -1,0 +1,221 @@
+"""What makes a set of images useless, and what is left out of it: known before any worker starts."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusiondistill import DataError, config_file
+from fusiondistill.checkpoints import CheckpointError, save_checkpoint
+from fusiondistill.data import load_images
+from fusiondistill.data.names import printable
+from fusiondistill_runner.driving.prepared import look_for_data, prepare
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSIONDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def image(path: Path | bytes, seed: int = 0, side: int = 8, value: int | None = None) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    with open(path, "wb") as file:  # noqa: PTH123
+        Image.fromarray(pixels if value is None else np.full_like(pixels, value)).save(file, "PNG")
+
+
+def a_set(root: Path, train: dict[str, int], test: dict[str, int] | None = None, **options) -> Path:
+    """Images of random pixels, so many for each class."""
+    for split, counts in (("train", train), ("test", train if test is None else test)):
+        for name, count in counts.items():
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                image(root / split / name / f"{number}.png", number, **options)
+    return root
+
+
+BASE = "experiment: x\nmethods: [base]\nmodel: {name: cifar_resnet8}\n"
+
+
+def prepared(root: Path, more: str = BASE, *overrides: str):
+    (root / "c.yaml").write_text(f"{more}data: {{name: folder, root: {root}}}\n")
+    return prepare(str(root / "c.yaml"), overrides)
+
+
+def looked_for(root: Path) -> list[str]:
+    (root / "c.yaml").write_text(f"{BASE}data: {{name: folder, root: {root}}}\n")
+    return look_for_data(config_file.load_points(str(root / "c.yaml"))[1])
+
+
+# --- what is left out -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_image_is_counted_and_said(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20})
+    for name in ("notes.txt", "more.txt", ".hidden.png", "x.heic", "no_suffix", "Thumbs.db"):
+        (tmp_path / "train" / "a" / name).touch()
+    (tmp_path / "train" / "a" / "thumbs").mkdir()
+    (tmp_path / "train" / "README").touch()
+    (tmp_path / "train" / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "val").mkdir()
+    told = "9 files or folders that are no images are left out (1 .heic, 2 .txt, 1 beside the folders of the classes, "
+    told += "1 folders inside a class, 2 hidden, 1 links that lead nowhere, 1 without a suffix)"
+    for notes in (looked_for(tmp_path), prepared(tmp_path).notes):
+        assert any(told in note for note in notes), notes
+        assert any("val: is not used, since test is the test split" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["empty", "other files", "folders"])
+def test_a_class_without_an_image_is_an_error(kind, tmp_path):
+    a_set(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "train" / "c").mkdir()
+    if kind == "other files":
+        (tmp_path / "train" / "c" / "1.heic").touch()
+    if kind == "folders":
+        a_set(tmp_path / "train" / "c", {"x": 2})
+    with pytest.raises(DataError, match=r"train/c: holds no image for this class \(it holds"):
+        looked_for(tmp_path)
+    with pytest.raises(DataError, match="train/c"):
+        load_images("folder", "train", tmp_path)
+
+
+def test_a_class_of_one_split_alone(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20, "c": 20}, {"a": 2, "b": 2})
+    assert any("1 of 3 classes have no test image: c" in note for note in prepared(tmp_path).notes)
+    a_set(tmp_path, {}, {"cow": 1, "Dog": 1})
+    with pytest.raises(DataError, match=r"2 classes that have no folder under .*: Dog, cow"):
+        looked_for(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "suffix, kind", [("tif", "TIFF"), ("TIFF", "TIFF"), ("gif", "GIF"), ("webp", "WEBP"), ("ppm", "PPM")]
+)
+def test_suffixes(suffix, kind, tmp_path):
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", (3, 2), (255, 0, 0)).save(tmp_path / split / name / f"0.{suffix}", kind)
+    found = load_images("folder", "train", tmp_path).images
+    assert abs(found.double().mean((0, 2, 3)).numpy() - [255, 0, 0]).max() <= 2
+
+
+def test_broken_images_are_an_error_or_are_named_and_left_out(tmp_path):
+    a_set(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "train" / "a" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "train" / "b" / "empty.png").touch()
+    with pytest.raises(DataError, match=r"bad\.png.*data\.broken: skip"):
+        load_images("folder", "train", tmp_path)
+    images = load_images("folder", "train", tmp_path, broken="skip")
+    assert len(images) == 6 and images.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert any("2 broken" in note and "bad.png" in note and "empty.png" in note for note in images.notes)
+    assert any("2 broken" in note for note in load_images("folder", "train", tmp_path, broken="skip").notes)  # stored
+    assert any("2 broken" in note for note in prepared(tmp_path, BASE, "data.broken=skip", "data.validation=0.4").notes)
+
+
+@pytest.mark.parametrize("background, expected", [("white", 255), ("black", 0), ([1, 2, 3], [1, 2, 3])])
+def test_the_background_is_a_setting_with_a_cache_of_its_own(background, expected, tmp_path):
+    a_set(tmp_path, {"a": 1, "b": 1})
+    Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(tmp_path / "train" / "a" / "0.png")
+    found = [load_images("folder", "train", tmp_path, background=one) for one in ("white", background)]
+    assert (found[1].images[0].permute(1, 2, 0).numpy() == expected).all()
+    assert (found[0].fingerprint == found[1].fingerprint) == (background == "white")
+
+
+# --- sets that cannot be learned --------------------------------------------------------------------------------------
+
+
+def test_images_that_are_all_the_same(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20}, value=7)
+    with pytest.raises(DataError, match=r"all training images are the same.*data\.std: \[1\.0, 1\.0, 1\.0\]"):
+        prepared(tmp_path)
+    assert prepared(tmp_path, BASE, "data.mean=[7,7,7]", "data.std=[1,1,1]").plan.stages
+
+
+def test_a_channel_that_is_the_same_everywhere(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20})
+    for path in tmp_path.rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[..., 2] = 9
+        Image.fromarray(pixels).save(path)
+    with pytest.raises(DataError, match="blue is the same everywhere"):
+        prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "train, words",
+    [({"a": 9}, "are of one class, 'a'"), ({f"c{i:02}": 1 for i in range(60)}, "each class has one image")],
+)
+def test_too_little_to_learn_or_to_validate_on(train, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        prepared(a_set(tmp_path, train))
+
+
+def test_nothing_is_held_out_of_classes_of_one_image(tmp_path):
+    a_set(tmp_path, {f"c{i:02}": 1 for i in range(60)})
+    assert prepared(tmp_path, BASE, "data.validation=0", "select=last").plan.stages
+
+
+@pytest.mark.parametrize("count, size, fails", [(9, 8, True), (10, 8, False), (9, 3, False), (9, 9, False)])
+def test_a_last_batch_of_one_image(count, size, fails, tmp_path):
+    a_set(tmp_path, {"a": count - 4, "b": 4}, side=32)
+    told = ("data.validation=0", "select=last", f"base.batch_size={size}")
+    assert prepared(tmp_path, BASE, *told).plan.stages  # this network has more values than one a channel
+    if fails:
+        with pytest.raises(DataError, match=r"batch of one image cannot train resnet18.*base: batches of"):
+            prepared(tmp_path, BASE, *told, "model.name=resnet18")
+    else:
+        assert prepared(tmp_path, BASE, *told, "model.name=resnet18").plan.stages
+
+
+def test_a_batch_that_holds_all_images_is_said(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20})
+    assert any("its batch of 128 holds all 36 training images" in note for note in prepared(tmp_path).notes)
+
+
+def test_checkpoints_of_other_classes_are_named_in_the_plan(tmp_path):
+    from fusiondistill import build_model
+
+    a_set(tmp_path, {"a": 20, "b": 20})
+    card = {"model": "cifar_resnet8", "mean": [0.0] * 3, "std": [1.0] * 3, "feature_layer": None, "parameters": {}}
+    weights = build_model("cifar_resnet8", 2).state_dict()
+    for classes, words in ((["b", "a"], None), (["a", "cow"], "has 'cow' and lacks 'b'")):
+        save_checkpoint(tmp_path / "model", weights, {**card, "classes": classes})
+        more = f"{BASE}base: {{checkpoint: {tmp_path / 'model'}}}\n"
+        if words:
+            with pytest.raises(CheckpointError, match=words):
+                prepared(tmp_path, more)
+        else:
+            assert any("matched by their names" in note for note in prepared(tmp_path, more).notes)
+
+
+# --- names that are not UTF-8 -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.uname().sysname == "Darwin", reason="its file systems have no such names")
+def test_names_that_are_not_utf8_are_written_with_their_bytes(tmp_path):
+    folder = os.fsencode(tmp_path)
+    for split in (b"train", b"test"):
+        for name in (b"caf\xe9", b"dog\n"):
+            (tmp_path / os.fsdecode(split) / os.fsdecode(name)).mkdir(parents=True)
+            for number in range(20):
+                image(folder + b"/" + split + b"/" + name + b"/im\xff%d.png" % number, number)
+    images = load_images("folder", "train", tmp_path)
+    assert images.classes == ["caf\\xe9", "dog\\x0a"] and len(images) == 40
+    with open(folder + b"/train/caf\xe9/bad\xff.png", "wb"):  # noqa: PTH123
+        pass
+    notes = load_images("folder", "train", tmp_path, broken="skip").notes
+    assert any("bad\\xff.png" in note for note in notes)
+    with pytest.raises(DataError, match="bad") as error:
+        load_images("folder", "train", tmp_path)
+    assert str(error.value).encode()
+    for text in (*notes, *images.classes):
+        text.encode()
+
+
+@pytest.mark.parametrize(
+    "name, text", [("\udce9", "\\xe9"), ("\ud800", "\\ud800"), ("a\x1b[1m", "a\\x1b[1m"), ("né", "né")]
+)
+def test_printable(name, text):
+    assert printable(name) == text
