@@ -1,6 +1,7 @@
 """Images with more than 8 bits a channel, turned, or transparent, against the formulas and against their own bytes."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -232,3 +233,37 @@ def test_a_set_of_12_bits_is_refused_with_the_line_that_mends_it(tmp_path, monke
     assert (images.images[1].permute(1, 2, 0).numpy() == scaled(written["train", "b"], 12)).all()
     assert any("more than 8 bits" in note and "12 bits" in note for note in images.notes)
     assert load_images("folder", "train", tmp_path, bits=16).images.max() <= 16
+
+
+def test_the_degrade_verb_reads_images_by_the_same_rules(tmp_path):
+    from fusiondistill.degradations import degrade_grid
+
+    x = values(3)
+    (tmp_path / "deep.png").write_bytes(png16(x, RGB))
+    Image.fromarray(scaled(x).astype(np.uint8)).save(tmp_path / "plain.png")
+    grids = [
+        degrade_grid(tmp_path / name, tmp_path / f"grid-{name}", degradations=["jpeg"])
+        for name in ("deep.png", "plain.png")
+    ]
+    assert grids[0].read_bytes() == grids[1].read_bytes()
+
+
+def test_a_tiff_of_12_packed_bits():
+    x = np.random.default_rng(0).integers(0, 4096, (5, 8, 1))
+    pairs = x.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(
+        np.uint8
+    )
+    data = tiff(packed.reshape(5, 12, 1))
+    data = data.replace(struct.pack("<HHIHH", 256, 3, 1, 12, 0), struct.pack("<HHIHH", 256, 3, 1, 8, 0))
+    data = data.replace(struct.pack("<HHIHH", 258, 3, 1, 8, 0), struct.pack("<HHIHH", 258, 3, 1, 12, 0))
+    found = decode(data, "here")
+    assert (found.pixels == scaled(x, 12)).all() and found.largest is None
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_a_tiff_of_one_bit(photometric):
+    buffer = io.BytesIO()
+    Image.fromarray(np.eye(8, dtype=bool)).save(buffer, "TIFF", tiffinfo={262: photometric})
+    found = decode_image(buffer.getvalue(), "here")[..., 0]
+    assert set(np.unique(found)) == {0, 255}

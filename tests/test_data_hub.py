@@ -318,3 +318,37 @@ def test_a_plain_binary_column(tmp_path):
 )
 def test_places(path, place):
     assert place_of(path) == place
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["split=train/part-0 split=test/part-0", "v1/data/train/chunk-000/file-000 v1/data/test/chunk-000/file-000"],
+)
+def test_folders_of_other_tools(names, tmp_path):
+    root = write(tmp_path, *(f"{name}.parquet" for name in names.split()), "metadata.parquet")
+    assert greys(root, "train") == [0] and greys(root, "test") == [1]
+    assert any("not used" in note and "metadata" in note for note in locate(root).notes)
+
+
+def encoded(orientation: int = 1, **options) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.new("RGBA", (2, 2), (9, 9, 9, 0))
+    image.putpixel((1, 0), (200, 0, 0, 255))
+    image.save(buffer, "PNG", exif=exif, **options)
+    return buffer.getvalue()
+
+
+def test_images_in_parquet_files_are_decoded_by_the_same_rules(tmp_path):
+    broken = [encoded()[:50], b"", None]
+    cells = [{"bytes": data, "path": None} for data in (encoded(), *broken, encoded(6))]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split in ("train", "test"):
+        table = pa.table({"image": pa.array(cells, kind), "label": pa.array([0, 1, 2, 0, 1])})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet, row 1: cannot be decoded.*data\.broken: skip"):
+        load_images("parquet", "train", tmp_path)
+    images = load_images("parquet", "train", tmp_path, broken="skip", background="black")
+    assert images.labels.tolist() == [0, 1] and len(images.classes) == 3
+    assert images.images[0, 0].tolist() == [[0, 200], [0, 0]] and images.images[1, 0].tolist() == [[0, 0], [0, 200]]
+    assert any("row 1" in note and "row 2" in note and "row 3" in note for note in images.notes)

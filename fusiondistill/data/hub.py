@@ -54,7 +54,9 @@ def locate(
     where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
     card = card_configs(given[0] / "README.md", files) if len(given) == 1 and given[0].is_dir() else {}
     notes: list[str] = []
-    chosen = _from_card(card, config, where, notes) or _from_names(files, config, (train_split, test_split), where)
+    chosen = _from_card(card, config, where, notes) or _from_names(
+        files, config, (train_split, test_split), where, notes
+    )
     found: dict[str, Path] = {}
     used: list[str] = []
     for split, wanted in (("train", train_split), ("test", test_split)):
@@ -163,7 +165,11 @@ def _folder_of(paths: list[str]) -> str:
 
 
 def _from_names(
-    files: Mapping[str, Path], config: str | None, wanted: tuple[str | None, str | None], where: str
+    files: Mapping[str, Path],
+    config: str | None,
+    wanted: tuple[str | None, str | None],
+    where: str,
+    notes: list[str],
 ) -> _Config:
     """The configuration that the paths name, and the user where there are several."""
     configs: dict[str, dict[str, list[str]]] = {}
@@ -184,6 +190,11 @@ def _from_names(
         merged = {label: paths for labels in usable.values() for label, paths in labels.items()}
         return _Config(merged, "")  # each has one of the splits: they are parts of one set
     name, labels = next(iter(usable.items()))
+    notes += [
+        f"{where}: not used, since no split is named: {', '.join(paths[:SHOWN])}"
+        for other in configs.keys() - usable.keys()
+        for paths in configs[other].values()
+    ]
     return _Config(labels, "" if name == "." else f"{name}/")
 
 

@@ -26,7 +26,7 @@ KEYWORDS = {
 stands in for a test split that is not there."""
 
 _ALL = frozenset(word for words in KEYWORDS.values() for word in words)
-_BETWEEN = re.compile(r"[-._ 0-9]+")
+_BETWEEN = re.compile(r"[-._ =0-9]+")
 _SHARD = re.compile(r"(?P<name>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(?P<hash>.*)", re.DOTALL)
 _PART = re.compile(r"(partial-)?(?P<name>.+?)(-part\d+)?", re.DOTALL)
 MOST_SHARDS = 100_000
@@ -109,7 +109,7 @@ def chosen_label(labels: Iterable[str], split: str, wanted: str | None) -> str |
         if word in known:
             return known[word]
     for word in KEYWORDS[split]:
-        alike = [label for key, label in known.items() if word in re.split(r"[-._ 0-9]+", key)]
+        alike = [label for key, label in known.items() if word in _BETWEEN.split(key)]
         if len(alike) > 1:
             raise DataError(f"several splits may be meant: say data.{split}_split: {' or '.join(sorted(alike))}.")
         if alike:

@@ -47,6 +47,8 @@ def facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]:
     sizes = [" x ".join(map(str, image_size(one)[::-1])) for one in (train, test)]
     if sizes[0] != sizes[1]:
         notes.append(f"{name}: the training images have {sizes[0]} pixels, the test images {sizes[1]}")
+    if config.data.std is None and min(train.std) < 1:
+        notes.append(f"{name}: the deviation of a channel is {min(train.std):.2g} of 255: nearly all pixels are alike")
     _check_held_out(config, train)
     return list(dict.fromkeys(notes))
 
