@@ -1,6 +1,9 @@
 """What makes a set of images useless, and what is left out of it: known before any worker starts."""
 
 import os
+import signal
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -219,3 +222,30 @@ def test_names_that_are_not_utf8_are_written_with_their_bytes(tmp_path):
 )
 def test_printable(name, text):
     assert printable(name) == text
+
+
+# --- on the command line ----------------------------------------------------------------------------------------------
+
+
+def test_verbs_say_what_is_left_out_and_end_with_2(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from fusiondistill_runner.cli import main
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+    monkeypatch.setattr(sys, "argv", ["fusiondistill"])
+    config = tmp_path / "c.yaml"
+    config.write_text(f"{BASE}data: {{name: folder, root: {a_set(tmp_path / 'set', {'a': 20, 'b': 20})}}}\n")
+    (tmp_path / "set" / "train" / "a" / "x.heic").touch()
+    for verb in ("validate", "plan"):
+        done = CliRunner().invoke(main, [verb, str(config)])
+        assert done.exit_code == 0 and "note: " in done.output and "1 .heic" in done.output, done.output
+    (tmp_path / "set" / "train" / "c").mkdir()
+    for verb in ("validate", "plan", "run"):
+        done = CliRunner().invoke(main, [verb, str(config)])
+        assert done.exit_code == 2 and "train/c: holds no image" in done.output, done.output
+    monkeypatch.setattr(sys, "argv", ["fusiondistill", "plan", "caf\udce9.yaml"])
+    done = CliRunner().invoke(main, ["plan", str(config)])
+    assert done.exit_code == 2 and "caf\\xe9.yaml is not UTF-8" in done.output
+    assert not (tmp_path / "runs").exists()

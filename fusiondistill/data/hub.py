@@ -57,31 +57,37 @@ def locate(
     chosen = _from_card(card, config, where, notes) or _from_names(
         files, config, (train_split, test_split), where, notes
     )
+    labels = _labels(chosen, (train_split, test_split), where)
     found: dict[str, Path] = {}
-    used: list[str] = []
-    for split, wanted in (("train", train_split), ("test", test_split)):
-        try:
-            label = chosen_label([*chosen.files, *chosen.nothing_for], split, wanted)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from error
-        if label is None:
-            continue
-        if label not in chosen.files:
-            raise DataError(f"{where}: README.md says that {chosen.nothing_for[label]} is its {label} split; fetch it.")
-        used.append(label)
+    for split, label in labels.items():
         paths = chosen.files[label]
         check_shards(dict.fromkeys(paths), where)
         found |= {f"{split}/{path.removeprefix(chosen.folder)}": files[path] for path in paths}
         if any(place_of(path).partial for path in paths):
             notes.append(f"{where}: the Hub converted only the first part of {label} (partial-{label})")
-    left = [f"{label} ({len(paths)} files)" for label, paths in chosen.files.items() if label not in used]
     if not found:
         raise DataError(_no_split(where, files, chosen))
+    left = [f"{label} ({len(paths)} files)" for label, paths in chosen.files.items() if label not in labels.values()]
     if left:
         notes.append(f"{where}: not used: {', '.join(left[:SHOWN])}")
     result = HubFiles(dict(sorted(found.items(), key=lambda item: (item[1].name, item[0]))), notes)
     result.labels = tuple(chosen.files)
     return result
+
+
+def _labels(chosen: _Config, wanted: tuple[str | None, str | None], where: str) -> dict[str, str]:
+    """Split -> what the set calls it, of the splits that are there."""
+    found = {}
+    for split, name in zip(("train", "test"), wanted, strict=True):
+        try:
+            label = chosen_label([*chosen.files, *chosen.nothing_for], split, name)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        if label is not None and label not in chosen.files:
+            raise DataError(f"{where}: README.md says that {chosen.nothing_for[label]} is its {label} split; fetch it.")
+        if label is not None:
+            found[split] = label
+    return found
 
 
 def _snapshot(path: Path) -> Path:

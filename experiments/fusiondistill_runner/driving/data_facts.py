@@ -116,7 +116,9 @@ def facts_of_plan(plan: Plan, train: ImageSet) -> list[str]:
                 if size > count:
                     notes.append(f"{stage.name}: its batch of {size:,} holds all {count:,} training images")
                 if (count % size or size) * max(1, len(spec.degradations)) == 1:
-                    lonely.setdefault(stage.name, f"batches of {size:,} images leave one of {count:,}")
+                    better = next((n for n in range(size - 1, 1, -1) if count % n != 1), size + 1)
+                    told = f"batches of {size:,} images leave one of {count:,}, a batch_size of {better:,} does not"
+                    lonely.setdefault(stage.name, told)
         elif isinstance(spec, MergeSpec) and spec.recalibrate != "none":
             seen = min(spec.images, count)
             if (1 if spec.told else len(spec.degradations)) * (seen % RECALIBRATED) == 1:
@@ -124,7 +126,7 @@ def facts_of_plan(plan: Plan, train: ImageSet) -> list[str]:
         elif isinstance(spec, CheckpointSpec):
             notes.extend(_classes_of_checkpoint(spec, train.classes))
     if lonely and _needs_two(config, train):
-        raise DataError(_one_image(config, lonely, count))
+        raise DataError(_one_image(config, lonely))
     return list(dict.fromkeys(notes))
 
 
@@ -156,11 +158,11 @@ def _needs_two(config: Config, train: ImageSet) -> bool:
     return False
 
 
-def _one_image(config: Config, lonely: dict[str, str], count: int) -> str:
+def _one_image(config: Config, lonely: dict[str, str]) -> str:
     shown = "; ".join(f"{name}: {text}" for name, text in list(lonely.items())[:SHOWN])
     return (
         f"a batch of one image cannot train {config.model.name}: its BatchNorm sees a single value per channel "
-        f"({shown}). Change batch_size (or data.train_images: {count - 1}, data.validation) so that no batch has one."
+        f"({shown}). Change that, or how many images there are (data.train_images, data.validation)."
     )
 
 
