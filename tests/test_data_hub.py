@@ -107,6 +107,7 @@ def test_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
     real = write(tmp_path / "real", "train/0.parquet", "test/0.parquet")
     root = write(tmp_path / "set", ".cache/huggingface/train.parquet", "__old__/train.parquet", ".train.parquet")
     (root / "there").symlink_to(real)
+    (real / "back").symlink_to(root)
     assert set(locate(root)) == {"train/train/0.parquet", "test/test/0.parquet"}
 
 

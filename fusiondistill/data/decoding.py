@@ -120,9 +120,11 @@ def decode(
 
 def _several(image: Any) -> bool:
     """Whether a file has further frames or pages. A camera's second picture (MPO) is a thumbnail and does not count."""
+    if image.format != "TIFF":
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     try:
-        return image.n_frames > 1 if image.format == "TIFF" else image.format != "MPO" and image.is_animated
-    except Exception:  # no attribute; or the list of pages is damaged, and the first is there
+        return bool(image.n_frames > 1)
+    except Exception:  # the list of pages is damaged, and the first is there
         return False
 
 

@@ -128,6 +128,10 @@ def _walk(base: Path) -> Iterator[str]:
     """The Parquet files below a folder; hidden folders and those that open with two underscores are left out."""
     for folder, inside, names in os.walk(base, followlinks=True):
         parts = Path(folder).relative_to(base).parts
+        above = {os.path.realpath(base.joinpath(*parts[:depth])) for depth in range(len(parts))}
+        if os.path.realpath(folder) in above:
+            inside[:] = []  # a link that leads back
+            continue
         keep = [name for name in inside if not name.startswith((".", "__"))]
         inside[:] = sorted(keep) if len(parts) < MOST_DEEP else []
         for name in sorted(names):

@@ -7,6 +7,8 @@ from typing import Any
 __all__ = ["upright"]
 
 _ORIENTATION = 0x0112
+_BLOCKS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow keeps what says it: asking takes a tenth of the time that a small image takes."""
 
 
 def upright(image: Any) -> Any:
@@ -18,6 +20,8 @@ def upright(image: Any) -> Any:
     from PIL import ImageOps
 
     image.load()  # first: Pillow turns a TIFF file by this, and takes the orientation away
+    if not any(block in image.info for block in _BLOCKS):
+        return image
     try:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         return (ImageOps.exif_transpose(image) or image) if turned else image

@@ -16,14 +16,55 @@ from fusiondistill_runner.working.data import image_size
 if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
 
-__all__ = ["facts_of_data", "facts_of_plan"]
+__all__ = ["DataFacts"]
 
 SHOWN = 10
 RECALIBRATED = 128
 """Images of a batch on which BatchNorm's statistics are recomputed: the default of `evaluation.mixed_batches`."""
 
 
-def facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]:
+class DataFacts:
+    """Looks at the images and the plans of several experiments, at what they share once."""
+
+    def __init__(self) -> None:
+        self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
+        self._classes: dict[str, list[str] | None] = {}
+
+    def of(self, plan: Plan, train: ImageSet, test: ImageSet) -> list[str]:
+        """What users should know of a plan's images, a sentence each.
+
+        Raises:
+            DataError, CheckpointError: the images, or a checkpoint beside them, cannot be used; see below.
+        """
+        config = plan.config
+        key = (config.data, config.held_out)
+        if key not in self._of_data:
+            self._of_data[key] = (_facts_of_data(config, train, test), _training_images(config, train))
+        notes, count = self._of_data[key]
+        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train.classes)]
+
+    def _of_checkpoints(self, plan: Plan, classes: Sequence[str]) -> Iterator[str]:
+        from fusiondistill.checkpoints import load_checkpoint
+
+        for spec in (stage.spec for stage in plan.stages if isinstance(stage.spec, CheckpointSpec)):
+            if spec.path not in self._classes:
+                self._classes[spec.path] = load_checkpoint(spec.path)[1].get("classes")
+            known = self._classes[spec.path]
+            if known is None or list(known) == list(classes):
+                continue
+            if permutation(known, classes) is None:
+                told = difference(known, classes)
+                raise CheckpointError(f"{spec.path} was trained for other classes than {spec.data.name} has: {told}")
+            yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
+
+
+def _training_images(config: Config, train: ImageSet) -> int:
+    """How many images are trained on."""
+    images = _taken(train, config.data.train_images)
+    return len(images) - (len(images.holdout(config.held_out, seed=0)[1]) if config.held_out else 0)
+
+
+def _facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]:
     """Look at the whole training and test split of a config.
 
     Returns:
@@ -95,19 +136,16 @@ def _taken(images: ImageSet, wanted: int | None) -> ImageSet:
     return images if wanted is None or wanted >= len(images) else images.take(wanted)
 
 
-def facts_of_plan(plan: Plan, train: ImageSet) -> list[str]:
-    """Look at a plan's trainings, merges and checkpoints beside the training split.
+def _facts_of_plan(plan: Plan, train: ImageSet, count: int) -> list[str]:
+    """Look at a plan's trainings and merges beside the ``count`` training images.
 
     Returns:
         what users should know, a sentence each.
 
     Raises:
         DataError: a batch of one image that a network with BatchNorm cannot be trained on.
-        CheckpointError: a checkpoint of other classes.
     """
     config, notes = plan.config, list[str]()
-    images = _taken(train, config.data.train_images)
-    count = len(images) - (len(images.holdout(config.held_out, seed=0)[1]) if config.held_out else 0)
     lonely: dict[str, str] = {}
     for stage in plan.stages:
         spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
@@ -123,8 +161,6 @@ def facts_of_plan(plan: Plan, train: ImageSet) -> list[str]:
             seen = min(spec.images, count)
             if (1 if spec.told else len(spec.degradations)) * (seen % RECALIBRATED) == 1:
                 lonely.setdefault(stage.name, f"batches of {RECALIBRATED} images leave one of {seen:,} (start.images)")
-        elif isinstance(spec, CheckpointSpec):
-            notes.extend(_classes_of_checkpoint(spec, train.classes))
     if lonely and _needs_two(config, train):
         raise DataError(_one_image(config, lonely))
     return list(dict.fromkeys(notes))
@@ -164,17 +200,3 @@ def _one_image(config: Config, lonely: dict[str, str]) -> str:
         f"a batch of one image cannot train {config.model.name}: its BatchNorm sees a single value per channel "
         f"({shown}). Change that, or how many images there are (data.train_images, data.validation)."
     )
-
-
-def _classes_of_checkpoint(spec: CheckpointSpec, classes: Sequence[str]) -> Iterator[str]:
-    from fusiondistill.checkpoints import load_checkpoint
-
-    _, card = load_checkpoint(spec.path)
-    known = card.get("classes") if card else None
-    if known is None or list(known) == list(classes):
-        return
-    if permutation(known, classes) is None:
-        raise CheckpointError(
-            f"{spec.path} was trained for other classes than {spec.data.name} has: {difference(known, classes)}"
-        )
-    yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
