@@ -79,7 +79,9 @@ def _read(text: str) -> tuple[Any, dict[Location, int]]:
 
 
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+")
-_FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_FLOAT = re.compile(
+    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _REPLACED = ("int", "float", "timestamp")
 """Kinds of plain values that PyYAML recognises by YAML 1.1's rules."""
 
@@ -113,7 +115,9 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 for _tag, _form in (("int", _INTEGER), ("float", _FLOAT)):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form.pattern})$"), list("-+.0123456789"))
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form.pattern})$"), list("-+.0123456789")
+    )
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 

@@ -29,7 +29,9 @@ def test_a_plain_value(text: str, value: Any) -> None:
     "form", ["loguniform: [1e-2, 1e1]", "uniform: [1e-2, 1e1]", "choice: [1e-2, 1e1]", "grid: [1e-2, 1e1]"]
 )
 def test_a_search_takes_the_numbers_that_a_recipe_takes(form: str) -> None:
-    config = parse(f"experiment: x\nfusiondistill: {{loss: {{kd: 1e-2}}}}\nsearch: {{space: {{loss.kd: {{{form}}}}}}}\n")
+    config = parse(
+        f"experiment: x\nfusiondistill: {{loss: {{kd: 1e-2}}}}\nsearch: {{space: {{loss.kd: {{{form}}}}}}}\n"
+    )
     dimension = config.search[0].space["loss.kd"]
     assert next(values for values in dimension.model_dump(exclude_none=True).values()) in ((0.01, 10.0), [0.01, 10.0])
 

@@ -144,11 +144,7 @@ def _blame(error: BaseException) -> None:
 
 def _is_ours(error: Exception) -> bool:
     """Whether an error's message is for users: the project's own errors, and the operating system's about files."""
-    return (
-        isinstance(error, OSError)
-        or (type(error) is ValueError)
-        or type(error).__module__.startswith(_OURS)
-    )
+    return isinstance(error, OSError) or (type(error) is ValueError) or type(error).__module__.startswith(_OURS)
 
 
 _OURS = ("fusiondistill.", "fusiondistill_runner.")

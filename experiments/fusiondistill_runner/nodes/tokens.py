@@ -9,6 +9,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from fusiondistill.locations import lacks
+
 __all__ = ["keep_token_private"]
 
 
@@ -54,5 +56,10 @@ def _make(path: Path) -> None:
         except FileExistsError:
             if not path.stat().st_size:  # left by a process that died before it wrote
                 aside.replace(path)
+        except OSError as error:
+            if not lacks(error):
+                raise
+            if not path.exists() or not path.stat().st_size:
+                aside.replace(path)  # of two runs that come here at one instant, the second may have to start again
     finally:
         aside.unlink(missing_ok=True)
