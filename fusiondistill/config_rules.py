@@ -148,7 +148,10 @@ def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem
 
 def _weights_problem(path: str) -> str:
     """Why a checkpoint on a disk cannot be read as finite weights; "" where it can be, or lies in a bucket."""
-    return "" if "://" in path else _read_once(path, Path(path).expanduser().stat().st_mtime_ns)
+    file = Path(path).expanduser()
+    if "://" in path or not (file.is_file() or file.is_dir()):  # a pipe would never end
+        return ""
+    return _read_once(path, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1000)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from running import command, environment, finished, fusiondistill
+from running import command, environment, finished
 
 SMALL = """
 experiment: small

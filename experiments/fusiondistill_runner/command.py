@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import getpass
 import io
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -85,7 +87,7 @@ def _outlive_reader(name: str) -> None:
     """Let this process go on where the reader of its ``stdout`` or ``stderr`` leaves, or there is none."""
     stream = getattr(sys, name)
     if stream is None:  # closed by the caller: >&-
-        setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # as long as the process
+        setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process
         return
     try:
         descriptor = stream.fileno()
@@ -180,10 +182,36 @@ yes_option = click.option("--yes", is_flag=True, help="Start a very large search
 @click.version_option(package_name=NAME)
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
+    _settle()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # under nohup the command goes on
             signal.signal(number, _terminate)
     warnings.showwarning = _show  # type: ignore[assignment]
+
+
+def _settle() -> None:
+    """Give the libraries places for their files where the surroundings name none, before any of them is imported.
+
+    ``HOME`` is set where nothing tells a home. matplotlib's settings and numba's machine code get places where theirs
+    take no file. The project's own folders look after themselves.
+    """
+    from fusiondistill.private_folder import can_be_made, home, private_folder
+
+    with contextlib.suppress(OSError):  # what needs a place says so
+        if home() is None:
+            os.environ["HOME"] = str(private_folder())
+        if not ("MPLCONFIGDIR" in os.environ or "XDG_CONFIG_HOME" in os.environ):
+            at = home()
+            if at is None or not can_be_made(at / ".config" / "matplotlib"):
+                os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
+        if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent, os.W_OK):
+            from fusiondistill.data.files import cache_folder
+
+            os.environ["NUMBA_CACHE_DIR"] = str(cache_folder() / "numba")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # torch and Ray ask for a name
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:

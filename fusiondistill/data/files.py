@@ -16,6 +16,7 @@ from fusiondistill import NAME
 from fusiondistill.commits import CheckpointError, sealed, unsealed
 from fusiondistill.data.errors import DataError
 from fusiondistill.locations import lacks, move_into_place
+from fusiondistill.private_folder import can_be_made, home, private_folder
 
 __all__ = ["cache_folder", "locked", "recalled", "remember", "temporary_folder", "write_atomically"]
 
@@ -25,13 +26,22 @@ LEFTOVER_SECONDS = 24 * 3600
 def cache_folder() -> Path:
     """The cache folder: `FUSIONDISTILL_CACHE`, else `fusiondistill` in `$XDG_CACHE_HOME` or else in `~/.cache`.
 
-    The user can delete it at any time; everything in it is made again from the sources.
+    Where neither can be made, it lies among the temporary files. The user can delete it at any time; everything in it
+    is made again from the sources.
     """
     if chosen := os.environ.get("FUSIONDISTILL_CACHE"):
         return Path(chosen).expanduser().resolve()
     user = os.environ.get("XDG_CACHE_HOME", "")
+    at_home = home()
     # By the XDG rule a relative path is ignored.
-    return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / NAME
+    base = Path(user) if Path(user).is_absolute() else at_home and at_home / ".cache"
+    if base and can_be_made(base / NAME):
+        return base / NAME
+    try:
+        return private_folder() / "cache"
+    except OSError as error:
+        why = f"{base or 'a home'} takes no files, and {error}"
+        raise DataError(f"no folder for decoded images: {why}. Set FUSIONDISTILL_CACHE to a folder.") from error
 
 
 @contextlib.contextmanager
