@@ -144,10 +144,8 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     Raises:
         CheckpointError: the bytes are no such file, or a weight or a statistic is NaN or infinite.
     """
-    if source.endswith((".pt", ".pth")):
-        tensors, card = _parse_torch(data, source), {}
-    else:
-        tensors, card = _parse_safetensors(data, source)
+    pickled = source.endswith((".pt", ".pth"))
+    tensors, card = (_parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
     _check_finite(tensors, source)
     return tensors, card
 

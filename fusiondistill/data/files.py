@@ -50,6 +50,8 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
+        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise  # of a source, which reads its files meanwhile
         why = error.strerror or error
         raise DataError(
             f"{folder}: cannot be written ({why}). Set FUSIONDISTILL_CACHE to a folder with room that you may write."

@@ -178,7 +178,9 @@ def _networks(plan: Mapping[str, Any], others: Mapping[str, Sequence[str]]) -> s
     """The directory of each network of the table, and those of the same names that are none of its."""
     lines = [f"{label}: {directory}" for label, _, _, directory in networks(plan)]
     names = dict.fromkeys(name for _, name, _, _ in networks(plan))
-    return "\n".join(lines + [f"{name}, of other settings: {', '.join(others[name])}" for name in names if name in others])
+    return "\n".join(
+        lines + [f"{name}, of other settings: {', '.join(others[name])}" for name in names if name in others]
+    )
 
 
 def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:
