@@ -17,7 +17,7 @@ from fusiondistill_runner.command import (
     verb,
     yes_option,
 )
-from fusiondistill_runner.session import carry_out, execute, headlines, stage_lines, summary_lines
+from fusiondistill_runner.session import carry_out, execute, headlines, say_first, stage_lines, summary_lines
 
 __all__ = ["main"]
 
@@ -239,6 +239,7 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
     """
     import json
 
+    say_first(checkpoints[0] if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints", local)
     from fusiondistill_runner.driving.prepared import prepare_evaluation
 
     keys = {

@@ -11,8 +11,10 @@ import functools
 import getpass
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -153,8 +155,18 @@ _OURS = ("fusiondistill.", "fusiondistill_runner.")
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    text = f"error: {message}"
+    if sys.stderr.isatty():
+        text = "\n".join(map(_fitting, text.splitlines()))
+    click.echo(text, err=True)
     sys.exit(code)
+
+
+def _fitting(line: str) -> str:
+    """A line broken between words where the terminal ends, the rest of it indented."""
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 store_option = click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/<experiment>.")

@@ -11,7 +11,7 @@ import click
 from fusiondistill import NAME
 from fusiondistill_runner.command import FAILED
 
-__all__ = ["carry_out", "execute", "headlines", "stage_lines", "summary_lines"]
+__all__ = ["carry_out", "execute", "headlines", "say_first", "stage_lines", "summary_lines"]
 
 MANY_TRIALS = 1000
 
@@ -34,8 +34,7 @@ def execute(
     Raises:
         ValueError: the verb does not fit the config.
     """
-    # Said before torch is imported and the data are read, which takes seconds.
-    click.echo(f"{config}: reading it and its data" + ("" if local else ", then starting Ray if a stage is missing"))
+    say_first(config, local)
     from fusiondistill_runner.driving.prepared import prepare
 
     prepared = prepare(config, overrides, store, local=local)
@@ -47,6 +46,11 @@ def execute(
         raise ValueError(f"{config} has no search: {why}")
     _ask_about_size(searches, yes)
     carry_out(prepared, only=searches if verb == "search" else None, local=local)
+
+
+def say_first(what: str, local: bool) -> None:
+    """Say what comes, before torch is imported and the data are read, which takes seconds."""
+    click.echo(f"{what}: reading it and its data" + ("" if local else ", then starting Ray if a stage is missing"))
 
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
