@@ -113,7 +113,8 @@ def plan_verb(
     simulated = forecast(prepared, simulate, times, estimates)
     costs = cost_lines(prepared.missing, estimates, prepared.config.resources)
     stages = (stage_lines if listed else summary_lines)(prepared)
-    for line in (*(f"note: {text}" for text in prepared.notes), *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
+    notes = (f"note: {text}" for text in prepared.notes)
+    for line in (*notes, *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
         click.echo(line)
     if not listed:
         click.echo("--stages lists the stages")

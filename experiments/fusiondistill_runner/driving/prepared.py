@@ -117,7 +117,8 @@ def prepare_evaluation(
         for point, models in points
     )
     cards = [(path, card) for models in found.by_network.values() for path, _, card in models.values()]
-    return replace(outside.prepared(config, plans, store), notes=outside.other_sizes(points[0][0], cards))
+    prepared = outside.prepared(config, plans, store)
+    return replace(prepared, notes=(*prepared.notes, *outside.other_sizes(points[0][0], cards)))
 
 
 def _imported(plan: Plan) -> list[tuple[str, Mapping[str, Any]]]:
