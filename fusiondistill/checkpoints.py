@@ -57,9 +57,14 @@ MODEL = "model.safetensors"
 
 
 def to_safetensors(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> bytes:
-    """Weights and their card as the bytes of one safetensors file."""
+    """Weights and their card as the bytes of one safetensors file.
+
+    Raises:
+        CheckpointError: a weight or a statistic is NaN or infinite; the message names its tensor.
+    """
     from safetensors.torch import save
 
+    _check_finite(state_dict, "what is to be stored")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     data: bytes = save(tensors, metadata={NAME: json.dumps(card, sort_keys=True)})
     return data
@@ -93,7 +98,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         The state dict on the CPU, and the card: empty for files that carry none.
 
     Raises:
-        CheckpointError: missing, damaged, or not a checkpoint.
+        CheckpointError: missing, damaged, not a checkpoint, or with values that are not finite.
     """
     filesystem, place, manifest = _find(path)
     if manifest is not None:
@@ -134,9 +139,28 @@ def checkpoint_digest(path: str | Path) -> str:
 
 
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``."""
-    if source.endswith((".pt", ".pth")):
-        return _parse_torch(data, source), {}
+    """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``.
+
+    Raises:
+        CheckpointError: the bytes are no such file, or a weight or a statistic is NaN or infinite.
+    """
+    pickled = source.endswith((".pt", ".pth"))
+    tensors, card = (_parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
+    _check_finite(tensors, source)
+    return tensors, card
+
+
+def _check_finite(state_dict: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise CheckpointError where weights are NaN or infinite: every file that is read or written passes here."""
+    from fusiondistill.state_dicts import check_finite
+
+    try:
+        check_finite(state_dict, source)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _parse_safetensors(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

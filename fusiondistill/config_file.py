@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +23,7 @@ from fusiondistill.parametrised import Parametrised
 from fusiondistill.plugins import PluginError, load_plugins, read_plugins
 from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, YAMLProblem
+from fusiondistill.shorthands import ambiguous, write_out
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
@@ -29,6 +32,8 @@ _TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}
 """What pydantic calls a type -> what YAML calls it."""
 _SHOWN = 200
 """The most mistakes that a message lists."""
+_DEEPEST = 2
+"""How deep below a section an unknown key is looked for."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,8 @@ def parse_points(
     lines: dict[Location, int | None] = {**found_lines}
     if not isinstance(content, dict):
         raise ConfigError(source, [Mistake("", "must be a mapping of keys to values", 1)])
+    write_out(content)
     found = [m for m in [_override(content, lines, text) for text in overrides] if m]
-    for switch in ("search", "sweep"):
-        if content.get(switch) is False:
-            content[switch] = None
     found += _load_plugins(content, lines)
     points, mistakes = _points(content, lines)
     found += mistakes
@@ -189,18 +192,23 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
     """The config that a content describes (None if pydantic refuses it), and all mistakes."""
     content, lines, conflicts = modern(content, lines)
+    write_out(content)  # also what a point of a sweep says
     twice = [Mistake(".".join(map(str, at)), text, _line(at, lines)) for at, text in conflicts]
     config = None
     found: list[Mistake] = []
+    elsewhere = cache(lambda: list(_paths((), content)))
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
         short = [p for p in problems if p["type"] == "too_short"]  # an empty sequence, since its items were refused
         again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
-        explained = [_explain(problem, content, lines) for problem in problems if problem not in again]
+        explained = [_explain(problem, content, lines, elsewhere) for problem in problems if problem not in again]
         found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
-    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
+    ruled = [
+        Mistake(".".join(map(str, loc)), text, _line(loc, lines))
+        for loc, text in (*ambiguous(content), *cross_check(content))
+    ]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
     found = [m for m in found if m.key not in {mistake.key for mistake in ruled}]
@@ -235,6 +243,7 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
     for known in [known for known in lines if known[: len(location)] == location]:
         del lines[known]
     lines[location] = None
+    write_out(content)
     return None
 
 
@@ -299,7 +308,33 @@ def _place(location: Location, content: Mapping[str, Any]) -> Location:
     return location
 
 
-def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, int | None]) -> Mistake | None:
+def _paths(location: Location, content: Mapping[str, Any]) -> Iterator[Location]:
+    """All keys that are known at a place of a config and below it."""
+    keys = list(_mapping(content.get("define"))) if location == ("define",) else _fields_at(location, content)
+    for key in keys:
+        yield (*location, key)
+        if len(location) < _DEEPEST + (location[:1] == ("define",)):
+            yield from _paths((*location, key), content)
+
+
+def _unknown(location: Location, content: Mapping[str, Any], known: list[str], paths: Iterable[Location]) -> str:
+    """What to say of an unknown key: where it lies instead, else the nearest key, else all keys of the place."""
+    key = location[-1]
+    same = [path for path in paths if path[-1] == key and path != location]
+    pairs = [zip(path, location, strict=False) for path in same]
+    shared = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in pairs]
+    if meant := [".".join(map(str, path)) for path, n in zip(same, shared, strict=True) if n == max(shared)]:
+        return f"unknown key here; did you mean {', '.join(meant[:3])}{', ...' if len(meant) > 3 else ''}?"
+    close = difflib.get_close_matches(str(key), known, n=1)
+    return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
+
+
+def _explain(
+    problem: Any,
+    content: Mapping[str, Any],
+    lines: Mapping[Location, int | None],
+    elsewhere: Callable[[], Iterable[Location]],
+) -> Mistake | None:
     """A pydantic error as a mistake; None for one that the rules, or the method that it is inherited from, report."""
     location = _place(tuple(problem["loc"]), content)
     message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
@@ -316,8 +351,7 @@ def _explain(problem: Any, content: Mapping[str, Any], lines: Mapping[Location, 
             return None
     if problem["type"] == "extra_forbidden":
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        message = f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
+        message = _unknown(location, content, known, elsewhere())
         if len(location) == 1 and {"like", "start", "train_on", "of"} & _mapping(shown).keys():
             message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":

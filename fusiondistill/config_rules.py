@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,28 @@ def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem
             missing = [n for n in named if "://" not in n and not Path(n).expanduser().exists()]
             if missing:
                 yield place, f"no such checkpoint: {missing[0]}"
+            elif found := next(filter(None, map(_weights_problem, dict.fromkeys(named))), ""):
+                yield place, found
+
+
+def _weights_problem(path: str) -> str:
+    """Why a checkpoint on a disk cannot be read as finite weights; "" where it can be, or lies in a bucket."""
+    file = Path(path).expanduser()
+    if "://" in path or not (file.is_file() or file.is_dir()):  # a pipe would never end
+        return ""
+    return _read_once(path, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1000)
+def _read_once(path: str, changed: int) -> str:
+    """The problem of a checkpoint that changed at this time, which the points of a sweep ask for again and again."""
+    from fusiondistill.checkpoints import CheckpointError, load_checkpoint
+
+    try:
+        load_checkpoint(path)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def _check_tracking(raw: Mapping[str, Any]) -> Iterable[Problem]:

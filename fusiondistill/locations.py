@@ -27,6 +27,8 @@ __all__ = [
     "be_patient",
     "explained",
     "is_local",
+    "lacks",
+    "move_into_place",
     "open_location",
     "read_whole",
     "write_file",
@@ -243,10 +245,54 @@ def _write_local(target: Path, data: bytes) -> None:
         with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
+            with tolerated(*_NO_CALL):  # a file that a power cut left unwritten does not match its digest
+                os.fsync(stream.fileno())
+        move_into_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NO_CALL = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.EXDEV, errno.ENOLCK, errno.ENODEV)
+"""How file systems (of network disks, buckets that are mounted, memory cards) say that they have no such call."""
+
+
+def lacks(error: OSError) -> bool:
+    """Whether an error says that the file system does not have the call."""
+    return error.errno in _NO_CALL
+
+
+@contextlib.contextmanager
+def tolerated(*numbers: int) -> Iterator[None]:
+    """Go on after the operating system's errors of these numbers."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+
+
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Rename a file over another; where the file system has no rename, write its content there.
+
+    What is written so can be cut short by a kill. Its digest tells, in its manifest or in itself, and it is made again.
+
+    Raises:
+        OSError: the file system takes the file in neither way; the message says what to do.
+    """
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        if not lacks(error):
+            raise
+        try:
+            shutil.copyfile(temporary, target)
+        except OSError as other:
+            if not lacks(other):
+                raise
+            raise OSError(
+                f"{target.parent}: this file system can neither rename a file ({error.strerror}) nor write over one "
+                f"({other.strerror}): give a folder on another one, or a bucket by its URI"
+            ) from other
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
 """Reads untrusted YAML in bounded time: plain values, with the line of each key.
 
+Numbers are those of YAML 1.2, as people write them: ``1e-3`` is a number, ``010`` is ten, ``12:30`` is a text. Dates
+are texts, too. (PyYAML follows YAML 1.1: there ``1e-3`` is a text, ``010`` eight and ``12:30`` seven hundred fifty.)
+
 It refuses tags other than YAML's own, anchors (a few lines of which can make gigabytes), repeated keys, and values that
 are so long or nested so deeply that reading them takes long.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +63,7 @@ def read(text: str) -> tuple[Any, dict[Location, int]]:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = ", ".join(filter(None, (getattr(error, "context", ""), getattr(error, "problem", "")))) or str(error)
         raise YAMLProblem(f"not valid YAML: {problem}", mark.line + 1 if mark else 1) from error
-    except (ValueError, OverflowError, TypeError) as error:  # an impossible date or number
+    except (ValueError, OverflowError, TypeError) as error:  # an impossible number
         raise YAMLProblem(f"not valid YAML: {error}", 1) from error
 
 
@@ -76,10 +80,22 @@ def _read(text: str) -> tuple[Any, dict[Location, int]]:
         loader.dispose()
 
 
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+")
+_FLOAT = re.compile(
+    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+_REPLACED = ("int", "float", "timestamp")
+"""Kinds of plain values that PyYAML recognises by YAML 1.1's rules."""
+
+
 class _Loader(yaml.SafeLoader):
     """Checks each node before it is made."""
 
     depth = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own attribute
+        first: [(tag, form) for tag, form in forms if tag.rpartition(":")[2] not in _REPLACED]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -95,6 +111,18 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    return int(text, {"0x": 16, "0o": 8, "0b": 2}.get(text[:2], 10))
+
+
+for _tag, _form in (("int", _INTEGER), ("float", _FLOAT)):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form.pattern})$"), list("-+.0123456789")
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:

@@ -247,3 +247,33 @@ def test_a_card_that_no_image_can_be_normalised_by_is_refused_by_name(changes: d
     check_card(card, "here")
     with pytest.raises(CheckpointError, match=f"^here carries a card whose {next(iter(changes))} is missing or not"):
         check_card({**card, **changes}, "here")
+
+
+@pytest.mark.parametrize("form", ["stage", "file.safetensors", "file.pt"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named_by_file_and_tensor(form: str, value: float, tmp_path: Path) -> None:
+    """In each form in which a checkpoint comes, in a parameter as in a statistic, before any work starts."""
+    from fusiondistill import config_file
+
+    path = tmp_path / form
+    state = build_model("cifar_resnet8", 10).state_dict()
+    if form == "file.pt":
+        torch.save({**state, "fc.bias": torch.full((10,), value)}, path)
+    else:  # ours are written by a version that did not look
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fusiondistill.checkpoints._check_finite", lambda *_: None)
+            save_checkpoint(path, {**state, "fc.bias": torch.full((10,), value)}, {})
+    with pytest.raises(CheckpointError, match=rf"{form}.* not finite in fc\.bias"):
+        load_checkpoint(path)
+    for section in ("base: {checkpoint: %s}", "expert: {checkpoint: {blur: %s}}", "modelsoups: {checkpoint: %s}"):
+        with pytest.raises(config_file.ConfigError, match=rf"line 2: .*checkpoint.*{form}.* not finite in fc\.bias"):
+            config_file.parse("experiment: x\n" + section % path + "\n")
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    state = build_model("cifar_resnet8", 10).state_dict()
+    statistic = next(key for key in state if key.endswith("running_var"))
+    state[statistic][0] = float("inf")
+    with pytest.raises(CheckpointError, match=rf"not finite in {statistic}"):
+        save_checkpoint(tmp_path / "a", state, {})
+    assert not (tmp_path / "a").exists()

@@ -98,7 +98,6 @@ search:
         ("experiment: x\n? [1, 2]\n: 3\n", 2, "a key must be plain text"),
         ("experiment: !!python/object/apply:os.system ['true']\n", 1, "not valid YAML: could not determine"),
         ("experiment: x\n--- \nexperiment: y\n", 2, "single document"),
-        ("experiment: 2020-13-45\n", 1, "not valid YAML: month must be"),
         ("- experiment\n", 1, "must be a mapping"),
         ("just text\n", 1, "must be a mapping"),
         ("[" * 500 + "]" * 500 + "\n", 1, "nested too deeply"),

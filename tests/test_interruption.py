@@ -40,3 +40,18 @@ def test_who_hangs_on_the_way_out_is_ended(limit: int, again: bool, words: str) 
         finally:
             process.kill()
     assert process.returncode == 75 and words in said and "start the same command again to go on" in said, said
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(False, 75), (True, -signal.SIGKILL)])
+def test_a_terminal_that_hangs_up_is_heeded_but_under_nohup(ignored: bool, code: int) -> None:
+    opening = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN) if {ignored} else None\n"
+    program = opening + HANGS.replace("time.sleep(600)", "sys.exit(75)")
+    with subprocess.Popen([sys.executable, "-c", program, "500"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        if ignored:
+            assert process.poll() is None
+            process.kill()
+        process.communicate(timeout=60)
+    assert process.returncode == code

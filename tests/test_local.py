@@ -93,7 +93,7 @@ def goes_on(config: Path, store: Path) -> str:
     return again.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path, number: signal.Signals) -> None:
     config.write_text(LONG)
     store = tmp_path / "store"

@@ -120,6 +120,21 @@ def test_a_missing_column_is_named() -> None:
         report.summarise(table(rows_of(["base"])).drop_columns(["level"]))
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which a table of four degradations is not cut."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 90])
+def test_lines_fit_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = report.table_lines(table(rows_of()))
+    assert columns - 20 < max(map(len, lines)) <= columns
+    monkeypatch.delenv("COLUMNS")
+    assert max(map(len, report.table_lines(table(rows_of())))) <= 80
+
+
 def test_terminal_table_is_aligned_and_fits() -> None:
     lines = report.table_lines(table(rows_of()))
     start = next(i for i, line in enumerate(lines) if "JPEG  " in line)

@@ -140,3 +140,17 @@ def test_curves_are_called_after_the_split_that_they_are_of(tmp_path: Path, sele
 def test_without_a_plan_nothing_is_said_of_the_settings(tmp_path: Path) -> None:
     page = Page(report.write(tmp_path, table(rows_of(["base"])))[0].read_text())
     assert "Training" not in page.text["dt"] and "best on images held out of training" in page.text["dd"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"name": "folder", "root": "/data/mine"}, "folder mine"),
+        ({"name": "parquet", "root": "cats"}, "parquet cats"),
+        ({"name": "cifar10", "root": "/data/cifar"}, "cifar10"),
+        ({"name": "digits", "root": None}, "digits"),
+        ({"name": "of-a-plugin", "root": "/data/mine/"}, "of-a-plugin mine"),
+    ],
+)
+def test_a_name_that_says_nothing_of_the_images_is_told_with_their_folder(data: dict[str, Any], said: str) -> None:
+    assert results._data_set({"data": data}) == said

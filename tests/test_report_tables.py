@@ -246,7 +246,7 @@ def test_several_groups_open_with_an_overview(tmp_path: Path) -> None:
 def test_a_wide_table_is_cut_into_several_for_a_terminal() -> None:
     rows = [r for i in range(19) for r in counted("base", f"c-corruption_{i}", {1: 5}, kind="corruption")]
     lines = report.table_lines(as_table(counted("base", "blur", {0: 5}) + rows))
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     text = " ".join(lines)
     assert all(f"Corruption {i}" in text for i in range(19)) and len(re.findall(r"^Base ", "\n".join(lines), re.M)) >= 4
 

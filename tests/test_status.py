@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from fusiondistill.checkpoints import sealed
 from fusiondistill_runner.storage.lease import machine
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.stage_tables import facts
 from fusiondistill_runner.watching import status
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from fusiondistill_runner.watching.status_file import STATUS_FILE, StatusFile, read_status
@@ -178,3 +180,35 @@ def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert "group1/" in text and "waiting: " in text and "device-seconds so far" in text and "complete" in text
     again = fusiondistill("status", str(store), "--watch", cache=cache)
     assert again.returncode == 0 and "complete" in again.stdout
+
+
+def test_of_two_networks_of_one_name_it_says_which_is_the_tables(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    train = {"name": "fusiondistill", "kind": "train", "seed": 0}
+    shelf.plan["stages"] = [{**train, "directory": f"fusiondistill-{'a' * 16}"}]
+    shelf.store.write(sealed(shelf.plan), "plans", "x.json")
+    assert not [line for line in status_lines(shelf.store) if "the table's" in line]
+    for name in ("a" * 16, "b" * 16):
+        (tmp_path / f"fusiondistill-{name}").mkdir()
+    (tmp_path / f"trial-{'c' * 16}").mkdir()
+    assert status_lines(shelf.store)[-3:] == [
+        f"  fusiondistill, seed 0: fusiondistill-{'a' * 16} is the table's",
+        f"  fusiondistill-{'b' * 16}: of other settings, in no table",
+        "fusiondistill prune deletes what is in no table",
+    ]
+    said = facts(shelf.store, [shelf.plan])["networks"]
+    assert said.splitlines() == [
+        f"fusiondistill, seed 0: fusiondistill-{'a' * 16}",
+        f"fusiondistill, of other settings: fusiondistill-{'b' * 16}",
+    ]
+
+
+def test_a_watch_that_is_started_first_waits_for_the_run(tmp_path: Path) -> None:
+    shelf, lines, done = Shelf(tmp_path / "store"), list[str](), list[bool]()
+    watching = threading.Thread(target=lambda: done.append(status.watch(shelf.store, 0.01, lines.append)))
+    watching.start()
+    wait_for(lambda: lines)
+    assert "holds no run yet: waiting for one to start" in lines[0]
+    shelf.write()
+    watching.join(60)
+    assert done == [True]

@@ -99,3 +99,46 @@ def test_evaluate_names_what_is_wrong(tmp_path: Path) -> None:
     ):
         done = fusiondistill("evaluate", str(tmp_path / path), "--data", data, cache=tmp_path, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_network_that_learned_from_images_of_another_size_is_told(tmp_path: Path) -> None:
+    from fusiondistill import build_model
+    from fusiondistill.checkpoints import card_of, save_checkpoint
+    from fusiondistill_runner.driving.prepared import prepare, prepare_evaluation
+
+    digits = [str(digit) for digit in range(10)]
+    paths = {}
+    for side in (16, 32):
+        card = card_of(
+            "cifar_resnet8", None, classes=digits, mean=(1, 1, 1), std=(1, 1, 1), size=(side, side), dataset="d"
+        )
+        paths[side] = str(tmp_path / f"of{side}.safetensors")
+        save_checkpoint(paths[side], build_model("cifar_resnet8", 10).state_dict(), card)
+    said = f"{paths[32]} was trained on images of 32x32 pixels, those of digits have 16x16: expect it to see less"
+    assert prepare_evaluation(list(paths.values()), [], str(tmp_path / "store"), data="digits").notes[-1] == said
+    config = tmp_path / "c.yaml"
+    config.write_text(f"experiment: x\nmodel: cifar_resnet8\nbase: {{checkpoint: {paths[32]}}}\n")
+    assert prepare(str(config), store=str(tmp_path / "store")).notes[-1] == said
+
+
+def test_a_plugin_that_ends_the_process_or_misses_a_file_is_named_by_its_line(tmp_path: Path) -> None:
+    source = (
+        'import sys\nfrom fusiondistill import SOURCES\n@SOURCES.register("mine")\ndef mine(files, split):\n    "M."\n'
+    )
+    for line in ("sys.exit(3)", "open('/nowhere/at/all')"):
+        (tmp_path / "p.py").write_text(f"{source}    {line}\n")
+        (tmp_path / "c.yaml").write_text("experiment: x\nplugins: [p.py]\ndata: {name: mine}\n")
+        done = fusiondistill("plan", "c.yaml", cache=tmp_path, cwd=tmp_path)
+        assert done.returncode == 2 and f"error: plugin p.py, line 6 ({line}): " in done.stderr, done.stderr
+
+
+def test_the_help_of_bench_says_the_speeds_that_it_assumes() -> None:
+    from click.testing import CliRunner
+
+    from fusiondistill_runner.cli import main
+    from fusiondistill_runner.forecasting.paper_schedule import SPEEDS
+
+    said = " ".join(CliRunner().invoke(main, ["bench", "--help"]).output.split())
+    assert all(f"{side}={speed:g} (" in said for side, speed in SPEEDS.items())
+    readme = " ".join((Path(__file__).parent.parent / "README.md").read_text().split())
+    assert f"Simulated at {SPEEDS[32]:,.0f} ResNet-56" in readme and f"assumed {SPEEDS[64]:,.0f}" in readme

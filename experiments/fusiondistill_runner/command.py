@@ -5,12 +5,19 @@ Exit codes: 0 done, 1 the work failed, 2 the input is wrong, 75 interrupted (sta
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import getpass
+import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -35,17 +42,63 @@ class _Command(click.Command):
                     formatter.write_text(line)
 
 
-def verb(name: str, example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command of a group (:data:`main`) with an example in its help and errors as exit codes."""
+def verb(
+    name: str, example: str, group: click.Group | None = None, *, reads: bool = False
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command of a group (:data:`main`) with an example in its help and errors as exit codes.
+
+    Args:
+        reads: the command only prints: it ends quietly when the reader of its output leaves (``| head``). Any other
+            command goes on without output.
+    """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
+            _outlive_reader("stderr")
+            if not reads:
+                _outlive_reader("stdout")
             return _guard(functools.partial(function, *args, **kwargs))
 
         return (group or main).command(name, cls=_Command, epilog=example)(guarded)
 
     return decorate
+
+
+class _Unread(io.FileIO):
+    """A file descriptor whose texts are dropped where they cannot be written any more."""
+
+    def write(self, data: Any) -> int:
+        """Write, or drop: a pipe whose reader has left and a terminal that is closed take nothing ever again."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO):
+                _silence(self.fileno())
+            return len(data)
+
+
+def _silence(descriptor: int) -> None:
+    """Let a descriptor lead nowhere, for all that writes into it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _outlive_reader(name: str) -> None:
+    """Let this process go on where the reader of its ``stdout`` or ``stderr`` leaves, or there is none."""
+    stream = getattr(sys, name)
+    if stream is None:  # closed by the caller: >&-
+        setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process
+        return
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # a notebook's, or a test's
+        return
+    raw = io.BufferedWriter(_Unread(descriptor, "w", closefd=False))
+    with contextlib.suppress(OSError):
+        stream.flush()
+    setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True))
 
 
 def _guard(call: Callable[[], Any]) -> Any:
@@ -56,18 +109,20 @@ def _guard(call: Callable[[], Any]) -> Any:
     except (KeyboardInterrupt, SystemExit) as stop:
         # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
         if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+            _blame(stop)
             raise
         click.echo("\ninterrupted: what is stored stays; start the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # piped into head
-        raise
+    except BrokenPipeError:  # of a command that only prints: its reader has read enough
+        _silence(sys.stdout.fileno())
+        sys.exit(0)
     except (ValueError, KeyError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        if not _is_ours(error) or type(error) is ValueError:
-            _blame(error)
+        _blame(error)
         if not _is_ours(error):
             raise
         _stop(str(error), WRONG_INPUT)
     except OSError as error:  # no cluster, no answer from a bucket, a full disk
+        _blame(error)
         _stop(str(error), FAILED)
     except RuntimeError as error:
         from fusiondistill_runner.storage.store import StoreBusy
@@ -95,26 +150,38 @@ def _check_names() -> None:
                 _stop(f"{what} {printable(name)} is not UTF-8 text: rename the file or folder", WRONG_INPUT)
 
 
-def _blame(error: Exception) -> None:
-    """End the command where it was a user's plugin that raised: its source reads images, its network is counted."""
+def _blame(error: BaseException) -> None:
+    """End the command where it was a user's plugin that raised: its source reads images, its network is counted.
+
+    An error of the project's own kinds speaks for itself, also where a plugin asked for it.
+    """
     from fusiondistill.plugins import blamed
 
-    if at := blamed(error):
+    if not type(error).__module__.startswith(_OURS) and (at := blamed(error)):
         _stop(at, WRONG_INPUT)
 
 
 def _is_ours(error: Exception) -> bool:
     """Whether an error's message is for users: the project's own errors, and the operating system's about files."""
-    return (
-        isinstance(error, OSError)
-        or (type(error) is ValueError)
-        or type(error).__module__.startswith(("fusiondistill.", "fusiondistill_runner."))
-    )
+    return isinstance(error, OSError) or (type(error) is ValueError) or type(error).__module__.startswith(_OURS)
+
+
+_OURS = ("fusiondistill.", "fusiondistill_runner.")
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    text = f"error: {message}"
+    if sys.stderr.isatty():
+        text = "\n".join(map(_fitting, text.splitlines()))
+    click.echo(text, err=True)
     sys.exit(code)
+
+
+def _fitting(line: str) -> str:
+    """A line broken between words where the terminal ends, the rest of it indented."""
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 store_option = click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/<experiment>.")
@@ -142,8 +209,36 @@ yes_option = click.option("--yes", is_flag=True, help="Start a very large search
 @click.version_option(package_name=NAME)
 def main() -> None:
     """Turn several expert classifiers into one: train, fuse, distill, search, evaluate on Ray."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _settle()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # under nohup the command goes on
+            signal.signal(number, _terminate)
     warnings.showwarning = _show  # type: ignore[assignment]
+
+
+def _settle() -> None:
+    """Give the libraries places for their files where the surroundings name none, before any of them is imported.
+
+    ``HOME`` is set where nothing tells a home. matplotlib's settings and numba's machine code get places where theirs
+    take no file. The project's own folders look after themselves.
+    """
+    from fusiondistill.private_folder import can_be_made, home, private_folder
+
+    with contextlib.suppress(OSError):  # what needs a place says so
+        if home() is None:
+            os.environ["HOME"] = str(private_folder())
+        if not ("MPLCONFIGDIR" in os.environ or "XDG_CONFIG_HOME" in os.environ):
+            at = home()
+            if at is None or not can_be_made(at / ".config" / "matplotlib"):
+                os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
+        if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent, os.W_OK):
+            from fusiondistill.data.files import cache_folder
+
+            os.environ["NUMBA_CACHE_DIR"] = str(cache_folder() / "numba")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # torch and Ray ask for a name
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:

@@ -105,6 +105,8 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
             interruption.check()
             store.check_held()
 
+        address = os.environ.get("RAY_ADDRESS")
+        display.say(f"connecting to Ray at {address}" if address else "starting Ray, which takes some ten seconds")
         try:
             with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
                 interruption.install()

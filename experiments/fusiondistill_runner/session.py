@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from fusiondistill import NAME
 from fusiondistill_runner.command import FAILED
 
-__all__ = ["carry_out", "execute", "headline"]
+__all__ = ["carry_out", "execute", "headlines", "say_first", "stage_lines", "summary_lines"]
 
 MANY_TRIALS = 1000
 
@@ -33,6 +34,7 @@ def execute(
     Raises:
         ValueError: the verb does not fit the config.
     """
+    say_first(config, local)
     from fusiondistill_runner.driving.prepared import prepare
 
     prepared = prepare(config, overrides, store, local=local)
@@ -44,6 +46,11 @@ def execute(
         raise ValueError(f"{config} has no search: {why}")
     _ask_about_size(searches, yes)
     carry_out(prepared, only=searches if verb == "search" else None, local=local)
+
+
+def say_first(what: str, local: bool) -> None:
+    """Say what comes, before torch is imported and the data are read, which takes seconds."""
+    click.echo(f"{what}: reading it and its data" + ("" if local else ", then starting Ray if a stage is missing"))
 
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
@@ -95,7 +102,8 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
             StatusFile(wanted.store, display.snapshot),
             Tracking(wanted.config, display),
         ):
-            display.say(headline(wanted))
+            for text in headlines(wanted):
+                display.say(text)
             outcome = runner.run(wanted, display, local=local)
         if outcome.done:
             fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
@@ -107,14 +115,35 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     _report_failures(outcome)
 
 
-def headline(prepared: Any) -> str:
-    """A line with the number of stages, and how many of them are missing."""
+def headlines(prepared: Any) -> list[str]:
+    """The number of stages, and how many of them are missing; then where the store is."""
     total, missing = len(prepared.plan.stages), len(prepared.missing)
     rest = f"{missing} to do" if missing else "nothing to do"
     stored = f"{total} stages, {total - missing} stored, {rest}"
     if len(prepared.points) > 1:
         stored = f"{len(prepared.points)} experiments, {stored}"
-    return f"{prepared.config.experiment}: {stored}; store {prepared.store.location}"
+    return [f"{prepared.config.experiment}: {stored}", f"store: {prepared.store.location}"]
+
+
+def summary_lines(prepared: Any) -> list[str]:
+    """A line for each kind of stage: how many there are, how many are stored, and their names as far as they fit."""
+    lines = [f"  {'kind':8}  stages  stored"]
+    for kind in dict.fromkeys(stage.kind for stage in prepared.plan.stages):
+        own = [stage for stage in prepared.plan.stages if stage.kind == kind]
+        stored = sum(stage.digest in prepared.stored for stage in own)
+        names = ", ".join(dict.fromkeys(stage.name.removeprefix("evaluate-") for stage in own))
+        lines.append(f"  {kind:8}  {len(own):6,}  {stored:6,}  {textwrap.shorten(names, 52, placeholder=' ...')}")
+    return lines
+
+
+def stage_lines(prepared: Any) -> list[str]:
+    """Every stage with its state and its directory; what it needs stands below it."""
+    lines = []
+    for stage in prepared.plan.stages:
+        state = "stored " if stage.digest in prepared.stored else "missing"
+        lines.append(f"  {state}  {stage.kind:8}  {stage.directory}")
+        lines += [f"{'':21}<- {one}" for one in dict.fromkeys(needed.directory for needed in stage.inputs.values())]
+    return lines
 
 
 def _print_end(prepared: Any) -> None:

@@ -22,6 +22,7 @@ from fusiondistill.commits import sealed, unsealed
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import locked, temporary_folder
 from fusiondistill.data.source import Contents, Row
+from fusiondistill.locations import lacks
 
 __all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode"]
 
@@ -90,7 +91,14 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
         raise ValueError("labels.npy has other content than was written")
     labels = np.load(io.BytesIO(raw_labels), allow_pickle=False)
     # Mode "c" is MAP_PRIVATE: see the module's docstring.
-    pixels = np.memmap(images, dtype=np.uint8, mode="c", offset=HEADER_BYTES, shape=shape)
+    pixels: np.ndarray
+    try:
+        pixels = np.memmap(images, dtype=np.uint8, mode="c", offset=HEADER_BYTES, shape=shape)
+    except OSError as error:
+        if not lacks(error):
+            raise
+        # A file system that maps no files: each process holds a copy of its own.
+        pixels = np.fromfile(images, dtype=np.uint8, offset=HEADER_BYTES).reshape(shape)
     return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]), list(entry["notes"]))
 
 

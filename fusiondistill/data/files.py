@@ -15,6 +15,8 @@ from typing import Any
 from fusiondistill import NAME
 from fusiondistill.commits import CheckpointError, sealed, unsealed
 from fusiondistill.data.errors import DataError
+from fusiondistill.locations import lacks, move_into_place
+from fusiondistill.private_folder import can_be_made, home, private_folder
 
 __all__ = ["cache_folder", "locked", "recalled", "remember", "temporary_folder", "write_atomically"]
 
@@ -24,13 +26,22 @@ LEFTOVER_SECONDS = 24 * 3600
 def cache_folder() -> Path:
     """The cache folder: `FUSIONDISTILL_CACHE`, else `fusiondistill` in `$XDG_CACHE_HOME` or else in `~/.cache`.
 
-    The user can delete it at any time; everything in it is made again from the sources.
+    Where neither can be made, it lies among the temporary files. The user can delete it at any time; everything in it
+    is made again from the sources.
     """
     if chosen := os.environ.get("FUSIONDISTILL_CACHE"):
         return Path(chosen).expanduser().resolve()
     user = os.environ.get("XDG_CACHE_HOME", "")
+    at_home = home()
     # By the XDG rule a relative path is ignored.
-    return (Path(user) if Path(user).is_absolute() else Path.home() / ".cache") / NAME
+    base = Path(user) if Path(user).is_absolute() else at_home and at_home / ".cache"
+    if base and can_be_made(base / NAME):
+        return base / NAME
+    try:
+        return private_folder() / "cache"
+    except OSError as error:
+        why = f"{base or 'a home'} takes no files, and {error}"
+        raise DataError(f"no folder for decoded images: {why}. Set FUSIONDISTILL_CACHE to a folder.") from error
 
 
 @contextlib.contextmanager
@@ -39,8 +50,11 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
+        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise  # of a source, which reads its files meanwhile
+        why = error.strerror or error
         raise DataError(
-            f"{folder}: cannot be written ({error.strerror or error}). Set FUSIONDISTILL_CACHE to a folder with room."
+            f"{folder}: cannot be written ({why}). Set FUSIONDISTILL_CACHE to a folder with room that you may write."
         ) from error
 
 
@@ -51,11 +65,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
-            Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared cache from other users
-            Path(temporary).replace(path)
-        except BaseException:
+            with contextlib.suppress(OSError):  # not every file system has modes
+                Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared cache from other users
+            move_into_place(Path(temporary), path)
+        finally:
             Path(temporary).unlink(missing_ok=True)
-            raise
 
 
 def remember(path: Path, facts: Mapping[str, Any]) -> None:
@@ -103,11 +117,22 @@ def temporary_folder(final: Path) -> Iterator[Path]:
                     shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{final.name}.tmp-"))
         try:
-            folder.chmod(0o755)  # as above
+            with contextlib.suppress(OSError):
+                folder.chmod(0o755)  # as above
             yield folder
             _put_in_place(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_in_place(folder: Path, final: Path) -> None:
+    """Copy a folder's files where the file system cannot rename it: the file that was written last, which names the
+    others with their digests, comes last."""
+    final.mkdir(exist_ok=True)
+    for file in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        shutil.copyfile(file, final / file.name)
+        with contextlib.suppress(OSError):
+            os.utime(final / file.name, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))  # see cache._map
 
 
 def _put_in_place(folder: Path, final: Path) -> None:
@@ -115,7 +140,9 @@ def _put_in_place(folder: Path, final: Path) -> None:
         try:
             folder.rename(final)
             return
-        except OSError:
+        except OSError as error:
+            if lacks(error):
+                return _copy_in_place(folder, final)
             if not final.exists():
                 raise
         old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f"{final.name}.tmp-"))

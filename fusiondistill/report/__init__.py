@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusiondistill.locations import move_into_place
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
 from fusiondistill.report.methods import described
 from fusiondistill.report.published import published
@@ -125,8 +126,7 @@ def _replace(path: Path, data: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
+        move_into_place(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     return path

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusiondistill.report.words import printable
 
-__all__ = ["WIDTH", "Entry", "Grid", "aligned", "escaped", "markdown_grid", "wrapped"]
+__all__ = ["WIDEST", "Entry", "Grid", "aligned", "escaped", "markdown_grid", "wrapped"]
 
-WIDTH = 100  # columns of a terminal that a table may take
+WIDEST = 100
 
 Entry = tuple[str, str]
 """A cell's text, and the smaller text beside it: ("83.1", "±0.4")."""
@@ -29,6 +30,11 @@ class Grid:
     """How many of the first columns are text, aligned left."""
 
 
+def columns_of_a_line() -> int:
+    """Columns that a table or a sentence may take: the terminal's (``COLUMNS``), at most 100; 80 without a terminal."""
+    return max(60, min(WIDEST, shutil.get_terminal_size().columns))
+
+
 def aligned(heading: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[str]:
     """Lines for a terminal. The numbers of a column end at the same place; the texts beside them start there.
 
@@ -44,10 +50,10 @@ def aligned(heading: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[str
         cells = [f"{row[i][0]:>{number}}{row[i][1]:<{spread}}" for row in body]
         columns.append([f"{title:>{number + spread}}", *cells])
     lines: list[str] = []
-    start = 1
+    start, most = 1, columns_of_a_line()
     while start < len(heading) or not lines:
         end, width = start, first
-        while end < len(heading) and (end == start or width + 2 + len(columns[end][0]) <= WIDTH):
+        while end < len(heading) and (end == start or width + 2 + len(columns[end][0]) <= most):
             width += 2 + len(columns[end][0])
             end += 1
         lines += [""] if lines else []
@@ -69,7 +75,7 @@ def markdown_grid(grid: Grid) -> str:
 
 def wrapped(*texts: str) -> list[str]:
     """Sentences as lines for a terminal."""
-    return [line for text in texts for line in textwrap.wrap(printable(text), 96)]
+    return [line for text in texts for line in textwrap.wrap(printable(text), columns_of_a_line())]
 
 
 def escaped(text: str) -> str:

@@ -26,7 +26,9 @@ def table_lines(
     planned: pa.Table | None = None,
     comparisons: pa.Table | None = None,
 ) -> list[str]:
-    """The tables for a terminal: aligned lines without markup or control characters, up to 100 columns wide.
+    """The tables for a terminal: aligned lines without markup or control characters.
+
+    They are as wide as the terminal (``COLUMNS``): 100 columns at most, and 80 without a terminal.
 
     The arguments are those of :func:`~fusiondistill.report.summary.summarise`. Where the paper has a row, its figures
     stand below ours. Several groups open with an overview.
@@ -55,7 +57,7 @@ def _overview_lines(groups: Sequence[Group]) -> list[str]:
 def _group_lines(group: Group) -> list[str]:
     note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     answer = answer_grid(group)
-    lines = [answer.title, *wrapped(answer.note), "", *aligned(answer.heading, answer.rows), ""]
+    lines = [*wrapped(answer.title, answer.note), "", *aligned(answer.heading, answer.rows), ""]
     lines += wrapped(*(text for text in (note, headline(group)) if text))
     if said := short_lines(group):
         lines += ["", *(part for line in said for part in _hanging(line))]
@@ -68,7 +70,7 @@ def _group_lines(group: Group) -> list[str]:
 
 
 def _grid_lines(grid: Grid) -> list[str]:
-    return [grid.title, *wrapped(grid.note), "", *aligned(grid.heading, grid.rows)]
+    return [*wrapped(grid.title, grid.note), "", *aligned(grid.heading, grid.rows)]
 
 
 def _hanging(text: str) -> list[str]:

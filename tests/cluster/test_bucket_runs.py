@@ -69,7 +69,7 @@ def test_what_is_stored_is_found_by_every_verb(bucket: Bucket, finished: tuple[P
     assert len(bucket.requests()) - before < 110  # few of them one after another
     weights = [r for r in bucket.requests()[before:] if "safetensors" in r["path"]]
     assert not weights  # nobody downloads them to say so
-    plan = fusiondistill("plan", str(config), "--store", store.location, cache=cache)
+    plan = fusiondistill("plan", str(config), "--stages", "--store", store.location, cache=cache)
     assert plan.returncode == 0 and plan.stdout.count("  stored   ") == 4
     status = fusiondistill("status", store.location, cache=cache)
     assert "4 of 4 stages stored in s3://shelf/runs/first" in status.stdout

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that the driver honours at a safe point, not as an exception at any point.
+"""Ctrl-C, SIGTERM and SIGHUP as a request that the driver honours at a safe point, not as an exception anywhere.
 
 An exception out of a signal handler can leave a lock of the logging or import machinery held for ever. Ray's threads
 would wait for that lock without end.
@@ -26,7 +26,7 @@ ECHO = 0.3
 LIMIT = 25.0
 """Seconds after a signal by which the process has ended, at any point of a run. Schedulers kill after 30 or more."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def end_at_once(why: str) -> NoReturn:
@@ -37,7 +37,8 @@ def end_at_once(why: str) -> NoReturn:
     """
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""  # a live table hides it
     text = f"{show_cursor}\n{why}: what is stored stays; start the same command again to go on\n"
-    os.write(sys.stderr.fileno(), text.encode())
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        os.write(sys.stderr.fileno(), text.encode())
     os._exit(INTERRUPTED)
 
 
@@ -70,6 +71,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         self.before = {number: signal.getsignal(number) for number in _SIGNALS}
+        if self.before[signal.SIGHUP] == signal.SIG_IGN:  # under nohup
+            del self.before[signal.SIGHUP]
         self.install()
         threading.Thread(target=self._bound, name="interruption", daemon=True).start()
         return self
@@ -85,7 +88,7 @@ class Interruption:
 
     def install(self) -> None:
         """Take the signals; again after ``ray.init``, which takes them for itself."""
-        for number in _SIGNALS:
+        for number in self.before:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
+from fusiondistill_runner.planning.specs import CheckpointSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
@@ -75,7 +76,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
     prepared = outside.prepared(config, plans, store)
-    return replace(prepared, notes=(*notes, *prepared.notes))
+    other = outside.other_sizes(config, _imported(prepared.plan))
+    return replace(prepared, notes=(*notes, *prepared.notes, *other))
 
 
 def prepare_evaluation(
@@ -114,7 +116,17 @@ def prepare_evaluation(
         build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
         for point, models in points
     )
-    return outside.prepared(config, plans, store)
+    cards = [(path, card) for models in found.by_network.values() for path, _, card in models.values()]
+    prepared = outside.prepared(config, plans, store)
+    return replace(prepared, notes=(*prepared.notes, *outside.other_sizes(points[0][0], cards)))
+
+
+def _imported(plan: Plan) -> list[tuple[str, Mapping[str, Any]]]:
+    """(path, card) of each checkpoint that stands for a stage."""
+    from fusiondistill.checkpoints import load_checkpoint
+
+    paths = dict.fromkeys(stage.spec.path for stage in plan.stages if isinstance(stage.spec, CheckpointSpec))
+    return [(path, load_checkpoint(path)[1]) for path in paths]
 
 
 class _Found:
@@ -215,6 +227,16 @@ class _Outside:
         found = self._corruptions(folder, data) if folder else {}
         parameters = count_parameters(model.name, len(data.test.classes), model.feature_layer, model.parameters)
         return {"test_images": len(data.test), "corruptions": found, "parameters": parameters}
+
+    def other_sizes(self, config: Config, cards: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, ...]:
+        """A line for each checkpoint whose network learned from images of another size than those of the data set."""
+        height, width = self._data(config).size
+        return tuple(
+            f"{path} was trained on images of {card['size'][1]}x{card['size'][0]} pixels, those of {config.data.name} "
+            f"have {width}x{height}: expect it to see less"
+            for path, card in cards
+            if isinstance(card.get("size"), list) and card["size"][:2] != [height, width] and len(card["size"]) == 2
+        )
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill_runner.nodes.orphans import reaped
+from fusiondistill_runner.nodes.sockets import socket_folder
 from fusiondistill_runner.nodes.tokens import keep_token_private
 
 __all__ = ["connected"]
@@ -28,6 +29,11 @@ def connected() -> Iterator[Any]:
         ConnectionError: the cluster does not answer.
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
+    with socket_folder() if address == "local" else contextlib.nullcontext():
+        yield from _connected(address)
+
+
+def _connected(address: str) -> Iterator[Any]:
     _set_environment(address)
     import ray
     import ray.train.torch
@@ -43,7 +49,10 @@ def connected() -> Iterator[Any]:
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
         if address == "local":
-            hint = "is the machine very busy, or out of memory or room in its temporary folder?"
+            hint = (
+                "is the machine very busy, or out of memory or of room in its temporary folder (TMPDIR)? With --local "
+                "a run does without Ray"
+            )
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with reaped() if address == "local" else contextlib.nullcontext():

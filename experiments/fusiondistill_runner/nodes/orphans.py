@@ -71,7 +71,8 @@ class Scratch:
         self.name = self.folder.name
         new = Path(self.name, "new")
         self.lock = new.open("w")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # without locks no start removes a folder that a killed process left
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
         new.rename(Path(self.name, self.LOCK))  # from the first moment under this name it is locked
 
     def __enter__(self) -> Scratch:

@@ -1,4 +1,8 @@
-"""Ray's token: a process that holds it can run code in the cluster, so only its owner may read it."""
+"""Ray's token: a process that holds it can run code in the cluster, so only its owner may read it.
+
+A run that starts its own Ray needs no token of earlier runs. Where the home takes no file, or holds the token of
+another user, a new token lives in the environment of the processes of this run, which other users cannot read either.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,20 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from fusiondistill.locations import lacks
+from fusiondistill.private_folder import home
+
 __all__ = ["keep_token_private"]
 
 
 def token_file() -> Path | None:
-    """Where Ray looks for the token; None if the environment holds the token itself."""
+    """Where Ray looks for the token; None if the environment holds the token itself, or there is no home."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return None
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+    if given := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return Path(given).expanduser()
+    at_home = home()
+    return at_home / ".ray" / "auth_token" if at_home else None
 
 
 def keep_token_private(say: Callable[[str], None]) -> None:
@@ -24,12 +34,26 @@ def keep_token_private(say: Callable[[str], None]) -> None:
 
     Args:
         say: called with a text if the mode was changed, or could not be.
+
+    Raises:
+        PermissionError: the file that ``RAY_AUTH_TOKEN_PATH`` names cannot be read.
     """
     path = token_file()
+    try:
+        if path is not None:
+            _make(path)
+            path.read_bytes()
+    except OSError as error:
+        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            raise PermissionError(
+                f"RAY_AUTH_TOKEN_PATH is {path}, which cannot be read or made ({error.strerror}): set it to a file of "
+                "your own, or leave it out"
+            ) from error
+        path = None
     if path is None:
+        if not os.environ.get("RAY_AUTH_TOKEN"):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return
-    with contextlib.suppress(OSError):
-        _make(path)
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
@@ -54,5 +78,10 @@ def _make(path: Path) -> None:
         except FileExistsError:
             if not path.stat().st_size:  # left by a process that died before it wrote
                 aside.replace(path)
+        except OSError as error:
+            if not lacks(error):
+                raise
+            if not path.exists() or not path.stat().st_size:
+                aside.replace(path)  # of two runs that come here at one instant, the second may have to start again
     finally:
         aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One driver per store: on a disk by a lock that dies with its holder, in a bucket by a lease."""
+"""One driver per store: by a lock that dies with its holder; in a bucket, or on a disk without locks, by a lease."""
 
 from __future__ import annotations
 
@@ -37,10 +37,17 @@ def held(filesystem: Any, root: str, location: str) -> Iterator[Callable[[], Non
         StoreBusy: another driver holds it; the message names it.
     """
     if locations.is_local(filesystem):
-        with _locked(Path(root), location) as check:
-            yield check
-        return
-    locations.be_patient()  # the caller has just reached the server
+        with contextlib.ExitStack() as stack:
+            try:
+                check = stack.enter_context(_locked(Path(root), location))
+            except OSError as error:  # a network disk without locks is held like a bucket
+                if not locations.lacks(error):
+                    raise
+            else:
+                yield check
+                return
+    else:
+        locations.be_patient()  # the caller has just reached the server
     try:
         with leased(BucketClaims(filesystem, f"{root}/{CLAIMS}")) as lease:
             yield lambda: _check_lease(lease, location)
@@ -111,7 +118,7 @@ class _LockCheck:
 
 
 class BucketClaims:
-    """A :class:`~storage.lease.ClaimFolder` in a bucket, whose listings show what is there now."""
+    """A :class:`~storage.lease.ClaimFolder` in a bucket or on a disk, whose listings show what is there now."""
 
     def __init__(self, filesystem: Any, folder: str) -> None:
         self.filesystem, self.folder = filesystem, folder

@@ -10,7 +10,7 @@ from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
 from fusiondistill_runner.planning.rows import OtherFormat, Plan, check_plan
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["check_format", "note_plan", "noted_plan", "noted_plugins", "plans", "retire_points"]
+__all__ = ["check_format", "holds_plans", "note_plan", "noted_plan", "noted_plugins", "plans", "retire_points"]
 
 
 def note_plan(store: Store, plan: Plan, extra: Mapping[str, Any]) -> None:
@@ -65,6 +65,11 @@ def _names(store: Store) -> list[str]:
     found = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
     names = sorted(info.base_name for info in found if info.base_name.endswith(".json"))
     return [name for name in names if not name.startswith(".")]
+
+
+def holds_plans(store: Store) -> bool:
+    """Whether a run was ever started into a store."""
+    return bool(_names(store.glance()))
 
 
 def check_format(store: Store) -> None:

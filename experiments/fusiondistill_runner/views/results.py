@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import MANIFEST
 from fusiondistill.report.methods import COLUMNS as ABOUT
 from fusiondistill.report.methods import methods_of
+from fusiondistill.sources import SOURCES
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
@@ -85,10 +86,17 @@ def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
     """Every piece of every plan, with the columns that name its experiment, method, seed and degradation."""
     for plan in plans:
         config = plan["config"]
-        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": config["data"]["name"]}
+        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": _data_set(config)}
         for piece in plan["rows"]:
             own = {name: piece[name] for name in ("method", "seed", "degradation")}
             yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
+
+
+def _data_set(config: Mapping[str, Any]) -> str:
+    """The name of a data set; with the end of its root where the name alone says nothing: ``folder mine``."""
+    name, root = config["data"]["name"], config["data"].get("root")
+    known = SOURCES.get(name)
+    return f"{name} {PurePath(root).name}" if root and (known is None or known.needs_root) else name
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

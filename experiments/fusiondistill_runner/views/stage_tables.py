@@ -14,6 +14,7 @@ from fusiondistill.report.words import protocol_line
 from fusiondistill_runner.searching.search_results import without_nothing
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.networks import left_over, networks
 from fusiondistill_runner.views.sample_tables import ANSWER_SCHEMA, SAMPLE_SCHEMA, samples_and_answers
 from fusiondistill_runner.views.timeline import SCHEMA, timeline
 from fusiondistill_runner.views.unfinished import SCHEMA as UNFINISHED_SCHEMA
@@ -156,6 +157,7 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     said: dict[str, str] = {}
     directories = dict.fromkeys(stage["directory"] for plan in plans for stage in plan["stages"])
     manifests = {directory: manifest for directory in directories if (manifest := store.manifest_of(directory))}
+    others = left_over(store, plans)
     for plan in plans:
         prefix = f"{plan['experiment']}: " if len(plans) > 1 else ""
         config = plan["config"]
@@ -166,9 +168,19 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
         said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
         said[f"{prefix}started on"] = plan.get("machine", "")
+        said[f"{prefix}networks"] = _networks(plan, others)
         content = without_nothing(plan.get("content") or {})
         said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
     return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
+
+
+def _networks(plan: Mapping[str, Any], others: Mapping[str, Sequence[str]]) -> str:
+    """The directory of each network of the table, and those of the same names that are none of its."""
+    lines = [f"{label}: {directory}" for label, _, _, directory in networks(plan)]
+    names = dict.fromkeys(name for _, name, _, _ in networks(plan))
+    return "\n".join(
+        lines + [f"{name}, of other settings: {', '.join(others[name])}" for name in names if name in others]
+    )
 
 
 def _data(config: Mapping[str, Any], manifests: Sequence[Mapping[str, Any] | None]) -> str:

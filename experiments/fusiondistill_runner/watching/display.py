@@ -16,6 +16,9 @@ from fusiondistill_runner.planning.stage import Stage
 __all__ = ["Display", "Listener", "duration", "progress", "running_table"]
 
 
+_KEPT = ("loss", "validation")
+"""What the line about a stage that is done says of it: with the rest it would not fit 80 columns."""
+
 Listener = Callable[[Stage, str, Event], None]
 """Called with a stage, its label, and the news about it."""
 
@@ -110,7 +113,8 @@ class Display:
         done = self.total - len(self.missing)
         if stage.kind == "evaluate" and not self._due_evaluation():
             return
-        detail = f" ({progress(facts)})" if facts else ""
+        detail = progress({name: facts[name] for name in _KEPT if name in facts})
+        detail = f" ({detail})" if detail else ""
         self.say(f"{self._clock()} {name}: done{detail}; {done} of {self.total} stages, {self._left()}")
 
     def _due(self, event: Event) -> bool:

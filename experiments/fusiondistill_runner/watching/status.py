@@ -10,8 +10,9 @@ from functools import cached_property, partial
 from typing import Any
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
-from fusiondistill_runner.storage.noted_plans import plans
+from fusiondistill_runner.storage.noted_plans import holds_plans, plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.networks import left_over, networks
 from fusiondistill_runner.views.stage_tables import counted_code, made_by
 from fusiondistill_runner.views.unfinished import last_line
 from fusiondistill_runner.watching.display import duration, progress, running_table
@@ -138,14 +139,17 @@ def _kept(store: Store, directory: str) -> Mapping[str, Any] | None:
 
 
 def status_lines(store: Store) -> list[str]:
-    """For each experiment the number of stored stages, and a line for every other stage."""
+    """For each experiment the number of stored stages, a line for every other stage, and whose networks are whose."""
     seen, lines = StoreWatch(store).look(), []
+    others = left_over(store.glance(), seen.plans)
     for plan in seen.plans:
         lines.append(_head(seen, plan))
         for stage in plan["stages"]:
             if (directory := stage["directory"]) not in seen.seconds:
                 lines.append(f"  {_name(stage)}: {seen.state(directory)}")
-    return [*lines, *_mixed(seen)]
+        lines += [f"  {label}: {at} is the table's" for label, name, _, at in networks(plan) if name in others]
+    lines += [f"  {one}: of other settings, in no table" for left in others.values() for one in left]
+    return [*lines, *(["fusiondistill prune deletes what is in no table"] if others else []), *_mixed(seen)]
 
 
 def _mixed(seen: Seen) -> list[str]:
@@ -200,6 +204,10 @@ def watch(store: Store, every: float | None, say: Callable[[str], None]) -> bool
     """
     looking = StoreWatch(store)
     every = every or (EVERY_REMOTE if store.remote else EVERY)
+    if not holds_plans(store):
+        say(f"{store.location} holds no run yet: waiting for one to start (Ctrl-C leaves)")
+        while not holds_plans(store):
+            time.sleep(every)
     seen = looking.look()
     if sys.stdout.isatty():
         seen = _watch_terminal(looking, seen, every)

@@ -1,0 +1,58 @@
+"""What people write for short means what they mean, or the error says what to write."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusiondistill import config_file
+from fusiondistill.config_file import ConfigError, parse
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("seeds: 0", "seeds: [0]"),
+        ("model: resnet18", "model: {name: resnet18}"),
+        ("data: digits", "data: {name: digits}"),
+        ("degradations: blur", "degradations: [blur]"),
+        ("methods: base", "methods: [base]"),
+        ("evaluation: {unseen: haze}", "evaluation: {unseen: [haze]}"),
+        *((f"{key}: {nothing}", f"{key}: null") for key in ("search", "sweep", "tracking")
+          for nothing in ("none", "None", "no", "off", "false")),
+        ("plugins: none", "plugins: []"),
+        ("sweep: {model: [resnet18, cifar_resnet8]}", "sweep: {model.name: [resnet18, cifar_resnet8]}"),
+    ],
+)  # fmt: skip
+def test_short_is_long(short: str, long: str) -> None:
+    one, other = (config_file.parse_points(f"experiment: x\n{text}\n")[1] for text in (short, long))
+    left_out = {"experiment": True}
+    assert [c.model_dump(exclude=left_out) for c in one] == [c.model_dump(exclude=left_out) for c in other]
+
+
+def test_overrides_go_on_from_what_was_written_for_short() -> None:
+    overrides = ["model.feature_layer=layer3", "degradations=noise", "search=none", "seeds=0"]
+    config = parse("experiment: x\nmodel: resnet18\nsearch: {space: {loss.kd: {choice: [1]}}}\n", overrides=overrides)
+    assert (config.model.name, config.model.feature_layer) == ("resnet18", "layer3")
+    assert (config.degradations, config.search, config.seeds) == (("noise",), (), (0,))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds: 3", "seeds: is a list: write [3] for the one seed 3, [0, 1, 2] for 3 seeds"),
+        ("seeds: 1", "seeds: is a list: write [1] for the one seed 1"),
+        ("seeds: 5", "write [5] for the one seed 5, [0, 1, 2, ...] for 5 seeds"),
+        ("base: {lr: 0.1}", "base.lr: unknown key here; did you mean base.optimizer.lr?"),
+        ("base: {optimizer: {epochs: 3}}", "base.optimizer.epochs: unknown key here; did you mean base.epochs?"),
+        ("base: {schedule: {name: constant, lr: 1}}", "unknown key here; did you mean base.optimizer.lr?"),
+        ("workers: 3", "workers: unknown key here; did you mean resources.workers?"),
+        ("lr: 0.1", "did you mean base.optimizer.lr, expert.optimizer.lr, scratch.optimizer.lr, ...?"),
+        ("define: {mine: {like: fusing, momentum: 0.5}}", "did you mean define.mine.optimizer.momentum?"),
+        ("base: {optimizer: {momentm: 1}}", "base.optimizer.momentm: unknown key; did you mean 'momentum'?"),
+    ],
+)  # fmt: skip
+def test_what_is_said_instead(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"experiment: x\n{text}\n")
+    (mistake,) = caught.value.mistakes
+    assert said in str(mistake) and mistake.line == 2
