@@ -251,7 +251,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
     if not location:
         return [*(SECTIONS - {"fusion"}), *METHODS]
     model: Any = Config
-    raw: Mapping[str, Any] = content
+    raw: Any = content
     if location[0] in METHODS or location[0] == "define":
         name = location[0] if location[0] in METHODS else location[1] if len(location) > 1 else ""
         raw = resolve(content).given.get(str(name), {})
@@ -259,7 +259,8 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         model = rows[_forms(content).get(str(name)) or "trained"]
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
-        raw = _mapping(raw.get(str(part)))
+        items = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        raw = raw[part] if items else _mapping(raw).get(str(part))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -268,8 +269,8 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         if not candidates:
             return []
         model = candidates[0]
-    keys = list(getattr(model, "model_fields", {}))
-    return keys + (model.parameter_names(raw) if issubclass(model, Parametrised) else [])
+    keys = [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+    return keys + (model.parameter_names(_mapping(raw)) if issubclass(model, Parametrised) else [])
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS, SECTIONS
+from fusiondistill.config import SECTIONS
+from fusiondistill.degradation_config import ids_in, problems_of_ids
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, resolve, where
@@ -79,19 +81,15 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
 
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:
     """Degradations and the network must be there; what experts are trained for is not unseen."""
-    from fusiondistill.degradations import DEGRADATIONS
     from fusiondistill.networks import NETWORKS
 
     trained, unseen = raw.get("degradations", PAPER_DEGRADATIONS), at(raw, "evaluation", "unseen")
     for where_, names in ((("degradations",), raw.get("degradations")), (("evaluation", "unseen"), unseen)):
-        for i, name in enumerate(names if isinstance(names, list) else ()):
+        for i, item in enumerate(names if isinstance(names, list) else ()):
+            name, at_ = (item.get("name"), (*where_, i, "name")) if isinstance(item, dict) else (item, (*where_, i))
             if isinstance(name, str) and name not in DEGRADATIONS:
-                yield (*where_, i), f"no degradation {name!r}{close_to(name, tuple(DEGRADATIONS))}"
-    for i, name in enumerate(unseen if isinstance(unseen, list) else ()):
-        if isinstance(trained, list | tuple) and name in trained:
-            yield ("evaluation", "unseen", i), f"{name} is one of the degradations that experts are trained for"
-        elif name in unseen[:i]:
-            yield ("evaluation", "unseen", i), f"{name} is given twice"
+                yield at_, f"no degradation {name!r}{close_to(name, tuple(DEGRADATIONS))}"
+    yield from problems_of_ids(trained, unseen)
     folder = at(raw, "evaluation", "corruptions")
     if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
         yield ("evaluation", "corruptions"), f"no such folder: {folder}"
@@ -112,8 +110,7 @@ def _check_validation(raw: Mapping[str, Any], protocol: Protocol) -> Iterable[Pr
 def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
     """Checkpoints that stand for methods: one for each network, and files that are there."""
     seeds = raw.get("seeds") if isinstance(raw.get("seeds"), list) else [0]
-    known = raw.get("degradations", PAPER_DEGRADATIONS)
-    degradations = [name for name in known if isinstance(name, str)] if isinstance(known, list | tuple) else []
+    degradations = ids_in(raw.get("degradations", PAPER_DEGRADATIONS))
     for name, settings in table.given.items():
         given, each = settings.get("checkpoint"), settings.get("train_on") == "each"
         files: dict[Location, str] = {}

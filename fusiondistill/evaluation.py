@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fusiondistill.batches import normalise, random_levels
+from fusiondistill.batches import degraded, normalise, random_levels
 from fusiondistill.data import ImageSet
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade
 from fusiondistill.folding import piece_of
 from fusiondistill.randomness import key
@@ -246,7 +247,7 @@ def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def validate(
     model: nn.Module,
     image_set: ImageSet,
-    degradations: Sequence[str],
+    degradations: Sequence[str | DegradationConfig],
     *,
     seed: int,
     device: torch.device,
@@ -260,33 +261,33 @@ def validate(
 
     Args:
         model: takes normalised float32; left in eval mode.
-        degradations: names; empty for clean images, reported as ``clean``.
+        degradations: names, or with levels and an id of their own; empty for clean images, reported as ``clean``.
 
     Returns:
-        bool [N] on ``device`` for each degradation.
+        bool [N] on ``device`` for each degradation, by its id.
     """
     model.eval()
-    names: Sequence[str | None] = degradations or (None,)
-    right: dict[str, list[torch.Tensor]] = {name or "clean": [] for name in names}
+    given = [None if one is None else as_degradation(one) for one in degradations or (None,)]
+    right: dict[str, list[torch.Tensor]] = {one.id if one else "clean": [] for one in given}
     for start in range(0, len(image_set), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(image_set)))
         images, labels = image_set.gather(indices)
         images, labels, indices = images.to(device), labels.to(device), indices.to(device)
-        for name in names:
+        for one in given:
             seen = images
-            if name is not None:
-                levels = random_levels(name, key(seed, "validation level", name), indices)
-                seen = degrade(images, name, levels, seed=key(seed, "validation"), indices=indices, protocol=protocol)
+            if one is not None:
+                levels = random_levels(one, key(seed, "validation level", one.id), indices)
+                seen = degraded(images, one, levels, seed=key(seed, "validation"), indices=indices, protocol=protocol)
             pixels = normalise(seen, image_set.mean, image_set.std)
             if channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            right[name or "clean"].append(_forward(model, pixels).argmax(1) == labels)
+            right[one.id if one else "clean"].append(_forward(model, pixels).argmax(1) == labels)
     return {name: torch.cat(parts) for name, parts in right.items()}
 
 
 def mixed_batches(
     image_set: ImageSet,
-    degradations: Sequence[str],
+    degradations: Sequence[str | DegradationConfig],
     *,
     seed: int,
     device: torch.device,
@@ -303,8 +304,8 @@ def mixed_batches(
         images, labels = image_set.gather(indices)
         images, indices = images.to(device), indices.to(device)
         parts = []
-        for name in degradations:
-            levels = random_levels(name, key(seed, "mixed level", name), indices)
-            seen = degrade(images, name, levels, seed=key(seed, "mixed"), indices=indices, protocol=protocol)
+        for one in map(as_degradation, degradations):
+            levels = random_levels(one, key(seed, "mixed level", one.id), indices)
+            seen = degraded(images, one, levels, seed=key(seed, "mixed"), indices=indices, protocol=protocol)
             parts.append(normalise(seen, image_set.mean, image_set.std))
         yield torch.cat(parts), labels.to(device).repeat(len(parts))

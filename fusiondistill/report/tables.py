@@ -148,7 +148,7 @@ def caption(group: Group) -> str:
         text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t). "
         if any(0 < cell.n < len(group.seeds) for cell in _intervals(group)):
             text += "[n] marks a cell with fewer seeds. "
-    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group)) if note)
+    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group), _meaning(group)) if note)
     return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
 
 
@@ -202,6 +202,24 @@ def _measured(levels: Sequence[int]) -> str:
     return f"every {step}{ending} level" + (" and the last" if steps[-1] < step else "")
 
 
+def _meaning(group: Group) -> str | None:
+    """What a level of each column is, and on images of which size."""
+    told = [
+        name for name in group.degradations if group.levels[name] and (about := group.about.get(name)) and about.means
+    ]
+    if not told:
+        return None
+    size = f", on images of {printable(group.size)} pixels" if group.size else ""
+    return f"A level{size}: {'; '.join(_of_column(group, name) for name in told)}."
+
+
+def _of_column(group: Group, name: str) -> str:
+    about = group.about[name]
+    own = [printable(about.name)] if about.name != name else []
+    own += [f"levels {printable(about.said)}"] if about.said else []
+    return f"{short_title(name)}{' (' + ', '.join(own) + ')' if own else ''} {printable(about.means)}"
+
+
 def _intervals(group: Group) -> list[Interval]:
     cells = [row.cell(column) for row in group.rows for column in group.columns]
     return [interval for cell in cells if (interval := cell.interval)]
@@ -222,5 +240,4 @@ def _count(group: Group, name: str) -> str:
     count = str(len(group.levels[name]))
     if not group.interpolated(name):
         return count
-    first, last = group.spans[name]
-    return f"{count} of {last - first + 1}"
+    return f"{count} of {len(group.spans[name])}"

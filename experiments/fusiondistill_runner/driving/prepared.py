@@ -216,7 +216,7 @@ class _Outside:
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
         parameters = count_parameters(model.name, data.classes, model.feature_layer, model.parameters)
-        return {"test_images": data.images, "corruptions": found, "parameters": parameters}
+        return {"test_images": data.images, "size": data.size, "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names

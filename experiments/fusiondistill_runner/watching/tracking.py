@@ -221,4 +221,4 @@ def _parameters(stage: Stage) -> dict[str, Any]:
     assert isinstance(spec, TrainSpec)
     recipe = flat(spec.recipe)
     own = {"stage": stage.name, "seed": stage.seed, "model": spec.model.name, "data": spec.data.name}
-    return {**own, "degradations": ",".join(spec.degradations), "protocol": spec.protocol, **recipe}
+    return {**own, "degradations": ",".join(one.id for one in spec.degradations), "protocol": spec.protocol, **recipe}
