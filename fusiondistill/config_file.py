@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from fusiondistill import safe_yaml, sweep
 from fusiondistill.config import SECTIONS, Config
-from fusiondistill.config_rules import cross_check
+from fusiondistill.config_rules import cross_check, layer_problems
 from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.old_spellings import modern, say_modern
@@ -200,7 +200,8 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
         again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
         explained = [_explain(problem, content, lines) for problem in problems if problem not in again]
         found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
-    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in cross_check(content)]
+    problems_there = [*cross_check(content), *(layer_problems(config) if config else ())]
+    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in problems_there]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
     found = [m for m in found if m.key not in {mistake.key for mistake in ruled}]

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusiondistill.config import SECTIONS
+from fusiondistill.config import SECTIONS, Config
 from fusiondistill.degradation_config import ids_in, problems_of_ids
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
+from fusiondistill.methods import Trained, needed_methods
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, resolve, where
@@ -18,7 +19,7 @@ from fusiondistill.resolution_rules import problems_of_table
 from fusiondistill.safe_yaml import Location
 from fusiondistill.search_rules import check_searches
 
-__all__ = ["cross_check"]
+__all__ = ["cross_check", "layer_problems"]
 
 Problem = tuple[Location, str]
 
@@ -47,6 +48,35 @@ def cross_check(raw: dict[str, Any]) -> Iterable[Problem]:
     gpus = at(raw, "resources", "gpus_per_worker")
     if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def layer_problems(config: Config) -> Iterable[Problem]:
+    """Layers that a loss asks for and the network has not. Where none does, torch is not loaded."""
+    asked = [
+        (where(name, "loss", term, "layers"), list(values["layers"]))
+        for name in needed_methods(config.table, [*config.methods, *(search.of for search in config.search)])
+        if isinstance(method := config.table[name], Trained)
+        for term, values in method.recipe.loss.weighted.items()
+        if values.get("layers")
+    ]
+    if not asked:
+        return
+    import torch
+
+    from fusiondistill.models.build import build
+    from fusiondistill.models.features import LayerTaps
+
+    model = config.model
+    try:
+        with torch.random.fork_rng([]):
+            network = build(model.name, 2, model.feature_layer, model.parameters)
+    except ValueError:
+        return  # a network that cannot be built is told where it is needed
+    for location, layers in asked:
+        try:
+            LayerTaps(network, layers).remove()
+        except ValueError as error:
+            yield location, f"{model.name}: {error}"
 
 
 def at(raw: Mapping[str, Any], *keys: str) -> Any:

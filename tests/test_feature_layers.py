@@ -16,7 +16,6 @@ from fusiondistill.config_file import ConfigError, parse
 from fusiondistill.loss import FOR_DIGEST, Loss
 from fusiondistill.losses import LOSSES, Outputs
 from fusiondistill.losses.feature import cosine_feature_loss
-from fusiondistill.models.build import count_parameters
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 
@@ -69,15 +68,15 @@ def test_layers_are_summed_with_their_weights_as_in_the_released_code() -> None:
 
 
 def test_stage_3_alone_is_the_default_to_the_bit() -> None:
-    images = load_images("digits", "train").take(40)
-    _, teacher = pair()
+    images = load_images("digits", "train").take(20)
     teacher = build_model("cifar_resnet8", 10)
-    settings: dict[str, Any] = {"model": "cifar_resnet8", "degradations": ["blur"], "teachers": teacher, "seed": 3}
+    settings: dict[str, Any] = {"model": "cifar_resnet8", "degradations": ["blur"], "teachers": teacher, "seed": 3,
+                                "validation": None}  # fmt: skip
     losses: list[Any] = [1.0, {"weight": 1.0, "layers": None}, {"weight": 1.0, "layers": {"stage1": 0, "stage3": 1}},
                          {"weight": 1.0, "layers": {"stage1": 1}}]  # fmt: skip
     states = []
     for loss in losses:
-        fitted = fit({"epochs": 1, "batch_size": 20, "loss": {"feature": loss}}, images, **settings)
+        fitted = fit({"epochs": 1, "batch_size": 10, "loss": {"feature": loss}}, images, **settings)
         states.append(fitted.model.state_dict())
         assert not [hook for module in fitted.model.modules() for hook in module._forward_hooks]
     same = [all(torch.equal(state[key], states[0][key]) for key in state) for state in states]
@@ -113,11 +112,15 @@ def test_bad_weights_are_told_with_their_line(layers: str, said: str) -> None:
 
 
 def test_layers_that_a_network_lacks_are_named_with_candidates() -> None:
-    assert count_parameters("resnet18", 3, None, {}, ["layer2", "layer4"]) > 1e7
+    start = "experiment: x\nmodel: {name: resnet18}\nexpert: {loss: {feature: {weight: 1, layers: {layer2: 1, "
+    parse(start + "layer4.1: 0.5}}}}\n")
     with pytest.raises(
-        ValueError, match=r"cifar_resnet8 for features by layer: .*no layer 'stage4'; candidates: stage"
+        ConfigError, match=r"line 3: expert\.loss\.feature\.layers: resnet18: .*no layer 'layr4'; .*layer4"
     ):
-        count_parameters("cifar_resnet8", 3, None, {}, ["stage4"])
+        parse(start + "layr4: 0.5}}}}\n")
+    parse(start + "layr4: 0.5}}}}\nmethods: [base]\n")  # not needed, and so not looked at
+    with pytest.raises(ConfigError, match=r"--set: fusiondistill\.loss\.feature\.layers: cifar_resnet56: .*stage3"):
+        parse("experiment: x\n", overrides=["fusiondistill.loss.feature.layers={stage4: 1}"])
 
 
 def test_a_plugins_term_may_ask_for_layers() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fusiondistill.models.features import LayerTaps, with_features
+from fusiondistill.models.features import with_features
 from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.networks import NETWORKS
 
@@ -39,26 +39,16 @@ def build_model(name: str, classes: int, *, feature_layer: str | None = None, **
     return build(name, classes, feature_layer, parameters)
 
 
-def count_parameters(
-    name: str, classes: int, feature_layer: str | None, parameters: Mapping[str, Any], layers: Sequence[str] = ()
-) -> int:
+def count_parameters(name: str, classes: int, feature_layer: str | None, parameters: Mapping[str, Any]) -> int:
     """How many parameters a network has. Torch's generator stays as it is.
 
-    Args:
-        name, classes, feature_layer, parameters: as for :func:`build_model`.
-        layers: further layers that it must have, by their dotted names.
-
     Raises:
-        ValueError: as :func:`build_model`; or there is no such layer, with candidates.
+        ValueError: as :func:`build_model`.
     """
     import torch
 
     with torch.random.fork_rng([]):
         network = build(name, classes, feature_layer, parameters)
-    try:
-        LayerTaps(network, layers).remove()
-    except ValueError as error:
-        raise ValueError(f"a loss asks {name} for features by layer: {error}") from error
     return sum(weight.numel() for weight in network.parameters())
 
 

@@ -184,7 +184,10 @@ def _interpolation(group: Group) -> str | None:
     ways: dict[str, list[str]] = {}
     for name in group.degradations:
         if group.interpolated(name):
-            ways.setdefault(_measured(group.levels[name]), []).append(short_title(name))
+            span, levels = group.spans[name], group.levels[name]
+            listed = len(span) <= span[-1] - span[0]  # the steps between levels of a list say nothing
+            way = f"{len(levels)} levels" if listed else _measured(levels)
+            ways.setdefault(way, []).append(short_title(name))
     if not ways:
         return None
     said = "; ".join(f"{', '.join(names)}: {way} measured, the rest interpolated" for way, names in ways.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from fusiondistill import config_file
 from fusiondistill.config import Config, DataConfig, ModelConfig
 from fusiondistill.locations import absolute
-from fusiondistill.loss import Loss
-from fusiondistill.methods import METHODS, Trained, needed_methods
+from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.planning.plan import build, build_evaluation
@@ -176,14 +175,6 @@ def _row(path: str) -> tuple[str, int]:
     return (f"file-{name}" if name in METHODS or name.startswith(known) else name), 0
 
 
-def losses_of(config: Config) -> Iterator[Loss]:
-    """The losses of the trained methods that a config's rows rest on."""
-    for name in needed_methods(config.table, [*config.methods, *(search.of for search in config.search)]):
-        method = config.table[name]
-        if isinstance(method, Trained):
-            yield method.recipe.loss
-
-
 class _Data(NamedTuple):
     """What plans need to know of a data set."""
 
@@ -224,8 +215,7 @@ class _Outside:
 
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
-        layers = sorted({layer for loss in losses_of(config) for layer in loss.layers})
-        parameters = count_parameters(model.name, data.classes, model.feature_layer, model.parameters, layers)
+        parameters = count_parameters(model.name, data.classes, model.feature_layer, model.parameters)
         return {"test_images": data.images, "size": data.size, "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
