@@ -14,13 +14,14 @@ import torch
 
 from fusiondistill import DEGRADATIONS, degrade, evaluate, fit, load_images, load_model
 from fusiondistill.batches import degraded, random_levels
+from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config_file import ConfigError, parse
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.evaluation import mixed_batches, validate
 from fusiondistill.randomness import key
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.rows import Plan, check_plan
 from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec
 from running import finished, fusiondistill, stages
 
@@ -152,6 +153,16 @@ def test_the_id_of_a_column_changes_no_count() -> None:
     assert other.describe()["degradations"]["mine"]["name"] == "blur" and other.describe()["size"] == [16, 16]
     told = plan("methods=[modelsoups-told]", f"degradations=[{LIGHT}, {HEAVY}]")
     assert {s.spec.told for s in told.stages if isinstance(s.spec, MergeSpec)} == {"light", "heavy"}
+
+
+@pytest.mark.parametrize("damage", [[1], {"light": 3}, {"light": {"name": "blur"}}, {"light": {"listed": ["a"]}}])
+def test_a_noted_plan_whose_degradations_are_damaged_is_refused(damage: Any) -> None:
+    content = plan("methods=[base]", f"degradations=[{LIGHT}]").describe()
+    check_plan(content, "x", "plans/x.json")
+    if isinstance(damage, dict) and isinstance(damage["light"], dict):
+        damage = {"light": {**content["degradations"]["light"], "means": None, **damage["light"]}}
+    with pytest.raises(CheckpointError, match="are not the degradations of a plan"):
+        check_plan({**content, "degradations": damage}, "x", "plans/x.json")
 
 
 def test_training_draws_evenly_from_the_levels_that_are_given() -> None:

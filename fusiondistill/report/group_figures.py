@@ -14,7 +14,7 @@ from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_te
 from fusiondistill.report.groups import TRAINED, Column, Group, Row
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.style import line_styles
-from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, printable, short_title
+from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, short_title
 
 __all__ = ["level_pictures", "map_pictures"]
 
@@ -53,8 +53,7 @@ def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[P
 
 def _axis(group: Group, name: str) -> str:
     """The label of the axis of a column's levels."""
-    about = group.about.get(name, Column())
-    return level_axis(group.entry(name), about.means) + (f", {printable(about.said)}" if about.said else "")
+    return level_axis(group.entry(name), group.about.get(name, Column()).means)
 
 
 def _limits(curves: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
