@@ -85,7 +85,7 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, torch.Tensor], ca
         commit(filesystem, place, {MODEL: data}, {"card": dict(card)}, new_attempt())
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Load weights and their card.
 
     Args:
@@ -93,6 +93,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
             ``.safetensors`` file, or a ``.pt``/``.pth`` file of ``torch.save`` that holds a state dict, by itself or
             as ``state_dict`` beside other things; may be a URI. Pickles are read with ``weights_only=True``: an object
             that is no weight is never made, and :class:`UnreadObjects` warns of it.
+        as_written: keep the names of the paper's released code in a file without a card.
 
     Returns:
         The state dict on the CPU, and the card: empty for files that carry none. In such a file the names of the
@@ -103,8 +104,10 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     """
     filesystem, place, manifest = _find(path)
     if manifest is not None:
-        return parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
-    return parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
+        state, card = parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
+    else:
+        state, card = parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
+    return state if card or as_written else renamed(state), card
 
 
 def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
@@ -142,7 +145,7 @@ def checkpoint_digest(path: str | Path) -> str:
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``."""
     if source.endswith((".pt", ".pth")):
-        return renamed(_parse_torch(data, source)), {}
+        return _parse_torch(data, source), {}
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -154,7 +157,7 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
         raise CheckpointError(f"{source} is no intact safetensors file: {error}") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{source} carries a card that is none: {str(card)[:80]!r}")
-    return tensors if card else renamed(tensors), card
+    return tensors, card
 
 
 def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:

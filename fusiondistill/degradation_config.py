@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import (
@@ -168,12 +167,7 @@ def as_degradation(given: str | Mapping[str, Any] | DegradationConfig) -> Degrad
     """
     if isinstance(given, DegradationConfig):
         return given
-    return _of_name(given) if isinstance(given, str) else DegradationConfig.model_validate(given)
-
-
-@lru_cache(maxsize=256)
-def _of_name(name: str) -> DegradationConfig:
-    return DegradationConfig(name=name)
+    return DegradationConfig.model_validate(given)
 
 
 def id_in(raw: Any) -> str | None:

@@ -12,8 +12,15 @@ import pytest
 import torch
 
 from fusiondistill import build_model, load_checkpoint, load_images, load_model
-from fusiondistill.checkpoints import CheckpointError, UnreadObjects
+from fusiondistill.checkpoints import CheckpointError, UnreadObjects, checkpoint_digest
+from fusiondistill.config import ModelConfig
+from fusiondistill.data import fingerprint
+from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.released import depth_of, renamed
+from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.execute import execute
 from running import finished, fusiondistill, stages
 
 TRACE: list[str] = []
@@ -124,6 +131,47 @@ def test_a_model_of_a_released_file_needs_images_to_tell_its_normalisation(tmp_p
     other = released(tmp_path / "other.pth", network(classes=7).state_dict())
     with pytest.raises(CheckpointError, match=r"does not fit cifar_resnet14: head\.weight has shape"):
         load_model(other, trained_on=images)
+
+
+PLUGIN = """
+from torch import nn
+from fusiondistill import NETWORKS
+
+class Theirs(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, classes)
+        self.res1 = nn.Sequential(nn.ModuleDict({"conv1": nn.Conv2d(4, 4, 3)}))
+
+    def forward(self, x):
+        return self.fc(self.res1[0]["conv1"](self.conv1(x)).mean((2, 3)))
+
+@NETWORKS.register("theirs")
+def theirs(classes):
+    "A network whose parameters have the released code's names."
+    return Theirs(classes)
+"""
+
+
+def test_a_plugins_network_may_have_the_released_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(PLUGIN)
+    load_plugins(read_plugins([str(tmp_path / "theirs.py")]))
+    made = build_model("theirs", 10, feature_layer="conv1")
+    path = tmp_path / "own.pt"
+    torch.save(made.state_dict(), path)
+    assert "stage1.0.conv1.weight" in load_checkpoint(path)[0]
+    assert load_checkpoint(path, as_written=True)[0].keys() == made.state_dict().keys()
+    data = DataSpec(name="digits", fingerprint=fingerprint("digits"), train_images=None, test_images=20, held_out=0.0,
+                    holdout_seed=0, mean=None, std=None)  # fmt: skip
+    model = ModelConfig(name="theirs", feature_layer="conv1")
+    spec = CheckpointSpec(sha256=checkpoint_digest(path), model=model, data=data, path=str(path))
+    stage = Stage("base", 0, spec)
+    (tmp_path / "store").mkdir()
+    execute(stage, Context(str(tmp_path / "store")), torch.device("cpu"), lambda *_: None)
+    state, card = load_checkpoint(tmp_path / "store" / stage.directory)
+    assert card["model"] == "theirs" and torch.equal(
+        state["res1.0.conv1.weight"], made.state_dict()["res1.0.conv1.weight"]
+    )
 
 
 CONFIG = """
