@@ -3,7 +3,7 @@
 #
 # Starts Ray on every node of the job, runs `fusiondistill` with these arguments on the first one, and stops Ray. Options
 # of sbatch go before the script: sbatch --nodes=4 --gpus-per-node=4 cluster/slurm.sh ...  `fusiondistill` has to be in the
-# PATH of whoever submits, installed in a folder that all nodes share; the store has to lie in such a folder too.
+# PATH of the user who submits, installed in a folder that all nodes share; the store has to lie in such a folder too.
 #
 # Preempted, or at the end of its time, the run stops at a safe point and the job is put back into the queue, where it goes
 # on from what is stored.

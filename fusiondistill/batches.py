@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
-from fusiondistill.degradations import degrade
+from fusiondistill.degradations import degrade, find
 from fusiondistill.randomness import integers, key, permutation, uniform
 
-__all__ = ["Batch", "Pipeline", "degraded", "normalise", "random_levels"]
+__all__ = ["Batch", "Pipeline", "degraded", "level_address", "normalise", "random_levels"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Pipeline:
         padding: zeros (black) around the image before the random crop back to its size.
         cutout: side of the hole, 0 for none.
         pairing: ``same`` puts the same images with the same flip and crop under every degradation of a step.
+        coupled: whether an image's level is the same under degradations with equally many levels, and its hole under
+            those without random numbers of their own: see :func:`level_address`.
         teacher_view: ``clean``, ``degraded`` or None for no teacher view at all.
         protocol: of the degradations.
         device: where batches are made.
@@ -79,6 +81,7 @@ class Pipeline:
     rank: int = 0
     world_size: int = 1
     channels_last: bool = False
+    coupled: bool = False
 
     @property
     def steps(self) -> int:
@@ -133,7 +136,8 @@ class Pipeline:
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
         seen = clean
         if given is not None:
-            levels = random_levels(given, key(self.seed, "level", epoch, given.id), indices)
+            address = level_address(given, self.coupled)
+            levels = random_levels(given, key(self.seed, "level", epoch, address), indices)
             pixels = key(self.seed, "pixels", epoch)
             seen = degraded(clean, given, levels, seed=pixels, indices=indices, protocol=self.protocol)
         crops = key(self.seed, "crop", epoch, pair)
@@ -144,7 +148,8 @@ class Pipeline:
         elif self.teacher_view == "clean":
             teacher = self._normal(_crop(clean, crops, indices, self.padding))
         if self.cutout:
-            student = _cutout(student, key(self.seed, "cutout", epoch, name or ""), indices, self.cutout)
+            own = "" if given is None or (self.coupled and not find(given.name).random) else given.id
+            student = _cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
         return student, teacher, labels
 
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
@@ -173,6 +178,18 @@ class Pipeline:
 def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A whole set on the accelerator, cached between stages, so that an epoch never waits for the host."""
     return images.images.to(device), images.labels.to(device)
+
+
+def level_address(given: str | DegradationConfig, coupled: bool) -> str:
+    """What of a degradation addresses the draw of an image's level: its id, or how many levels it has.
+
+    The released code seeds a generator of levels for each degradation, all alike, and draws from 0 to the number of
+    levels; so degradations with equally many (blur and noise, 51) draw the same one, counted from their lowest. It
+    takes holes from another generator, seeded alike too, which degradations share with their noise; so those that need
+    no random numbers (jpeg and blur) have the same holes. Both hold here for a plugin's degradations as well.
+    """
+    one = as_degradation(given)
+    return f"{len(one.every_level)} levels" if coupled else one.id
 
 
 def random_levels(given: str | DegradationConfig, address: int, indices: torch.Tensor) -> torch.Tensor:

@@ -200,7 +200,9 @@ class Config(Frozen):
     experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = Field(
         description="its name: letters, digits, '_', '-', '.'"
     )
-    protocol: ProtocolName = Field("standard", description="standard, or paper: the original with its quirks and leaks")
+    protocol: ProtocolName = Field(
+        "standard", description="standard, or paper: as the released code does it, leaks too"
+    )
     recipe: RecipeName | None = Field(
         None,
         description="defaults of the methods' recipes; default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fusiondistill.batches import degraded, normalise, random_levels
+from fusiondistill.batches import degraded, level_address, normalise, random_levels
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade
@@ -254,20 +254,26 @@ def validate(
     protocol: str,
     batch_size: int = 500,
     channels_last: bool = False,
+    epoch: int | None = None,
+    coupled: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Which images a model in training classifies right: each image once per degradation, at one random level.
 
-    Levels and noise are functions of (seed, degradation, image index), so every epoch is judged on the same pixels.
+    Levels and noise are functions of (seed, degradation, image index) and, where it is given, of the epoch.
 
     Args:
         model: takes normalised float32; left in eval mode.
         degradations: names, or with levels and an id of their own; empty for clean images, reported as ``clean``.
+        epoch: whose levels and noise; None: those on which every epoch is judged.
+        coupled: see :func:`fusiondistill.batches.level_address`.
 
     Returns:
         bool [N] on ``device`` for each degradation, by its id.
     """
     model.eval()
     given = [None if one is None else as_degradation(one) for one in degradations or (None,)]
+    when = () if epoch is None else (epoch,)
+    pixels_of = key(seed, "validation", *when)
     right: dict[str, list[torch.Tensor]] = {one.id if one else "clean": [] for one in given}
     for start in range(0, len(image_set), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(image_set)))
@@ -276,8 +282,9 @@ def validate(
         for one in given:
             seen = images
             if one is not None:
-                levels = random_levels(one, key(seed, "validation level", one.id), indices)
-                seen = degraded(images, one, levels, seed=key(seed, "validation"), indices=indices, protocol=protocol)
+                address = key(seed, "validation level", *when, level_address(one, coupled))
+                levels = random_levels(one, address, indices)
+                seen = degraded(images, one, levels, seed=pixels_of, indices=indices, protocol=protocol)
             pixels = normalise(seen, image_set.mean, image_set.std)
             if channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)

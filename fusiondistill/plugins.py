@@ -1,4 +1,4 @@
-"""Users' files that register entries: read, announced, run once a process; what goes wrong names the file and line."""
+"""Users' files that register entries. Each process runs each file once; an error names the file and the line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDERS = ("degradations", "sources", "networks", "losses", "merging", "inferenc
 """Where the registries live."""
 
 COPY = "plugin."
-"""Opens the name of the file that holds a plugin's source beside what the plugin helped to make."""
+"""How the name of a file begins that holds a plugin's source, beside a result that the plugin was used for."""
 
 _loaded: dict[str, Plugin] = {}
 
@@ -53,7 +53,7 @@ def read_plugins(paths: Iterable[str]) -> tuple[Plugin, ...]:
 
 
 def load_plugins(plugins: Sequence[Plugin]) -> None:
-    """Run the users' files, each once a process; a file that changed takes the place of what it was.
+    """Run the users' files, each once a process. A file that changed is run again, and its old entries are removed.
 
     Raises:
         PluginError: a file is no Python, raises while it runs, or registers nothing.
@@ -111,7 +111,7 @@ def _run(plugin: Plugin) -> None:
 def blamed(error: BaseException) -> str:
     """An error in one line that names the plugin's file and line where a loaded plugin raised it, else "".
 
-    A plugin's function that got to its end and gave something useless is not to blame here.
+    An error about what a plugin's function returned is raised by the project, so it gives "".
     """
     found = (_at_line(plugin, error) for plugin in _loaded.values())
     return next((line for line in found if line), "")

@@ -1,4 +1,4 @@
-"""What the two protocols assume where a config says nothing, as values: the original with its quirks, and ours.
+"""What the two protocols assume where a config says nothing, as values: the released code's quirks, and ours.
 
 The quirks of the original's pixels (salt painted as 1) are in the degradations, which are told the protocol's name.
 """
@@ -23,7 +23,9 @@ class Protocol:
         held_out: part of the training images that is held out, a fraction.
         recalibrate: how a merged network gets BatchNorm's statistics.
         data_seed: seed of order, augmentation, levels and noise; None: the run's own.
-        batch_means: whether validation scores a mean over batches, so that a short last batch weighs as much.
+        score_batch: a network in training is scored by the mean over batches of so many images of each batch's
+            accuracy, so that a short last batch weighs as much as a full one; None: by the mean over images.
+        redrawn: whether the levels and the noise that it is scored on are drawn anew at every epoch.
         searches: whether a search is possible: it needs a validation split of its own.
         recipe: keys of every recipe.
         shapes: shape of a method (see :mod:`fusiondistill.recipes`) -> keys of its recipe.
@@ -33,7 +35,8 @@ class Protocol:
     held_out: float
     recalibrate: str
     data_seed: int | None
-    batch_means: bool
+    score_batch: int | None
+    redrawn: bool
     searches: bool
     recipe: Mapping[str, Any]
     shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -45,18 +48,20 @@ PROTOCOLS: dict[str, Protocol] = {
         held_out=0.1,
         recalibrate="mixed",
         data_seed=None,
-        batch_means=False,
+        score_batch=None,
+        redrawn=False,
         searches=True,
-        recipe={"pairing": "independent"},
+        recipe={"pairing": "independent", "coupled_draws": False},
     ),
     "paper": Protocol(
         select="test",
         held_out=0.0,
         recalibrate="none",
         data_seed=123,  # the original seeds its loaders with this in every run, independent of the run's seed
-        batch_means=True,
+        score_batch=128,
+        redrawn=True,
         searches=False,
-        recipe={"pairing": "same"},
+        recipe={"pairing": "same", "coupled_draws": True},
         # What starts from merged weights gets a hole of 16 pixels at 64x64, too.
         shapes={shape: {"largest_cutout": 16} for shape in ("all-merged", "all-merged-taught")},
     ),

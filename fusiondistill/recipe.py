@@ -89,6 +89,11 @@ class Recipe(Frozen):
     pairing: Literal["same", "independent"] = Field(
         "independent", description="do all degradations of a step hold the same images? default: by protocol"
     )
+    coupled_draws: bool = Field(
+        False,
+        description="do degradations with equally many levels draw the same one for an image, and those without random "
+        "numbers of their own the same hole? default: by protocol",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: bool = Field(False, description="NHWC memory layout")
     compile: bool = Field(False, description="torch.compile the student")

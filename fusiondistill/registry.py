@@ -53,7 +53,7 @@ class Plugin:
 
 
 class WrongResult(ValueError):
-    """What an entry's function returned cannot be used; the message says where the function is."""
+    """An entry's function returned something that cannot be used; the message says where the function is."""
 
 
 class UnknownEntry(ValueError):
@@ -70,7 +70,7 @@ class Entry:
         function: what does the work; what it takes and returns is said by its registry.
         version: raised whenever the function would return something else than before for the same input.
         source: the paper or library that it follows, "" where there is none.
-        facts: what the registry's decorator was told besides.
+        facts: the further arguments of the registry's decorator.
         offered: keyword-only parameters that the project itself passes; they are no keys of a config.
         plugin: the user's file that registered it, None for a built-in entry.
     """
@@ -138,7 +138,7 @@ class Entry:
         return WrongResult(f"the {self.kind} {self.name!r}{at} {problem}")
 
     def notes(self) -> tuple[str, ...]:
-        """What people should know of it besides parameters, a line each, for ``fusiondistill list``."""
+        """The facts that ``fusiondistill list`` shows after the parameters, a line each."""
         shown = {key: value for key, value in self.facts.items() if value and isinstance(value, str | bool | frozenset)}
         told = {key: ", ".join(sorted(v)) if isinstance(v, frozenset) else v for key, v in shown.items()}
         return tuple(key.replace("_", " ") if v is True else f"{key.replace('_', ' ')}: {v}" for key, v in told.items())
@@ -204,7 +204,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
                 stored result that used the entry is then made anew. A plugin needs none: its file's digest counts.
             source: the paper or library that the function follows.
             replace: take the place of an entry of that name.
-            facts: what this registry wants to know besides.
+            facts: further arguments, which this registry defines.
 
         The first paragraph of the function's docstring is what ``fusiondistill list`` shows. Its parameters after a
         ``*`` are the keys that a config may give; each needs a type, like ``width: float = 1.0``, and may have a range

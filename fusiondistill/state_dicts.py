@@ -45,7 +45,7 @@ def average(
         state_dicts: at least one, with the same keys and shapes; they are not changed and not aliased.
         weights: one finite number per state dict with a sum above 0, normalised here; None weighs all the same.
         buffers: "average" averages every floating tensor; "first" takes BatchNorm's running mean and variance from
-            the first state dict, as the released code of the paper does (its ModelSoups row is at chance).
+            the first state dict, as the released code of the paper does.
 
     Returns:
         A new state dict with the first one's dtypes and devices. Integer tensors are the first's.

@@ -6,8 +6,9 @@ Rows differ only in initial weights, degradations, objective, teachers, optimise
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from fusiondistill.recipe import Recipe
 
 __all__ = ["NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
 
-Validation = Callable[[nn.Module], dict[str, float]]
+Validation = Callable[[nn.Module, int], Mapping[str, float | Fraction]]
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,9 +63,19 @@ class Progress:
     """One row of metrics per epoch; accuracies are fractions, ``seconds`` wall time."""
 
 
-def batch_mean_accuracy(right: torch.Tensor, batch_size: int = 100) -> float:
-    """Mean of per-batch accuracies, as the original selects: a short last batch weighs as much as a full one."""
-    return float(torch.stack([part.double().mean() for part in right.split(batch_size)]).mean())
+def batch_mean_accuracy(right: torch.Tensor, batch_size: int) -> Fraction:
+    """The mean over batches of each batch's accuracy: a short last batch weighs as much as a full one.
+
+    It is exact, so that no rounding decides between two epochs that are equally good.
+
+    Args:
+        right: bool [N], in the order of the batches.
+        batch_size: images of each batch but the last.
+    """
+    parts = right.split(batch_size)
+    counts = torch.stack([part.sum() for part in parts]).tolist()
+    accuracies = [Fraction(count, len(part)) for count, part in zip(counts, parts, strict=True)]
+    return sum(accuracies, Fraction(0)) / len(parts)
 
 
 def train(
@@ -92,8 +103,8 @@ def train(
         seed: of the model's own randomness (dropout).
         teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
             eval mode, never wrapped, never changed. Needed if a loss term of the recipe needs them.
-        validation: model -> accuracy (fraction) per degradation, called after every epoch; the epoch with the best
-            mean is kept, the later one of equals. None keeps the last epoch.
+        validation: (model, epoch from 0) -> accuracy (fraction) per degradation, called after every epoch; the epoch
+            with the best mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
         on_epoch: called after every epoch on rank 0, to store and report. What it raises ends training.
         sync_batchnorm: see :func:`synchronised`.
@@ -222,9 +233,9 @@ class _Loop:
         state = {name: _copied(tensor) for name, tensor in self.model.state_dict().items()}
         score = float("inf")
         if validation:
-            accuracies = validation(self.model)
-            score = sum(accuracies.values()) / len(accuracies)
-            row |= {"validation": score, **{f"validation_{name}": value for name, value in accuracies.items()}}
+            accuracies = validation(self.model, epoch)
+            score = float(sum(accuracies.values()) / len(accuracies))
+            row |= {"validation": score, **{f"validation_{name}": float(value) for name, value in accuracies.items()}}
         better = score >= before.best_score
         row = {"epoch": epoch + 1, "seconds": time.perf_counter() - began, **row}
         return Progress(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
-"""Credentials come by the environment, and nobody asks a cloud for others."""
+"""Credentials come by the environment, and the client asks no cloud for others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Bucket:
 
 
 def free_port() -> int:
-    """A port at which nobody listens, and that no connection gets in the next moment."""
+    """A port at which no server listens, and that no connection gets in the next moment."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as one, contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def serving(folder: Path, delay: float = 0.0, **settings: str) -> Iterator[Bucke
 
 
 class Gate:
-    """A way to a server that can be shut: then nobody is there, and whoever was connected is cut off."""
+    """A way to a server that can be shut: then no server answers, and open connections are cut off."""
 
     def __init__(self, server: int) -> None:
         self.server, self.port = server, free_port()

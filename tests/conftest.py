@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,28 @@ def own_entries() -> Iterator[None]:
         registry._added = added
     plugins._loaded.clear()
     plugins._loaded.update(loaded)
+
+
+@pytest.fixture(scope="module")
+def ray_head() -> Iterator[Any]:
+    """A Ray cluster without CPUs, for the tests of one file; they add the nodes that they need."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two_cpus(ray_head: Any) -> str:
+    """The address of a cluster with one node of two CPUs, for the tests of one file."""
+    ray_head.add_node(num_cpus=2)
+    address: str = ray_head.address
+    return address
 
 
 @pytest.fixture(scope="module")

@@ -194,7 +194,7 @@ def progress(folder: Path, data: bytes) -> object:
 
 
 def journal(folder: Path, data: bytes) -> object:
-    """A candidate under a digest of its own: whatever it says, what the search would delete are its trainings."""
+    """A candidate under a digest of its own: the search would delete its trainings only, for any content."""
     from shelf import PLAN
 
     search, store = next(stage for stage in PLAN.stages if stage.kind == "search"), Store(folder)

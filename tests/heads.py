@@ -1,4 +1,4 @@
-"""Clusters of `ray start`, for tests: several beside each other, and beside whatever else runs on the machine."""
+"""Clusters of `ray start`, for tests: several beside each other, and beside other programs of the machine."""
 
 from __future__ import annotations
 

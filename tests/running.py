@@ -20,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import forking
+
 TINY = """
 experiment: tiny
 seeds: [0]
@@ -40,10 +42,14 @@ evaluation: {every: 25}
 """
 
 
-def environment(cache: Path) -> dict[str, str]:
-    """The environment of a run: one thread, a cache of its own, no cluster but its own."""
+THROUGH_RAY = ("run", "search", "sweep", "evaluate", "cluster")
+
+
+def environment(cache: Path, address: str | None = None) -> dict[str, str]:
+    """The environment of a run: one thread, a cache of its own, no cluster but its own or the one at ``address``."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**kept, "FUSIONDISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    there = {"RAY_ADDRESS": address} if address else {}
+    return {**kept, **there, "FUSIONDISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -52,11 +58,19 @@ def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
 
 
 def fusiondistill(
-    *arguments: str, cache: Path, options: tuple[str, ...] = (), cwd: Path | None = None, timeout: float = 280
+    *arguments: str,
+    cache: Path,
+    options: tuple[str, ...] = (),
+    cwd: Path | None = None,
+    timeout: float = 280,
+    address: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a verb to its end."""
+    """Run a verb to its end: in a fresh interpreter, or where it needs no Ray forked from one that has started."""
+    if not options and ("--local" in arguments or arguments[0] not in THROUGH_RAY):
+        return forking.run(list(arguments), environment(cache), cwd, timeout)
     line = command(*arguments, options=options)
-    return subprocess.run(line, env=environment(cache), cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    surroundings = environment(cache, address)
+    return subprocess.run(line, env=surroundings, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
 @functools.cache

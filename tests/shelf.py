@@ -57,7 +57,7 @@ class Shelf:
     ) -> str:  # fmt: skip
         """One evaluate stage; right: bool [levels, images]."""
         own = {"degradation": degradation, "levels": tuple(levels), "protocol": protocol}
-        others = {"corruption": None if degradation in DEGRADATIONS else "0"}  # that is no code, whatever its name
+        others = {"corruption": None if degradation in DEGRADATIONS else "0"}  # a name that no entry has needs no code
         spec = TEMPLATE.model_copy(update={**own, **others, "parameters": {"row": method}})
         spec = spec.model_copy(update={"data": spec.data.model_copy(update=data or {})})
         stage = Stage(f"evaluate-{method}-{degradation}", seed, spec)

@@ -79,7 +79,8 @@ def by_hand(p: Pipeline, index: int, name: str | None, epoch: int) -> tuple[np.n
     seen = image
     if name is not None:
         levels = DEGRADATIONS[name].levels
-        level = levels[splitmix(key(p.seed, "level", epoch, name), index) % len(levels)]
+        address = f"{len(levels)} levels" if p.coupled else name
+        level = levels[splitmix(key(p.seed, "level", epoch, address), index) % len(levels)]
         one = torch.from_numpy(image.copy())[None]
         noise = key(p.seed, "pixels", epoch)
         seen = degrade(one, name, level, seed=noise, indices=[index], protocol=p.protocol)[0].numpy()
@@ -90,7 +91,8 @@ def by_hand(p: Pipeline, index: int, name: str | None, epoch: int) -> tuple[np.n
     shown = image if p.teacher_view == "clean" else seen
     teacher = (crop_by_hand(shown, top, left, p.padding).astype(np.float32) - mean) / std
     _, height, width = student.shape
-    hole = key(p.seed, "cutout", epoch, name or "")
+    shared = name is None or (p.coupled and name in ("jpeg", "blur"))
+    hole = key(p.seed, "cutout", epoch, "" if shared else name)
     centre_y, centre_x = splitmix(hole, 2 * index) % height, splitmix(hole, 2 * index + 1) % width
     for y in range(centre_y - p.cutout // 2, centre_y - p.cutout // 2 + p.cutout):
         for x in range(centre_x - p.cutout // 2, centre_x - p.cutout // 2 + p.cutout):
@@ -99,7 +101,9 @@ def by_hand(p: Pipeline, index: int, name: str | None, epoch: int) -> tuple[np.n
     return student, teacher
 
 
-@pytest.mark.parametrize("other", [{}, {"pairing": "same", "protocol": "paper", "teacher_view": "degraded"}])
+@pytest.mark.parametrize(
+    "other", [{}, {"pairing": "same", "coupled": True, "protocol": "paper", "teacher_view": "degraded"}]
+)
 @pytest.mark.parametrize("degradations", [FOUR, ()])
 def test_every_pixel_is_the_one_made_by_hand(
     tiny: Images, other: dict[str, Any], degradations: tuple[str, ...]

@@ -304,8 +304,8 @@ def test_wrong_credentials_are_said_at_once(config: Path, tmp_path: Path, monkey
 def test_a_server_that_is_not_there_is_said_soon(config: Path, monkeypatch) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    nobody = Bucket(free_port(), Path())
-    codes, said, seconds = told(config, nobody.uri())
+    absent = Bucket(free_port(), Path())
+    codes, said, seconds = told(config, absent.uri())
     assert codes == [1, 1, 1, 1] and said.count("the server does not answer") == 4
     assert seconds < 30
 

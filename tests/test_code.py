@@ -162,7 +162,7 @@ def test_a_checkpoint_says_where_the_copy_lies_and_takes_it(done: Prepared, tmp_
 
 
 def test_a_stored_copy_is_never_run(done: Prepared, tmp_path: Path) -> None:
-    """Not by loading, looking, evaluating or reporting, whatever it holds."""
+    """Loading, looking, evaluating and reporting only read it."""
     trace, store = tmp_path / "trace", tmp_path / "store"
     text = (FOLDER / "tiny.py").read_text() + f"\nopen({str(trace)!r}, 'a').write('run')\n"
     config = Path(done.store.path()).parent / "config.yaml"

@@ -82,7 +82,7 @@ def harmed(data: bytes, harm: str) -> bytes:
 
 
 def test_every_bit_of_a_manifest(tmp_path: Path) -> None:
-    """Its seal covers all of it: whatever changes is found, or changes nothing that it says."""
+    """Its seal covers all of it: the reader finds each changed bit, or the bit changes nothing that it reads."""
     store, stage = Store(tmp_path), SMALL.stages[0]
     complete(store, SMALL)
     path, said = tmp_path / stage.directory / "manifest.json", store.manifest(stage)

@@ -109,7 +109,7 @@ def test_a_parquet_file_that_lies_about_its_rows(tmp_path):
         if content[at : at + 2] == true:
             file.write_bytes(content[:at] + lie + content[at + 2 :])
             try:
-                assert len(load_images("parquet", "train", tmp_path)) == 100  # a count that nobody relies on
+                assert len(load_images("parquet", "train", tmp_path)) == 100  # a count that the reader does not use
             except DataError as error:
                 assert "train.parquet" in str(error)
     everywhere = content[:footer] + content[footer:].replace(true, lie)

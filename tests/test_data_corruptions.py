@@ -82,7 +82,7 @@ def test_the_digest_follows_the_content_wherever_it_lies(folder: Path, tmp_path:
 def test_untouched_files_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = corruption_digest(folder, "fog")
     status = (folder / "fog.npy").stat()
-    (folder / "fog.npy").write_bytes(b"x" * status.st_size)  # same size, and below the same time: nobody looks
+    (folder / "fog.npy").write_bytes(b"x" * status.st_size)  # same size, and below the same time
     os.utime(folder / "fog.npy", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert corruption_digest(folder, "fog") == first
 

@@ -1,4 +1,4 @@
-"""What `degrade` promises whatever the degradation: addressed noise, checked arguments, an open registry."""
+"""What `degrade` promises for every degradation: addressed noise, checked arguments, an open registry."""
 
 import doctest
 import subprocess

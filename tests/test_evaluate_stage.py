@@ -56,7 +56,7 @@ def imported(folder: Path, seed: int) -> tuple[Stage, ImageClassifier]:
     sha256 = checkpoint_digest(path)
     spec = CheckpointSpec(sha256=sha256, model=ModelConfig(name="cifar_resnet8"), data=data_spec(), path=str(path))
     stage = Stage("base", seed, spec)
-    (folder / "store").mkdir(exist_ok=True)  # as whoever holds it does
+    (folder / "store").mkdir(exist_ok=True)  # as the driver does that holds it
     execute(stage, Context(str(folder / "store")), CPU, lambda *_: None)
     return stage, ImageClassifier(network, digits().mean, digits().std, digits().classes).eval()
 

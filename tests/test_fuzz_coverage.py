@@ -14,8 +14,8 @@ from fuzzing import cases
 pytest.importorskip("atheris", reason="has wheels for Linux on x86_64 only")
 pytestmark = pytest.mark.slow
 
-SECONDS = 4
-"""For each loader; with what it takes to start, the test ends within about 90 s on two cores."""
+SECONDS = 3
+"""For each loader; with what it takes to start, the test ends within about 80 s on two cores."""
 FUZZ = """
 import os
 import sys

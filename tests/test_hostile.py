@@ -207,7 +207,7 @@ FOLDER = cifar100.LAYOUT.folder
     ids=lambda bad: f"{bad[0].name} {bad[0].type!r}",
 )
 def test_an_archive_whose_members_lead_elsewhere(bad: tuple[tarfile.TarInfo, bytes], tmp_path: Path) -> None:
-    """Only files of the expected names are taken out, whatever else there is."""
+    """Only files of the expected names are taken out; all others stay in the archive."""
     members = [member(f"{FOLDER}/{name}") for name in cifar100.LAYOUT.files if f"{FOLDER}/{name}" != bad[0].name]
     with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as tar:
         for info, data in [bad, *members]:
@@ -237,7 +237,7 @@ OBJECTS = {
     "all_gather_object", "broadcast_object_list", "gather_object", "recv_object_list", "scatter_object_list",
     "send_object_list",
 }  # fmt: skip
-"""How torch.distributed sends objects: pickled. Forbidden under whatever name the module has."""
+"""How torch.distributed sends objects: pickled. Forbidden under any name of the module."""
 ALLOWED = {
     ("fusiondistill/plugins.py", "exec"): "the plugins that a config names, announced when they are loaded",
     ("fusiondistill/signatures.py", "eval"): "the annotations of a function, in the file that the function is in",

@@ -38,16 +38,28 @@ data: {name: digits, train_images: 200, test_images: 30}
 model: {name: cifar_resnet8}
 methods: [base, vanilla, fusiondistill]
 degradations: [blur, noise]
-base: {epochs: 20, batch_size: 16}
+base: {epochs: 1, batch_size: 32}
 expert: {epochs: 1, batch_size: 32}
 vanilla: {epochs: 1, batch_size: 32}
 fusiondistill: {epochs: 4, batch_size: 16, loss: {kd: 0.5}}
 search:
-  trials: 3
+  trials: 2
   scheduler: none
   space: {loss.kd: {loguniform: [0.1, 1.0]}, optimizer.lr: {loguniform: [1.0e-5, 1.0e-2]}}
 evaluation: {every: 25}
 """
+
+
+LONG = """
+experiment: here
+data: {name: digits, train_images: 200, test_images: 30}
+model: {name: cifar_resnet8}
+methods: [base]
+degradations: [blur, noise]
+base: {epochs: 20, batch_size: 16}
+evaluation: {every: 25}
+"""
+"""One training, long enough to be disturbed in."""
 
 
 @pytest.fixture
@@ -61,7 +73,7 @@ def config(tmp_path: Path) -> Path:
 def started(config: Path, store: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
     """A run of its own process group, over the cache of the undisturbed one."""
     line = command("run", str(config), "--local", "--store", str(store), *settings)
-    pipe, (*_, cache) = subprocess.PIPE, finished(CONFIG)
+    pipe, (*_, cache) = subprocess.PIPE, finished(config.read_text())
     with subprocess.Popen(
         line, env=environment(cache), stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
@@ -73,7 +85,7 @@ def started(config: Path, store: Path, *settings: str) -> Iterator[subprocess.Po
 
 def goes_on(config: Path, store: Path) -> str:
     """Run the same command to its end; it must come to what an undisturbed run comes to."""
-    _, reference, cache = finished(CONFIG)
+    _, reference, cache = finished(config.read_text())
     again = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     assert contents(store, *RESULTS) == contents(reference, *RESULTS)
@@ -83,6 +95,7 @@ def goes_on(config: Path, store: Path) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path, number: signal.Signals) -> None:
+    config.write_text(LONG)
     store = tmp_path / "store"
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 2)
@@ -97,6 +110,7 @@ def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path, 
 
 
 def test_killed_it_goes_on(config: Path, tmp_path: Path) -> None:
+    config.write_text(LONG)
     store = tmp_path / "store"
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 2)
@@ -130,7 +144,7 @@ def test_no_ray_is_imported_and_it_says_what_it_is_for(tmp_path: Path) -> None:
         "assert 'ray' not in sys.modules, 'ray was imported'\nprint('no ray')\n"
     )
     line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store"),
-            "--set", "base.epochs=1", "--set", "search.trials=1"]  # fmt: skip
+            "--set", "search.trials=1"]  # fmt: skip
     done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "no ray" in done.stdout, done.stdout + done.stderr
 
@@ -154,7 +168,7 @@ def test_it_trains_soon(tmp_path: Path) -> None:
 
 def test_what_fails_holds_up_nothing_else(config: Path, tmp_path: Path) -> None:
     store, (*_, cache) = tmp_path / "store", finished(CONFIG)
-    hot = ("--set", "vanilla.optimizer.lr=1e30", "--set", "base.epochs=1", "--set", "search=null")
+    hot = ("--set", "vanilla.optimizer.lr=1e30", "--set", "search=null")
     done = fusiondistill("run", str(config), "--local", "--store", str(store), *hot, cache=cache)
     assert done.returncode == 1
     assert re.search(r"vanilla.*\n.*is not finite at epoch 1, step \d+ of", done.stderr), done.stderr
@@ -166,7 +180,8 @@ def test_what_fails_holds_up_nothing_else(config: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_driver_is_refused(config: Path, tmp_path: Path) -> None:
-    store, (*_, cache) = tmp_path / "store", finished(CONFIG)
+    config.write_text(LONG)
+    store, (*_, cache) = tmp_path / "store", finished(LONG)
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 1)
         status = json.loads((store / "status.json").read_text())
@@ -186,7 +201,7 @@ def test_several_workers_for_one_training_are_refused(config: Path, tmp_path: Pa
 def test_asha_is_left_out_and_that_is_said(config: Path, tmp_path: Path) -> None:
     *_, cache = finished(CONFIG)
     store = ("--store", str(tmp_path / "store"))
-    small = ("--set", "base.epochs=1", "--set", "fusiondistill.epochs=2", "--set", "search.trials=2")
+    small = ("--set", "fusiondistill.epochs=2")
     done = fusiondistill(
         "search", str(config), "--local", *store, *small, "--set", "search.scheduler=asha", cache=cache
     )
@@ -205,7 +220,7 @@ def test_optuna_works_one_trial_after_another(config: Path, tmp_path: Path) -> N
     import pyarrow.parquet as pq
 
     *_, cache = finished(CONFIG)
-    small = ("--set", "base.epochs=1", "--set", "fusiondistill.epochs=2", "--set", "search.searcher=optuna")
+    small = ("--set", "fusiondistill.epochs=2", "--set", "search.searcher=optuna", "--set", "search.trials=3")
     stores = tmp_path / "one", tmp_path / "two"
     for store in stores:
         done = fusiondistill("search", str(config), "--local", "--store", str(store), *small, cache=cache)

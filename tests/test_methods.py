@@ -162,6 +162,8 @@ def test_the_papers_quirks_are_values() -> None:
     }  # fmt: skip
     assert all(m.pairing == "same" for m in paper.table.values() if isinstance(m, Trained))
     assert all(m.pairing == "independent" for m in usual.table.values() if isinstance(m, Trained))
+    assert all(m.coupled_draws for m in paper.table.values() if isinstance(m, Trained))
+    assert not any(m.coupled_draws for m in usual.table.values() if isinstance(m, Trained))
     own = config("protocol: paper\ndefine: {mine: {like: fusing}, other: {like: vanilla, pairing: independent}}\n")
     assert own.table["mine"].largest_cutout == 16 and own.table["other"].pairing == "independent"  # type: ignore[union-attr]
 

@@ -172,7 +172,7 @@ def test_a_tracker_that_hangs_or_fails_neither_slows_nor_stops_a_run(monkeypatch
 
     class Failing(Hanging):
         def log(self, run: Run, step: int, values: Mapping[str, float]) -> None:
-            raise ConnectionError("nobody answers\nat all")
+            raise ConnectionError("no server answers\nat all")
 
     monkeypatch.setattr(tracking, "trackers_of", lambda config: {"slow": Hanging, "gone": Failing})
     monkeypatch.setattr(tracking, "PATIENCE", 3.0)
@@ -184,7 +184,7 @@ def test_a_tracker_that_hangs_or_fails_neither_slows_nor_stops_a_run(monkeypatch
         assert time.monotonic() - began < 5
     assert time.monotonic() - began < 15
     released.set()
-    assert shown.said[0] == "gone: nobody answers; the run goes on without it"
+    assert shown.said[0] == "gone: no server answers; the run goes on without it"
     assert shown.said[1:] == ["slow does not keep up: what it has not taken by now is lost"]
 
 

@@ -210,7 +210,7 @@ def test_a_plugins_mistakes_are_lines_of_the_config(tmp_path: Path, old: str, ne
         ("plugins: nowhere.py\n", 2, "plugins", "input should be a list, not 'nowhere.py'"),
         ("plugins: [nowhere.py]\n", 2, "plugins.0", "there is no such file in /"),
         ("plugins: [P/fog.py, P/fog.py]\n", 2, "plugins.1", "two plugins are called fog.py"),
-        ("degradations:\n  - blur\n  - {name: noise, levels: 0..90}\n", 4, "degradations.1.levels", "51 is none of them"),
+        ("degradations:\n  - blur\n  - {name: noise, levels: 0..90}\n", 4, "degradations.1.levels", "51 is none"),
         ("plugins: [P/fog.py]\ndegradations: [{name: fog, lihgt: 9}]\n", 3, "degradations.0.lihgt", "unknown key"),
         ("evaluation: {unseen: [{nam: haze}]}\n", 2, "evaluation.unseen.0.name", "is missing"),
         ("define: [a]\n", 2, "define", "must be a mapping of methods"),

@@ -1,4 +1,4 @@
-"""What a killed process leaves behind: its own go with it, and nobody else."""
+"""What a killed process leaves behind: its own processes end with it, and no others."""
 
 from __future__ import annotations
 

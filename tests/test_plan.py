@@ -148,7 +148,7 @@ def test_a_trial_of_a_searched_merge_starts_from_a_stage_like_any_other() -> Non
     assert ties.digest == planned.digest and ties.directory == planned.directory
     narrow = named(plan(SEARCH), "search-fusiondistill")
     same = {"loss.kd": 0.3, "start.merge": "average", "start.density": 0.9}  # the average has no density
-    assert trial_stage(search, same).digest == trial_stage(narrow, {"loss.kd": 0.3}).digest  # whatever the space
+    assert trial_stage(search, same).digest == trial_stage(narrow, {"loss.kd": 0.3}).digest  # from another space
     chosen = chosen_start(plain, {"start.recalibrate": "none"})
     assert chosen.digest == named(plan("modelsoups.start={merge: average, recalibrate: none}"), "fused").digest
     assert digests(plan())[("fusiondistill", 0)] == digests(content)[("fusiondistill", 0)]

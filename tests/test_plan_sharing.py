@@ -1,4 +1,4 @@
-"""What plans for one store share: one digest is one stage with one directory, whatever each plan calls it."""
+"""What plans for one store share: one digest is one stage with one directory, under any name in each plan."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_worker_that_starts_over_takes_nothing_from_its_neighbours() -> None:
     q.take("group1/11", True)
     q.poll()
     q.lose("group1/1")
-    assert q.poll() == ([], Counts(0, 0, 0)) and set(q.dispatcher.running) == {"group1/10", "group1/11"}
+    assert q.poll() == ([], Counts(0, 0, 0)) and set(q.running) == {"group1/10", "group1/11"}
 
 
 def test_the_workers_of_a_group_that_is_gone_get_nothing_more() -> None:
@@ -154,7 +154,7 @@ def test_what_a_stale_worker_says_is_ignored() -> None:
     q.finish("g/0", BASE.digest)  # it was not dead after all
     q.finish("h/0", SCRATCH.digest)  # not what it is at
     q.report("g/0", {"epoch": 1})
-    assert q.poll() == ([], Counts(0, 0, 0)) and q.dispatcher.running["h/0"].stage is BASE
+    assert q.poll() == ([], Counts(0, 0, 0)) and q.running["h/0"].stage is BASE
     q.finish("h/0", BASE.digest)
     q.finish("h/0", BASE.digest)
     assert told(q.poll()[0]) == [("done", "base", "h/0")]
@@ -166,7 +166,7 @@ def test_a_stage_with_workers_of_its_own_is_never_left_to_a_pulling_one() -> Non
     q.assign("run1/base", StageTask(BASE, 3.0))
     assert told(q.poll()[0]) == [("started", "base", "run1/base")]
     q.lose("run1/base")
-    assert told(q.poll()[0]) == [("lost", "base", "run1/base")]  # whoever assigned it does so again
+    assert told(q.poll()[0]) == [("lost", "base", "run1/base")]  # the driver assigned it, and does so again
     assert q.take("g/0", True) == "wait" and q.poll()[1].to_train == 0
     for i in (2, 3):
         q.assign(f"run{i}/base", StageTask(BASE, 3.0))
@@ -216,7 +216,7 @@ def test_a_model_stays_with_the_worker_that_has_it_loaded() -> None:
             q.finish(worker, stage.digest)
     assert {tuple(dict.fromkeys(names)) for names in seen.values()} == {("base",), ("scratch",)}
     left = [given(q.take("g/0", True)).inputs["model"].name for _ in range(2)]
-    assert set(left) == {"base", "scratch"}  # nobody waits while something is left
+    assert set(left) == {"base", "scratch"}  # no worker waits while something is left
     offer(q, [(1.0, pieces[0]), (9.0, VANILLA)])
     assert q.take("g/1", True) is VANILLA  # what others wait for goes first
 

@@ -49,7 +49,7 @@ def test_recalibration_on_one_batch_is_pytorchs_own() -> None:
 
 
 def test_recalibration_cures_an_average_of_far_networks() -> None:
-    """After it, eval mode normalises like training on the same images, whatever the statistics were before."""
+    """After it, eval mode normalises like training on the same images; the statistics from before do not count."""
     model = toy(3)
     model.get_buffer("1.running_mean").fill_(float("nan"))
     batch = torch.randn(400, 3, 6, 6)

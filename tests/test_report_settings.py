@@ -54,9 +54,22 @@ def test_a_plan_without_methods_says_what_it_can() -> None:
     assert settings({"config": config}) == said
 
 
+def test_a_plan_from_before_draws_were_coupled_deviates() -> None:
+    for protocol, said in (
+        ("paper", "trainings of an earlier version, whose draws were not coupled"),
+        ("standard", ""),
+    ):
+        config = parse(f"experiment: x\nprotocol: {protocol}\n").model_dump(mode="json")
+        for method in config["table"].values():
+            method.pop("coupled_draws", None)
+        rows = [{"id": name} for name in config["methods"]]
+        assert settings({"config": config, "methods": rows})["deviations"] == said
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
+        ("vanilla: {coupled_draws: false}", "other settings of vanilla"),
         ("base: {epochs: 20}", "base 20 instead of 200 epochs"),
         ("base: {optimizer: {lr: 0.05}}\nexpert: {loss: {kd: 1}}", "other settings of base, expert"),
         ("evaluation: {every: 5, precision: bf16}", "one level in 5 measured; evaluated in bf16"),

@@ -175,7 +175,7 @@ def test_corruption_errors_are_relative_to_the_base_of_the_same_seed() -> None:
     assert mean_corruption_error(group, fusing).by_seed == {0: pytest.approx(181.25)}
     assert known(mean_corruption_error(group, known(group.row("base"))).interval).mean == 100
     grid = known(beyond_grid(group))
-    assert grid.heading == ("", "clean, %", "CE Blur", "CE Noise", "mCE"), "no NLL and ECE where nobody has them"
+    assert grid.heading == ("", "clean, %", "CE Blur", "CE Noise", "mCE"), "no NLL and ECE where no row has them"
     assert grid.rows[1] == (("Fusing", ""), ("80.0", "[1]"), ("62.5", "[1]"), ("300.0", "[1]"), ("181.2", "[1]"))
 
 

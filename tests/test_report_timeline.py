@@ -42,7 +42,7 @@ def test_the_chain_goes_back_over_the_last_inputs() -> None:
     stages = ran(timeline_of())
     assert [one.name for one in chain(stages)] == ["base", "expert-blur", "fused", "evaluate-fused-blur"]
     waits = [waited(one, clock(stages)) for one in chain(stages)]
-    assert waits == [0, 5, 0, 0], "nobody waits for a worker while the whole run is stopped"
+    assert waits == [0, 5, 0, 0], "no stage waits for a worker while the whole run is stopped"
     assert chain([]) == []
 
 

@@ -142,8 +142,9 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
     assert weights(copy) == weights(store)
 
 
+@pytest.mark.slow
 def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """Whatever holds no times is the same to the byte: of one worker, and of as many as this machine has."""
+    """Every file without times is the same to the byte: of one worker, and of as many as this machine has."""
     config, store, cache = finished
     other = tmp_path / "other"
     done = fusiondistill("run", str(config), "--store", str(other), cache=cache)
@@ -161,24 +162,11 @@ def test_another_batch_size_of_evaluations_gives_the_same_bits(
     config, store, cache = finished
     copy = tmp_path / "copy"
     shutil.copytree(store, copy, ignore=shutil.ignore_patterns("evaluate-*"))
-    done = here(str(config), "--store", str(copy), "--set", "evaluation.batch_size=7", cache=cache)
+    few = ("--set", "evaluation.batch_size=7", "--set", "methods=[base, ensemble]", "--set", "search=null")
+    done = here(str(config), "--store", str(copy), *few, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert contents(copy, *RESULTS) == contents(store, *RESULTS)
-
-
-def test_a_diverging_stage_fails_alone(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    config, store, cache = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(store, copy)
-    hot = ("--set", "vanilla.optimizer.lr=1e30", "--set", "fusing.epochs=2")
-    done = fusiondistill("run", str(config), "--store", str(copy), *hot, cache=cache)
-    assert done.returncode == 1
-    assert re.search(r"vanilla.*\n.*is not finite at epoch 1, step \d+ of", done.stderr), done.stderr
-    assert "start the same command again" in done.stderr
-    assert "evaluate-vanilla-jpeg" in done.stderr
-    assert len(stages(copy, "fusing")) == 2  # the other stages went on
-    status = fusiondistill("status", str(copy), cache=cache)
-    assert "vanilla, seed 0: failed" in status.stdout
+    found, expected = contents(copy, *RESULTS), contents(store, *RESULTS)
+    assert found.items() <= expected.items() and len([key for key in found if key[1] == "counts.parquet"]) == 8
 
 
 @pytest.mark.slow
@@ -195,7 +183,7 @@ def test_interrupted_it_keeps_what_is_stored_and_goes_on(finished: tuple[Path, P
         ends(process, family)
     assert process.returncode == 75
     assert stages(store, "base") and not stages(store, "fusiondistill")
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    done = here(str(config), "--store", str(store), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
@@ -214,14 +202,6 @@ def test_a_checkpoint_stands_for_a_stage(finished: tuple[Path, Path, Path], tmp_
     done = here(str(config), *other, *only, cache=cache)
     assert done.returncode == 2
     assert "does not fit cifar_resnet14" in done.stderr and "stage1.1.conv1.weight" in done.stderr
-
-
-def test_what_no_node_can_hold_is_refused(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    config, _, cache = finished
-    line = ("run", str(config), "--set", "resources.cpus_per_worker=5000", "--store", str(tmp_path / "store"))
-    done = fusiondistill(*line, cache=cache)
-    assert done.returncode == 2
-    assert "a worker needs 5000 CPU" in done.stderr and "nodes: " in done.stderr
 
 
 def test_told_rows_share_one_set_of_weights(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -245,6 +225,7 @@ def test_the_paper_protocol_runs_and_names_its_leaks(finished: tuple[Path, Path,
     config, _, cache = finished
     store = tmp_path / "store"
     paper = ("--set", "protocol=paper", "--set", "search=null", "--set", "methods=[modelsoups]")
+    paper += ("--set", "degradations=[jpeg, blur]")
     done = here(str(config), "--store", str(store), *paper, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     (base,) = stages(store, "base")

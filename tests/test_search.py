@@ -233,6 +233,7 @@ def _named(found: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
     return {(d.rpartition("-")[0] if d.startswith("search") else d, name): data for (d, name), data in found.items()}
 
 
+@pytest.mark.slow
 def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> None:
     """Over a grid of fusions, with repeats, half of it bound to fail."""
     config, store, cache = tmp_path / "toy.yaml", tmp_path / "store", tmp_path / "cache"

@@ -1,4 +1,4 @@
-"""What a search leaves for a restart: candidates in their order, whatever became of them and of their files."""
+"""What a search leaves for a restart: candidates in their order, ended or not, with sound files or damaged ones."""
 
 from __future__ import annotations
 

@@ -97,13 +97,13 @@ def test_a_search_takes_at_most_as_many_slots_as_it_has_trials(slots: int, at_on
 
 
 def test_workers_that_wait_hold_their_slots_until_nothing_is_left() -> None:
-    """As in the queue: a training worker leaves only when nobody is at anything, so the search waits for them."""
+    """As in the queue: a training worker leaves only when no worker has a task, so the search waits for them."""
     jobs = [train("long", 100), train("short", 10), Job("search", "search", 40.0, ("short",), trials=4)]
     found = simulate(jobs, 2)
     search = next(run for run in found.runs if run.job.key == "search")
     assert search.start == pytest.approx(times(found)["long"][1] + 2.0 + FIT_END, abs=0.1) and search.slots == 2
     wide = next(run for run in simulate(jobs, 5).runs if run.job.key == "search")
-    assert wide.slots == 3 and wide.start < 20  # there are slots that nobody holds
+    assert wide.slots == 3 and wide.start < 20  # there are slots that no worker holds
 
 
 def test_a_data_parallel_stage_has_a_fit_of_its_own() -> None:
@@ -184,7 +184,7 @@ def test_a_run_that_took_place_is_told_to_the_second_until_its_searches() -> Non
 
 
 def test_longest_path_first_is_better_where_it_matters() -> None:
-    """A long chain beside many short jobs: whoever leaves it to the end pays for it."""
+    """A long chain beside many short jobs: an order that leaves the chain to the end takes longer."""
     chain = [train(f"c{i}", 100, *([f"c{i - 1}"] if i else [])) for i in range(8)]
     short = [train(f"s{i}", 10) for i in range(320)]
     jobs = [replace(job, priority=0.0) for job in (*short, *chain)]

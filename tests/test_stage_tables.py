@@ -99,7 +99,7 @@ def test_a_part_of_a_plan_does_not_take_the_place_of_the_command_that_did_all_of
         runner.note_plan(prepare(str(config), overrides, str(tmp_path / "store")), command, whole=whole)
         return str(noted_plans.plans(ready.store)[0]["command"])
 
-    assert noted("search x", False) == "search x", "nobody did more"
+    assert noted("search x", False) == "search x", "no command did more"
     assert noted("run x", True) == "run x"
     assert noted("search x", False) == "run x", "a run makes all of it again"
     assert noted("search x --set", False, "base.epochs=3") == "search x --set", "of another plan it does not"

@@ -193,7 +193,7 @@ def test_nobody_makes_a_store_again_that_was_moved_away(held: bool, tmp_path: Pa
 
 
 def test_two_writers_of_one_stage_leave_it_intact(tmp_path: Path, plan: Plan) -> None:
-    """A worker that was given up still writes while its successor commits; whoever is last, the result is whole."""
+    """A worker that was given up still writes while its successor commits. The result is whole in either order."""
     store, base = Store(tmp_path), plan.stages[0]
     (tmp_path / base.directory).mkdir()
     (tmp_path / base.directory / "a.late.bin").write_bytes(b"late")  # its first file, not yet named

@@ -1,4 +1,4 @@
-"""The token of a cluster is its owner's alone, whoever made its file."""
+"""Only its owner can read the token of a cluster, also where another program made its file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_empty_token_is_replaced(home: Path) -> None:
 
 
 def test_first_runs_at_one_instant_find_one_whole_token(home: Path) -> None:
-    """Each reads the file right after its own call: whatever was there then is what stays."""
+    """Each reads the file right after its own call: the token that it finds there stays."""
     path = home / ".ray" / "auth_token"
 
     def run(start: threading.Barrier) -> str:

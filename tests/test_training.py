@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def test_resuming_gives_the_same_bits(optimizer: str) -> None:
     recipe = make_recipe(epochs=5, optimizer=optimizer)
     stored: list[bytes] = []
 
-    def score(model: nn.Module) -> dict[str, float]:
+    def score(model: nn.Module, epoch: int) -> dict[str, float]:
         return {"clean": float(model.state_dict()["fc.bias"][0])}
 
     def run(start: Progress | None, model: nn.Module) -> Progress:
@@ -92,7 +92,7 @@ def test_resuming_gives_the_same_bits(optimizer: str) -> None:
 
     whole = run(None, Toy(1))
     for k in range(5):
-        model = Toy(99)  # whatever it holds is replaced
+        model = Toy(99)  # other weights, which the stored ones replace
         resumed = run(unpack(stored[k]), model)
         assert same(weights(model), list(whole.model.values()))
         assert same(list(resumed.best.values()), list(whole.best.values()))
@@ -150,7 +150,7 @@ def test_the_best_epoch_is_kept_and_of_equals_the_later(scores: list[float], bes
     told = iter(scores)
     seen: list[list[torch.Tensor]] = []
 
-    def validation(model: nn.Module) -> dict[str, float]:
+    def validation(model: nn.Module, epoch: int) -> dict[str, float]:
         model.eval()  # as the real one leaves it
         seen.append(weights(model))
         score = next(told)
@@ -170,12 +170,26 @@ def test_without_validation_the_last_epoch_is_kept() -> None:
     assert "validation" not in progress.rows[-1]
 
 
-def test_the_papers_accuracy_is_a_mean_of_batches() -> None:
-    right = torch.arange(250) % 3 == 0
-    by_hand = [sum(right[i : i + 100].tolist()) / len(right[i : i + 100]) for i in (0, 100, 200)]
-    assert batch_mean_accuracy(right) == pytest.approx(sum(by_hand) / 3)
-    uneven = torch.tensor([True] * 100 + [False])
-    assert batch_mean_accuracy(uneven) == 0.5 and math.isclose(float(uneven.double().mean()), 100 / 101)
+def test_no_rounding_decides_between_equal_scores() -> None:
+    tenths = [Fraction(one, 10) for one in (1, 2, 3)]
+    assert sum(map(float, tenths)) > sum(map(float, reversed(tenths))), "as floats the first epoch would win"
+    told = iter([tenths, tenths[::-1]])
+
+    def validation(model: nn.Module, epoch: int) -> dict[str, Fraction]:
+        return dict(zip("abc", next(told), strict=True))
+
+    progress = train(Toy(1), make_recipe(epochs=2), make_pipeline(()), seed=0, validation=validation)
+    assert progress.best_epoch == 2 and progress.best_score == pytest.approx(0.2)
+    assert {type(value) for row in progress.rows for value in row.values()} == {float, int}
+
+
+@pytest.mark.parametrize("size", [100, 128])
+def test_the_papers_accuracy_is_a_mean_of_batches(size: int) -> None:
+    right = torch.arange(300) % 7 < 3
+    by_hand = [sum(right[i : i + size].tolist()) / len(right[i : i + size]) for i in range(0, 300, size)]
+    assert float(batch_mean_accuracy(right, size)) == pytest.approx(sum(by_hand) / 3)
+    uneven = torch.tensor([True] * size + [False])
+    assert batch_mean_accuracy(uneven, size) == 0.5 < float(uneven.double().mean())
 
 
 def test_teachers_are_never_changed_nor_in_training_mode() -> None:

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from running import environment, stages
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 FILES = ("experiments/__init__", "fusiondistill/__init__", "fusiondistill_runner/__init__", "ray/__init__")

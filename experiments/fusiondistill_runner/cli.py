@@ -104,6 +104,8 @@ def plan_verb(
     prepared = prepared.looked_up()
     estimates = measured(prepared.store)
     simulated = forecast(prepared, simulate, times, estimates)
+    for text in prepared.notes:
+        click.echo(f"note: {text}")
     click.echo(headline(prepared))
     for line in changed_plugins(prepared):
         click.echo(line)

@@ -50,9 +50,7 @@ def _ask_about_size(searches: list[Any], yes: bool) -> None:
     """Ask the user before a search of more than a thousand trainings: a slip in a grid can mean a million."""
     if not searches:
         return
-    from fusiondistill_runner.planning.search_space import candidate_count
-
-    count = sum(candidate_count(stage.spec) * stage.spec.seeds for stage in searches)
+    count = sum(stage.spec.trainings for stage in searches)
     if count <= MANY_TRIALS or yes:
         return
     grids = [name for name, dimension in searches[0].spec.space.items() if dimension.grid is not None]
@@ -83,7 +81,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
     for text in prepared.notes:
-        click.echo(text)
+        click.echo(f"note: {text}")
     check_format(prepared.store)
     check_data(prepared)
     with prepared.store.held():

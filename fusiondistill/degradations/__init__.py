@@ -75,6 +75,12 @@ class Degradation(Entry):
         return frozenset(inspect.signature(self.function).parameters) & OFFERED
 
     @property
+    def random(self) -> bool:
+        """Whether it draws random numbers of its own; a composition does if one of its parts does."""
+        parts = self.facts["parts"]
+        return any(find(part).random for part in parts) if parts else "keys" in self.wants
+
+    @property
     def code(self) -> str:
         """What stands for the entry's code in a digest; of a composition, its parts' code, too."""
         return " ".join((super().code, *(f"{part} {find(part).code}" for part in self.facts["parts"])))

@@ -1,8 +1,8 @@
 """Merging methods: several networks of one architecture in, the weights of one out.
 
-An entry is a function ``(experts, at, **parameters) -> state dict``. It is responsible for the parameters alone:
-what it says of BatchNorm's statistics and other buffers is replaced afterwards by one rule
-(:func:`fusiondistill.state_dicts.with_statistics`), so it may leave them out. The fact ``needs`` names what it asks of
+An entry is a function ``(experts, at, **parameters) -> state dict``. It is responsible for the parameters alone and may
+leave out buffers: :func:`merge` sets BatchNorm's statistics and other buffers afterwards by one rule
+(:func:`fusiondistill.state_dicts.with_statistics`). The fact ``needs`` names what the function asks of
 ``at`` (:class:`At`): ``base``, ``batches``, ``validation``. Nothing here imports torch before a method is called.
 """
 

@@ -26,7 +26,7 @@ Weights = Annotated[tuple[FiniteFloat, ...] | dict[str, FiniteFloat], AfterValid
 
 
 def _fit(parameters: Mapping[str, Any], degradations: Sequence[str]) -> str | None:
-    """Whether there is a weight for each expert."""
+    """What is wrong if the weights do not fit the experts, else None."""
     weights = parameters["weights"]
     if isinstance(weights, Mapping):
         return None if {*weights} == {*degradations} else f"weights are for {', '.join(weights)}, not for each expert"

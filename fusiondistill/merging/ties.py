@@ -25,7 +25,7 @@ def ties(
     *,
     density: Annotated[float, Field(gt=0, le=1, description="part of each expert's change that is kept")] = 0.2,
 ) -> dict[str, torch.Tensor]:
-    """TIES: of each expert's change the largest part is kept, and at each weight the mean of what agrees in sign.
+    """TIES: keeps the largest part of each expert's change, and takes at each weight the mean of those of one sign.
 
     Of each expert's change `tau_i = theta_i - base` the `density` of the largest magnitudes (over the whole network)
     is kept, the rest set to 0. Each weight's sign is that of the sum of what is kept. The merged change is the mean of

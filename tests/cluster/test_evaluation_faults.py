@@ -31,27 +31,28 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Coun
     return base, cache, counts(one)
 
 
-@pytest.mark.parametrize(("workers", "batch"), [(2, 7), (3, 128)])
 def test_workers_and_batches_change_no_count(
-    measured: tuple[Path, Path, Counts], tmp_path: Path, workers: int, batch: int
+    measured: tuple[Path, Path, Counts], tmp_path: Path, two_cpus: str
 ) -> None:
     base, cache, expected = measured
-    share = ("--set", f"resources.workers={workers}", "--set", f"resources.cpus_per_worker={1 if workers < 3 else 0.5}")
-    threads = ("--set", "resources.threads=1", "--batch-size", str(batch), "--store", str(tmp_path))
-    done = fusiondistill("evaluate", str(base), *LINE, *share, *threads, cache=cache)
+    share = ("--set", "resources.workers=3", "--set", "resources.cpus_per_worker=0.5")
+    threads = ("--set", "resources.threads=1", "--batch-size", "7", "--store", str(tmp_path))
+    done = fusiondistill("evaluate", str(base), *LINE, *share, *threads, cache=cache, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     assert counts(tmp_path) == expected and len(expected) > 70
 
 
-def test_a_lost_worker_costs_its_piece_and_not_the_job(measured: tuple[Path, Path, Counts], tmp_path: Path) -> None:
+def test_a_lost_worker_costs_its_piece_and_not_the_job(
+    measured: tuple[Path, Path, Counts], tmp_path: Path, two_cpus: str
+) -> None:
     base, cache, expected = measured
     line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 3)
-        killed = frozen_at_work(process.pid, "task_loop", tmp_path)[0]
+        killed = frozen_at_work(os.getpid(), "task_loop", tmp_path)[0]
         before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
         os.kill(killed, signal.SIGKILL)
-        for pid in workers_of(process.pid, "task_loop"):
+        for pid in workers_of(os.getpid(), "task_loop"):
             os.kill(pid, signal.SIGCONT)
         output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
@@ -61,14 +62,16 @@ def test_a_lost_worker_costs_its_piece_and_not_the_job(measured: tuple[Path, Pat
     assert len(before) < len(after) and before.items() <= after.items()
 
 
-def test_a_driver_killed_half_way_does_only_the_rest(measured: tuple[Path, Path, Counts], tmp_path: Path) -> None:
+def test_a_driver_killed_half_way_does_only_the_rest(
+    measured: tuple[Path, Path, Counts], tmp_path: Path, two_cpus: str
+) -> None:
     base, cache, expected = measured
     line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 4)
         process.kill()
     before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
-    done = fusiondistill("evaluate", str(base), *LINE, "--store", str(tmp_path), cache=cache)
+    done = fusiondistill("evaluate", str(base), *LINE, "--local", "--store", str(tmp_path), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     assert counts(tmp_path) == expected
     after = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,12 +20,13 @@ experiment: failing
 seeds: [0]
 data: {name: digits, train_images: 300, test_images: 50}
 model: {name: cifar_resnet8}
-methods: [base, scratch, fusiondistill]
+methods: [base, scratch, fusiondistill, hot]
 degradations: [deadly]
 base: {epochs: 1, batch_size: 32}
 expert: {epochs: 1, batch_size: 32}
 scratch: {epochs: 2, batch_size: 23}
 fusiondistill: {epochs: 2, batch_size: 32, loss: {kd: 0.5}}
+define: {hot: {like: vanilla, epochs: 1, batch_size: 32, optimizer: {lr: 1.0e+30}}}
 search: {trials: 2, scheduler: none, space: {loss.kd: {uniform: [0.1, 1.0]}}}
 evaluation: {every: 5}
 """
@@ -42,15 +44,19 @@ def deadly(images, levels):
 """
 
 
-def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path) -> None:
+def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path, two_cpus: str) -> None:
+    """And a stage that diverges. Each fails alone."""
     config, plugin, store = tmp_path / "config.yaml", tmp_path / "deadly.py", tmp_path / "store"
     config.write_text(CONFIG)
     plugin.write_text(DEADLY)
     line = ("run", str(config), "--store", str(store), "--set", f"plugins=[{plugin}]")
-    done = fusiondistill(*line, cache=tmp_path / "cache", timeout=600)
+    done = fusiondistill(*line, cache=tmp_path / "cache", timeout=600, address=two_cpus)
     assert done.returncode == 1, done.stdout + done.stderr
     for attempt in (1, 2):
         assert f"was lost (attempt {attempt})" in done.stdout, done.stdout
+    assert re.search(r"hot.*\n.*is not finite at epoch 1, step \d+ of", done.stderr), done.stderr
+    assert "evaluate-hot-deadly" in done.stderr and not stages(store, "hot")
+    assert "hot, seed 0: failed" in fusiondistill("status", str(store), cache=tmp_path / "cache").stdout
     assert "was lost (attempt 3)" in done.stderr and "exit" in done.stderr, done.stderr  # and what Ray knows of it
     (search,) = stages(store, "search")
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
@@ -62,13 +68,13 @@ def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path
     assert (store / "report" / "index.html").exists()
 
 
-def test_a_data_parallel_stage_that_loses_a_worker_each_time(tmp_path: Path) -> None:
+def test_a_data_parallel_stage_that_loses_a_worker_each_time(tmp_path: Path, two_cpus: str) -> None:
     config, plugin, store = tmp_path / "config.yaml", tmp_path / "deadly.py", tmp_path / "store"
     config.write_text(CONFIG)
     plugin.write_text(DEADLY.replace("if trial or len(images) == 23:", 'if os.environ.get("RANK") == "1":'))
     settings = ("--set", f"plugins=[{plugin}]", "--set", "methods=[base, scratch]")
     line = ("run", str(config), "--store", str(store), *settings, "--set", "resources.workers_per_run=2")
-    done = fusiondistill(*line, cache=tmp_path / "cache", timeout=600)
+    done = fusiondistill(*line, cache=tmp_path / "cache", timeout=600, address=two_cpus)
     assert done.returncode == 1, done.stdout + done.stderr
     for attempt in (1, 2):
         assert f"was lost (attempt {attempt})" in done.stdout, done.stdout
@@ -77,24 +83,18 @@ def test_a_data_parallel_stage_that_loses_a_worker_each_time(tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def declared() -> Iterator[str]:
-    """The address of a cluster whose node says that it has two GPUs, on a machine that may have none."""
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        started.add_node(num_cpus=2, num_gpus=2)
-        yield started.address
-    finally:
-        started.shutdown()
+def declared(ray_head: Any) -> str:
+    """The address of a cluster of which a node says that it has two GPUs, on a machine that may have none."""
+    ray_head.add_node(num_cpus=2, num_gpus=2)
+    address: str = ray_head.address
+    return address
 
 
 def _run(address: str, folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     config = folder / "config.yaml"
     config.write_text(CONFIG.replace("[deadly]", "[blur]"))
     line = command("run", str(config), "--store", str(folder / "store"), *settings)
-    surroundings = {**environment(folder / "cache"), "RAY_ADDRESS": address}
-    return subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=600)
+    return subprocess.run(line, env=environment(folder / "cache", address), capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(

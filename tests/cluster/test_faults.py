@@ -23,7 +23,6 @@ from running import (
     half_way,
     stages,
     tell,
-    wait_for,
     weights,
     workers_of,
 )
@@ -37,10 +36,11 @@ data: {name: digits, train_images: 600, test_images: 50}
 model: {name: cifar_resnet8}
 methods: [base, oracle]
 degradations: [blur, noise]
-base: {epochs: 80, batch_size: 16}
+base: {epochs: 60, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
 """
+SHORT = ("--set", "base.epochs=20")
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,19 @@ def undisturbed() -> tuple[Path, Path, Path]:
     return finished(CONFIG)
 
 
-def test_a_killed_train_worker(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    config, reference, cache = undisturbed
+@pytest.fixture(scope="module")
+def short(undisturbed: tuple[Path, Path, Path]) -> tuple[Path, Path, Path]:
+    """The same of a run of fewer epochs."""
+    return finished(CONFIG, *SHORT)
+
+
+def test_a_killed_train_worker(short: tuple[Path, Path, Path], tmp_path: Path, two_cpus: str) -> None:
+    config, reference, cache = short
     store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+    line = command("run", str(config), "--store", str(store), *SHORT)
+    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
         half_way(process, store, "base")
-        workers = frozen(process.pid, "RayTrainWorker")
+        workers = frozen(os.getpid(), "RayTrainWorker")
         stored = half_way(process, store, "base")
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
@@ -132,7 +138,7 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
         assert "Traceback" not in said, (fault, said)
         assert not stages(store, "base")
         before, last = max(stored, epochs_stored(store, "base")), fault
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache)
+    done = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     tell(last, before, done.stdout, "base")
     assert weights(store) == weights(reference)
@@ -140,21 +146,21 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
 
 
 def test_two_workers_train_one_run_and_one_of_them_is_killed(
-    undisturbed: tuple[Path, Path, Path], tmp_path: Path
+    short: tuple[Path, Path, Path], tmp_path: Path, two_cpus: str
 ) -> None:
-    config, _, cache = undisturbed
+    config, _, cache = short
     reference, store = tmp_path / "reference", tmp_path / "store"
-    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", "--set", "base.epochs=20")
-    done = fusiondistill("run", str(config), "--store", str(reference), *settings, cache=cache)
+    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", *SHORT)
+    done = fusiondistill("run", str(config), "--store", str(reference), *settings, cache=cache, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     (base,) = stages(reference, "base")
     manifest = json.loads((base / "manifest.json").read_text())
     assert manifest["spec"]["world_size"] == 2 and manifest["outcome"]["epochs"] == 20
     assert manifest["outcome"]["validation"] > 0.5
     line = command("run", str(config), "--store", str(store), *settings)
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
         half_way(process, store, "base")
-        one, other = frozen(process.pid, "RayTrainWorker")
+        one, other = frozen(os.getpid(), "RayTrainWorker")
         stored = half_way(process, store, "base")
         os.kill(one, signal.SIGKILL)
         os.kill(other, signal.SIGCONT)  # it finds that its peer is gone
@@ -164,31 +170,3 @@ def test_two_workers_train_one_run_and_one_of_them_is_killed(
     tell("one of two ranks killed", stored, output, "base")
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)
-
-
-def test_a_plugin_reaches_the_workers(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    config, _, cache = undisturbed
-    plugin = tmp_path / "darken.py"
-    plugin.write_text(
-        "from fusiondistill.degradations import register\n"
-        '@register("darken", range(0, 11))\n'
-        "def darken(images, levels):\n"
-        '    "Lose a tenth of the light per level."\n'
-        "    return (images.int() * (10 - levels.view(-1, 1, 1, 1)) // 10).to(images.dtype)\n"
-    )
-    settings = ("--set", f"plugins=[{plugin}]", "--set", "degradations=[darken]", "--set", "base.epochs=1")
-    done = fusiondistill("run", str(config), "--store", str(tmp_path / "store"), *settings, cache=cache)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {d for _, _, d, _ in counts(tmp_path / "store")} == {"darken"}
-
-
-def test_a_driver_refuses_a_store_in_use(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    config, _, cache = undisturbed
-    store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
-        wait_for(lambda: (store / ".lock").exists() and (store / ".lock").read_text())
-        second = fusiondistill("run", str(config), "--store", str(store), cache=cache)
-        process.send_signal(signal.SIGTERM)
-    assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
-    assert process.returncode == 75

@@ -27,10 +27,8 @@ base: {epochs: 200, batch_size: 16}
 """
 
 
-@pytest.mark.parametrize("place", [(), ("--local",)], ids=["ray", "local"])
-def test_the_epoch_at_the_signal_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[str, ...]
-) -> None:
+def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a worker of Ray, and by the command itself, which goes on from it."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     config, log = tmp_path / "config.yaml", tmp_path / "log"
@@ -41,7 +39,7 @@ def test_the_epoch_at_the_signal_is_kept(
         def epochs() -> int:
             return max([0, *(store.epochs_stored(d) for d in store.directories() if d.startswith("base-"))])
 
-        def interrupted(since: int) -> int:
+        def interrupted(since: int, *place: str) -> int:
             """Run on until an epoch after this one is stored, send SIGTERM; returns the epoch stored in the end."""
             line = command("run", str(config), *place, "--store", store.location)
             with (
@@ -60,5 +58,5 @@ def test_the_epoch_at_the_signal_is_kept(
             return after
 
         kept = interrupted(0)
-        interrupted(kept)
+        interrupted(kept, "--local")
         assert re.search(rf"base: epoch {kept}/200, found stored", log.read_text()), log.read_text()

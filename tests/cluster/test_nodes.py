@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from running import command, counts, environment, finished, frozen, stages, tell, wait_for, weights
+from running import command, counts, environment, finished, frozen, fusiondistill, stages, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +29,8 @@ base: {epochs: 2, batch_size: 32}
 expert: {epochs: 24, batch_size: 16}
 evaluation: {every: 25, expert_matrix: false}
 """
+
+SHORT = ("--set", "expert.epochs=8")
 
 ABSENT = """
 import sys
@@ -49,18 +51,21 @@ def alone() -> tuple[Path, Path, Path]:
     return finished(CONFIG)
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without CPUs; nodes are added by the test."""
-    import ray
-    from ray.cluster_utils import Cluster
+@pytest.fixture(scope="module")
+def short() -> tuple[Path, Path, Path]:
+    """The same of fewer epochs."""
+    return finished(CONFIG, *SHORT)
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        yield started
-    finally:
-        ray.shutdown()
-        started.shutdown()
+
+@pytest.fixture
+def cluster(ray_head: Any) -> Iterator[Any]:
+    """A head without CPUs; the nodes that a test adds end with it."""
+    import ray
+
+    yield ray_head
+    ray.shutdown()
+    for node in list(ray_head.worker_nodes):
+        ray_head.remove_node(node)
 
 
 def places(store: Path, prefix: str) -> list[str]:
@@ -76,7 +81,7 @@ def started(
     """A run on the cluster, and how to wait for its end; what it printed comes back."""
     config, _, cache = alone
     line = command("run", str(config), "--store", str(store), *settings)
-    environ = {**environment(cache), "RAY_ADDRESS": cluster.address}
+    environ = environment(cache, cluster.address)
     process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def end() -> str:
@@ -90,13 +95,13 @@ def started(
     return process, end
 
 
-def test_work_spreads_over_the_nodes_of_a_cluster(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
+def test_work_spreads_over_the_nodes_of_a_cluster(short: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
     # Resources of their own kind hold nothing up, and nothing asks for them.
     nodes = {cluster.add_node(num_cpus=1, resources={kind: 2}).node_id[:8] for kind in ("camera", "microphone")}
-    _, end = started(alone, cluster, tmp_path)
+    _, end = started(short, cluster, tmp_path, *SHORT)
     end()
     assert set(places(tmp_path, "expert")) == nodes
-    assert counts(tmp_path) == counts(alone[1]) and weights(tmp_path) == weights(alone[1])
+    assert counts(tmp_path) == counts(short[1]) and weights(tmp_path) == weights(short[1])
 
 
 def test_a_late_node_is_used_and_a_lost_one_is_survived(
@@ -134,15 +139,15 @@ def test_a_late_node_is_used_and_a_lost_one_is_survived(
     assert counts(tmp_path) == counts(alone[1]) and weights(tmp_path) == weights(alone[1])
 
 
-def test_declared_accelerators_draw_the_work(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
+def test_declared_accelerators_draw_the_work(short: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
     """Ray takes a node's word for its GPUs. Where torch finds none, the work is done on the CPU of that node."""
     cluster.add_node(num_cpus=2)
     equipped = cluster.add_node(num_cpus=1, num_gpus=1)
-    _, end = started(alone, cluster, tmp_path)
+    _, end = started(short, cluster, tmp_path, *SHORT)
     assert "Ray counts 1 GPUs there, torch sees none: it works on its CPU" in end()
     made = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
     assert set(places(tmp_path, "")) <= {equipped.node_id[:8]} and {stage["device"] for stage in made} == {"CPU"}
-    assert weights(tmp_path) == weights(alone[1])
+    assert weights(tmp_path) == weights(short[1])
 
 
 def test_a_node_without_the_project_gets_no_work(alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
@@ -185,9 +190,8 @@ def test_a_plugins_data_with_parameters_of_its_own_types(tmp_path: Path, cluster
     assert set(places(tmp_path / "store", "base")) == {node}
     assert counts(tmp_path / "store") == counts(own[1]) and weights(tmp_path / "store") == weights(own[1])
     config, _, cache = own
-    environ = {**environment(cache), "RAY_ADDRESS": cluster.address}
-    line = command("cluster", "check", str(config), "--store", str(tmp_path / "checked"))
-    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=280)
+    line = ("cluster", "check", str(config), "--store", str(tmp_path / "checked"))
+    done = fusiondistill(*line, cache=cache, address=cluster.address)
     assert "data: picky (tone bright, sides [12, 12])" in done.stdout, done.stdout + done.stderr
     assert "picky" not in done.stderr
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from running import command, counts, environment, stages, weights
+from running import counts, fusiondistill, stages, weights
 
 pytestmark = pytest.mark.slow
 
@@ -28,33 +25,20 @@ evaluation: {every: 25}
 """
 
 
-@contextmanager
-def cluster(*cpus: int) -> Iterator[str]:
-    """A head without CPUs and a node with each of these numbers of CPUs, on this machine; its address."""
-    from ray.cluster_utils import Cluster
-
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        for count in cpus:
-            started.add_node(num_cpus=count)
-        yield started.address
-    finally:
-        started.shutdown()
-
-
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def stores(tmp_path_factory: pytest.TempPathFactory, ray_head: Any) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("parallel")
     config = folder / "config.yaml"
     config.write_text(CONFIG)
     found = {}
     for name, cpus in (("one node", (2,)), ("two nodes", (1, 1))):
         found[name] = folder / name.replace(" ", "-")
-        with cluster(*cpus) as address:
-            line = command("run", str(config), "--store", str(found[name]))
-            surroundings = {**environment(folder / "cache"), "RAY_ADDRESS": address}
-            done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=400)
+        nodes = [ray_head.add_node(num_cpus=count) for count in cpus]
+        line = ("run", str(config), "--store", str(found[name]))
+        done = fusiondistill(*line, cache=folder / "cache", timeout=400, address=ray_head.address)
         assert done.returncode == 0, done.stdout + done.stderr
+        for node in nodes:
+            ray_head.remove_node(node)
     return found
 
 

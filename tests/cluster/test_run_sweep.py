@@ -29,12 +29,12 @@ sweep: {fusiondistill.loss.kd: [0, 0.5]}
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, str]:
+def swept(tmp_path_factory: pytest.TempPathFactory, two_cpus: str) -> tuple[Path, Path, Path, str]:
     """A finished sweep: (config, store, cache, what it printed)."""
     folder = tmp_path_factory.mktemp("swept")
     config, store, cache = folder / "few.yaml", folder / "store", folder / "cache"
     config.write_text(SWEEP)
-    done = fusiondistill("sweep", str(config), "--store", str(store), cache=cache)
+    done = fusiondistill("sweep", str(config), "--store", str(store), cache=cache, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     return config, store, cache, done.stdout
 
@@ -78,11 +78,13 @@ def test_a_point_is_an_experiment_like_any_other(swept: tuple[Path, Path, Path, 
     assert refused.returncode == 2 and "is a sweep of 2 experiments" in refused.stderr
 
 
-def test_checkpoints_are_evaluated_over_the_workers(swept: tuple[Path, Path, Path, str], tmp_path: Path) -> None:
+def test_checkpoints_are_evaluated_over_the_workers(
+    swept: tuple[Path, Path, Path, str], tmp_path: Path, two_cpus: str
+) -> None:
     _, store, cache, _ = swept
     base = stages(store, "base")[0]
     line = ("evaluate", str(base), "--data", "digits", "--images", "60", "--every", "25", "--unseen", "haze")
-    done = fusiondistill(*line, "--store", str(tmp_path / "e"), cache=cache)
+    done = fusiondistill(*line, "--store", str(tmp_path / "e"), cache=cache, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     here = fusiondistill(*line, "--local", "--store", str(tmp_path / "here"), cache=cache)
     assert here.returncode == 0 and counts(tmp_path / "here") == counts(tmp_path / "e")

@@ -22,20 +22,22 @@ expert: {epochs: 1, batch_size: 32}
 vanilla: {epochs: 2, batch_size: 32}
 fusing: {epochs: 2, batch_size: 32}
 search:
-- {of: vanilla, trials: 3, scheduler: none, space: {optimizer.lr: {loguniform: [1.0e-3, 1.0e-2]}}}
+- {of: vanilla, trials: 2, scheduler: none, space: {optimizer.lr: {loguniform: [1.0e-3, 1.0e-2]}}}
 - of: fusing
-  trials: 3
+  trials: 2
   scheduler: none
   space: {start.merge: {choice: [ties, average]}, start.density: {uniform: [0.1, 1.0]}}
 evaluation: {every: 25}
 """
 
 
-def test_searches_of_two_rows_and_two_seeds_give_what_they_give_one_after_another(tmp_path: Path) -> None:
+def test_searches_of_two_rows_and_two_seeds_give_what_they_give_one_after_another(
+    tmp_path: Path, two_cpus: str
+) -> None:
     """Tune knows trainables by name: two searches of one name would train each other's candidates."""
     config, alone, cache = finished(CONFIG)
     store = tmp_path / "store"
-    done = fusiondistill("run", str(config), "--store", str(store), cache=cache, timeout=600)
+    done = fusiondistill("run", str(config), "--store", str(store), cache=cache, timeout=600, address=two_cpus)
     assert done.returncode == 0, done.stdout + done.stderr
     expected, found = contents(alone, *RESULTS, "best.json"), contents(store, *RESULTS, "best.json")
     assert found == expected and len([key for key in found if key[1] == "best.json"]) == 4

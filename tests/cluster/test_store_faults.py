@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,14 @@ evaluation: {every: 25}
 def undisturbed() -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run that nothing happened to."""
     return finished(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def two_cpus(bucket: Bucket, ray_head: Any) -> str:
+    """The address of a cluster whose node has the credentials of the bucket."""
+    ray_head.add_node(num_cpus=2)
+    address: str = ray_head.address
+    return address
 
 
 LONG = 400
@@ -116,11 +125,13 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_store_that_is_moved_away_and_back(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_store_that_is_moved_away_and_back(
+    undisturbed: tuple[Path, Path, Path], tmp_path: Path, two_cpus: str
+) -> None:
     config, reference, cache = undisturbed
     place, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
     store = Store(place)
-    with started(command("run", str(config), "--store", str(place)), environment(cache)) as process:
+    with started(command("run", str(config), "--store", str(place)), environment(cache, two_cpus)) as process:
         wait_for(lambda: half_way(store), LONG)
         place.rename(elsewhere)
         output, errors = process.communicate(timeout=LONG)
@@ -129,7 +140,7 @@ def test_a_store_that_is_moved_away_and_back(undisturbed: tuple[Path, Path, Path
     elsewhere.rename(place)
     reached = epochs(store)
     assert 2 <= reached < 12
-    again = fusiondistill("run", str(config), "--store", str(place), cache=cache)
+    again = fusiondistill("run", str(config), "--local", "--store", str(place), cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"base: epoch {reached}/12, found stored" in again.stdout, again.stdout
     assert same_as(reference, store)
@@ -166,9 +177,9 @@ def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Buck
 
 
 def test_a_driver_that_was_stopped_while_another_took_over(
-    undisturbed: tuple[Path, Path, Path], bucket: Bucket
+    undisturbed: tuple[Path, Path, Path], bucket: Bucket, two_cpus: str
 ) -> None:
-    """Its workers go on, the other driver's do the same work: nothing is mixed, and it leaves when it wakes up."""
+    """Its workers go on, the other driver does the same work: nothing is mixed, and it leaves when it wakes up."""
     config, reference, cache = undisturbed
     store = Store(bucket.uri("stopped"))
     folder = BucketClaims(store.filesystem, store.path(CLAIMS))
@@ -178,10 +189,11 @@ def test_a_driver_that_was_stopped_while_another_took_over(
         claims = [json.loads(data) for name in folder.names() if (data := folder.read(name))]
         return any(claim["held"] and claim["process"] == process for claim in claims)
 
-    with started(line, environment(cache)) as first:
-        wait_for(lambda: half_way(store), LONG)
+    with started(line, environment(cache, two_cpus)) as first:
+        wait_for(lambda: half_way(store) or first.poll() is not None, LONG)
+        assert first.poll() is None, first.communicate()
         first.send_signal(signal.SIGSTOP)
-        with started(line, environment(cache)) as second:
+        with started([*line, "--local"], environment(cache)) as second:
             wait_for(lambda: held_by(second.pid), LONG)
             first.send_signal(signal.SIGCONT)
             _, errors = first.communicate(timeout=LONG)

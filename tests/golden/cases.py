@@ -239,7 +239,7 @@ def inference(name: str) -> Found:
 
 
 def digits() -> Found:
-    """The first images of both splits, with their labels; whatever the fingerprint is."""
+    """The first images of both splits, with their labels; the fingerprint does not count."""
     exact = {}
     for split in ("train", "test"):
         found = load_images("digits", split)

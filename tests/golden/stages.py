@@ -137,6 +137,7 @@ def batches() -> common.Found:
         "same, degraded teachers, paper": {"pairing": "same", "teacher_view": "degraded", "protocol": "paper"},
         "clean images": {"degradations": (), "cutout": 3},
         "second of two workers": {"rank": 1, "world_size": 2},
+        "coupled": {"degradations": ("jpeg", "blur", "noise"), "pairing": "same", "coupled": True, "cutout": 5},
     }
     usual: dict[str, Any] = {
         "degradations": names, "seed": 11, "batch_size": 8, "flip": True, "padding": 2, "cutout": 0,
@@ -168,6 +169,9 @@ def validation() -> common.Found:
     found = validate(model, common.image_set(), names, seed=11, device=CPU, protocol="standard", batch_size=7)
     codes = ", ".join(f"{name} {common.DEGRADATIONS[name].code}" for name in names)
     exact = {name: common.sha256(right) for name, right in found.items()}
+    given: dict[str, Any] = {"epoch": 1, "coupled": True, "protocol": "paper"}
+    anew = validate(model, common.image_set(), ("blur", "noise"), seed=11, device=CPU, **given)
+    exact |= {f"{name}, coupled, epoch 1": common.sha256(right) for name, right in anew.items()}
     return common.Found(f"train {TrainSpec.version}, {codes}", raised(TrainSpec), exact)
 
 

@@ -28,7 +28,7 @@ def alone(config: Config) -> Config:
 
 
 def _without_asha(config: Config, search: SearchConfig) -> SearchConfig:
-    """A search whose trials all go to their end; of one epoch they do in any case."""
+    """The search without ASHA, so that each trial trains all its epochs; trials of one epoch do so in any case."""
     searched = config.table[search.of]
     epochs = search.epochs or (searched.epochs if isinstance(searched, Trained) else 0)
     return search.model_copy(update={"scheduler": "none"}) if search.scheduler == "asha" and epochs > 1 else search

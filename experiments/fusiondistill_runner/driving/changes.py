@@ -1,4 +1,4 @@
-"""Plugins that are not what they were at the last run into a store, and what that makes new."""
+"""Plugins that changed since the last run into a store, and how many stages are new because of that."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Which ready task a worker gets, and what becomes of a task that ends, fails or loses its worker.
 
-:class:`Dispatcher` holds these rules. It knows no Ray, no store and no clock: the caller gives the time. The queue
-actor (:mod:`driving.queue`) and the simulation (:mod:`forecasting.simulation`) both drive it.
+:class:`Dispatcher` holds these rules. It knows no Ray and no store, and the caller gives the clock. The driver's queue
+(:mod:`driving.queue`) is one, and the simulation (:mod:`forecasting.simulation`) drives one.
 """
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -17,9 +18,9 @@ from fusiondistill_runner.driving.tasks import Task
 __all__ = ["ATTEMPTS", "GRACE", "Counts", "Dispatcher", "Event"]
 
 GRACE = 2.0
-"""Seconds without news after which a worker that finds nothing leaves; the driver needs less to offer what follows."""
+"""Seconds without news after which a worker that finds no task leaves; the driver offers the next tasks sooner."""
 ATTEMPTS = 3
-"""How often a task is started that loses its worker each time without getting any further."""
+"""How often a task is started that loses its worker each time and gets no further than before."""
 
 T = TypeVar("T", bound=Task)
 
@@ -47,12 +48,12 @@ class Dispatcher(Generic[T]):
     """The ready tasks, which worker is at which task, and the news since the caller asked last.
 
     Args:
-        now: the time, in seconds, on the clock of all later calls.
         attempts: how often a task is tried.
+        clock: tells the time, in seconds.
     """
 
-    def __init__(self, now: float, attempts: int = ATTEMPTS) -> None:
-        self.attempts_allowed = attempts
+    def __init__(self, attempts: int = ATTEMPTS, clock: Callable[[], float] = time.monotonic) -> None:
+        self.attempts_allowed, self.clock = attempts, clock
         self.training: list[tuple[float, int, T]] = []
         self.others: list[tuple[float, int, T]] = []
         self.offered = 0
@@ -64,25 +65,25 @@ class Dispatcher(Generic[T]):
         self.assigned: set[str] = set()
         self.models: dict[str, tuple[str, ...]] = {}
         self.events: list[Event] = []
-        self.last_news = now
+        self.last_news = clock()
         self.unkept: set[str] | None = None
         self.gone: set[str] = set()
 
-    def offer(self, tasks: Collection[T], now: float) -> None:
+    def offer(self, tasks: Collection[T]) -> None:
         """Add ready tasks; the highest priority comes first, equals in the order of their offers."""
         for task in tasks:
             self.offered += 1
             insort(self.training if task.kind == "train" else self.others, (-task.priority, self.offered, task))
             if task.kind == "evaluate":
                 self.ready_models[task.needs] += 1
-        self.last_news = now
+        self.last_news = self.clock()
 
-    def assign(self, worker: str, task: T, now: float) -> None:
+    def assign(self, worker: str, task: T) -> None:
         """Note a task that has workers of its own. The caller assigns it again when it is lost."""
         self.assigned.add(task.key)
-        self._start(worker, task, now)
+        self._start(worker, task)
 
-    def take(self, worker: str, trains: bool, now: float) -> T | Literal["wait", "leave"]:
+    def give(self, worker: str, trains: bool) -> T | Literal["wait", "leave"]:
         """The next task for a worker, or what the worker does without one.
 
         A worker that trains waits while others work, since their ends may make something ready. A worker that does
@@ -95,9 +96,9 @@ class Dispatcher(Generic[T]):
             return "leave"
         if self.unkept is None and (task := self._next(worker, trains)) is not None:
             self.waiting.discard(worker)
-            self._start(worker, task, now)
+            self._start(worker, task)
             return task
-        if not trains or (not self.busy and now - self.last_news > GRACE):
+        if not trains or (not self.busy and self.clock() - self.last_news > GRACE):
             self.waiting.discard(worker)
             self.models.pop(worker, None)
             return "leave"
@@ -106,9 +107,10 @@ class Dispatcher(Generic[T]):
 
     @property
     def busy(self) -> bool:
-        """Whether any worker is at a task that it pulled.
+        """Whether any worker does a task that it took from the queue.
 
-        Tasks with workers of their own take long, and others of their kind want the slots that idle workers hold.
+        Tasks with workers of their own do not count: they take long, and the next of them needs the slots that idle
+        workers hold.
         """
         return any(task.key not in self.assigned for task in self.running.values())
 
@@ -142,12 +144,12 @@ class Dispatcher(Generic[T]):
     def _first(self, wanted: Callable[[tuple[str, ...]], bool]) -> int:
         return next(i for i, (_, _, task) in enumerate(self.others) if task.kind == "evaluate" and wanted(task.needs))
 
-    def _start(self, worker: str, task: T, now: float) -> None:
+    def _start(self, worker: str, task: T) -> None:
         self.running[worker] = task
         if task.kind == "evaluate":
             self.models[worker] = task.needs
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
-        self._tell("started", task.key, worker, now, attempt=self.attempts[task.key])
+        self._tell("started", task.key, worker, attempt=self.attempts[task.key])
 
     def report(self, worker: str, facts: dict[str, Any]) -> None:
         """Note the progress of a worker's task. A task that got further than before has all its attempts again."""
@@ -165,7 +167,7 @@ class Dispatcher(Generic[T]):
         """Whether a worker is still meant to do a task."""
         return worker in self.running and self.running[worker].key == key
 
-    def finish(self, worker: str, key: str, now: float, error: str | None = None, retry: bool = False) -> None:
+    def finish(self, worker: str, key: str, error: str | None = None, retry: bool = False) -> None:
         """Note the end of a task; with ``retry`` a failed one is tried again while attempts are left."""
         if not self.holds(worker, key):
             return  # another worker got it in the meantime
@@ -173,15 +175,15 @@ class Dispatcher(Generic[T]):
         if self.unkept:
             self.unkept.discard(key)
         if error is None:
-            self._tell("done", key, worker, now)
+            self._tell("done", key, worker)
         elif retry and self.attempts[key] < self.attempts_allowed:
-            self._tell("lost", key, worker, now, error=error)
+            self._tell("lost", key, worker, error=error)
             if key not in self.assigned:
-                self.offer([task], now)
+                self.offer([task])
         else:
-            self._tell("failed", key, worker, now, error=error)
+            self._tell("failed", key, worker, error=error)
 
-    def lose(self, name: str, now: float, why: str = "", blamed: Collection[str] | None = None) -> int:
+    def lose(self, name: str, why: str = "", blamed: Collection[str] | None = None) -> int:
         """Note that a worker, or a group (its name ends in /), is gone: its tasks are tried again or given up.
 
         Another worker may bear the name of a lost worker. The name of a group never comes back.
@@ -208,11 +210,11 @@ class Dispatcher(Generic[T]):
             if blamed is not None and worker not in blamed:
                 self.attempts[key] -= 1
             because = f": {why}" if why else ""
-            self.finish(worker, key, now, f"its worker {worker} was lost (attempt {tries}){because}", retry=True)
+            self.finish(worker, key, f"its worker {worker} was lost (attempt {tries}){because}", retry=True)
         return len(lost)
 
     def close(self) -> None:
-        """Give out nothing any more, since the run is about to end; trainings are asked to store their next epoch."""
+        """Give out no more tasks: the run is about to end. Trainings ask :meth:`closing` and store their next epoch."""
         if self.unkept is None:
             self.unkept = {task.key for task in self.running.values() if task.kind in ("train", "search")}
 
@@ -233,8 +235,8 @@ class Dispatcher(Generic[T]):
         """What waits."""
         return Counts(len(self.training), len(self.others), len(self.waiting))
 
-    def _tell(self, kind: Any, key: str, worker: str, now: float, **facts: Any) -> None:
-        self.last_news = now
+    def _tell(self, kind: Any, key: str, worker: str, **facts: Any) -> None:
+        self.last_news = self.clock()
         self.events.append(Event(kind, key, worker, facts))
 
 

@@ -33,7 +33,7 @@ __all__ = ["Driver", "Outcome"]
 TICK = 0.2
 """Seconds between two looks at the queue."""
 WITHOUT_NODES = 600.0
-"""Seconds without any node that could hold a worker after which a run ends."""
+"""Seconds after which the driver ends a run that has no node for a worker."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Driver:
         self.last_slots = time.monotonic()
         self.outcome = Outcome()
         self.unreturned = self.ending = False
-        # On this node: another one may leave, and what the queue knows with it.
+        # On the driver's node: another one may leave, and what the queue knows would be lost with it.
         here = on_node(ray.get_runtime_context().get_node_id())
         self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
         self.scratch = Scratch()
@@ -97,13 +97,13 @@ class Driver:
     def run(self, check: Callable[[], None]) -> Outcome:
         """Run until nothing is left to do; ``check`` is called often, at points where it is safe to raise.
 
-        Workers that cannot be started end the run: the outcome says why.
+        The run ends where workers cannot be started; the outcome says why.
         """
         with self.scratch:
             try:
                 self._walk(check)
                 if self.outcome.failed:
-                    check()  # it may be for the store's sake
+                    check()  # raises where the loss of the store made them fail
             finally:
                 self.ending = True
         left = [self.by_digest[digest] for digest in self.scheduler.missing]
@@ -120,7 +120,7 @@ class Driver:
                 raise
             for text in self.capacity.refresh():
                 self.display.say(text)
-            self._collect()  # before the news, so that what a dead worker leaves behind is part of them
+            self._collect()  # before the news, so that the tasks of dead workers are part of it
             news, counts = self.ray.get(self.queue.poll.remote())
             for event in news:
                 self._take_note(event)
@@ -137,14 +137,14 @@ class Driver:
             time.sleep(TICK)
 
     def _wait_for_nodes(self) -> None:
-        """Nodes that are all gone may come back, but not for ever."""
+        """End the run where all nodes have been gone for too long; before that, nodes may come back."""
         if self.capacity.slots:
             self.last_slots = time.monotonic()
         elif time.monotonic() - self.last_slots > (limit := max(WITHOUT_NODES, patience())):
             self.outcome.failed["workers"] = f"no node for them has been there for {limit:.0f} s"
 
     def leave(self) -> None:
-        """Wait a little for the threads of what was given up; Ray, shut down by now, has let go of them."""
+        """Wait up to 2 s for the threads that are left; Ray is shut down by now, so that their calls return."""
         limit = time.monotonic() + 2
         for thread in (*self.threads, *(launch.thread for launch in self.launches)):
             thread.join(timeout=max(0.0, limit - time.monotonic()))
@@ -170,7 +170,7 @@ class Driver:
         return Counts(counts.to_train + to_train, counts.others + len(offered) - to_train, counts.idle)
 
     def _collect(self) -> None:
-        """Give back the slots of the workers that ended, and make sure that no stage that they were at is forgotten."""
+        """Give back the slots of the workers that ended, and let the queue take back their unfinished stages."""
         for launch in list(self.launches):
             left = launch.node is not None and launch.node not in self.capacity.nodes
             if launch.thread.is_alive() and not (left and launch.overdue()):
@@ -179,16 +179,16 @@ class Driver:
             self.threads += [launch.thread] if launch.thread.is_alive() else []
             self.unreturned = self.unreturned or launch.unstarted
             lost = self.ray.get(self.queue.lose.remote(launch.name, launch.why, launch.blamed))
-            # A stage that kills its worker is counted by the queue.
+            # The queue counts the attempts of a stage that kills its worker.
             self.scheduler.ended(launch.name, failed=launch.error is not None and not lost and not left)
             if self.scheduler.given_up and "workers" not in self.outcome.failed:
                 self.outcome.failed["workers"] = f"they cannot be kept running: {launch.error}"
 
     def _start(self, counts: Counts) -> None:
-        """Start what the scheduler names, once nothing is reserved that a failed start has left behind."""
+        """Start what the scheduler names, after giving back the slots that a failed start has left reserved."""
         if self.unreturned:
             if self.launches:
-                return  # what is left over cannot be told from what they hold
+                return  # Ray does not say which reservations are theirs
             if count := give_back(self.ray):
                 self.display.say(f"gave back what a failed start had reserved ({count} placement groups)")
             self.unreturned = False

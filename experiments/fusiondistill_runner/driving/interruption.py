@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM as a request that is honoured at a safe point, instead of an exception anywhere at all.
+"""Ctrl-C and SIGTERM as a request that the driver honours at a safe point, not as an exception at any point.
 
-An exception out of a signal handler can strike inside a lock of the logging or import machinery and leave it held for
-ever; Ray's threads then wait on it without end.
+An exception out of a signal handler can leave a lock of the logging or import machinery held for ever. Ray's threads
+would wait for that lock without end.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ __all__ = ["INTERRUPTED", "LIMIT", "Interruption", "end_at_once", "keep_epochs"]
 INTERRUPTED = 75
 """Exit code of a run that was interrupted: start the same command again."""
 GRACE = 12.0
-"""Seconds after a signal in which trainings may store the epoch that they are at."""
+"""Seconds after a signal in which trainings may store their current epoch."""
 ECHO = 0.3
+"""Seconds within which two signals count as one: a signal to a group of processes may reach one of them twice."""
 LIMIT = 25.0
-"""Seconds after a signal in which a run has ended, whatever it was at. Schedulers kill after 30 or more."""
+"""Seconds after a signal by which the process has ended, at any point of a run. Schedulers kill after 30 or more."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def end_at_once(why: str) -> NoReturn:
-    """End this process without any clean-up; the Ray that it started dies with it, and so do its workers elsewhere.
+    """End this process without any clean-up. The Ray that it started ends with it, and so do its workers elsewhere.
 
     Args:
         why: what to say before the hint that the same command goes on.
@@ -41,7 +42,9 @@ def end_at_once(why: str) -> NoReturn:
 
 
 def keep_epochs(ray: Any, queue: Any) -> None:
-    """Let every training store the epoch that it is at; for :data:`GRACE` only. Searches never say that they have.
+    """Wait until every training has stored its current epoch, or for :data:`GRACE` seconds.
+
+    A search never says that it has, so the wait for one takes all of them.
 
     Args:
         queue: the handle of the driver's :class:`driving.queue.StageQueue`.
@@ -56,9 +59,8 @@ def keep_epochs(ray: Any, queue: Any) -> None:
 class Interruption:
     """While entered, the first signal is noted for :meth:`check`; a second one ends the process at once.
 
-    So does a first one that has not led to an end after :data:`LIMIT` seconds: a call into Ray may never return. Both
-    hold until the process has ended, also after the block: the way out may hang as well (at a tracker, at the store).
-    A signal to a whole group of processes may reach one twice: signals within :data:`ECHO` count as one.
+    A thread ends the process :data:`LIMIT` seconds after the first signal, since a call into Ray may never return. Once
+    a signal has come, both rules also hold after the block, where a tracker or the store may hang.
     """
 
     def __init__(self) -> None:

@@ -18,11 +18,11 @@ from fusiondistill_runner.working.context import Context
 __all__ = ["Launch", "Launcher", "give_back"]
 
 PATIENCE = 20.0
-"""Seconds after which what was on a lost node is given up, should Ray still wait for it."""
+"""Seconds after which the driver gives up a launch on a lost node that Ray still waits for."""
 
 
 class Launch:
-    """A thread that runs until what it has started holds no slots any more.
+    """A thread that ends when what it has started holds no slots any more.
 
     Args:
         name: of the reservation that it carries out.
@@ -38,7 +38,7 @@ class Launch:
 
     @property
     def blamed(self) -> set[str] | None:
-        """The workers that died by themselves, not because another of their group did; None: all, or nothing says so.
+        """The workers that died by themselves, not because another one of their group did; None: Ray does not say.
 
         The queue knows the workers of a data-parallel run by one name, that of the run.
         """
@@ -61,7 +61,7 @@ class Launch:
         return type(self.error).__name__ == "ControllerError"
 
     def overdue(self) -> bool:
-        """Whether it had time enough to notice that its node is gone; the first call starts that time."""
+        """Whether :data:`PATIENCE` seconds have passed since the first call, which comes when the node is gone."""
         self.left = self.left or time.monotonic()
         return time.monotonic() - self.left > PATIENCE
 
@@ -148,7 +148,7 @@ def _fit(
 ) -> None:
     """A Ray Train fit of ``size`` workers, on nodes with these labels; returns when all have left.
 
-    Ray does not try it again: the next one may need another size or place.
+    Ray does not try it again: the scheduler may start the next one with another size or on another node.
 
     Args:
         backend: of the workers' process group; None: each works by itself, so there is none. (The first worker of a
@@ -187,10 +187,10 @@ def _pull(arguments: tuple[Any, ...], *, share: Share, node: str) -> None:
 
 
 def give_back(ray: Any) -> int:
-    """Remove every reservation of this job, return how many; nothing that needs one may be running.
+    """Remove every placement group of this job, and return how many; the caller sees to it that none is in use.
 
-    A fit whose workers never began leaves its reservation behind (a process group that cannot be set up, say), and the
-    next fit would wait for that.
+    A fit whose workers never began leaves its placement group behind, for example where the workers' process group
+    cannot be set up. The next fit would wait for its slots.
     """
     from ray import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group

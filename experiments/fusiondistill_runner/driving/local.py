@@ -1,12 +1,11 @@
-"""A plan in this process, without Ray: one stage after another, the one on which the longest path waits first.
+"""A plan in this process, without Ray: one stage after another, first the one that the longest path waits for.
 
-The rules are those of a run through Ray (:class:`Scheduler` and :class:`Dispatcher` with one worker), and so are the
-results, to the byte: weights, counts and predictions depend neither on order nor on place.
+The rules are those of a run through Ray: :class:`Scheduler` and :class:`Dispatcher` with one worker. The results are
+equal to the byte, since weights, counts and predictions depend neither on order nor on place.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -56,11 +55,11 @@ class LocalDriver:
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.device = device_of(plan.config)
         self.scheduler: Scheduler[StageTask] = Scheduler(tasks_of(plan.stages), stored, group_size=1, most=1)
-        self.dispatcher: Dispatcher[StageTask] = Dispatcher(time.monotonic())
+        self.dispatcher: Dispatcher[StageTask] = Dispatcher()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Run until nothing is left to do that does not need what failed.
+        """Do the missing stages, except those that rest on a failed one.
 
         Raises:
             KeyboardInterrupt: the process was asked to end; the epoch that was under way is stored.
@@ -68,15 +67,15 @@ class LocalDriver:
         while True:
             self._check()
             ready = [*self.scheduler.offer(), *self.scheduler.searches]
-            self.scheduler.searches.clear()  # here they wait for their turn like everything else
+            self.scheduler.searches.clear()  # without Ray a search waits for its turn like any stage
             if ready:
-                self.dispatcher.offer(ready, time.monotonic())
-            task = self.dispatcher.take(WORKER, True, time.monotonic())
+                self.dispatcher.offer(ready)
+            task = self.dispatcher.give(WORKER, True)
             if not isinstance(task, StageTask):
                 break
             self._tell()
             error, retry = self._do(task.stage)
-            self.dispatcher.finish(WORKER, task.key, time.monotonic(), error, retry)
+            self.dispatcher.finish(WORKER, task.key, error, retry)
             self._tell()
         missing = [self.by_digest[digest] for digest in self.scheduler.missing]
         self.outcome.blocked = [stage for stage in missing if stage.directory not in self.outcome.failed]
@@ -91,7 +90,7 @@ class LocalDriver:
             else:
                 execute(stage, self.context, self.device, self._report, closing=self._closing)
         except Exception as problem:
-            self._check()  # it may be for the store's sake
+            self._check()  # raises where the loss of the store made it fail
             error = describe(problem)
             note_error(stage, self.context, error)
             return error, may_pass(problem) and stage.kind != "search"
@@ -100,7 +99,7 @@ class LocalDriver:
     def _report(self, facts: dict[str, Any]) -> None:
         self.dispatcher.report(WORKER, facts)
         self._tell()
-        if facts.get("kept", True):  # else the next epoch is
+        if facts.get("kept", True):  # else the next epoch is stored
             self._check()
 
     def _closing(self) -> bool:
@@ -112,7 +111,7 @@ class LocalDriver:
         self.store.check_held()
 
     def _tell(self) -> None:
-        """Take note of the news, and pass it on."""
+        """Pass the news on to the scheduler, the outcome and the display."""
         for event in self.dispatcher.news():
             stage = self.by_digest[event.digest]
             if event.kind == "done":

@@ -15,6 +15,7 @@ from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
+from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
@@ -35,7 +36,7 @@ class Prepared:
     store: Store
     context: Any
     notes: tuple[str, ...] = ()
-    """What the user should know of how the config was taken."""
+    """What the user should know about how the config was read."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -73,7 +74,8 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
-    return replace(outside.prepared(config, plans, store), notes=notes)
+    prepared = outside.prepared(config, plans, store)
+    return replace(prepared, notes=(*notes, *prepared.notes))
 
 
 def prepare_evaluation(
@@ -155,9 +157,10 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
 
 
 def _row(path: str) -> tuple[str, int]:
-    """Row and seed of a checkpoint: those of its stage, else the end of its path, which must not look like a method.
+    """Row and seed of a checkpoint: those of its stage, else the end of its path and 0.
 
-    The row becomes a part of paths, and the manifest may be a stranger's: its name is used if it could be a stage's.
+    The row becomes a part of paths, and another program may have written the manifest: its name counts only if a stage
+    could have it. The end of a path gets ``file-`` in front where it looks like a method's name.
     """
     from fusiondistill.checkpoints import CheckpointError, open_location, read_manifest
 
@@ -185,7 +188,7 @@ class _Data(NamedTuple):
 
 
 class _Outside:
-    """What plans need to know of the world: data sets, plugins, corruption sets; each looked at once."""
+    """Reads what plans need to know about data sets, plugins and corruption sets; each of them once."""
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self.plugins = read_plugins(plugins)
@@ -228,14 +231,16 @@ class _Outside:
         return self.corruptions[folder, data]
 
     def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
-        """Everything together, beside the store."""
+        """The plans with their store and the context of their stages."""
         from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
         roots = tuple((found.fingerprint, absolute(one.root)) for one, found in self.data.items() if one.root)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        return Prepared(config, union(config, plans), plans, place, context)
+        found = [(plan, self._data(plan.config)) for plan in plans]
+        notes = dict.fromkeys(note for plan, data in found for note in recipe_notes(plan, data.classes, data.size))
+        return Prepared(config, union(config, plans), plans, place, context, tuple(notes))
 
 
 def check_data(prepared: Prepared) -> None:

@@ -18,9 +18,9 @@ from fusiondistill_runner.driving.tasks import Task, has_own_workers
 __all__ = ["LATE", "Reservation", "Scheduler"]
 
 LATE = 90.0
-"""Seconds after which a worker group that does nothing is told of."""
+"""Seconds after which the driver tells the user about a worker group that has begun no task."""
 FAILED_STARTS = 3
-"""So many worker groups that fail, without any task done in between, end a run."""
+"""The driver ends a run after so many failed worker groups with no task done in between."""
 
 T = TypeVar("T", bound=Task)
 
@@ -30,12 +30,12 @@ class Reservation(Generic[T]):
     """Slots that are in use, and by what.
 
     Attributes:
-        name: of a group or a plain worker it ends in ``/``, and a worker's name is that and its rank; a data-parallel
+        name: that of a group or a plain worker ends in ``/``, and a worker's own name adds its rank. A data-parallel
             run or a search has one name for all its workers.
         kind: ``group``: workers that pull tasks and may train. ``task``: one worker that pulls tasks and does not
             train. ``run``: the workers of a data-parallel training. ``search``: the trials of a search.
         slots: how many workers fit into it.
-        node: where it is; None: wherever there is room.
+        node: where it is; None: on any node with room.
         task: of a run or a search.
         began: when it was started.
         works: whether any of its workers has begun a task.

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fusiondistill_runner.planning.stage import Stage, priorities
 
-__all__ = ["StageTask", "Task", "has_own_workers", "tasks_of", "trials_of", "workers_of"]
+__all__ = ["StageTask", "Task", "has_own_workers", "tasks_of"]
 
 
 class Task(Protocol):
@@ -79,22 +79,12 @@ class StageTask:
     @property
     def workers(self) -> int:
         """How many data-parallel workers the stage takes."""
-        return workers_of(self.stage)
+        return self.stage.spec.workers
 
     @property
     def trials(self) -> int:
         """How many candidates the stage has."""
-        return trials_of(self.stage)
-
-
-def workers_of(stage: Stage) -> int:
-    """How many data-parallel workers a stage takes; 1 for what one worker does."""
-    return stage.spec.workers
-
-
-def trials_of(stage: Stage) -> int:
-    """How many candidates a search has; 1 for other stages."""
-    return stage.spec.candidates
+        return self.stage.spec.candidates
 
 
 def tasks_of(stages: Sequence[Stage]) -> list[StageTask]:

@@ -41,7 +41,7 @@ def group_loop(config: dict[str, Any]) -> int:
 def run_loop(config: dict[str, Any]) -> None:
     """A worker of one data-parallel stage: rank 0 reports its end, a worker that fails says why and ends the group.
 
-    A worker that only finds another one gone says nothing. The other one has said why, or it died, and the driver
+    A worker that fails because another one is gone says nothing: the other one has said why, or it died, and the driver
     counts that.
     """
     import ray
@@ -56,7 +56,7 @@ def run_loop(config: dict[str, Any]) -> None:
         queue.report.remote(worker, facts)
 
     if not ray.get(queue.holds.remote(worker, stage.digest)):
-        return  # it failed, and only the group started over
+        return  # the stage has failed; Ray Train started the group again
     try:
         execute(
             stage,
@@ -83,7 +83,7 @@ def search_loop(
     """A search, in a thread of the driver.
 
     Args:
-        ending: whether the run is at its end, so that what fails now fails for that.
+        ending: whether the run is at its end, which is then the cause of an error.
         how: what :func:`searching.search.run` takes besides.
 
     Raises:
@@ -140,12 +140,12 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
 
 
 def may_pass(problem: Exception) -> bool:
-    """Whether another try may go better: the network or a disk failed, not what was asked for."""
+    """Whether another try may succeed: the network or a disk failed, not the stage itself."""
     return isinstance(problem, OSError) and not isinstance(problem, DiskFull)
 
 
 def lost_a_peer(problem: Exception) -> bool:
-    """Whether a collective operation failed since another worker is gone: gloo says it in a plain RuntimeError."""
+    """Whether a collective operation failed because another worker is gone; gloo raises a plain RuntimeError then."""
     from torch.distributed import DistError
 
     words = str(problem).lower()

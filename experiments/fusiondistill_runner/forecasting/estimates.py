@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.config import ModelConfig, Resources
 from fusiondistill_runner.forecasting.traffic import network_of
-from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.specs import DataSpec, EvaluateSpec, SearchSpec, Spec, TrainSpec
+from fusiondistill_runner.planning.specs import DataSpec, Spec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 
@@ -47,22 +46,17 @@ class Estimates:
 
 def size_of(stage: Stage) -> float:
     """A stage's work in a unit that its seconds are proportional to: passes, times images where these are limited."""
-    spec = stage.spec
-    data = spec.train.data if isinstance(spec, SearchSpec) else spec.data
-    images = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
-    return stage.work * (images or 1)
+    return stage.work * (stage.spec.data.limit(stage.spec.split) or 1)
 
 
 def _kinds(stage: Stage) -> list[Kind]:
     """The keys that this stage's measurements are kept under, the most specific first."""
     spec = stage.spec
-    inner = spec.train if isinstance(spec, SearchSpec) else spec
-    data = inner.data
-    cut = data.test_images if isinstance(spec, EvaluateSpec) else data.train_images
-    same = (stage.kind, _titled(data), "all" if cut is None else "some", _network(stage))
+    limited = "all" if spec.data.limit(spec.split) is None else "some"
+    same = (stage.kind, _titled(spec.data), limited, _network(stage))
     teachers = ""
-    if isinstance(inner, TrainSpec):
-        teachers = "taught" if inner.recipe.loss.needs.teacher else "alone"
+    if spec.training:
+        teachers = "taught" if spec.training.recipe.loss.needs.teacher else "alone"
     return [(*same, stage.name), (*same, teachers)]
 
 
@@ -119,7 +113,7 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
     if not count:
         return ["nothing to do"]
     known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
-    trials = sum(candidate_count(s.spec) * s.spec.seeds for s in missing if isinstance(s.spec, SearchSpec))
+    trials = sum(stage.spec.trainings for stage in missing if stage.kind == "search")
     more = {"search": f" ({trials:,} trainings at most)"}
     kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
     lines = [f"{count} stages to do: {kinds}"]

@@ -1,7 +1,7 @@
 """The schedule that the driver would follow, as discrete events: jobs and slots in, start and end of each job out.
 
 The decisions are the driver's own: :mod:`driving.scheduler` decides what is started, :mod:`driving.dispatcher` which
-worker gets what. This module has no rules of its own: it tells them the time and when jobs end. No job fails.
+worker gets what. This module has no rules of its own: it gives them the time and the ends of jobs. No job fails.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class _Simulation:
         self.runs = [Run(job, 0.0, 0.0, "driver", 0) for job in imports]
         stored = {job.key for job in imports}
         self.scheduler: Scheduler[Job] = Scheduler(jobs, stored, group_size=group_size, most=most)
-        self.queue: Dispatcher[Job] = Dispatcher(0.0)
         self.now = self.asks = 0.0
+        self.queue: Dispatcher[Job] = Dispatcher(clock=lambda: self.now)
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.counted = 0
         self.idle: list[str] = []
@@ -176,7 +176,7 @@ class _Simulation:
     def _offer(self) -> None:
         """Queue the jobs that have become ready, as the driver does at each look."""
         if offered := self.scheduler.offer():
-            self.queue.offer(offered, self.now)
+            self.queue.offer(offered)
 
     def _settle(self) -> None:
         """Let idle workers ask for a job, then let the driver start what it can."""
@@ -196,7 +196,7 @@ class _Simulation:
             return
         job = started.task
         assert job is not None
-        self.queue.assign(started.name, job, self.now)
+        self.queue.assign(started.name, job)
         if started.kind == "run":
             wait, seconds, end = FIT_START, job.seconds, FIT_END
         else:
@@ -213,7 +213,7 @@ class _Simulation:
 
     def _take(self, worker: str, trains: bool) -> bool:
         """A worker asks for a job; False: it waits."""
-        answer = self.queue.take(worker, trains, self.now)
+        answer = self.queue.give(worker, trains)
         if isinstance(answer, Job):
             self.scheduler.begun(worker)
             self._work(answer, TAKE, answer.seconds, worker, 1, lambda: self._finished(worker, trains))
@@ -235,7 +235,7 @@ class _Simulation:
         self.runs.append(Run(job, start, start + seconds, worker, slots))
 
         def ended() -> None:
-            self.queue.finish(worker, job.key, self.now)
+            self.queue.finish(worker, job.key)
             self._after(OFFER, lambda: self._notice(job))
             then()
 

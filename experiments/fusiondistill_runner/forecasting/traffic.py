@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fusiondistill.config import ModelConfig
-from fusiondistill.recipe import Recipe
-from fusiondistill_runner.planning.search_space import candidate_count
-from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import AS_IT_STANDS
 
@@ -20,8 +18,6 @@ USUAL_CLASSES = 100
 """Assumed for other data sets; the last layer is a small part of a network."""
 TEST_IMAGES = 10_000
 """Assumed for a whole test split, whose size a stage does not tell; every published set here has so many."""
-STOPPED = 0.5
-"""The part of a search's epochs that ASHA lets run; :attr:`planning.stage.Stage.work` assumes the same."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +64,15 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     spec = stage.spec
     # A training reads one of a search's starts; no training reads the result of the recipe as it stands.
     inputs = sum(role not in ("search", AS_IT_STANDS) and not role.startswith("start-") for role in stage.inputs)
-    if isinstance(spec, TrainSpec):
-        return _training(spec.recipe, inputs, size)
-    if isinstance(spec, SearchSpec):
-        read, results, progress = _training(spec.train.recipe, inputs, size)
-        trials = candidate_count(spec) * spec.seeds
-        part = STOPPED if spec.scheduler == "asha" else 1.0
-        return trials * read, part * trials * results, part * trials * progress
+    if spec.training:
+        recipe = spec.training.recipe
+        moments = 1 if recipe.optimizer.name == "sgd" else 2
+        to_the_end = spec.part * spec.trainings * size
+        return spec.trainings * inputs * size, to_the_end, to_the_end * recipe.epochs * (2 + moments)
     if isinstance(spec, EvaluateSpec):
         images = spec.data.test_images or TEST_IMAGES
         return inputs * size, 2.0 * images * (len(spec.levels) + 2), 0.0
     return inputs * size, size, 0.0
-
-
-def _training(recipe: Recipe, inputs: int, size: float) -> tuple[float, float, float]:
-    moments = 1 if recipe.optimizer.name == "sgd" else 2
-    return inputs * size, size, recipe.epochs * (2 + moments) * size
 
 
 def weight_bytes(stage: Stage) -> float:
@@ -94,13 +83,8 @@ def weight_bytes(stage: Stage) -> float:
 
 def network_of(stage: Stage) -> tuple[ModelConfig, str]:
     """The network that a stage makes or uses, and the name of the data set that it was trained on."""
-    spec = stage.spec
-    if isinstance(spec, MergeSpec | EvaluateSpec):
-        return network_of(next(iter(stage.inputs.values())))
-    if isinstance(spec, SearchSpec):
-        spec = spec.train
-    assert isinstance(spec, TrainSpec | CheckpointSpec)
-    return spec.model, spec.data.name
+    network = stage.spec.network
+    return (network, stage.spec.data.name) if network else network_of(next(iter(stage.inputs.values())))
 
 
 @lru_cache(maxsize=64)

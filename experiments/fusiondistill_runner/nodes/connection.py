@@ -61,6 +61,8 @@ def _set_environment(address: str) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # Python programs that Ray starts must not import modules that lie in the current folder.
         os.environ["PYTHONSAFEPATH"] = "1"
+        # No node of it is ever drained: an actor that asks for that every 5 s would be one process more for each fit.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         keep_token_private(lambda text: print(text, file=sys.stderr))
         _forget_dead_head()
     else:  # a try takes 40 s where no head answers or the token is wrong; Ray's default is 20 tries

@@ -24,7 +24,7 @@ class Description:
         own: the degradation that a network of form ``each`` is for, else "".
         start: ``random``, a method, or "".
         teachers: a method, or "".
-        told: whether it knows the degradation.
+        told: whether it is told each image's degradation.
         searched: the method whose search gave it, else "".
         parameters: of all its networks together, at run time.
         passes: forward passes an image.

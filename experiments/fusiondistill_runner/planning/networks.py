@@ -22,7 +22,7 @@ Networks = dict[str, Stage]
 
 
 class StagesOfMethods:
-    """Makes the stages of methods; a stage that is already there is shared.
+    """Makes the stages of methods; methods that need the same stage share it.
 
     Args:
         config: the experiment.
@@ -87,14 +87,14 @@ class StagesOfMethods:
         return {"start": networks[""] if "" in networks else networks[degradations[0]]}
 
     def _teachers(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
-        """The teacher of each degradation, by its id; of clean images the one under ``teacher-clean``."""
+        """Role -> teacher of a degradation; the role of a teacher of clean images is ``teacher-clean``."""
         if method.teachers is None or not self._needs_teachers(method):
             return {}
         networks = self.of(method.teachers.of, seed)
         return {f"teacher-{d}": networks[""] if "" in networks else networks[d] for d in degradations or ("clean",)}
 
     def _needs_teachers(self, method: Trained) -> bool:
-        """Whether a term of the loss needs them, or one that a search may turn on."""
+        """Whether a term of the loss needs teachers, or a term that a search may turn on."""
         searches = (s for s in self.config.search if self.config.table[s.of] is method)
         keys = (key for search in searches for key in search.space)
         terms = {key.split(".")[1] for key in keys if key.startswith("loss.")}
@@ -127,7 +127,7 @@ class StagesOfMethods:
         return {"base": first} if first is not None and all(start is first for start in starts) else {}
 
     def searched(self, name: str, seed: int, degradation: str, plain: Stage, search: SearchConfig) -> Stage:
-        """The training with what its search found."""
+        """The training with the values that its search finds; the search is its input."""
         train = plain.spec
         if not isinstance(train, TrainSpec):
             return plain  # a checkpoint stands for it
@@ -136,7 +136,7 @@ class StagesOfMethods:
         alone = {"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
         settings = {key: getattr(search, key) for key in ("trials", "searcher", "scheduler", "seeds", "space")}
         spec = SearchSpec(train=train.model_copy(update=alone), **settings)
-        # The first trial is the training itself where nothing tells them apart: it is trained once.
+        # Where the row's own training is the first trial, the search takes its result: it is trained once.
         inputs = {**plain.inputs, AS_IT_STANDS: plain} if spec.train == train else plain.inputs
         ending = f"-{degradation}" if degradation else ""
         stage = self.stage(search_name(name, degradation), seed, spec, inputs)
@@ -151,7 +151,7 @@ class StagesOfMethods:
         return self.stage(name, seed, CheckpointSpec(sha256=self.sha256_of(at), model=model, data=data, path=at), {})
 
     def stage(self, name: str, seed: int, spec: Spec, inputs: Mapping[str, Stage]) -> Stage:
-        """A stage, the one that is there already where it is the same."""
+        """The stage with this content; the one that another method has made, where there is one."""
         stage = Stage(name, seed, spec, inputs)
         return self.stages.setdefault(stage.digest, stage)
 

@@ -13,10 +13,7 @@ from fusiondistill_runner.planning.descriptions import Description, of_method, o
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
 from fusiondistill_runner.planning.rows import Kind, Plan, Row, Shown
-from fusiondistill_runner.planning.specs import (
-    EvaluateSpec,
-    TrainSpec,
-)
+from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 
 __all__ = ["build", "build_evaluation"]
@@ -33,11 +30,10 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         fingerprint: of its data source.
         levels: degradation name -> its levels.
         outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
-            give), ``size`` (of its images, for the report), ``corruptions`` (name -> digest of the published
-            corruption sets to evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one
-            network), and ``shared`` (digest -> stage, filled here; plans for one store that are given the same one
-            hold the same stages, so that what is the same has one name and one directory, also where other plans call
-            it otherwise).
+            give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
+            evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network), and ``shared``
+            (digest -> stage, filled here). The caller gives one ``shared`` to all plans for a store. A stage of several plans then has one name
+            and one directory, also where the plans would name it differently.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
@@ -68,7 +64,7 @@ def build_evaluation(
 
 
 class _Builder:
-    """Collects the stages of one seed after another; a stage that is already there is shared."""
+    """Collects the stages of one seed after another; methods that need the same stage share it."""
 
     def __init__(
         self,
@@ -116,7 +112,7 @@ class _Builder:
         networks = self.networks.of(name, seed)
         self._answer(name, seed, networks, method.inference)
         search = self.config.search_of(name)
-        trained = any(isinstance(stage.spec, TrainSpec) for stage in networks.values())
+        trained = any(stage.spec.training for stage in networks.values())
         if isinstance(method, Trained) and search and trained:
             found = {key: self.networks.searched(name, seed, key, one, search) for key, one in networks.items()}
             self._answer(searched_name(name), seed, found, method.inference)
@@ -140,7 +136,7 @@ class _Builder:
             self.evaluate(name, seed, inputs, inference=inference)
 
     def _own(self, name: str, seed: int, networks: Networks) -> None:
-        """A row that is told the degradation: each image's own network, whose evaluation the matrix has, too."""
+        """The row of a method that is told the degradation, which shares evaluations with the expert matrix."""
         self.describe(of_method(self.config, name, len(networks) * self.parameters, told=True))
         method = self.config.table.get(name)
         if isinstance(method, Combined) and isinstance(self.config.table[method.of], Trained):
@@ -172,7 +168,7 @@ class _Builder:
         degradations: tuple[str, ...] | None = None,
         inference: Inference | None = None,
     ) -> None:
-        """Rows for some of the trained degradations, by id; by default for all, and for others that are asked for."""
+        """Rows for these degradations; by default for the trained, the unseen and the corrupted ones of the config."""
         trained = tuple(one.id for one in self.config.degradations)
         wanted: list[tuple[str, Kind]] = [(name, "trained") for name in degradations or trained]
         if degradations is None:

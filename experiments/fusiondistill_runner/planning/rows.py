@@ -122,7 +122,7 @@ _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
 
 
 class OtherFormat(CheckpointError):
-    """A plan that a version with other digests noted: the results beside it answer to that version alone."""
+    """A plan that a version with other digests noted: only that version can use the results beside it."""
 
     def __init__(self, content: Mapping[str, Any], path: str) -> None:
         made = re.search(rf"\b{NAME} (\d[\w.+]{{0,30}})", str(content.get("versions", "")))
@@ -135,11 +135,11 @@ class OtherFormat(CheckpointError):
 
 
 def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
-    """See whether what was read from a file is what :meth:`Plan.describe` gave, and leads nowhere else.
+    """Check that a file's content has the form of :meth:`Plan.describe`, and that its directories lie in the store.
 
     Raises:
         OtherFormat: another version of the project noted it.
-        CheckpointError: it is something else.
+        CheckpointError: the content has another form.
     """
     if content.get("format") != FORMAT:
         raise OtherFormat(content, path)
@@ -169,7 +169,7 @@ def _sound_column(one: Any) -> bool:
 
 
 def union(config: Config, plans: Sequence[Plan]) -> Plan:
-    """The stages of several plans, each once; its rows are those of the plans."""
+    """One plan with the stages of several plans, each once, and with all their rows."""
     stages = {stage.digest: stage for plan in plans for stage in plan.stages}
     rows = tuple(row for plan in plans for row in plan.rows)
     described = {one.id: one for plan in plans for one in plan.descriptions}

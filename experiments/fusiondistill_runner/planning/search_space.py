@@ -45,9 +45,9 @@ def candidate_count(search: Searched) -> int:
     """How many candidates a search trains at most, without listing them.
 
     The recipe as it stands is always one of them. Without a grid there are ``trials``, with grids ``trials`` draws of
-    the other dimensions at each point, and each point once if there is no other dimension. What comes up twice is
-    trained once, so a space of few values, a grid that holds the recipe as it stands, or values that change nothing
-    beside the others (:func:`signature`) give fewer.
+    the other dimensions at each point, and each point once if there is no other dimension. A candidate that comes up
+    twice is trained once. So there are fewer where the space has few values, where a grid holds the recipe as it
+    stands, or where values change nothing beside the others (:func:`signature`).
 
     Example:
         >>> space = {"loss.kd": Dimension(grid=(0, 0.1, 1)), "loss.ce": Dimension(uniform=(0, 1))}
@@ -118,8 +118,8 @@ def draw(dimension: Dimension, address: str) -> Any:
 def signature(values: Mapping[str, Any]) -> str:
     """Text by which two candidates are compared: 1 and 1.0 are the same, a tuple is a list.
 
-    What changes nothing beside the other values (the temperature without distillation) is no part of it; which tells
-    more of a whole recipe than of the searched keys alone.
+    Values that change nothing beside the others (the temperature without distillation) are left out. The caller gives
+    a whole recipe, since the searched keys alone may not tell which these are.
     """
     idle = without_effect(values)
     return json.dumps({name: _plain(value) for name, value in values.items() if name not in idle}, sort_keys=True)

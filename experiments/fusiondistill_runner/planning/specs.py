@@ -11,11 +11,18 @@ from fusiondistill.config import Dimension, ModelConfig
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.loss import FOR_DIGEST
 from fusiondistill.parametrised import Parametrised
+from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
 
 __all__ = ["CheckpointSpec", "DataSpec", "EvaluateSpec", "MergeSpec", "SearchSpec", "Spec", "TrainSpec"]
+
+
+def _drop_unused(recipe: dict[str, Any]) -> None:
+    """Take out of a dumped recipe what changes nothing: stages from before the key was there are the same stages."""
+    if not recipe["coupled_draws"]:
+        del recipe["coupled_draws"]
 
 
 class DataSpec(Parametrised):
@@ -36,18 +43,24 @@ class DataSpec(Parametrised):
 
         return SOURCES[self.name]
 
+    def limit(self, split: str) -> int | None:
+        """How many images of a split are used; None: all."""
+        return self.train_images if split == "train" else self.test_images
+
 
 class _Spec(Frozen):
-    """What all specs have."""
+    """What all specs have, besides ``data``, the images that the stage sees."""
 
     kind: ClassVar[str]
     version: ClassVar[int]
     """Raised whenever stages of this kind would give another result than before with the same entries."""
     left_out: ClassVar[frozenset[str]] = frozenset()
     """Fields that change no result."""
+    split: ClassVar[str] = "train"
+    """The split that the stage takes its images from."""
 
     def digested(self) -> dict[str, Any]:
-        """What of it can change the result: JSON-able."""
+        """The fields that can change the result, JSON-able."""
         return self.model_dump(mode="json", exclude=set(self.left_out))
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -67,6 +80,26 @@ class _Spec(Frozen):
     def candidates(self) -> int:
         """How many trials of a search may run side by side."""
         return 1
+
+    @property
+    def training(self) -> TrainSpec | None:
+        """The training that the stage does, or that it searches; None: it trains nothing."""
+        return None
+
+    @property
+    def trainings(self) -> int:
+        """How many times the stage does its training at most."""
+        return 1
+
+    @property
+    def part(self) -> float:
+        """The part of its trainings' epochs that the stage is expected to do."""
+        return 1.0
+
+    @property
+    def network(self) -> ModelConfig | None:
+        """The network that the stage makes; None: that of its inputs."""
+        return getattr(self.training or self, "model", None)
 
 
 class TrainSpec(_Spec):
@@ -88,10 +121,17 @@ class TrainSpec(_Spec):
     sync_batchnorm: bool = False
 
     def digested(self) -> dict[str, Any]:
-        """Of the loss only the terms that are computed."""
+        """The fields that can change the result.
+
+        Of the loss these are the terms that are computed, of the protocol an unusual way to score epochs.
+        """
         content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
             del content["recipe"]["largest_cutout"]
+        _drop_unused(content["recipe"])
+        protocol = PROTOCOLS[self.protocol]
+        if protocol.score_batch and self.select != "last":
+            content["scored"] = [protocol.score_batch, protocol.redrawn]
         return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -109,6 +149,11 @@ class TrainSpec(_Spec):
     def workers(self) -> int:
         """Its world size."""
         return self.world_size
+
+    @property
+    def training(self) -> TrainSpec:
+        """Itself."""
+        return self
 
 
 class MergeSpec(_Spec):
@@ -148,6 +193,12 @@ class SearchSpec(_Spec):
     seeds: int
     space: dict[str, Dimension]
 
+    def digested(self) -> dict[str, Any]:
+        """The training as it stands, and the space."""
+        content = super().digested()
+        _drop_unused(content["train"]["recipe"])
+        return content
+
     def entries(self) -> Iterator[tuple[str, str]]:
         """Those of the training; also the loss terms that the space can turn on, and the merges that it offers."""
         yield from self.train.entries()
@@ -156,14 +207,34 @@ class SearchSpec(_Spec):
         yield from (("merging", str(name)) for name in merges.choice or merges.grid or () if name)
 
     def work(self, inputs: int) -> float:
-        """Of all its trials; ASHA stops about half of their epochs."""
+        """Of all its trainings."""
         one = self.train.recipe.epochs * max(1, len(self.train.degradations)) * 1.3
-        return one * candidate_count(self) * self.seeds * (0.5 if self.scheduler == "asha" else 1.0)
+        return one * self.candidates * self.seeds * self.part
 
     @property
     def candidates(self) -> int:
         """At most so many trials."""
         return candidate_count(self)
+
+    @property
+    def data(self) -> DataSpec:
+        """The images of the training."""
+        return self.train.data
+
+    @property
+    def training(self) -> TrainSpec:
+        """The searched training."""
+        return self.train
+
+    @property
+    def trainings(self) -> int:
+        """One for each candidate and repeat."""
+        return self.candidates * self.seeds
+
+    @property
+    def part(self) -> float:
+        """ASHA stops about half of the epochs."""
+        return 0.5 if self.scheduler == "asha" else 1.0
 
 
 class EvaluateSpec(_Spec):
@@ -177,6 +248,7 @@ class EvaluateSpec(_Spec):
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 1
     left_out: ClassVar[frozenset[str]] = frozenset({"shown"})
+    split: ClassVar[str] = "test"
 
     inference: str | None
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -211,7 +283,7 @@ class EvaluateSpec(_Spec):
 
 
 class CheckpointSpec(_Spec):
-    """An existing checkpoint that stands for a stage. The path is where it lies, not what it is."""
+    """An existing checkpoint that stands for a stage; its digest says which one, wherever it lies."""
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1

@@ -19,7 +19,7 @@ from fusiondistill_runner.planning.specs import Spec
 __all__ = ["FORMAT", "Stage", "ancestors", "priorities"]
 
 FORMAT = 2
-"""Of digests and noted plans; stores of another one are refused."""
+"""Of digests and noted plans; the runner refuses a store of another format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Stage:
     """One unit of work with a stored result.
 
     Attributes:
-        name: what a person calls it; opens the directory's name, is not part of the digest.
+        name: what people call it; the directory's name begins with it, the digest leaves it out.
         seed: of the run that it belongs to.
         spec: what to do.
         inputs: role -> the stage whose result plays it.

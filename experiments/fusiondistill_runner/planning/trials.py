@@ -1,4 +1,4 @@
-"""A search and its trials: which stages they are, from which start, and what their values are without a search."""
+"""The stages of a search's trials and their starts, and the values that recipe and start have without a search."""
 
 from __future__ import annotations
 
@@ -20,21 +20,28 @@ __all__ = [
     "as_it_stands",
     "chosen_start",
     "search_name",
+    "spec_of",
     "trial_stage",
     "whole_recipe",
     "with_found",
 ]
 
 AS_IT_STANDS = "plain"
-"""The input of a search that is the training with the recipe as it stands, where that is a trial, too."""
+"""The role of the row's own training among a search's inputs, where that training is the first trial, too."""
 
 TRIAL = "trial"
-"""The name of every stage that is a search's trial alone."""
+"""The name of each trial's stage; the row's own training has the row's name."""
 
 
 def search_name(method: str, degradation: str = "") -> str:
     """What the search stage of a method is called, or that of its network for one degradation."""
     return f"search-{method}" + (f"-{degradation}" if degradation else "")
+
+
+def spec_of(search: Stage) -> SearchSpec:
+    """The spec of a search's stage."""
+    assert isinstance(search.spec, SearchSpec)
+    return search.spec
 
 
 def chosen_start(plain: Stage, values: Mapping[str, Any]) -> Stage:
@@ -74,13 +81,12 @@ def with_found(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 def whole_recipe(search: Stage) -> dict[str, Any]:
     """Every key that could be searched -> the value that recipe and start have without a search."""
-    assert isinstance(search.spec, SearchSpec)
-    space = search.spec.space
-    values = flat(search.spec.train.recipe)
+    spec = spec_of(search)
+    values = flat(spec.train.recipe)
     start = search.inputs["start"].spec if "start" in search.inputs else None
     if isinstance(start, MergeSpec):
         values |= {f"{START}merge": start.merge, f"{START}recalibrate": start.recalibrate}
-        forms = {key: dimension.model_dump(exclude_none=True) for key, dimension in space.items()}
+        forms = {key: dimension.model_dump(exclude_none=True) for key, dimension in spec.space.items()}
         for entry in reversed(merges_of(start.merge, forms)):
             own = start.parameters if entry.name == start.merge else {}
             values |= {f"{START}{key}": value for key, value in _defaults(entry, own).items()}
@@ -98,9 +104,8 @@ def _defaults(entry: Any, own: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_it_stands(search: Stage) -> dict[str, Any]:
     """The values of the dimensions without a search: the first candidate."""
-    assert isinstance(search.spec, SearchSpec)
     whole = whole_recipe(search)
-    return {name: whole[name] for name in search.spec.space}
+    return {name: whole[name] for name in spec_of(search).space}
 
 
 def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> Stage:
@@ -116,8 +121,7 @@ def trial_stage(search: Stage, values: Mapping[str, Any], repeat: int = 0) -> St
     Raises:
         pydantic.ValidationError: the values do not go together.
     """
-    assert isinstance(search.spec, SearchSpec)
-    train = search.spec.train
+    train = spec_of(search).train
     data_seed = train.data_seed
     if repeat:
         address = f"{data_seed}/repeat/{repeat}".encode()

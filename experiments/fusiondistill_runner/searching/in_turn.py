@@ -8,9 +8,9 @@ from typing import Any
 
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate
-from fusiondistill_runner.searching.trials import Report, Trials
+from fusiondistill_runner.searching.trials import Trials
 from fusiondistill_runner.storage.store import Store, StoreBusy
-from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.errors import describe
 from fusiondistill_runner.working.trial import metrics_of, train_candidate
 
@@ -24,7 +24,7 @@ def run(stage: Stage, context: Context, device: Any, report: Report, closing: Ca
         stage: the search stage.
         device: what trials compute on.
         report: called with the number of finished trials, the best accuracy so far, and under ``kept`` whether the
-            epoch that just ended is stored. What it raises ends the search; the next run goes on from there.
+            epoch that just ended is stored. An error that it raises ends the search; the next run goes on from there.
         closing: whether the run is about to end, so that the current epoch has to be stored.
 
     Raises:

@@ -17,9 +17,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from fusiondistill.checkpoints import digest
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.planning.trials import trial_stage
+from fusiondistill_runner.planning.trials import spec_of, trial_stage
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["Candidate", "Journal", "Outcome"]
@@ -28,7 +27,7 @@ NAME = "last.candidate-"
 """How a candidate's file name begins. The store deletes ``last.*`` once the search is committed."""
 
 Outcome = Literal["open", "done", "stopped", "failed"]
-"""``stopped`` means early, by the scheduler."""
+"""``stopped``: ASHA ended it early."""
 
 
 @dataclass
@@ -104,8 +103,7 @@ class Journal:
 
     def _directories(self, values: Mapping[str, Any]) -> list[str]:
         """The directories of a candidate's training stages; ValueError: its values are no recipe together."""
-        assert isinstance(self.search.spec, SearchSpec)
-        return [trial_stage(self.search, values, repeat).directory for repeat in range(self.search.spec.seeds)]
+        return [trial_stage(self.search, values, repeat).directory for repeat in range(spec_of(self.search).seeds)]
 
     def end(self, candidate: Candidate, outcome: Outcome, error: str | None = None) -> None:
         """Note how a candidate ended: done, stopped or failed."""
@@ -143,15 +141,15 @@ class Journal:
         return candidate
 
     def _candidate(self, body: Mapping[str, Any], number: int) -> Candidate:
-        """The candidate in a file of :meth:`_write`. Other programs can forge the file, with its digest.
+        """The candidate in a file of :meth:`_write`.
 
-        So the directories, which are deleted when the search ends, are computed and not read.
+        Another program may have forged the file and its digest. The search deletes a candidate's directories at its
+        end, so they are computed here, not read.
         """
-        assert isinstance(self.search.spec, SearchSpec)
         candidate = _READER.validate_python(body["candidate"])
         known = {name: body.get(name) for name in self.address} == self.address and candidate.number == number
         measured = all(row.keys() >= _MEASURED for row in candidate.rows.values())
-        if not known or not measured or candidate.values.keys() != self.search.spec.space.keys():
+        if not known or not measured or candidate.values.keys() != spec_of(self.search).space.keys():
             raise ValueError("a candidate of another search, or of none")
         candidate.directories = []
         with contextlib.suppress(ValueError):

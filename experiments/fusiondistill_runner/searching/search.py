@@ -15,9 +15,11 @@ from typing import Any
 from fusiondistill_runner.nodes.cluster import Share
 from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import spec_of
 from fusiondistill_runner.searching.journal import Candidate
-from fusiondistill_runner.searching.trials import Report, Trials
+from fusiondistill_runner.searching.trials import Trials
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Report
 from fusiondistill_runner.working.trial import metrics_of
 
 __all__ = ["run"]
@@ -55,8 +57,7 @@ def run(
         os.environ.setdefault(name, value)
     from ray import tune
 
-    spec = stage.spec
-    assert isinstance(spec, SearchSpec)
+    spec = spec_of(stage)
     scheduler = _asha(tune, spec) if spec.scheduler == "asha" and spec.train.recipe.epochs > 1 else None
     trials = Trials(stage, Store(context.store), scheduler, report)
     if trials.any_left():
@@ -87,7 +88,7 @@ def run(
 
 
 _REGISTERING = threading.Lock()
-"""Searches run side by side. Tune keeps trainables by name, and its table must not change while it is written out."""
+"""Held while a trainable is registered: another search may be writing out Tune's table of them in its thread."""
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's error is told without a metric

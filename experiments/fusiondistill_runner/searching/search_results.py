@@ -77,8 +77,8 @@ def epoch_rows(candidates: Sequence[Candidate], degradations: Sequence[str]) -> 
 def outcome(candidates: Sequence[Candidate], best: Mapping[str, Any]) -> dict[str, Any]:
     """The ``outcome`` in a search's manifest: the winner, counts, and how much each dimension mattered.
 
-    For the importance, trials are compared after the number of epochs that all of them reached, or a trial would rank
-    low because it was stopped early.
+    The importance compares trials after the number of epochs that all of them reached. Otherwise a trial would rank low
+    only because ASHA stopped it early.
     """
     judged = [one for one in candidates if one.score is not None]
     epoch = min(max(one.rows) for one in judged)
@@ -102,8 +102,8 @@ def best_config(config: Config, method: str, values: Mapping[str, Any], seed: in
     """One seed of the experiment with what a search found, and without the search, as the text of a config file.
 
     Its row ``method`` is the row ``<method>-searched`` of the original. Its only other rows are those trained on clean
-    images, which the corruption error is relative to. Run in the same store, it makes the training and its evaluation
-    alone.
+    images, which the corruption error is relative to. A run of it into the same store makes only the training and its
+    evaluations.
 
     Args:
         config: the experiment with the search.
@@ -149,7 +149,7 @@ def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:
 
 
 def without_nothing(content: Any) -> Any:
-    """The content without keys that are null, the default of each such key."""
+    """The content without its null values: null is the default of each such key."""
     if isinstance(content, dict):
         return {name: without_nothing(value) for name, value in content.items() if value is not None}
     return content

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from fusiondistill.config import Dimension
 from fusiondistill_runner.planning import search_space
 from fusiondistill_runner.planning.search_space import signature
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.planning.trials import as_it_stands, whole_recipe
+from fusiondistill_runner.planning.trials import as_it_stands, spec_of, whole_recipe
 from fusiondistill_runner.searching.journal import Candidate
 
 __all__ = ["Drawn", "Optuna", "Searcher", "searcher_for"]
@@ -29,18 +28,16 @@ class Searcher(Protocol):
 
 def searcher_for(search: Stage, past: list[Candidate]) -> Searcher:
     """The searcher that a search names, going on after the candidates of an earlier run."""
-    assert isinstance(search.spec, SearchSpec)
-    return Optuna(search, past) if search.spec.searcher == "optuna" else Drawn(search, past)
+    return Optuna(search, past) if spec_of(search).searcher == "optuna" else Drawn(search, past)
 
 
 class Drawn:
     """Random draws and grids: a fixed list, less the candidates of an earlier run."""
 
     def __init__(self, search: Stage, past: list[Candidate]) -> None:
-        assert isinstance(search.spec, SearchSpec)
         self.recipe = whole_recipe(search)
         self.seen = {signature({**self.recipe, **candidate.values}) for candidate in past}
-        self.candidates = search_space.candidates(search.spec, self.recipe, search.seed)
+        self.candidates = search_space.candidates(spec_of(search), self.recipe, search.seed)
 
     def ask(self) -> dict[str, Any] | None:
         """The next candidate of the list."""
@@ -61,9 +58,8 @@ class Optuna:
     def __init__(self, search: Stage, past: list[Candidate]) -> None:
         import optuna
 
-        assert isinstance(search.spec, SearchSpec)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.optuna, self.spec, self.first = optuna, search.spec, as_it_stands(search)
+        self.optuna, self.spec, self.first = optuna, spec_of(search), as_it_stands(search)
         self.recipe = whole_recipe(search)
         self.count = len(past)
         # Another seed after a restart, or it would propose its first candidates again.
@@ -72,7 +68,7 @@ class Optuna:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
-        self.space = {name: self._distribution(dimension) for name, dimension in search.spec.space.items()}
+        self.space = {name: self._distribution(dimension) for name, dimension in self.spec.space.items()}
         self.open: dict[str, Any] = {}
         self.scores: dict[str, float | None] = {self._signature(candidate.values): None for candidate in past}
         for candidate in past:

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from fusiondistill import checkpoints
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import spec_of
 from fusiondistill_runner.searching.journal import Candidate, Journal, Outcome
 from fusiondistill_runner.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
 from fusiondistill_runner.searching.searchers import searcher_for
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Report
 from fusiondistill_runner.working.trial import stored_rows
 
-__all__ = ["Report", "Trials"]
-
-Report = Callable[[dict[str, Any]], None]
+__all__ = ["Trials"]
 
 
 class Trials:
@@ -38,9 +36,8 @@ class Trials:
     """
 
     def __init__(self, stage: Stage, store: Store, asha: Any, report: Report) -> None:
-        assert isinstance(stage.spec, SearchSpec)
-        self.stage, self.spec, self.store, self.asha, self.report = stage, stage.spec, store, asha, report
-        self.number, self.epochs = stage.spec.candidates, stage.spec.train.recipe.epochs
+        self.stage, self.spec, self.store, self.asha, self.report = stage, spec_of(stage), store, asha, report
+        self.number, self.epochs = self.spec.candidates, self.spec.train.recipe.epochs
         self.began = time.time()
         self.journal = Journal(stage, store)
         self.searcher = searcher_for(stage, self.journal.candidates)
@@ -50,7 +47,7 @@ class Trials:
                 self._tell_asha(candidate)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune would pickle this object for a restart, which the journal does instead."""
+        """Nothing: Tune pickles this object to restart a search, but a search restarts from its journal."""
         return {}
 
     def next(self) -> Candidate | None:

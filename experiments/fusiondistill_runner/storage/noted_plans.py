@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,13 +37,9 @@ def noted_plugins(store: Store, experiment: str) -> tuple[str, dict[str, str]]:
     Returns:
         (when it was started, file -> digest); ("", {}) where no plan says so, or one cannot be read.
     """
-    from pyarrow import fs
-
-    listed = store.filesystem.get_file_info(fs.FileSelector(store.path("plans"), allow_not_found=True))
-    others = sorted(info.base_name for info in listed if re.fullmatch(r"[^.].*\.json", info.base_name))
     own = f"{experiment}.json"
     found: list[tuple[str, dict[str, str]]] = [("", {})]
-    for name in [own, *(name for name in others if name != own)]:
+    for name in [own, *(name for name in _names(store) if name != own)]:
         try:
             content = unsealed(store.read_raw("plans", name) or b"", store.path("plans", name))
         except CheckpointError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["parquet_bytes", "read_parquet"]
 
 MOST_ROWS = 2**26
-"""Of a table that is read: more than any stage has. A damaged file of a few bytes can claim to hold far more."""
+"""The most rows that are read, more than any stage writes. A damaged file of a few bytes may claim far more."""
 
 
 def parquet_bytes(table: Any) -> bytes:
@@ -35,7 +35,7 @@ def read_parquet(data: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Not read_table: its threads may let go of the bytes after the interpreter is gone, which ends it by a signal.
+    # Not read_table: its threads may free the bytes after the interpreter has ended, which kills the process.
     file = pq.ParquetFile(pa.BufferReader(data))
     rows = sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
     if rows > MOST_ROWS:

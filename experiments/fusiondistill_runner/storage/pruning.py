@@ -30,7 +30,7 @@ class Unneeded:
 def unneeded(store: Store) -> list[Unneeded]:
     """The stage directories that belong to none of the store's plans. Directories of other names are left alone.
 
-    The trials of a planned search belong to it: once it is done those that it names, until then all that may be its.
+    The trials of a planned search are kept: those that its manifest names, before its end all that may be its trials.
 
     Raises:
         CheckpointError: the store has no plans, or one is damaged.
@@ -56,8 +56,8 @@ def unneeded(store: Store) -> list[Unneeded]:
 def _may_belong(store: Store, directory: str, needed: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether a stage may be a trial, or the start of one, of a planned search that is not done.
 
-    A finished one is told by its manifest: it is a trial or a merge, and each of its inputs is planned or may belong,
-    too. One that is unfinished or damaged has only its name.
+    The manifest of a finished stage tells: it is a trial or a merge, and each of its inputs is planned or may belong,
+    too. Of an unfinished or damaged stage only the name tells.
 
     Args:
         needed: directory -> the planned stage.

@@ -22,9 +22,9 @@ __all__ = ["Store", "StoreBusy"]
 PROGRESS = "progress.json"
 ERROR = "error.txt"
 DAMAGED = "damaged.txt"
-"""Left beside a file whose digest did not match, so that the next look at a bucket does not trust sizes."""
+"""Written beside a file whose digest did not match, so that the next look at a bucket does not trust its size."""
 YOUNG = 600
-"""Seconds in which a writer has surely named the files that it wrote."""
+"""Seconds within which a writer commits the manifest that names the files that it wrote."""
 
 
 def _nothing() -> None:
@@ -59,7 +59,7 @@ class Store:
         return self.remote or Path(self.root).is_dir()
 
     def check_there(self) -> None:
-        """Check that the store's directory is there. Of a bucket the requests themselves tell.
+        """Check that the store's directory is there. Where a bucket is gone, the requests themselves fail.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -68,7 +68,7 @@ class Store:
             raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
 
     def _check_still_there(self) -> None:
-        """Before a write: a store that was there at the start and was moved away must not be made anew."""
+        """Check before a write that the store was not moved away since the start: the write would make another one."""
         if self.began_there:
             self.check_there()
 

@@ -80,8 +80,11 @@ def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterat
     elif any(isinstance(one, Mapping) for one in given):
         yield "other levels"
     yield from _of_methods(usual(config), needed) if needed else ()
-    if config["protocol"] == "paper" and select != "test":
-        yield f"epochs chosen by {select}"
+    if config["protocol"] == "paper":
+        if select != "test":
+            yield f"epochs chosen by {select}"
+        if any("pairing" in method and "coupled_draws" not in method for method in needed.values()):
+            yield "trainings of an earlier version, whose draws were not coupled"
     if evaluation.get("every", 1) > 1:
         yield f"one level in {evaluation['every']} measured"
     if evaluation.get("precision", "fp32") != "fp32":

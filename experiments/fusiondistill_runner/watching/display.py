@@ -84,7 +84,7 @@ class Display:
         name = self.plan.labels[stage.digest]
         if event.kind == "started":
             self.running[event.digest] = Running(stage, event.worker, time.time())
-            if not self.live and stage.kind in ("train", "search"):
+            if not self.live and stage.spec.training:
                 self.say(f"{self._clock()} {name}: started on {event.worker}")
         elif event.kind == "progress":
             before = self.running.get(event.digest) or Running(stage, event.worker, time.time())

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from fusiondistill.config import Config
 from fusiondistill.recipe import flat
 from fusiondistill_runner.driving.queue import Event
-from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.metrics import scalars
 
@@ -179,7 +178,7 @@ class Feed:
 
     def note(self, stage: Stage, label: str, event: Event) -> None:
         """Take in news about a stage; returns at once."""
-        if self.thread.is_alive() and stage.kind in ("train", "search") and not self.news.full():
+        if self.thread.is_alive() and stage.spec.training and not self.news.full():
             self.news.put_nowait((stage, label, event))
 
     def close(self, limit: float) -> None:
@@ -217,8 +216,8 @@ class Feed:
 
 def _parameters(stage: Stage) -> dict[str, Any]:
     """A run's parameters: its recipe's keys, network, data and seed."""
-    spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
-    assert isinstance(spec, TrainSpec)
+    spec = stage.spec.training
+    assert spec is not None
     recipe = flat(spec.recipe)
     own = {"stage": stage.name, "seed": stage.seed, "model": spec.model.name, "data": spec.data.name}
     return {**own, "degradations": ",".join(one.id for one in spec.degradations), "protocol": spec.protocol, **recipe}

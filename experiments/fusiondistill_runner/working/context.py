@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fusiondistill.registry import Plugin
 from fusiondistill_runner.planning.specs import DataSpec
 
-__all__ = ["Context", "DataSet"]
+__all__ = ["Context", "DataSet", "Report"]
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set at a place, and what it must hold there: all that a process needs to look for it."""
+    """A data set at a place, and the fingerprint that its files must have: all that a process needs to look for it."""
 
     name: str
     root: str | None
@@ -22,7 +25,7 @@ class DataSet:
     fingerprint: str
     """Of the driver's files."""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Of its source, as a config has them. The fingerprint covers them; the hash does not, for lists have none."""
+    """Of its source, as a config has them. The fingerprint covers them, ``hash`` does not: a list cannot be hashed."""
 
     @classmethod
     def of(cls, data: DataSpec, root: str | None) -> DataSet:

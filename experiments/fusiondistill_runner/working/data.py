@@ -41,7 +41,7 @@ def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
     images = load_split(DataSet.of(data, root), split)
     if data.mean or data.std:
         images = images.normalised_by(data.mean or images.mean, data.std or images.std)
-    wanted = data.train_images if split == "train" else data.test_images
+    wanted = data.limit(split)
     return images if wanted is None or wanted >= len(images) else images.take(wanted)
 
 

@@ -12,7 +12,7 @@ __all__ = ["describe"]
 
 
 def describe(problem: Exception) -> str:
-    """An error as a user should read it: our own in one line, so a plugin's, a surprise with the traceback's end."""
+    """An error as a user should read it: one line where the project or a plugin raised it, else the traceback's end."""
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
     from fusiondistill.training import NeedsGPU, NonFiniteLoss

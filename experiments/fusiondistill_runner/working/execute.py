@@ -1,6 +1,6 @@
-"""One stage on a worker: its inputs come from the store, the function of its kind makes the result, which is committed.
+"""One stage on a worker: the function of its kind makes the result from stored inputs, and the worker commits it.
 
-:data:`WORK` is the table of these functions. No Ray in sight.
+:data:`WORK` is the table of these functions. No Ray.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, Me
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import ERROR, Store
-from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.evaluate import evaluate
 from fusiondistill_runner.working.facts import run_facts
 from fusiondistill_runner.working.import_checkpoint import import_checkpoint
-from fusiondistill_runner.working.job import Inputs, Job, Report, Result, Team, never
+from fusiondistill_runner.working.job import Inputs, Job, Result, Team, never
 from fusiondistill_runner.working.merge import merge_networks
 from fusiondistill_runner.working.train import train
 
@@ -36,7 +36,7 @@ WORK: Mapping[type, Callable[[Job], Result | None]] = {
     EvaluateSpec: evaluate,
     CheckpointSpec: import_checkpoint,
 }
-"""What a stage's spec is -> the function that does it. A search is no work for one worker: see ``searching``."""
+"""Class of a stage's spec -> the function that does the stage. ``searching`` does searches."""
 
 
 def execute(
@@ -63,13 +63,13 @@ def execute(
     if rank == 0:
         store.forget_error(stage)
     if world_size == 1 and store.intact(stage) is None:
-        return  # a worker that was taken for lost came to its end
+        return  # a worker that the driver took for lost has done it
     load_plugins(context.plugins)
     perform(stage, store, context, device, report, closing=closing, team=Team(rank, world_size))
 
 
 def open_store(context: Context) -> Store:
-    """The store of a run, which had answered its driver: a worker waits for one that does not answer now."""
+    """The store of a run. It has answered the driver, so a worker waits where it does not answer now."""
     be_patient()
     store = Store(context.store)
     store.check_there()
@@ -98,15 +98,15 @@ def perform(
         torch.set_num_threads(threads)
 
     def make(needed: Stage) -> None:
-        """A merge that no plan has, since a search chose it, is made by the first worker that needs it."""
+        """Make a merge that a search chose and no plan has; the first worker that needs the merge does so."""
         if isinstance(needed.spec, MergeSpec) and store.intact(needed) is not None:
             perform(needed, store, context, device, lambda facts: None)
 
     began = time.time()
-    code_digest()  # of the files as this process has them; they may change while it works
+    code_digest()  # computed now: the files may change while this process works
     if "start" in stage.inputs:
         make(stage.inputs["start"])
-    # Before the inputs are read: it notes which they are.
+    # Made before the inputs are read, since it notes which attempts wrote them.
     progress = ProgressWriter(store, stage, checkpoints.new_attempt())
     inputs = Inputs(stage, store, make)
     result = WORK[type(stage.spec)](Job(stage, context, device, inputs, progress, report, closing, team, until))
@@ -120,7 +120,7 @@ def perform(
 
 
 def note_error(stage: Stage, context: Context, error: str) -> None:
-    """Leave the reason beside what the stage had stored; a store that cannot be written keeps the first error."""
+    """Write the error beside the files of the stage, if the store can be written."""
     store = Store(context.store)
     with contextlib.suppress(OSError):
         store.check_there()

@@ -1,4 +1,4 @@
-"""What the function of a kind of stage gets, and what it gives: values, so that it knows nothing of the store."""
+"""What the function of a kind of stage gets from the worker, and what it returns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from fusiondistill.folding import for_inference
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.context import Context
+from fusiondistill_runner.working.context import Context, Report
 
-__all__ = ["Inputs", "Job", "Report", "Result", "Team", "never"]
-
-Report = Callable[[dict[str, Any]], None]
-"""Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
+__all__ = ["Inputs", "Job", "Result", "Team", "never"]
 
 
 def never() -> bool:
-    """No."""
+    """The default of ``closing``: the run is not about to end."""
     return False
 
 

@@ -1,4 +1,4 @@
-"""The merging stage: networks to one, BatchNorm's statistics for it, and how far the weights moved."""
+"""The merging stage: it merges networks, sets BatchNorm's statistics, and measures how far the weights moved."""
 
 from __future__ import annotations
 

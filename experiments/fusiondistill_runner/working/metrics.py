@@ -23,8 +23,8 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an epoch, ``train/loss``, ``validation/accuracy``, ``validation/<degradation>`` and so on.
 
     Args:
-        row: as :class:`fusiondistill.training.Progress` holds it; accuracies are fractions. What is no metric of an
-            epoch (its number, how many there are, values that are no numbers) is left out.
+        row: as :class:`fusiondistill.training.Progress` holds it; accuracies are fractions. Entries that are no metrics
+            (the epoch, the number of epochs, values that are no numbers) are left out.
     """
     named: dict[str, float] = {}
     for name, value in row.items():
@@ -66,10 +66,10 @@ def event_file(rows: Sequence[Mapping[str, float]], ended: float) -> bytes:
 class LiveEvents:
     """The event file of a training that is going on, for TensorBoard to follow; an epoch is added at its end.
 
-    It has the name under which the result's is committed, which takes its place: who followed it sees no epoch twice.
+    The event file of the result takes its place under the same name, so that TensorBoard shows no epoch twice.
 
     Args:
-        path: of the file on a disk; None, as in a bucket, where nothing can be added to a file: there is none.
+        path: of the file on a disk; None: no file is written, as in a bucket, where nothing can be added to a file.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -77,7 +77,7 @@ class LiveEvents:
         self.written = 0
 
     def add(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write what is new in the rows of all epochs so far; a disk that is full stops no training."""
+        """Write the new rows, given those of all epochs so far. The training goes on where the disk is full."""
         if self.path is None or len(rows) == self.written:
             return
         data = event_file(rows[self.written :], time.time())

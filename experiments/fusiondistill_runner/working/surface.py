@@ -16,7 +16,7 @@ from fusiondistill_runner.working.networks import of_card
 __all__ = ["ALPHAS", "mean_loss", "surface"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75)
-"""Between a merged network's members and itself, where the loss is looked at; and at the merged network."""
+"""Shares of the merged network at which the loss is computed, from a member alone on; the merged network comes last."""
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -45,7 +45,7 @@ def surface(
 
     Alpha is the share of the merged network. BatchNorm is recomputed at every point (interpolated statistics fit no
     network on the way), on 256 degraded training images. The loss is that on 500 of the degraded images that the stage
-    judges by. They are so few that the curve costs little, so its ends are near the losses of the stage, not equal.
+    judges by. So few images keep the curve cheap, and its ends are near the losses of the stage, not equal to them.
     """
 
     def few(of: ImageSet, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -80,7 +80,7 @@ def train(job: Job) -> Result | None:
 
 
 class _EpochEnd:
-    """What happens after each epoch: it is stored where it is due, and reported."""
+    """Called after each epoch: stores it where it is due, and reports it."""
 
     def __init__(self, job: Job, recipe: Recipe) -> None:
         self.job, self.epochs = job, recipe.epochs
@@ -101,7 +101,7 @@ class _EpochEnd:
 
 
 def _same_for_all(data: bytes | None, device: torch.device, world_size: int) -> bytes | None:
-    """What rank 0 read, on every rank: a node may see an earlier state of the store than another.
+    """The bytes that rank 0 read, on every rank: another node may see an earlier state of the store.
 
     Sent as plain bytes: torch's ways to send objects unpickle what comes in.
     """

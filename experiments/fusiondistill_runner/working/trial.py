@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.planning.trials import trial_stage
+from fusiondistill_runner.planning.trials import spec_of, trial_stage
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.working.context import Report
 
 __all__ = ["metrics_of", "stored_rows", "train_candidate"]
 
-Report = Callable[[dict[str, Any]], None]
 Rows = list[dict[str, float]]
 
 
@@ -25,7 +24,7 @@ def train_candidate(
     report: Report,
     closing: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train a candidate to its end; with several repeats all of them epoch by epoch, reporting their means.
+    """Train a candidate to its end. Its repeats, if there are several, go epoch by epoch, and their means are reported.
 
     Args:
         report: told the metrics of each epoch; what it raises ends the training.
@@ -36,8 +35,7 @@ def train_candidate(
 
     store = open_store(context)
     load_plugins(context.plugins)
-    spec = search.spec
-    assert isinstance(spec, SearchSpec)
+    spec = spec_of(search)
     stages = [trial_stage(search, values, repeat) for repeat in range(spec.seeds)]
     if len(stages) == 1:
         perform(stages[0], store, context, device, lambda facts: report(_told(facts)), closing=closing)
@@ -78,9 +76,8 @@ def _stored_table(stage: Stage, store: Store) -> Rows | None:
 
 def stored_rows(search: Stage, values: Mapping[str, Any], store: Store) -> dict[int, dict[str, float]] | None:
     """Epoch -> metrics of a candidate all of whose repeats are stored; None if one is not."""
-    assert isinstance(search.spec, SearchSpec)
     tables = []
-    for repeat in range(search.spec.seeds):
+    for repeat in range(spec_of(search).seeds):
         table = _stored_table(trial_stage(search, values, repeat), store)
         if table is None:
             return None

@@ -11,7 +11,6 @@ import numpy as np
 
 __all__ = ["forward_transform", "inverse_transform", "matrix", "quantisation_tables"]
 
-CONSTANT_BITS = 13
 FORWARD_SHIFTS = (11, 15)  # Rows, then columns: two bits of the constants stay in between for precision.
 INVERSE_SHIFTS = (11, 18)  # Columns, then rows; the three bits more are the transform's own factor of 8.
 CLEAN = 101  # The level that leaves an image as it is.

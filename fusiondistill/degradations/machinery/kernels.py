@@ -58,7 +58,7 @@ def over_batch(kernel: Callable[..., None], batch: int, *arguments: Any) -> None
     """Call ``kernel(start, stop, *arguments)`` on parts of 0..batch, in as many threads as torch may use.
 
     Plain threads, since kernels hold no lock: numba's own thread pool ends the process when two Python threads enter
-    it at once, and it takes every core whatever torch was told.
+    it at once, and it takes every core where the user gave torch fewer.
     """
     threads = min(torch.get_num_threads(), batch // _FEWEST_IMAGES)
     if threads <= 1:

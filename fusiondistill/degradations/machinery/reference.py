@@ -56,7 +56,7 @@ def reference_degrade(
 
 
 def apply_package(image: np.ndarray, name: str, level: int, salt: int = 255) -> np.ndarray:
-    """The package's own operators, with whatever random numbers come next: what the benchmark times."""
+    """The package's own operators, with the next numbers of numpy's global generator: what the benchmark times."""
     import imagedegrade.np as package
 
     out: Any
