@@ -14,10 +14,11 @@ import torch
 from torch.nn import functional
 
 from fusiondistill.data import ImageSet
-from fusiondistill.degradations import DEGRADATIONS, degrade
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
+from fusiondistill.degradations import degrade, find
 from fusiondistill.randomness import integers, key, permutation, uniform
 
-__all__ = ["Batch", "Pipeline", "level_address", "normalise", "random_levels"]
+__all__ = ["Batch", "Pipeline", "degraded", "level_address", "normalise", "random_levels"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Pipeline:
 
     Attributes:
         images: the training images.
-        degradations: names; empty for clean training.
+        degradations: names, or with levels and an id of their own, which then addresses their draws; empty for clean
+            training.
         seed: of order, augmentation, levels and noise.
         batch_size: images per degradation and step, over all workers.
         flip: random horizontal flips.
@@ -66,7 +68,7 @@ class Pipeline:
     """
 
     images: ImageSet
-    degradations: tuple[str, ...]
+    degradations: tuple[str | DegradationConfig, ...]
     seed: int
     batch_size: int
     flip: bool
@@ -88,16 +90,18 @@ class Pipeline:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0)."""
-        names: Sequence[str | None] = self.degradations or (None,)
+        given = [None if one is None else as_degradation(one) for one in self.degradations or (None,)]
         orders = [
-            permutation(key(self.seed, "order", epoch, self._pair(name)), len(self.images), self.device)
-            for name in names
+            permutation(
+                key(self.seed, "order", epoch, self._pair(one.id if one else None)), len(self.images), self.device
+            )
+            for one in given
         ]
         for start in range(0, len(self.images), self.batch_size):
             parts, share, total = [], 1.0, 0
-            for name, order in zip(names, orders, strict=True):
+            for one, order in zip(given, orders, strict=True):
                 mine, share = self._shard(order[start : start + self.batch_size])
-                parts.append(self._views(mine, name, epoch))
+                parts.append(self._views(mine, one, epoch))
                 total += len(order[start : start + self.batch_size])
             yield self._join(parts, share, share * total / self.world_size)
 
@@ -121,20 +125,21 @@ class Pipeline:
         return mine, len(mine) * self.world_size / total
 
     def _views(
-        self, indices: torch.Tensor, name: str | None, epoch: int
+        self, indices: torch.Tensor, given: DegradationConfig | None, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """(student, teacher, labels) of some images under one degradation."""
         clean, labels = self._gather(indices)
+        name = given.id if given else None
         pair = self._pair(name)
         if self.flip:
             flipped = uniform(key(self.seed, "flip", epoch, pair), indices) < 0.5
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
         seen = clean
-        if name is not None:
-            address = level_address(name, self.coupled)
-            levels = random_levels(name, key(self.seed, "level", epoch, address), indices)
+        if given is not None:
+            address = level_address(given, self.coupled)
+            levels = random_levels(given, key(self.seed, "level", epoch, address), indices)
             pixels = key(self.seed, "pixels", epoch)
-            seen = degrade(clean, name, levels, seed=pixels, indices=indices, protocol=self.protocol)
+            seen = degraded(clean, given, levels, seed=pixels, indices=indices, protocol=self.protocol)
         crops = key(self.seed, "crop", epoch, pair)
         student = self._normal(_crop(seen, crops, indices, self.padding))
         teacher = None
@@ -143,7 +148,7 @@ class Pipeline:
         elif self.teacher_view == "clean":
             teacher = self._normal(_crop(clean, crops, indices, self.padding))
         if self.cutout:
-            own = "" if name is None or (self.coupled and not DEGRADATIONS[name].random) else name
+            own = "" if given is None or (self.coupled and not find(given.name).random) else given.id
             student = _cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
         return student, teacher, labels
 
@@ -175,21 +180,55 @@ def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, tor
     return images.images.to(device), images.labels.to(device)
 
 
-def level_address(name: str, coupled: bool) -> str:
-    """What of a degradation addresses the draw of an image's level: its name, or how many levels it has.
+def level_address(given: str | DegradationConfig, coupled: bool) -> str:
+    """What of a degradation addresses the draw of an image's level: its id, or how many levels it has.
 
     The released code seeds a generator of levels for each degradation, all alike, and draws from 0 to the number of
     levels; so degradations with equally many (blur and noise, 51) draw the same one, counted from their lowest. It
     takes holes from another generator, seeded alike too, which degradations share with their noise; so those that need
     no random numbers (jpeg and blur) have the same holes. Both hold here for a plugin's degradations as well.
     """
-    return f"{len(DEGRADATIONS[name].levels)} levels" if coupled else name
+    one = as_degradation(given)
+    return f"{len(one.every_level)} levels" if coupled else one.id
 
 
-def random_levels(name: str, address: int, indices: torch.Tensor) -> torch.Tensor:
-    """A level for every image, int64 [B], uniform over the degradation's range (both ends included)."""
-    levels = DEGRADATIONS[name].levels
-    return integers(address, indices, 0, len(levels) - 1) * levels.step + levels.start
+def random_levels(given: str | DegradationConfig, address: int, indices: torch.Tensor) -> torch.Tensor:
+    """A level for every image, int64 [B], uniform over the degradation's levels, or over those that are given."""
+    levels = as_degradation(given).every_level
+    drawn = integers(address, indices, 0, len(levels) - 1)
+    if len(levels) == levels[-1] - levels[0] + 1:
+        return drawn + levels[0]
+    return _listed(tuple(levels), indices.device)[drawn]
+
+
+@lru_cache(maxsize=64)
+def _listed(levels: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Levels on the device, cached: a copy in every step would make the host wait for the device."""
+    return torch.tensor(levels).to(device, non_blocking=True)
+
+
+def degraded(
+    images: torch.Tensor,
+    given: str | DegradationConfig,
+    levels: torch.Tensor,
+    *,
+    seed: int,
+    indices: torch.Tensor,
+    protocol: str,
+) -> torch.Tensor:
+    """Training images under a degradation as it is given; an id of its own draws noise of its own.
+
+    Args:
+        images: uint8 [B,3,H,W].
+        levels: int64 [B].
+        seed, indices, protocol: see :func:`fusiondistill.degradations.degrade`.
+
+    Returns:
+        uint8 [B,3,H,W].
+    """
+    one = as_degradation(given)
+    own = seed if one.id == one.name else key(seed, "as", one.id)
+    return degrade(images, one.name, levels, seed=own, indices=indices, protocol=protocol, **one.parameters)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

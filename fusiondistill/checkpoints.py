@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,20 @@ from fusiondistill.commits import (
     unsealed,
 )
 from fusiondistill.locations import open_location, read_whole, write_file
+from fusiondistill.released import depth_of, renamed
 
 if TYPE_CHECKING:
     import torch
     from pyarrow.fs import FileSystem
 
+    from fusiondistill.data import ImageSet
     from fusiondistill.models import ImageClassifier
 
 __all__ = [
     "MANIFEST",
     "MODEL",
     "CheckpointError",
+    "UnreadObjects",
     "card_of",
     "check_card",
     "check_plugin",
@@ -86,24 +90,29 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, torch.Tensor], ca
         commit(filesystem, place, {MODEL: data}, {"card": dict(card)}, new_attempt())
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Load weights and their card.
 
     Args:
         path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote), a
-            ``.safetensors`` file, or a ``.pt``/``.pth`` state dict, which is read with ``weights_only=True``; may be
-            a URI.
+            ``.safetensors`` file, or a ``.pt``/``.pth`` file of ``torch.save`` that holds a state dict, by itself or
+            as ``state_dict`` beside other things; may be a URI. Pickles are read with ``weights_only=True``: an object
+            that is no weight is never made, and :class:`UnreadObjects` warns of it.
+        as_written: keep the names of the paper's released code in a file without a card.
 
     Returns:
-        The state dict on the CPU, and the card: empty for files that carry none.
+        The state dict on the CPU, and the card: empty for files that carry none. In such a file the names of the
+        paper's released code become ours.
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, or with values that are not finite.
     """
     filesystem, place, manifest = _find(path)
     if manifest is not None:
-        return parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
-    return parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
+        state, card = parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
+    else:
+        state, card = parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
+    return state if card or as_written else renamed(state), card
 
 
 def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
@@ -187,7 +196,9 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
                 # torch.save does not compress; a compressed part may unpack to a thousand times its size.
                 if sum(info.file_size for info in archive.infolist()) > len(data):
                     raise ValueError("its parts claim to be larger than the file")
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content, unread = _load_beside_strangers(data)
+        else:
+            content, unread = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), []
     except Exception as error:  # torch raises nearly everything on damaged bytes
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
@@ -195,7 +206,43 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise CheckpointError(f"{source} holds no state dict: expected names with tensors")
+    if unread:
+        text = f"{source} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
+        warnings.warn(UnreadObjects(text + (", ..." if len(unread) > 5 else "")), stacklevel=2)
     return {str(name): tensor for name, tensor in content.items()}
+
+
+class UnreadObjects(UserWarning):
+    """Says that a checkpoint holds objects beside its weights, which were left alone."""
+
+
+def _load_beside_strangers(data: bytes) -> tuple[Any, list[str]]:
+    """What ``torch.save`` wrote, read with ``weights_only``, and the names of the classes and functions left alone.
+
+    The paper's released code saves its config object beside the weights. Where a file names anything but tensors and
+    plain values, an empty stand-in takes its place: what the file names is neither imported nor called.
+    """
+    import io
+
+    import torch
+
+    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
+    stand_ins = [(type("Unread", (_Unread,), {}), name) for name in names]
+    with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), names
+
+
+class _Unread:
+    """Takes the place of an object of a checkpoint; forgets all that it is given."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> _Unread:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def from_card(
@@ -226,17 +273,39 @@ def from_card(
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
 
 
-def load_model(path: str | Path) -> ImageClassifier:
+def load_model(path: str | Path, *, trained_on: ImageSet | None = None) -> ImageClassifier:
     """A checkpoint as a ready classifier: uint8 [B,3,H,W] in, logits [B,C] out, in eval mode on the CPU.
 
     ``.forward_features(images)`` returns (logits, feature map); ``.classes`` are the class names.
 
     Args:
-        path: as for :func:`load_checkpoint`; the checkpoint must carry its card.
+        path: as for :func:`load_checkpoint`.
+        trained_on: for a CIFAR ResNet whose file carries no card, such as those of the paper's released code: images
+            with the classes and the normalisation that it was trained with. A card goes before it.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint` and :func:`from_card`.
 
     Example:
         >>> model = load_model("runs/quickstart/fusiondistill-0123456789abcdef")
         >>> logits = model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+        >>> theirs = load_model("model_best.pth", trained_on=load_images("cifar100", "test"))
     """
     state_dict, card = load_checkpoint(path)
+    if not card and (depth := depth_of(state_dict)):
+        if trained_on is None:
+            raise CheckpointError(
+                f"{path} carries no card: give trained_on, images with the classes and the normalisation of its "
+                "training, like load_images('cifar100', 'test')"
+            )
+        height, width = trained_on.gather([0])[0].shape[2:]
+        card = card_of(
+            f"cifar_resnet{depth}",
+            None,
+            classes=list(trained_on.classes),
+            mean=trained_on.mean,
+            std=trained_on.std,
+            size=(height, width),
+            dataset=trained_on.name,
+        )
     return from_card(state_dict, card, str(path))

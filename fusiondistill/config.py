@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from fusiondistill.degradation_config import DegradationConfig
+from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.protocols import PROTOCOLS, Protocol, ProtocolName
@@ -32,8 +34,6 @@ __all__ = [
     "chosen_by",
     "held_out_of",
 ]
-
-PAPER_DEGRADATIONS = ("jpeg", "blur", "noise", "saltpepper")
 
 
 def chosen_by(select: str | None, protocol: str) -> str:
@@ -139,17 +139,6 @@ class SearchConfig(Frozen):
         return value
 
 
-def _no_settings(value: Any) -> Any:
-    """Refuse a degradation that is given as a mapping."""
-    if isinstance(value, dict):
-        name = value.get("name") or next(iter(value), "NAME")
-        raise ValueError(f"give its name alone, like {name}: parameters and levels of its own cannot be set here")
-    return value
-
-
-DegradationName = Annotated[str, BeforeValidator(_no_settings)]
-
-
 class EvaluationConfig(Frozen):
     """What is measured on the test split."""
 
@@ -162,8 +151,8 @@ class EvaluationConfig(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
     )
-    unseen: tuple[DegradationName, ...] = Field(
-        (), description="registered degradations to evaluate that no network was trained on, as columns of their own"
+    unseen: tuple[DegradationConfig, ...] = Field(
+        (), description="degradations (or levels) to evaluate that no network was trained on, as columns of their own"
     )
     corruptions: str | None = Field(
         None, description="a folder like CIFAR-10-C's: <corruption>.npy, five severities in order, and labels.npy"
@@ -221,8 +210,9 @@ class Config(Frozen):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field((0,), description="one complete run per seed")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    degradations: Annotated[tuple[DegradationName, ...], Field(min_length=1)] = Field(
-        PAPER_DEGRADATIONS, description="what the experts are trained for"
+    degradations: Annotated[tuple[DegradationConfig, ...], Field(min_length=1)] = Field(
+        tuple(DegradationConfig(name=name) for name in PAPER_DEGRADATIONS),
+        description="what the experts are trained for: names, or {name: blur, as: light, levels: 0..10}",
     )
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="rows of the table; default: the base, the paper's seven, and all that are defined"
@@ -256,7 +246,7 @@ class Config(Frozen):
         None, description="key -> list of values, all crossed: `fusiondistill sweep` runs an experiment for each point"
     )
 
-    @field_validator("seeds", "degradations", "methods")
+    @field_validator("seeds", "methods")
     @classmethod
     def _no_repeats(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = sorted({str(v) for v in value if value.count(v) > 1})

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from fusiondistill import safe_yaml, sweep
 from fusiondistill.config import SECTIONS, Config
-from fusiondistill.config_rules import cross_check
+from fusiondistill.config_rules import cross_check, layer_problems
 from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.old_spellings import modern, say_modern
@@ -205,10 +205,8 @@ def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tup
         again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
         explained = [_explain(problem, content, lines, elsewhere) for problem in problems if problem not in again]
         found += {m.key: m for m in reversed(explained) if m}.values()  # for a key of several types the first error
-    ruled = [
-        Mistake(".".join(map(str, loc)), text, _line(loc, lines))
-        for loc, text in (*ambiguous(content), *cross_check(content))
-    ]
+    problems_there = [*ambiguous(content), *cross_check(content), *(layer_problems(config) if config else ())]
+    ruled = [Mistake(".".join(map(str, loc)), text, _line(loc, lines)) for loc, text in problems_there]
     said = tuple(f"{mistake.key}." for mistake in ruled)
     found = [m for m in found if m.message != "is missing" or not f"{m.key}.".startswith(said)]
     found = [m for m in found if m.key not in {mistake.key for mistake in ruled}]
@@ -260,7 +258,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
     if not location:
         return [*(SECTIONS - {"fusion"}), *METHODS]
     model: Any = Config
-    raw: Mapping[str, Any] = content
+    raw: Any = content
     if location[0] in METHODS or location[0] == "define":
         name = location[0] if location[0] in METHODS else location[1] if len(location) > 1 else ""
         raw = resolve(content).given.get(str(name), {})
@@ -268,7 +266,8 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         model = rows[_forms(content).get(str(name)) or "trained"]
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
-        raw = _mapping(raw.get(str(part)))
+        items = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
+        raw = raw[part] if items else _mapping(raw).get(str(part))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -277,8 +276,8 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         if not candidates:
             return []
         model = candidates[0]
-    keys = list(getattr(model, "model_fields", {}))
-    return keys + (model.parameter_names(raw) if issubclass(model, Parametrised) else [])
+    keys = [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+    return keys + (model.parameter_names(_mapping(raw)) if issubclass(model, Parametrised) else [])
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:

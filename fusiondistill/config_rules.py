@@ -9,7 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS, SECTIONS
+from fusiondistill.config import SECTIONS, Config
+from fusiondistill.degradation_config import ids_in, problems_of_ids
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
+from fusiondistill.methods import Trained, needed_methods
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, resolve, where
@@ -17,7 +20,7 @@ from fusiondistill.resolution_rules import problems_of_table
 from fusiondistill.safe_yaml import Location
 from fusiondistill.search_rules import check_searches
 
-__all__ = ["cross_check"]
+__all__ = ["cross_check", "layer_problems"]
 
 Problem = tuple[Location, str]
 
@@ -46,6 +49,35 @@ def cross_check(raw: dict[str, Any]) -> Iterable[Problem]:
     gpus = at(raw, "resources", "gpus_per_worker")
     if isinstance(gpus, int | float) and gpus > 1 and gpus % 1:
         yield ("resources", "gpus_per_worker"), "above 1 it must be a whole number"
+
+
+def layer_problems(config: Config) -> Iterable[Problem]:
+    """Layers that a loss asks for and the network has not. Where none does, torch is not loaded."""
+    asked = [
+        (where(name, "loss", term, "layers"), list(values["layers"]))
+        for name in needed_methods(config.table, [*config.methods, *(search.of for search in config.search)])
+        if isinstance(method := config.table[name], Trained)
+        for term, values in method.recipe.loss.weighted.items()
+        if values.get("layers")
+    ]
+    if not asked:
+        return
+    import torch
+
+    from fusiondistill.models.build import build
+    from fusiondistill.models.features import LayerTaps
+
+    model = config.model
+    try:
+        with torch.random.fork_rng([]):
+            network = build(model.name, 2, model.feature_layer, model.parameters)
+    except ValueError:
+        return  # a network that cannot be built is told where it is needed
+    for location, layers in asked:
+        try:
+            LayerTaps(network, layers).remove()
+        except ValueError as error:
+            yield location, f"{model.name}: {error}"
 
 
 def at(raw: Mapping[str, Any], *keys: str) -> Any:
@@ -80,19 +112,15 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
 
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:
     """Degradations and the network must be there; what experts are trained for is not unseen."""
-    from fusiondistill.degradations import DEGRADATIONS
     from fusiondistill.networks import NETWORKS
 
     trained, unseen = raw.get("degradations", PAPER_DEGRADATIONS), at(raw, "evaluation", "unseen")
     for where_, names in ((("degradations",), raw.get("degradations")), (("evaluation", "unseen"), unseen)):
-        for i, name in enumerate(names if isinstance(names, list) else ()):
+        for i, item in enumerate(names if isinstance(names, list) else ()):
+            name, at_ = (item.get("name"), (*where_, i, "name")) if isinstance(item, dict) else (item, (*where_, i))
             if isinstance(name, str) and name not in DEGRADATIONS:
-                yield (*where_, i), f"no degradation {name!r}{close_to(name, tuple(DEGRADATIONS))}"
-    for i, name in enumerate(unseen if isinstance(unseen, list) else ()):
-        if isinstance(trained, list | tuple) and name in trained:
-            yield ("evaluation", "unseen", i), f"{name} is one of the degradations that experts are trained for"
-        elif name in unseen[:i]:
-            yield ("evaluation", "unseen", i), f"{name} is given twice"
+                yield at_, f"no degradation {name!r}{close_to(name, tuple(DEGRADATIONS))}"
+    yield from problems_of_ids(trained, unseen)
     folder = at(raw, "evaluation", "corruptions")
     if isinstance(folder, str) and not Path(folder).expanduser().is_dir():
         yield ("evaluation", "corruptions"), f"no such folder: {folder}"
@@ -113,8 +141,7 @@ def _check_validation(raw: Mapping[str, Any], protocol: Protocol) -> Iterable[Pr
 def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
     """Checkpoints that stand for methods: one for each network, and files that are there."""
     seeds = raw.get("seeds") if isinstance(raw.get("seeds"), list) else [0]
-    known = raw.get("degradations", PAPER_DEGRADATIONS)
-    degradations = [name for name in known if isinstance(name, str)] if isinstance(known, list | tuple) else []
+    degradations = ids_in(raw.get("degradations", PAPER_DEGRADATIONS))
     for name, settings in table.given.items():
         given, each = settings.get("checkpoint"), settings.get("train_on") == "each"
         files: dict[Location, str] = {}

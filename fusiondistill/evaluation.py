@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fusiondistill.batches import level_address, normalise, random_levels
+from fusiondistill.batches import degraded, level_address, normalise, random_levels
 from fusiondistill.data import ImageSet
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade
 from fusiondistill.folding import piece_of
 from fusiondistill.randomness import key
@@ -246,7 +247,7 @@ def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def validate(
     model: nn.Module,
     image_set: ImageSet,
-    degradations: Sequence[str],
+    degradations: Sequence[str | DegradationConfig],
     *,
     seed: int,
     device: torch.device,
@@ -262,38 +263,38 @@ def validate(
 
     Args:
         model: takes normalised float32; left in eval mode.
-        degradations: names; empty for clean images, reported as ``clean``.
+        degradations: names, or with levels and an id of their own; empty for clean images, reported as ``clean``.
         epoch: whose levels and noise; None: those on which every epoch is judged.
         coupled: see :func:`fusiondistill.batches.level_address`.
 
     Returns:
-        bool [N] on ``device`` for each degradation.
+        bool [N] on ``device`` for each degradation, by its id.
     """
     model.eval()
-    names: Sequence[str | None] = degradations or (None,)
+    given = [None if one is None else as_degradation(one) for one in degradations or (None,)]
     when = () if epoch is None else (epoch,)
     pixels_of = key(seed, "validation", *when)
-    right: dict[str, list[torch.Tensor]] = {name or "clean": [] for name in names}
+    right: dict[str, list[torch.Tensor]] = {one.id if one else "clean": [] for one in given}
     for start in range(0, len(image_set), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(image_set)))
         images, labels = image_set.gather(indices)
         images, labels, indices = images.to(device), labels.to(device), indices.to(device)
-        for name in names:
+        for one in given:
             seen = images
-            if name is not None:
-                address = key(seed, "validation level", *when, level_address(name, coupled))
-                levels = random_levels(name, address, indices)
-                seen = degrade(images, name, levels, seed=pixels_of, indices=indices, protocol=protocol)
+            if one is not None:
+                address = key(seed, "validation level", *when, level_address(one, coupled))
+                levels = random_levels(one, address, indices)
+                seen = degraded(images, one, levels, seed=pixels_of, indices=indices, protocol=protocol)
             pixels = normalise(seen, image_set.mean, image_set.std)
             if channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            right[name or "clean"].append(_forward(model, pixels).argmax(1) == labels)
+            right[one.id if one else "clean"].append(_forward(model, pixels).argmax(1) == labels)
     return {name: torch.cat(parts) for name, parts in right.items()}
 
 
 def mixed_batches(
     image_set: ImageSet,
-    degradations: Sequence[str],
+    degradations: Sequence[str | DegradationConfig],
     *,
     seed: int,
     device: torch.device,
@@ -310,8 +311,8 @@ def mixed_batches(
         images, labels = image_set.gather(indices)
         images, indices = images.to(device), indices.to(device)
         parts = []
-        for name in degradations:
-            levels = random_levels(name, key(seed, "mixed level", name), indices)
-            seen = degrade(images, name, levels, seed=key(seed, "mixed"), indices=indices, protocol=protocol)
+        for one in map(as_degradation, degradations):
+            levels = random_levels(one, key(seed, "mixed level", one.id), indices)
+            seen = degraded(images, one, levels, seed=key(seed, "mixed"), indices=indices, protocol=protocol)
             parts.append(normalise(seen, image_set.mean, image_set.std))
         yield torch.cat(parts), labels.to(device).repeat(len(parts))

@@ -14,6 +14,7 @@ from torch import nn
 from fusiondistill import evaluation
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
@@ -39,7 +40,7 @@ class Training:
         recipe: epochs, optimiser, schedule, loss, augmentation.
         images: the training images.
         held_out: images that a network is judged on after each epoch; None: the last epoch is kept.
-        degradations: names; empty for clean training.
+        degradations: names, or with levels and an id of their own; empty for clean training.
         seed: of order, augmentation, levels and noise.
         protocol: of degradations and validation, ``standard`` or ``paper``.
         flip: random horizontal flips; None: what the data set allows.
@@ -51,7 +52,7 @@ class Training:
     recipe: Recipe
     images: ImageSet
     held_out: ImageSet | None = None
-    degradations: tuple[str, ...] = ()
+    degradations: tuple[str | DegradationConfig, ...] = ()
     seed: int = 0
     protocol: str = "standard"
     flip: bool | None = None
@@ -62,8 +63,9 @@ class Training:
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """What there must be a teacher for: each degradation, or ``clean``; empty where the loss needs no teacher."""
-        return (self.degradations or ("clean",)) if self.recipe.loss.needs.teacher else ()
+        """What there must be a teacher for: each degradation's id, or ``clean``; empty where the loss needs none."""
+        ids = tuple(as_degradation(one).id for one in self.degradations)
+        return (ids or ("clean",)) if self.recipe.loss.needs.teacher else ()
 
     def run(
         self,
@@ -169,7 +171,7 @@ def fit(
     *,
     model: str = "cifar_resnet56",
     start: Weights | None = None,
-    degradations: Sequence[str] = (),
+    degradations: Sequence[str | Mapping[str, Any] | DegradationConfig] = (),
     teachers: Mapping[str, Weights] | Weights | None = None,
     validation: ImageSet | float | None = 0.1,
     seed: int = 0,
@@ -190,9 +192,10 @@ def fit(
         images: training images.
         model: name of the network, where neither ``start`` nor a teacher is needed to tell it.
         start: initial weights: a state dict of ``model``, or a network or classifier, which is copied; None: random.
-        degradations: names; a batch holds images under each of them. Empty: clean images.
-        teachers: a network, classifier or state dict for each degradation (``clean`` where there is none), or one for
-            all; needed where a term of the loss needs teachers.
+        degradations: names, or ``{"name": "blur", "as": "light", "levels": "0..10"}`` as in a config; a batch holds
+            images under each of them. Empty: clean images.
+        teachers: a network, classifier or state dict for each degradation's id (``clean`` where there is none), or one
+            for all; needed where a term of the loss needs teachers.
         validation: a fraction of ``images`` that is held out, or other images; the epoch with the best mean accuracy
             on them is kept. None or 0: the last epoch.
         seed: of initial weights, held-out images, order, augmentation, levels and noise.
@@ -212,7 +215,7 @@ def fit(
         (1, ('0', '1'))
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    names = tuple(degradations)
+    names = tuple(as_degradation(one) for one in degradations)
     whole = _recipe(recipe, names, start, teachers, protocol)
     held_out = validation if isinstance(validation, ImageSet) else None
     if not isinstance(validation, ImageSet) and validation:
@@ -228,7 +231,11 @@ def fit(
 
 
 def _recipe(
-    given: Recipe | Mapping[str, Any], degradations: tuple[str, ...], start: object, teachers: object, protocol: str
+    given: Recipe | Mapping[str, Any],
+    degradations: tuple[DegradationConfig, ...],
+    start: object,
+    teachers: object,
+    protocol: str,
 ) -> Recipe:
     """The recipe, where it is a mapping laid over the defaults for its shape."""
     if protocol not in PROTOCOLS:

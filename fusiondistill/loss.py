@@ -79,6 +79,11 @@ class Loss(RootModel[dict[str, dict[str, Any]]]):
         return {term: values for term, values in self.root.items() if values["weight"] > 0}
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose outputs terms of positive weight ask for by name."""
+        return tuple(sorted({name for values in self.weighted.values() for name in values.get("layers") or ()}))
+
+    @property
     def needs(self) -> Needs:
         """What the terms of positive weight need of networks."""
         return needs(self.weighted)
@@ -99,6 +104,12 @@ class Loss(RootModel[dict[str, dict[str, Any]]]):
             found[term] = values["weight"]
             found |= {f"{term}.{key}": value for key, value in values.items() if key != "weight"}
         return found
+
+
+def _as_before(term: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A term's values without parameters that came later and have their default: stored results keep their digests."""
+    later = LOSSES[term].facts["later"]
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 def _place(term: str) -> tuple[int, str]:
@@ -133,7 +144,7 @@ def _term(term: str, value: Any) -> dict[str, Any]:
         problems += _below((), error)
     if problems:
         raise ValidationError.from_exception_data(term, problems)
-    return found
+    return _as_before(term, found)
 
 
 def _problem(where: tuple[str | int, ...], message: str, value: Any) -> InitErrorDetails:
@@ -150,7 +161,8 @@ def _below(where: tuple[str | int, ...], error: ValidationError) -> Iterable[Ini
 def _defaults(term: str) -> dict[str, Any]:
     """The parameters of a term that have a default, as JSON has them."""
     fields = LOSSES[term].parameters.model_fields
-    return {name: to_jsonable_python(field.get_default()) for name, field in fields.items() if not field.is_required()}
+    known = {n: to_jsonable_python(field.get_default()) for n, field in fields.items() if not field.is_required()}
+    return _as_before(term, known)
 
 
 def modern_loss(raw: Any) -> tuple[Any, list[str]]:

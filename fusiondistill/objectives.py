@@ -77,6 +77,7 @@ class Objective:
         labels: torch.Tensor,
         slices: Sequence[slice],
         teachers: Sequence[Outputs] | None = None,
+        layers: Mapping[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of one step and its terms; nothing is read back from the device.
 
@@ -87,6 +88,7 @@ class Objective:
             slices: for each degradation d, which of the B images are its own.
             teachers: for each degradation d the outputs of its teacher on the same images in the same order,
                 logits [B_d, C] and features [B_d, ...]; may be None unless `needs.teacher`, and so may either half.
+            layers: the student's outputs of the layers that terms ask for by name, float [B, ...].
 
         Returns:
             (total, terms): the weighted sum, a 0-d float32 tensor to call `backward` on, and the terms before
@@ -104,7 +106,7 @@ class Objective:
             >>> sorted(terms)
             ['ce', 'kd']
         """
-        student = Outputs(logits, features)
+        student = Outputs(logits, features, layers)
         weighted: dict[str, tuple[float, torch.Tensor]] = {}
         for term in self._terms:
             if term.need == "nothing":
@@ -136,7 +138,4 @@ def _pairs(
         raise ValueError(f"the objective needs one teacher per degradation: {len(slices)} slices, teachers: {count}")
     if any(getattr(teacher, need) is None for teacher in teachers):
         raise ValueError(f"the objective needs the teachers' {need}")
-    return [
-        (Outputs(*(None if one is None else one[part] for one in student)), teacher, labels[part])
-        for part, teacher in zip(slices, teachers, strict=True)
-    ]
+    return [(student.part(part), teacher, labels[part]) for part, teacher in zip(slices, teachers, strict=True)]

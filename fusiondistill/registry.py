@@ -251,6 +251,11 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
         """What the project passes to an entry's function by position, in words; None: that is not checked."""
         return self.takes
 
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The names of built-in entries whose place an added one takes."""
+        return tuple(name for name in self._added if name in self.builtin)
+
     def added(self) -> tuple[Kind, ...]:
         """The entries that are not built in."""
         return tuple(self._added.values())

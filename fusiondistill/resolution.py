@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fusiondistill.degradation_config import ids_in
 from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.methods import DEFAULT_ROWS, METHODS, SEARCHED, form_of
 from fusiondistill.protocols import PROTOCOLS
@@ -48,7 +49,7 @@ class Table:
     Attributes:
         given: name -> what is said of it, by itself and by what it is like, without defaults.
         settings: name -> the same over the defaults of its recipe; what cannot be resolved is left out.
-        degradations: what experts are trained for.
+        degradations: the ids of what experts are trained for.
         problems: (location, text) of each ``like`` that leads nowhere.
     """
 
@@ -79,8 +80,7 @@ def resolve(content: Mapping[str, Any]) -> Table:
         content: what its file says; only the parts that concern methods are read.
     """
     table = Table()
-    named = content.get("degradations")
-    if isinstance(named, list) and all(isinstance(one, str) for one in named):
+    if named := ids_in(content.get("degradations")):
         table.degradations = tuple(named)
     defined = _mapping(content.get("define"))
     told: set[object] = set()

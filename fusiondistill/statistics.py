@@ -80,41 +80,41 @@ def average(values: Iterable[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present else None
 
 
-def interpolated_mean(levels: ArrayLike, values: ArrayLike, first: int, last: int) -> float:
-    """The mean over all integer levels first..last of values that were measured at some of them, in their unit.
+def interpolated_mean(levels: ArrayLike, values: ArrayLike, wanted: Sequence[int]) -> float:
+    """The mean over the wanted levels of values that were measured at some of them, in their unit.
 
     Between two measured levels the value is interpolated linearly; outside the measured range it is the nearest
     measured one.
 
     Args:
-        levels: int [n], rising: the measured levels, all within first..last.
+        levels: int [n], rising: the measured levels, within the ends of those wanted.
         values: float [n].
+        wanted: the integer levels that the mean is over, rising.
 
     Raises:
-        ValueError: no levels, levels that do not rise or lie outside first..last, or another number of values.
+        ValueError: no levels, levels that do not rise or lie outside of those wanted, or another number of values.
 
-    >>> interpolated_mean([0, 2], [1.0, 0.0], 0, 3)  # 1, 0.5, 0, 0
+    >>> interpolated_mean([0, 2], [1.0, 0.0], range(4))  # 1, 0.5, 0, 0
     0.375
     """
-    weights, measured = level_weights(levels, first, last), np.asarray(values, dtype=np.float64)
+    weights, measured = level_weights(levels, wanted), np.asarray(values, dtype=np.float64)
     if weights.shape != measured.shape:
         raise ValueError(f"one value for each measured level, not shapes {weights.shape} and {measured.shape}")
     return float(weights @ measured)
 
 
-def level_weights(levels: ArrayLike, first: int, last: int) -> NDArray[np.float64]:
+def level_weights(levels: ArrayLike, wanted: Sequence[int]) -> NDArray[np.float64]:
     """The share of each measured level in :func:`interpolated_mean`: float64 [n], they add up to 1.
 
     Raises:
-        ValueError: no levels, or levels that do not rise or lie outside first..last.
+        ValueError: no levels, or levels that do not rise or lie outside of those wanted.
 
-    >>> level_weights([0, 2], 0, 3).tolist()
+    >>> level_weights([0, 2], range(4)).tolist()
     [0.375, 0.625]
     """
-    at = np.asarray(levels, dtype=np.int64)
-    if at.ndim != 1 or not at.size or (np.diff(at) <= 0).any() or at[0] < first or at[-1] > last:
-        raise ValueError(f"measured levels must rise and lie within {first}..{last}, not {at.tolist()}")
-    every = np.arange(first, last + 1)
+    at, every = np.asarray(levels, dtype=np.int64), np.asarray(wanted, dtype=np.int64)
+    if at.ndim != 1 or not at.size or (np.diff(at) <= 0).any() or at[0] < every[0] or at[-1] > every[-1]:
+        raise ValueError(f"measured levels must rise and lie within {every[0]}..{every[-1]}, not {at.tolist()}")
     return np.array([np.interp(every, at, alone).mean() for alone in np.eye(at.size)])
 
 

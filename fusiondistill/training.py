@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
 from fusiondistill.losses import Outputs
+from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
@@ -113,7 +114,7 @@ def train(
 
     Raises:
         NonFiniteLoss: at the end of an epoch in which the loss or a weight was not finite; the epoch before is kept.
-        ValueError: teachers are missing.
+        ValueError: teachers are missing, or the loss names a layer that a network has not.
         NeedsGPU: ``sync_batchnorm`` on another device.
     """
     if sync_batchnorm:
@@ -122,14 +123,17 @@ def train(
     progress = start or Progress()
     if start:
         loop.restore(start)
-    for epoch in range(progress.epoch, recipe.epochs):
-        began = time.perf_counter()
-        torch.manual_seed(key(seed, "model", epoch, pipeline.rank) & (2**63 - 1))
-        row = loop.epoch(epoch)
-        if pipeline.rank == 0:
-            progress = loop.judge(progress, epoch, row, validation, began)
-            if on_epoch:
-                on_epoch(progress)
+    try:
+        for epoch in range(progress.epoch, recipe.epochs):
+            began = time.perf_counter()
+            torch.manual_seed(key(seed, "model", epoch, pipeline.rank) & (2**63 - 1))
+            row = loop.epoch(epoch)
+            if pipeline.rank == 0:
+                progress = loop.judge(progress, epoch, row, validation, began)
+                if on_epoch:
+                    on_epoch(progress)
+    finally:
+        loop.close()
     return progress
 
 
@@ -146,9 +150,16 @@ class _Loop:
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
+        self.taps = LayerTaps(model, recipe.loss.layers)
+        self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.forward = _wrapped(model, recipe, pipeline)
+
+    def close(self) -> None:
+        """Leave the networks without hooks."""
+        for taps in (self.taps, *self.teacher_taps):
+            taps.remove()
 
     def restore(self, progress: Progress) -> None:
         self.model.load_state_dict(progress.model)
@@ -191,7 +202,8 @@ class _Loop:
                 logits, features = self.forward(batch.student, features=True)
             else:
                 logits = self.forward(batch.student)
-            loss, terms = self.objective.loss(logits, features, batch.labels, batch.slices, teachers)
+            layers = self.taps.take()
+            loss, terms = self.objective.loss(logits, features, batch.labels, batch.slices, teachers, layers)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * batch.share).backward()
         self.scaler.step(self.optimizer)
@@ -202,9 +214,10 @@ class _Loop:
     def _teach(self, batch: Batch) -> list[Outputs]:
         assert batch.teacher is not None
         outputs: list[Outputs] = []
-        for teacher, part in zip(self.teachers, batch.slices, strict=True):
+        for teacher, taps, part in zip(self.teachers, self.teacher_taps, batch.slices, strict=True):
             if self.objective.needs.features:
-                outputs.append(Outputs(*teacher(batch.teacher[part], features=True)))
+                logits, features = teacher(batch.teacher[part], features=True)
+                outputs.append(Outputs(logits, features, taps.take()))
             else:
                 outputs.append(Outputs(teacher(batch.teacher[part]), None))
         return outputs

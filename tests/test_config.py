@@ -275,7 +275,8 @@ def test_losses_pipelines_and_protocols_are_the_papers() -> None:
     assert weights["expert"] == (1, 1, 0) and weights["fusiondistill"] == (0.1, 1, 0)
     assert {weights[role] for role in ("base", "scratch", "vanilla", "fusing")} == {(1, 0, 0)}
     assert all(r.crop_padding == 4 and r.teacher_view == "clean" for r in (config.table[role] for role in ROLES))
-    assert config.degradations == ("jpeg", "blur", "noise", "saltpepper") and config.model.name == "cifar_resnet56"
+    assert [one.id for one in config.degradations] == ["jpeg", "blur", "noise", "saltpepper"]
+    assert config.model.name == "cifar_resnet56"
     assert (config.epoch_choice, config.held_out) == ("validation", 0.1)
     paper = config_file.parse(OK + "protocol: paper\n")
     assert (paper.epoch_choice, paper.held_out) == ("test", 0.0)

@@ -282,7 +282,7 @@ def test_an_evaluation_is_cut_into_pieces_that_cover_every_level_once() -> None:
     assert [level for piece in found for level in piece] == [*range(1, 102, 3), 101]  # the last level is always in
     assert {len(piece) for piece in found} == {8, 9}
     assert (
-        content.levels
+        {name: (of.levels[0], of.levels[-1]) for name, of in content.degradations.items()}
         == {d: (of[0], of[-1]) for d, of in LEVELS.items()}
         == {d: tuple(ends) for d, ends in content.describe()["levels"].items()}
     )
@@ -305,7 +305,7 @@ def test_unseen_degradations_and_published_corruptions_have_rows_of_their_own() 
     }  # fmt: skip
     (fog,) = [r.stage.spec for r in content.rows if (r.method, r.degradation) == ("base", "c-fog")]
     assert isinstance(fog, EvaluateSpec) and (fog.levels, fog.corruption) == ((1, 2, 3, 4, 5), "1" * 64)
-    assert content.levels["haze"] == (0, 10) and "c-fog" not in content.levels
+    assert content.degradations["haze"].levels == range(11) and "c-fog" not in content.degradations
     assert digests(plan("methods=[base, oracle, ensemble]")).items() <= digests(content).items()
 
 

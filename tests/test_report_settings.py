@@ -75,6 +75,8 @@ def test_a_plan_from_before_draws_were_coupled_deviates() -> None:
         ("evaluation: {every: 5, precision: bf16}", "one level in 5 measured; evaluated in bf16"),
         ("select: last", "epochs chosen by last"),
         ("degradations: [jpeg, blur]", "other degradations"),
+        ("degradations: [jpeg, {name: blur, levels: 0..20}, noise, saltpepper]", "other levels"),
+        ("degradations: [saltpepper, noise, blur, jpeg]", ""),
         ("fusion: {recalibrate: mixed}", "other settings of modelsoups"),
         ("resources: {workers_per_run: 2}", "2 data-parallel workers a run"),
         ("methods: [base]\nscratch: {epochs: 3}", ""),

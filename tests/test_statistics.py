@@ -189,29 +189,33 @@ def test_holm_refuses_what_is_no_probability(p: list[float]) -> None:
 
 def test_interpolated_mean_by_hand() -> None:
     # Levels 0..6: 10 (nearest), 10, 12, 14, 16, 6, 6 (nearest).
-    assert interpolated_mean([1, 4, 5], [10.0, 16.0, 6.0], 0, 6) == pytest.approx((10 + 10 + 12 + 14 + 16 + 6 + 6) / 7)
-    assert interpolated_mean([3], [0.5], 1, 101) == 0.5
+    assert interpolated_mean([1, 4, 5], [10.0, 16.0, 6.0], range(7)) == pytest.approx(
+        (10 + 10 + 12 + 14 + 16 + 6 + 6) / 7
+    )
+    assert interpolated_mean([3], [0.5], range(1, 102)) == 0.5
     values = np.random.default_rng(0).random(26)
-    assert interpolated_mean(np.arange(26), values, 0, 25) == pytest.approx(values.mean()), "all measured: a plain mean"
+    assert interpolated_mean(np.arange(26), values, range(26)) == pytest.approx(values.mean()), (
+        "all measured: a plain mean"
+    )
 
 
 def test_the_weights_of_levels_are_their_shares_in_the_interpolated_mean() -> None:
     # Levels 0..6 as above: 0 and 1 are the first, 2 and 3 a third each way, 5 and 6 the last.
-    weights = level_weights([1, 4, 5], 0, 6)
+    weights = level_weights([1, 4, 5], range(7))
     assert weights == pytest.approx(np.array([2 + 2 / 3 + 1 / 3, 1 / 3 + 2 / 3 + 1, 2]) / 7)
     rng = np.random.default_rng(1)
     levels = np.sort(rng.choice(101, 17, replace=False))
     values = rng.random(17)
     expected = np.interp(np.arange(101), levels, values).mean()
-    assert level_weights(levels, 0, 100) @ values == pytest.approx(expected, abs=1e-12)
-    assert interpolated_mean(levels, values, 0, 100) == pytest.approx(expected, abs=1e-12)
-    assert level_weights(levels, 0, 100).sum() == pytest.approx(1, abs=1e-12)
+    assert level_weights(levels, range(101)) @ values == pytest.approx(expected, abs=1e-12)
+    assert interpolated_mean(levels, values, range(101)) == pytest.approx(expected, abs=1e-12)
+    assert level_weights(levels, range(101)).sum() == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize(("levels", "values"), [([], []), ([1, 0], [1, 1]), ([0, 9], [1, 1]), ([0, 1], [1])])
 def test_interpolated_mean_refuses_what_is_no_measurement(levels: list[int], values: list[float]) -> None:
     with pytest.raises(ValueError, match="measured"):
-        interpolated_mean(levels, values, 0, 5)
+        interpolated_mean(levels, values, range(6))
 
 
 def test_many_pairs_at_once_give_what_single_pairs_give() -> None:

@@ -37,7 +37,7 @@ def test_lists_are_crossed_and_named() -> None:
     assert [p.table["base"].optimizer.weight_decay for p in found] == [1e-4, 1e-4, 5e-4, 5e-4]
     assert whole.experiment == "x" and whole.sweep is not None and list(whole.sweep) == ["data.name", "model.name"]
     (one,) = points(text, "sweep={degradations: [[jpeg]]}")[1]
-    assert one.experiment == "x.jpeg" and one.degradations == ("jpeg",)
+    assert one.experiment == "x.jpeg" and [d.id for d in one.degradations] == ["jpeg"]
 
 
 def test_values_reach_any_depth_and_leave_their_neighbours_alone() -> None:

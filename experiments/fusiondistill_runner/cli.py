@@ -224,8 +224,14 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
 @click.option("--data", "data", required=True, help="Name of the data set.")
 @click.option("--root", help="Where its files are.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
-@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: the paper's four.")
-@click.option("--unseen", multiple=True, help="A degradation to show apart from these; may be repeated.")
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
+)
+@click.option("--unseen", multiple=True, metavar="NAME", help="The same, shown apart from these; may be repeated.")
 @click.option("--corruptions", metavar="DIR", help="A published set in the layout of CIFAR-10-C.")
 @plugin_option
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluate every k-th level.")
@@ -259,9 +265,27 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
         "precision": "evaluation.precision",
         "protocol": "protocol",
     }
-    given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, ())]
+    for name in ("degradations", "unseen"):
+        options[name] = [_degradation(text) for text in options[name]]
+    given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, (), [])]
     overrides = [*given, *options["overrides"]]
     carry_out(prepare_evaluation(checkpoints, overrides, store, data=data, local=local), local=local)
+
+
+def _degradation(text: str) -> Any:
+    """A degradation of the command line: a name, or a mapping as in a config, like ``{name: blur, levels: 0..20}``.
+
+    Raises:
+        ValueError: a mapping that is none.
+    """
+    from fusiondistill import safe_yaml
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return safe_yaml.read(text)[0]
+    except safe_yaml.YAMLProblem as error:
+        raise ValueError(f"{text!r}: {error}; write it like '{{name: blur, as: light, levels: 0..20}}'") from error
 
 
 @verb("list", "fusiondistill list\nfusiondistill list networks --plugin mine.py", reads=True)

@@ -180,8 +180,8 @@ def _compile_kernels(prepared: Prepared) -> None:
 
     image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     configs = [plan.config for plan in prepared.points]
-    for name, protocol in {(d, c.protocol) for c in configs for d in (*c.degradations, *c.evaluation.unseen)}:
-        degrade(image, name, DEGRADATIONS[name].levels[0], seed=0, protocol=protocol)
+    for one, protocol in {(d, c.protocol) for c in configs for d in (*c.degradations, *c.evaluation.unseen)}:
+        degrade(image, one.name, DEGRADATIONS[one.name].levels[0], seed=0, protocol=protocol, **one.parameters)
 
 
 def _machine() -> str:

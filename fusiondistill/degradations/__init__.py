@@ -55,6 +55,11 @@ class Degradation(Entry):
         return found
 
     @property
+    def means(self) -> str:
+        """What a level is, with its unit, like ``sigma = level / 10 pixels``; "" where that is not said."""
+        return str(self.facts["means"])
+
+    @property
     def unseen(self) -> bool:
         """Whether it is not trained on unless a config names it."""
         return bool(self.facts["unseen"])
@@ -83,7 +88,8 @@ class Degradation(Entry):
     def notes(self) -> tuple[str, ...]:
         """Its levels, for ``fusiondistill list``."""
         seen = "" if self.unseen else ", one of the paper's four"
-        return (f"levels {self.levels[0]}..{self.levels[-1]}{seen}",)
+        means = f": {self.means}" if self.means else ""
+        return (f"levels {self.levels[0]}..{self.levels[-1]}{means}{seen}",)
 
 
 class Degradations(Registry[Degradation]):
@@ -96,6 +102,7 @@ class Degradations(Registry[Degradation]):
         name: str,
         levels: range,
         *,
+        means: str = "",
         unseen: bool = True,
         replace: bool = False,
         version: int = 1,
@@ -107,6 +114,7 @@ class Degradations(Registry[Degradation]):
         Args:
             name: lower-case letters, digits and underscores, a letter first.
             levels: its levels, a non-empty range of step 1; by convention a higher level of a new one is stronger.
+            means: what a level is, with its unit, like ``sigma = level / 10 pixels``: tables and axes say it.
             unseen: keep it out of the defaults (a config can still name it for training).
             replace: allow the name to be taken already.
             version, source: see :meth:`fusiondistill.registry.Registry.register`.
@@ -128,14 +136,14 @@ class Degradations(Registry[Degradation]):
 
             >>> import torch
             >>> from fusiondistill import DEGRADATIONS
-            >>> @DEGRADATIONS.register("darken", range(0, 11), replace=True)
+            >>> @DEGRADATIONS.register("darken", range(0, 11), means="tenths of the light lost", replace=True)
             ... def darken(images, levels):
             ...     "Lose a tenth of the light per level."
             ...     return (images * (10 - levels.view(-1, 1, 1, 1)) // 10).to(torch.uint8)
         """
         if not isinstance(levels, range) or levels.step != 1 or len(levels) == 0:
             raise ValueError(f"levels of {name!r}: expected a non-empty range of step 1, got {levels!r}")
-        facts = {"levels": levels, "unseen": unseen, "parts": parts}
+        facts = {"levels": levels, "means": means, "unseen": unseen, "parts": parts}
         return super().register(name, version=version, source=source, replace=replace, **facts)
 
 

@@ -33,7 +33,7 @@ def weights(device: torch.device) -> torch.Tensor:
     return torch.from_numpy(table).to(device, non_blocking=True)
 
 
-@DEGRADATIONS.register("blur", LEVELS, unseen=False)
+@DEGRADATIONS.register("blur", LEVELS, means="sigma = level / 10 pixels", unseen=False)
 def blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Gaussian blur, sigma = level / 10 pixels, cut at 3 sigma, edges repeated.
 

@@ -13,7 +13,10 @@ PARTS = {"blur": range(0, 21, 2), "noise": range(0, 31, 3), "jpeg": (101, *range
 _apply = in_turn(PARTS)
 
 
-@DEGRADATIONS.register("blur_noise_jpeg", range(0, 11), parts=tuple(PARTS))
+MEANS = "blur of sigma level / 5 pixels, then noise of sigma 3 level of 255, then JPEG with 9 less quality a level"
+
+
+@DEGRADATIONS.register("blur_noise_jpeg", range(0, 11), means=MEANS, parts=tuple(PARTS))
 def blur_noise_jpeg(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor, protocol: str) -> torch.Tensor:
     """In turn: blur of sigma 0.2, Gaussian noise of sigma 3 and JPEG with 9 less quality for each level."""
     out: torch.Tensor = _apply(images, levels, keys=keys, protocol=protocol)

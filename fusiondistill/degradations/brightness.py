@@ -9,7 +9,7 @@ from fusiondistill.degradations import DEGRADATIONS
 __all__ = ["brightness"]
 
 
-@DEGRADATIONS.register("brightness", range(0, 11))
+@DEGRADATIONS.register("brightness", range(0, 11), means="values times 1 + level / 5")
 def brightness(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Over-exposure: values times 1 + level / 5, clipped at 255."""
     out = images * (5 + levels.to(torch.int16)).view(-1, 1, 1, 1)

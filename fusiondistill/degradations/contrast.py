@@ -9,7 +9,7 @@ from fusiondistill.degradations import DEGRADATIONS
 __all__ = ["contrast"]
 
 
-@DEGRADATIONS.register("contrast", range(0, 10))
+@DEGRADATIONS.register("contrast", range(0, 10), means="tenths of the contrast lost")
 def contrast(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Loss of contrast: each image is blended with its mean grey, level tenths of it."""
     red, green, blue = (images[:, i].flatten(1).sum(1, dtype=torch.int64) for i in range(3))

@@ -27,7 +27,7 @@ def _discs(device: torch.device) -> torch.Tensor:
     return torch.tensor(table, dtype=torch.int32).to(device, non_blocking=True)
 
 
-@DEGRADATIONS.register("defocus", range(0, _STRONGEST + 1))
+@DEGRADATIONS.register("defocus", range(0, _STRONGEST + 1), means="a disc of radius 0.4 level + 1 pixels")
 def defocus(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Out of focus: the mean over a disc, its radius growing by 0.4 pixels per level."""
     return in_pieces(_over_a_disc, 2, images, _discs(images.device)[levels])

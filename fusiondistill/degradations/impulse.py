@@ -11,7 +11,7 @@ from fusiondistill.degradations.saltpepper import thresholds
 __all__ = ["impulse"]
 
 
-@DEGRADATIONS.register("impulse", range(0, 26))
+@DEGRADATIONS.register("impulse", range(0, 26), means="% of the pixels")
 def impulse(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Whole pixels turn black or white: as salt and pepper, but one draw for the three channels; p = level / 100."""
     limits = thresholds(images.device)[levels].view(-1, 2, 1, 1, 1)

@@ -18,7 +18,7 @@ from fusiondistill.degradations.machinery.tensors import in_pieces
 __all__ = ["jpeg"]
 
 
-@DEGRADATIONS.register("jpeg", range(1, 102), unseen=False)
+@DEGRADATIONS.register("jpeg", range(1, 102), means="quality = level, 101 leaves it clean", unseen=False)
 def jpeg(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """JPEG at quality = level with 4:2:0 chroma, as Pillow writes and reads it; 101 leaves the image clean."""
     kernel = fields.cpu_kernels("jpeg_kernel") if images.device.type == "cpu" else None

@@ -13,7 +13,7 @@ __all__ = ["motion_blur"]
 _STRONGEST = 10
 
 
-@DEGRADATIONS.register("motion_blur", range(0, _STRONGEST + 1))
+@DEGRADATIONS.register("motion_blur", range(0, _STRONGEST + 1), means="2 level + 1 pixels in a line")
 def motion_blur(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """A straight movement: the mean of 2 * level + 1 pixels in a line, across, down or along either diagonal."""
     return in_pieces(_along_a_line, 2, images, levels, random_bits(keys, 1)[:, 0])

@@ -11,7 +11,7 @@ from fusiondistill.degradations.machinery.tensors import in_pieces
 __all__ = ["noise"]
 
 
-@DEGRADATIONS.register("noise", range(0, 51), unseen=False)
+@DEGRADATIONS.register("noise", range(0, 51), means="sigma = level, of 255", unseen=False)
 def noise(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Additive Gaussian noise, a value of its own per channel; sigma = level on the 0..255 scale.
 

@@ -10,7 +10,7 @@ from fusiondistill.degradations.machinery.tensors import in_pieces, rounded_mean
 __all__ = ["pixelate"]
 
 
-@DEGRADATIONS.register("pixelate", range(0, 8))
+@DEGRADATIONS.register("pixelate", range(0, 8), means="squares of level + 1 pixels a side")
 def pixelate(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Coarse pixels: the mean over squares of side level + 1, counted from the upper left corner."""
     return in_pieces(_over_squares, 4, images, levels)

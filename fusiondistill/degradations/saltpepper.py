@@ -30,7 +30,7 @@ def thresholds(device: torch.device) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int32).to(device, non_blocking=True)
 
 
-@DEGRADATIONS.register("saltpepper", LEVELS, unseen=False)
+@DEGRADATIONS.register("saltpepper", LEVELS, means="% of the values", unseen=False)
 def saltpepper(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor, protocol: str) -> torch.Tensor:
     """Salt and pepper, each channel value on its own; p = level / 100.
 

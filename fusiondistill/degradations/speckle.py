@@ -13,7 +13,7 @@ __all__ = ["speckle"]
 _SPARE_BITS = 6  # Dropped from the variate, so that its product with value and level fits 32 bits.
 
 
-@DEGRADATIONS.register("speckle", range(0, 11))
+@DEGRADATIONS.register("speckle", range(0, 11), means="sigma = level / 20 of each value")
 def speckle(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
     """Multiplicative Gaussian noise: each value x times 1 + level / 20 * z, clipped to 0..255 and truncated."""
     return in_pieces(_multiply, 2, images, levels, keys)

@@ -43,21 +43,31 @@ class Losses(Registry[LossTerm]):
     entry = LossTerm
 
     def register(  # type: ignore[override]  # what a term needs is no fact among others
-        self, name: str, *, needs: str = "nothing", version: int = 1, source: str = "", replace: bool = False
+        self,
+        name: str,
+        *,
+        needs: str = "nothing",
+        later: Mapping[str, Any] | None = None,
+        version: int = 1,
+        source: str = "",
+        replace: bool = False,
     ) -> Callable[[Term], Term]:
         """Make a function a loss term: ``loss: {NAME: WEIGHT}``, or ``{NAME: {weight: ..., PARAMETER: ...}}``.
 
         Args:
             name: lower-case letters, digits and underscores, a letter first; also a column of a training's metrics.
             needs: what the term asks of teachers, one of :data:`NEEDS`.
+            later: parameters that came after results were stored, with their defaults: digests and files leave these
+                out where they are as before.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
         The function is called as ``function(student, teacher, labels, **parameters)`` and returns a 0-d tensor, the
         mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
-        ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. ``labels`` is
-        int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features may be;
-        else once for each degradation, and the results are summed.
+        ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. A term with a
+        parameter ``layers``, a mapping from dotted names of layers, also has those layers' outputs in ``layers``, by
+        name. ``labels`` is int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and
+        features may be; else once for each degradation, and the results are summed.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`.
@@ -76,7 +86,7 @@ class Losses(Registry[LossTerm]):
         """
         if needs not in NEEDS:
             raise ValueError(f"the loss term {name!r} says needs={needs!r}: it must be one of {', '.join(NEEDS)}")
-        return super().register(name, version=version, source=source, replace=replace, needs=needs)
+        return super().register(name, version=version, source=source, replace=replace, needs=needs, later=later or {})
 
 
 LOSSES = Losses(
@@ -89,13 +99,38 @@ LOSSES = Losses(
 """Loss terms by name."""
 
 
-class Outputs(NamedTuple):
-    """What one network says of a batch; None stands for what no term needs."""
-
+class _Pair(NamedTuple):
     logits: torch.Tensor | None
-    """float [B, C]."""
     features: torch.Tensor | None
-    """The feature map, float [B, ...]."""
+
+
+class Outputs(_Pair):
+    """What one network says of a batch, a pair (logits, features); None stands for what no term needs.
+
+    Attributes:
+        logits: float [B, C].
+        features: the feature map, float [B, ...].
+        layers: outputs of layers that a term asks for by name, float [B, ...] each; no part of the pair.
+    """
+
+    layers: Mapping[str, torch.Tensor] | None
+
+    def __new__(
+        cls,
+        logits: torch.Tensor | None,
+        features: torch.Tensor | None,
+        layers: Mapping[str, torch.Tensor] | None = None,
+    ) -> Outputs:
+        """The pair, with the layers beside it."""
+        made = super().__new__(cls, logits, features)
+        made.layers = layers
+        return made
+
+    def part(self, images: slice) -> Outputs:
+        """The outputs for some of the images."""
+        logits, features = (None if one is None else one[images] for one in self)
+        layers = None if self.layers is None else {name: one[images] for name, one in self.layers.items()}
+        return Outputs(logits, features, layers)
 
 
 class Needs(NamedTuple):

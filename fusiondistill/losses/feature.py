@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
 
 from fusiondistill.losses import LOSSES, Outputs
 
@@ -10,11 +13,70 @@ if TYPE_CHECKING:
     import torch
 
 
-@LOSSES.register("feature", needs="features", source="FusionDistill's released code, dineshdaultani/FusionDistill")
-def feature(student: Outputs, teacher: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
-    """1 - the cosine of the student's and the teacher's feature, each image's feature map as one vector; mean."""
+def _weighed(layers: dict[str, float]) -> dict[str, float]:
+    """The layers of positive weight, in the order of the alphabet."""
+    found = {name: layers[name] for name in sorted(layers) if layers[name] > 0}
+    if not found:
+        raise ValueError("give a layer a positive weight, like {stage1: 0.5, stage3: 1}, or weigh the term itself 0")
+    return found
+
+
+Layers = Annotated[
+    dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    AfterValidator(_weighed),
+]
+
+
+@LOSSES.register(
+    "feature",
+    needs="features",
+    later={"layers": None},
+    source="FusionDistill's released code, dineshdaultani/FusionDistill",
+)
+def feature(
+    student: Outputs,
+    teacher: Outputs | None,
+    labels: torch.Tensor,
+    *,
+    layers: Annotated[
+        Layers | None,
+        Field(description="weights by layer, like {stage1: 0.5, stage3: 1}; null: the network's feature layer, 1"),
+    ] = None,
+) -> torch.Tensor:
+    """1 - the cosine of the student's and the teacher's feature, each image's feature map as one vector; mean.
+
+    With ``layers`` the weighted sum of that over these layers' outputs, as the released code weighs its three stages
+    (its settings: 0, 0, 1); the weights are not divided by their sum.
+    """
     assert teacher is not None and student.features is not None and teacher.features is not None
-    return cosine_feature_loss(student.features, teacher.features)
+    if layers is None:
+        return cosine_feature_loss(student.features, teacher.features)
+    return layered_feature_loss(student.layers or {}, teacher.layers or {}, layers)
+
+
+def layered_feature_loss(
+    student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor], weights: Mapping[str, float]
+) -> torch.Tensor:
+    """`sum_l w_l * cosine_feature_loss(student_l, teacher_l)` over layers l.
+
+    Args:
+        student, teacher: layer -> its output, float [B, ...], as :func:`cosine_feature_loss` takes it.
+        weights: layer -> its weight.
+
+    Returns:
+        0-d float32 tensor.
+
+    Raises:
+        ValueError: the output of a layer is not there, or the shapes differ.
+    """
+    import torch
+
+    if missing := [name for name in weights if name not in student or name not in teacher]:
+        raise ValueError(
+            f"the feature loss needs the output of the layer {missing[0]!r}, of the student and of teachers"
+        )
+    losses = [weight * cosine_feature_loss(student[name], teacher[name]) for name, weight in weights.items()]
+    return torch.stack(losses).sum()
 
 
 def cosine_feature_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

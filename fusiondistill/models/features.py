@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
@@ -15,7 +15,7 @@ from torch import nn
 
 from fusiondistill.models.network import FeatureNetwork
 
-__all__ = ["find_feature_layer", "layer_names", "with_features", "without_features"]
+__all__ = ["LayerTaps", "find_feature_layer", "layer_names", "with_features", "without_features"]
 
 SIDES = (32, 64, 16, 224, 128, 96, 28, 8)
 """Image sizes in pixels a side that a network is tried with, one after the other, until one suits it."""
@@ -127,6 +127,43 @@ def _as_it_is(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+class LayerTaps:
+    """Keeps the outputs of some layers of a network from each forward pass until they are taken.
+
+    Args:
+        network: any network; it gets a forward hook on each of the layers, until :meth:`remove`.
+        layers: dotted names of its modules; none: nothing is hooked.
+
+    Raises:
+        ValueError: there is no such layer (the message has candidates).
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+        >>> taps = LayerTaps(network, ["1"])
+        >>> _ = network(torch.zeros(2, 3, 8, 8))
+        >>> {name: output.shape for name, output in taps.take().items()}
+        {'1': torch.Size([2, 4, 6, 6])}
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        modules = {key: module for key, module in network.named_modules() if key and _runs(module)}
+        if missing := [layer for layer in layers if layer not in modules]:
+            candidates = layer_names(network, missing[0])
+            raise ValueError(f"the network has no layer {missing[0]!r}; candidates: {candidates}")
+        self._taps = {layer: _Tap(layer) for layer in layers}
+        self._handles = [modules[layer].register_forward_hook(tap) for layer, tap in self._taps.items()]
+
+    def take(self) -> dict[str, torch.Tensor] | None:
+        """Layer -> its output in the last forward pass, float [B, ...]; None where there are no layers."""
+        return {layer: tap.take() for layer, tap in self._taps.items()} or None
+
+    def remove(self) -> None:
+        """Take the hooks off, and forget what they kept."""
+        for handle, tap in zip(self._handles, self._taps.values(), strict=True):
+            handle.remove()
+            tap.output = None
 
 
 class _Tap:

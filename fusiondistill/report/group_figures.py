@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusiondistill.report.drawing import heat_map, labelled_points, line_chart
 from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
-from fusiondistill.report.groups import TRAINED, Group, Row
+from fusiondistill.report.groups import TRAINED, Column, Group, Row
 from fusiondistill.report.published import AVERAGE
 from fusiondistill.report.style import line_styles
 from fusiondistill.report.words import FALLING, MISSING, degradation_title, level_axis, short_title
@@ -30,7 +30,7 @@ def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[P
     rows = [row for row in group.rows if not row.is_expert]
     styles = line_styles(group.methods)
     for name in group.degradations:
-        step = -1 if name in FALLING else 1
+        step, axis = -1 if group.entry(name) in FALLING else 1, _axis(group, name)
         levels = np.array(group.levels[name], dtype=np.float64)[::step]
         drawn = [(row.about, np.array([*row.curves[name].values()])[:, ::step]) for row in rows if row.curves[name]]
         if not drawn:
@@ -46,9 +46,14 @@ def level_pictures(draw: Pictures, group: Group, prefix: str = "") -> Iterator[P
             f"{seeds_text(len(values) for _, values in drawn)} {group.images[name]:,} test images per level."
             + (" Dots are measured levels." if dots else "")
             + (" The scale is this figure's own." if len(group.degradations) > 1 else ""),
-            f"Accuracy in percent against {level_axis(name)}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
-            partial(line_chart, lines, level_axis(name), "accuracy, %", _limits([values for _, values in drawn])),
+            f"Accuracy in percent against {axis}, from {levels[0]:g} to {levels[-1]:g}. {ends}.",
+            partial(line_chart, lines, axis, "accuracy, %", _limits([values for _, values in drawn])),
         )
+
+
+def _axis(group: Group, name: str) -> str:
+    """The label of the axis of a column's levels."""
+    return level_axis(group.entry(name), group.about.get(name, Column()).means)
 
 
 def _limits(curves: Sequence[NDArray[np.float64]]) -> tuple[float, float]:

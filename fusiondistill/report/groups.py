@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from fusiondistill.report.methods import Method, base_of, ours_of
 from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
 from fusiondistill.statistics import Interval, mean_interval
 
-__all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Comparison", "Group", "Row"]
+__all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Column", "Comparison", "Group", "Row"]
 
 TRAINED = "trained"  # the kind of degradation that experts were trained for: the columns of the main table
 FULL = "fp32"  # the default precision of an evaluation
@@ -67,6 +67,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Column:
+    """What a column's degradation is: the registry's ``name``, what a level ``means`` with its unit, and ``said``, its
+    levels in words where a config gives some of the degradation's. Empty where a plan does not say."""
+
+    name: str = ""
+    means: str = ""
+    said: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two methods on the same test images, over the seeds that both have.
 
@@ -103,12 +113,13 @@ class Group:
     """One table: the rows of one experiment, data set, network, protocol and kind of degradation.
 
     ``levels`` and ``images`` hold for each degradation its measured levels and the number of test images at each;
-    ``spans`` its first and last integer level, where known. ``others`` are the tables of the other kinds of
+    ``spans`` all levels that its mean is over, where known. ``others`` are the tables of the other kinds of
     degradation, with the same rows. ``comparisons`` is None where no pairs were tested. ``precision`` is that of the
     evaluation. ``seeds`` are the planned seeds, ``asked`` the planned figures (method, seed, degradation), None: one
     for each cell and seed. ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how
     many images and for how many epochs the rows were trained, ``deviations`` how that differs from the published
     experiment, network and protocol apart; each is empty where unknown. ``methods`` are the experiment's, in order.
+    ``about`` says what the columns' degradations are, ``size`` how large the images are, like "32 x 32".
     """
 
     experiment: str
@@ -118,7 +129,7 @@ class Group:
     kind: str
     degradations: tuple[str, ...]
     levels: Mapping[str, tuple[int, ...]]
-    spans: Mapping[str, tuple[int, int]]
+    spans: Mapping[str, Sequence[int]]
     images: Mapping[str, int]
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
@@ -130,6 +141,8 @@ class Group:
     training: str = ""
     deviations: str = ""
     methods: tuple[Method, ...] = ()
+    about: Mapping[str, Column] = field(default_factory=dict)
+    size: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -186,8 +199,11 @@ class Group:
         """Whether a column's numbers use interpolated levels."""
         if column == AVERAGE:
             return any(self.interpolated(name) for name in self.degradations)
-        first, last = self.spans.get(column, (0, -1))
-        return bool(self.levels[column]) and len(self.levels[column]) < last - first + 1
+        return bool(self.levels[column]) and len(self.levels[column]) < len(self.spans.get(column, ()))
+
+    def entry(self, degradation: str) -> str:
+        """The registry's name of a column's degradation, which its id need not be."""
+        return self.about.get(degradation, Column()).name or degradation
 
     def comparison(self, a: str, b: str) -> Comparison | None:
         """The paired test of two methods as seen from a, or None if there is none."""

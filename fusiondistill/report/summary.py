@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fusiondistill.report.groups import TRAINED, Cell, Comparison, Group, Row
+from fusiondistill.report.groups import TRAINED, Cell, Column, Comparison, Group, Row
 from fusiondistill.report.methods import Method, Methods, described
 from fusiondistill.report.words import CLEAN, in_order
 from fusiondistill.statistics import accuracy, average, interpolated_mean
@@ -18,7 +18,8 @@ __all__ = ["summarise"]
 
 _GROUP = ("experiment", "dataset", "model", "protocol")
 _CELL = ("method", "seed", "degradation")
-_SAID = ("precision", "select", "training", "deviations")
+_SAID = ("precision", "select", "training", "deviations", "size")
+_ABOUT = ("entry", "means", "said")  # the fields of a Column
 _Key = tuple[str, ...]
 _Asked = tuple[str, int, str]  # method, seed, degradation
 
@@ -46,7 +47,8 @@ class _Known:
 
     counts: _Counts = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
-    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    spans: dict[str, Sequence[int]] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
     methods: list[str] = field(default_factory=list)
     asked: set[_Asked] = field(default_factory=set)
     unfinished: set[_Asked] = field(default_factory=set)
@@ -75,7 +77,8 @@ def summarise(
             ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats) and ``ece`` (float64,
             a fraction). ``seen`` null or 0 means not evaluated.
         planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation), with ``kind``,
-            ``first`` and ``last`` (the degradation's integer levels, int64 or null) and ``complete`` (bool: whether
+            ``first`` and ``last`` (the degradation's integer levels, int64 or null; all of them in ``listed`` where
+            some between are none) and ``complete`` (bool: whether
             ``results`` has all of it); perhaps ``precision`` (of the evaluation; "fp32"), ``select``, ``training`` and
             ``deviations`` (see :class:`Group`), and the columns of :data:`~fusiondistill.report.methods.COLUMNS`.
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
@@ -98,13 +101,17 @@ def summarise(
 def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
     columns = [planned[name].to_pylist() for name in (*_GROUP, *_CELL, "kind", "first", "last", "complete")]
     columns.append([*zip(*(_optional(planned, name) for name in _SAID), strict=True)])
-    for *group, method, seed, degradation, kind, first, last, complete, said in zip(*columns, strict=True):
+    columns += [_optional(planned, "listed"), [*zip(*(_optional(planned, name) for name in _ABOUT), strict=True)]]
+    for *group, method, seed, degradation, kind, first, last, complete, said, listed, about in zip(
+        *columns, strict=True
+    ):
         known = groups.setdefault(tuple(group), _Known())
         known.said = {name: text for name, text in zip(_SAID, said, strict=True) if text}
         known.methods.append(method)
         known.kinds.setdefault(degradation, kind or TRAINED)
         if first is not None and last is not None:
-            known.spans[degradation] = (first, last)
+            known.spans[degradation] = listed or range(first, last + 1)
+        known.columns[degradation] = Column(*(text or "" for text in about))
         known.asked.add((method, seed, degradation))
         if not complete:
             known.unfinished.add((method, seed, degradation))
@@ -166,8 +173,9 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
     spans = {}
     for name in columns:
         if name in known.spans and levels[name]:
-            first, last = known.spans[name]
-            spans[name] = (min(first, levels[name][0]), max(last, levels[name][-1]))
+            wanted = known.spans[name]
+            more = [level for level in (levels[name][0], levels[name][-1]) if not wanted[0] <= level <= wanted[-1]]
+            spans[name] = sorted({*wanted, *more}) if more else wanted
     seeds = {s for of in known.counts.values() for d in columns for s in of.get(d, {})}
     seeds |= {seed for _, seed, name in known.asked if name in columns}
     experiment, dataset, model, protocol = key
@@ -186,6 +194,7 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         rows=(),
         asked=frozenset(known.asked) if known.asked else None,
         methods=tuple(methods),
+        about={name: known.columns.get(name, Column()) for name in columns},
         **known.said,
     )
     shown = [method for method in methods if kind == TRAINED or _has(known, method.id, columns)]
@@ -226,9 +235,9 @@ def _row(
         nll=_averaged(_known_cells(group, complete, "nll", 1.0)),
         ece=_averaged(_known_cells(group, complete, "ece", 100.0)),
         clean=_averaged(
-            Cell({s: values[group.levels[name].index(CLEAN[name])] for s, values in curves[name].items()})
+            Cell({s: values[group.levels[name].index(CLEAN[group.entry(name)])] for s, values in curves[name].items()})
             for name in group.degradations
-            if CLEAN.get(name) in group.levels[name]
+            if CLEAN.get(group.entry(name)) in group.levels[name]
         ),
     )
 
@@ -243,7 +252,7 @@ def _over_levels(group: Group, name: str, values: Sequence[float]) -> float:
     levels = group.levels[name]
     if not group.interpolated(name):
         return sum(values) / len(values)
-    return interpolated_mean(levels, values, *group.spans[name])
+    return interpolated_mean(levels, values, group.spans[name])
 
 
 def _known_cells(

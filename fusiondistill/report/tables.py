@@ -148,7 +148,7 @@ def caption(group: Group) -> str:
         text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t). "
         if any(0 < cell.n < len(group.seeds) for cell in _intervals(group)):
             text += "[n] marks a cell with fewer seeds. "
-    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group)) if note)
+    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group), _meaning(group)) if note)
     return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
 
 
@@ -184,7 +184,10 @@ def _interpolation(group: Group) -> str | None:
     ways: dict[str, list[str]] = {}
     for name in group.degradations:
         if group.interpolated(name):
-            ways.setdefault(_measured(group.levels[name]), []).append(short_title(name))
+            span, levels = group.spans[name], group.levels[name]
+            listed = len(span) <= span[-1] - span[0]  # the steps between levels of a list say nothing
+            way = f"{len(levels)} levels" if listed else _measured(levels)
+            ways.setdefault(way, []).append(short_title(name))
     if not ways:
         return None
     said = "; ".join(f"{', '.join(names)}: {way} measured, the rest interpolated" for way, names in ways.items())
@@ -200,6 +203,24 @@ def _measured(levels: Sequence[int]) -> str:
     step = steps[0]
     ending = "th" if step % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(step % 10, "th")
     return f"every {step}{ending} level" + (" and the last" if steps[-1] < step else "")
+
+
+def _meaning(group: Group) -> str | None:
+    """What a level of each column is, and on images of which size."""
+    told = [
+        name for name in group.degradations if group.levels[name] and (about := group.about.get(name)) and about.means
+    ]
+    if not told:
+        return None
+    size = f", on images of {printable(group.size)} pixels" if group.size else ""
+    return f"A level{size}: {'; '.join(_of_column(group, name) for name in told)}."
+
+
+def _of_column(group: Group, name: str) -> str:
+    about = group.about[name]
+    own = [printable(about.name)] if about.name != name else []
+    own += [f"levels {printable(about.said)}"] if about.said else []
+    return f"{short_title(name)}{' (' + ', '.join(own) + ')' if own else ''} {printable(about.means)}"
 
 
 def _intervals(group: Group) -> list[Interval]:
@@ -222,5 +243,4 @@ def _count(group: Group, name: str) -> str:
     count = str(len(group.levels[name]))
     if not group.interpolated(name):
         return count
-    first, last = group.spans[name]
-    return f"{count} of {last - first + 1}"
+    return f"{count} of {len(group.spans[name])}"

@@ -116,11 +116,13 @@ def short_title(degradation: str) -> str:
     return name.replace("_", " ").capitalize() if name.isidentifier() and name.islower() else printable(name)
 
 
-def level_axis(degradation: str) -> str:
-    """The label of the axis of a degradation's levels, with its unit."""
+def level_axis(degradation: str, means: str = "") -> str:
+    """The label of the axis of a degradation's levels; ``means``: what a level is, where its entry says so."""
     if degradation.startswith(_PUBLISHED_SET):
         return "severity, as published"
-    return _DEGRADATIONS[degradation][1] if degradation in _DEGRADATIONS else f"level of {printable(degradation)}"
+    if degradation in _DEGRADATIONS:
+        return _DEGRADATIONS[degradation][1]
+    return f"level of {printable(degradation)}" + (f" ({printable(means)})" if means else "")
 
 
 def kind_title(kind: str) -> str:

@@ -86,7 +86,8 @@ def prepare_evaluation(
     """Plan the evaluation of checkpoints on a data set; a row of its table each.
 
     Args:
-        checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network.
+        checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network, or be a CIFAR
+            ResNet, whose tensors name it; without a card it is given the normalisation of the data set.
         overrides: as for a config, whose ``data`` and ``evaluation`` and ``degradations`` count.
         data: name of the data set.
         local: for a run without Ray.
@@ -142,21 +143,26 @@ class _Found:
             CheckpointError: it is missing, damaged, or does not say which network it belongs to.
         """
         from fusiondistill.checkpoints import CheckpointError, check_card, check_plugin, load_checkpoint
+        from fusiondistill.released import depth_of
 
-        _, card = load_checkpoint(path)
-        if not card:
+        state, card = load_checkpoint(path)
+        if not card and (depth := depth_of(state)):
+            card, known = {"model": f"cifar_resnet{depth}"}, {}
+        elif not card:
             raise CheckpointError(
                 f"{path} carries no card: it does not say which network it belongs to; take it into a run as "
                 "base: {checkpoint: FILE}, whose config names the network"
             )
-        check_card(card, path)
-        check_plugin(card, path)
+        else:
+            check_card(card, path)
+            check_plugin(card, path)
+            known = card
         own = card.get("parameters") or {}
         model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"), **own)
         models = self.by_network.setdefault(model, {})
         name, seed = _row(path)
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
-        models[unique, seed] = (path, model, card)
+        models[unique, seed] = (path, model, known)
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
@@ -226,7 +232,8 @@ class _Outside:
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
         parameters = count_parameters(model.name, len(data.test.classes), model.feature_layer, model.parameters)
-        return {"test_images": len(data.test), "corruptions": found, "parameters": parameters}
+        facts = {"test_images": len(data.test), "size": data.size}
+        return {**facts, "corruptions": found, "parameters": parameters}
 
     def other_sizes(self, config: Config, cards: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, ...]:
         """A line for each checkpoint whose network learned from images of another size than those of the data set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 __all__ = ["SEVERITIES", "cut", "every", "spread"]
 
@@ -10,7 +11,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 """The levels of a published corruption set."""
 
 
-def every(levels: range, step: int) -> tuple[int, ...]:
+def every(levels: Sequence[int], step: int) -> tuple[int, ...]:
     """Every ``step``-th level and the last one, so that each level left out lies between two evaluated ones."""
     return tuple(dict.fromkeys([*levels[::step], levels[-1]]))
 

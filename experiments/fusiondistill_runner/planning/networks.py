@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fusiondistill.config import Config, ModelConfig, SearchConfig
+from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.locations import absolute
 from fusiondistill.losses import need_of
 from fusiondistill.methods import Combined, Merge, Merged, Trained, searched_name
@@ -17,7 +18,7 @@ from fusiondistill_runner.planning.trials import AS_IT_STANDS, search_name
 __all__ = ["Networks", "StagesOfMethods"]
 
 Networks = dict[str, Stage]
-"""The networks that a method gives: degradation -> stage, or one stage under ""."""
+"""The networks that a method gives: id of a degradation -> stage, or one stage under ""."""
 
 
 class StagesOfMethods:
@@ -51,15 +52,16 @@ class StagesOfMethods:
             if method.checkpoint:
                 return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.config.model, {})}
             if method.start.recalibrate == "per_degradation":
-                return {d: self._merge(method.start, seed, d) for d in self.config.degradations}
+                return {d.id: self._merge(method.start, seed, d.id) for d in self.config.degradations}
             return {"": self._merge(method.start, seed, None)}
         if method.train_on == "each":
-            return {d: self._train(f"{name}-{d}", method, seed, (d,)) for d in self.config.degradations}
+            return {d.id: self._train(f"{name}-{d.id}", method, seed, (d,)) for d in self.config.degradations}
         return {"": self._train(name, method, seed, self.config.degradations if method.train_on == "all" else ())}
 
-    def _train(self, name: str, method: Trained, seed: int, degradations: tuple[str, ...]) -> Stage:
+    def _train(self, name: str, method: Trained, seed: int, degradations: tuple[DegradationConfig, ...]) -> Stage:
         config = self.config
-        if path := _checkpoint(method.checkpoint, seed, degradations):
+        ids = tuple(one.id for one in degradations)
+        if path := _checkpoint(method.checkpoint, seed, ids):
             return self.existing(name, seed, path, config.model, {})
         spec = TrainSpec(
             recipe=method.recipe,
@@ -74,9 +76,7 @@ class StagesOfMethods:
             threads=config.threads,
             sync_batchnorm=config.resources.sync_batchnorm and config.resources.workers_per_run > 1,
         )
-        return self.stage(
-            name, seed, spec, {**self._start(method, seed, degradations), **self._teachers(method, seed, degradations)}
-        )
+        return self.stage(name, seed, spec, {**self._start(method, seed, ids), **self._teachers(method, seed, ids)})
 
     def _start(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
         if isinstance(method.start, Merge):
@@ -122,7 +122,7 @@ class StagesOfMethods:
         """The network that all merged ones started from, if there is one."""
         of = self.config.table[merge.of]
         assert isinstance(of, Trained)
-        starts = [self._start(of, seed, (d,)).get("start") for d in self.config.degradations]
+        starts = [self._start(of, seed, (d.id,)).get("start") for d in self.config.degradations]
         first = starts[0]
         return {"base": first} if first is not None and all(start is first for start in starts) else {}
 

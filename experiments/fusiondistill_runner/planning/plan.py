@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
+from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.methods import Combined, Inference, Trained, searched_name
 from fusiondistill_runner.planning.descriptions import Description, of_method, of_network
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
-from fusiondistill_runner.planning.rows import Kind, Plan, Row
+from fusiondistill_runner.planning.rows import Kind, Plan, Row, Shown
 from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 
@@ -29,10 +30,10 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         fingerprint: of its data source.
         levels: degradation name -> its levels.
         outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
-            give), ``corruptions`` (name -> digest of the published corruption sets to evaluate on), ``sha256_of``
-            (digest of a checkpoint's weights), ``parameters`` (of one network), and ``shared`` (digest -> stage, filled
-            here). The caller gives one ``shared`` to all plans for a store. A stage of several plans then has one name
-            and one directory, also where the plans would name it differently.
+            give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
+            evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network), and
+            ``shared`` (digest -> stage, filled here). The caller gives one ``shared`` to all plans for a store. A
+            stage of several plans then has one name and one directory, also where the plans would name it differently.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
@@ -72,6 +73,7 @@ class _Builder:
         levels: Callable[[str], range],
         *,
         test_images: int = 10_000,
+        size: tuple[int, int] | None = None,
         corruptions: Mapping[str, str] | None = None,
         sha256_of: Callable[[str], str] = checkpoint_digest,
         parameters: int = 0,
@@ -79,6 +81,7 @@ class _Builder:
     ) -> None:
         self.config, self.fingerprint, self.levels = config, fingerprint, levels
         self.sha256_of, self.corruptions, self.parameters = sha256_of, corruptions or {}, parameters
+        self.size, self.known = size, {one.id: one for one in (*config.degradations, *config.evaluation.unseen)}
         self.test_images = min(test_images, config.data.test_images or test_images)
         self.stages = {} if shared is None else shared
         self.networks = StagesOfMethods(config, fingerprint, sha256_of, self.stages)
@@ -90,12 +93,14 @@ class _Builder:
         rows = [row for pieces in self.rows.values() for row in pieces]
         needed = {stage.digest for row in rows for stage in ancestors(row.stage)}
         stages = tuple(stage for stage in self.stages.values() if stage.digest in needed)
-        known = [name for name in dict.fromkeys(row.degradation for row in rows) if name not in self.corruptions]
-        levels = {name: self.levels(name) for name in known}
-        ends = {name: (of[0], of[-1]) for name, of in levels.items()}
+        ids = [name for name in dict.fromkeys(row.degradation for row in rows) if name not in self.corruptions]
+        shown = {name: Shown.of(self.known[name], self._levels(self.known[name])) for name in ids}
         # Networks that are for one degradation come last.
         described = sorted(self.descriptions.values(), key=lambda one: bool(one.own))
-        return Plan(self.config, stages, tuple(rows), ends, tuple(described))
+        return Plan(self.config, stages, tuple(rows), shown, tuple(described), self.size)
+
+    def _levels(self, degradation: DegradationConfig) -> Sequence[int]:
+        return self.levels(degradation.name) if degradation.levels is None else degradation.levels
 
     def describe(self, description: Description) -> None:
         """Note what a row is."""
@@ -147,7 +152,8 @@ class _Builder:
         """A row for each network, on its own degradation or on all of them."""
         for own, stage in networks.items():
             self.describe(of_network(f"{name}-{own}", self.parameters, self.config, name, own))
-            self.evaluate(f"{name}-{own}", seed, {"model": stage}, self.config.degradations if whole else (own,))
+            on = tuple(one.id for one in self.config.degradations) if whole else (own,)
+            self.evaluate(f"{name}-{own}", seed, {"model": stage}, on)
 
     def _add(self, row: Row) -> None:
         pieces = self.rows.setdefault((row.method, row.seed, row.degradation), [])
@@ -163,9 +169,10 @@ class _Builder:
         inference: Inference | None = None,
     ) -> None:
         """Rows for these degradations; by default for the trained, the unseen and the corrupted ones of the config."""
-        wanted: list[tuple[str, Kind]] = [(name, "trained") for name in degradations or self.config.degradations]
+        trained = tuple(one.id for one in self.config.degradations)
+        wanted: list[tuple[str, Kind]] = [(name, "trained") for name in degradations or trained]
         if degradations is None:
-            wanted += [(name, "unseen") for name in self.config.evaluation.unseen]
+            wanted += [(one.id, "unseen") for one in self.config.evaluation.unseen]
             wanted += [(name, "corruption") for name in self.corruptions]
         for name, kind in wanted:
             for row in self._pieces(method, seed, inputs, name, kind, inference):
@@ -182,13 +189,15 @@ class _Builder:
     ) -> Iterator[Row]:
         """One row for each piece of the levels."""
         evaluation, given, cut_to = self.config.evaluation, kind == "corruption", self.config.data.test_images
-        levels = SEVERITIES if given else every(self.levels(degradation), evaluation.every)
+        known = None if given else self.known[degradation]
+        levels = SEVERITIES if known is None else every(self._levels(known), evaluation.every)
         shown = spread(levels, SHOWN)
         for piece in cut(levels, -(-len(levels) * self.test_images // evaluation.piece)):
             spec = EvaluateSpec(
                 inference=inference.name if inference else None,
                 parameters=inference.parameters if inference else {},
-                degradation=degradation,
+                degradation=degradation if known is None else known.name,
+                settings={} if known is None else known.parameters,
                 levels=piece,
                 # The validation split plays no part in a test figure.
                 # A published set is whole, and its noise is in it.

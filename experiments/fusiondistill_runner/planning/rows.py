@@ -12,10 +12,12 @@ from typing import Any, Literal
 from fusiondistill import NAME, __version__
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
+from fusiondistill.degradation_config import DegradationConfig, spelled
+from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill_runner.planning.descriptions import Description
 from fusiondistill_runner.planning.stage import FORMAT, Stage
 
-__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "check_plan", "union"]
+__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "Shown", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """Degradations with an expert, degradations without one, and published sets of corrupted images."""
@@ -35,16 +37,47 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A column of the table: a degradation as its config gives it.
+
+    Attributes:
+        name: of the registry's entry.
+        levels: rising; those that are not evaluated are interpolated.
+        means: what a level is, with its unit; "" where the entry does not say.
+        said: the levels in words where the config gives some of the entry's, else "".
+    """
+
+    name: str
+    levels: Sequence[int]
+    means: str = ""
+    said: str = ""
+
+    @classmethod
+    def of(cls, given: DegradationConfig, levels: Sequence[int]) -> Shown:
+        """What a config's degradation with these levels is."""
+        entry = DEGRADATIONS.get(given.name)
+        said = "" if given.levels is None else spelled(given.levels)
+        return cls(given.name, levels, entry.means if entry else "", said)
+
+    def content(self) -> dict[str, Any]:
+        """JSON-able; ``listed`` has all levels where some between the first and the last are left out."""
+        listed = list(self.levels) if len(self.levels) <= self.levels[-1] - self.levels[0] else None
+        return {"name": self.name, "means": self.means, "said": self.said, "listed": listed}
+
+
+@dataclass(frozen=True)
 class Plan:
     """All stages of an experiment, inputs before what uses them, and the rows of its table."""
 
     config: Config
     stages: tuple[Stage, ...]
     rows: tuple[Row, ...]
-    levels: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Degradation -> its first and last level, evaluated or not."""
+    degradations: Mapping[str, Shown] = field(default_factory=dict)
+    """Id of each degradation of its rows -> what it is; published corruptions are not among them."""
     descriptions: tuple[Description, ...] = ()
     """What each row is, in the order of the table."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the images in pixels, where it is known: a level means something at a size."""
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -76,7 +109,9 @@ class Plan:
                 }
                 for r in self.rows
             ],
-            "levels": {name: list(ends) for name, ends in self.levels.items()},
+            "levels": {name: [of.levels[0], of.levels[-1]] for name, of in self.degradations.items()},
+            "degradations": {name: of.content() for name, of in self.degradations.items()},
+            "size": list(self.size) if self.size else None,
             "methods": [one.content() for one in self.descriptions],
         }
 
@@ -116,10 +151,21 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
             sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
             if not sound or "/" in entry.get("directory", "") or entry.get("directory") in (".", ".."):
                 raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")
+    about = content.get("degradations", {})
+    if not isinstance(about, dict) or not all(_sound_column(one) for one in about.values()):
+        raise CheckpointError(f"{path} is damaged: {str(about)[:100]} are not the degradations of a plan")
     config = content.get("config")
     parts = [config.get(name) for name in ("model", "data", "evaluation")] if isinstance(config, dict) else [None]
     if not all(isinstance(part, dict) for part in parts) or not isinstance(config, dict) or "protocol" not in config:
         raise CheckpointError(f"{path} is damaged: it holds no config")
+
+
+def _sound_column(one: Any) -> bool:
+    """Whether something is what :meth:`Shown.content` gave."""
+    if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("name", "means", "said")):
+        return False
+    listed = one.get("listed")
+    return listed is None or (isinstance(listed, list) and bool(listed) and all(type(n) is int for n in listed))
 
 
 def union(config: Config, plans: Sequence[Plan]) -> Plan:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from fusiondistill.config import Dimension, ModelConfig
+from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.loss import FOR_DIGEST
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.protocols import PROTOCOLS
@@ -108,7 +109,7 @@ class TrainSpec(_Spec):
     version: ClassVar[int] = 1
 
     recipe: Recipe
-    degradations: tuple[str, ...]
+    degradations: tuple[DegradationConfig, ...]
     data: DataSpec
     model: ModelConfig
     flip: bool | None
@@ -136,7 +137,7 @@ class TrainSpec(_Spec):
     def entries(self) -> Iterator[tuple[str, str]]:
         """Loss terms, network, degradations and data source."""
         yield from (("losses", name) for name in self.recipe.loss.weighted)
-        yield from (("degradations", name) for name in self.degradations)
+        yield from (("degradations", one.name) for one in self.degradations)
         yield from (("networks", self.model.name), ("sources", self.data.name))
 
     def work(self, inputs: int) -> float:
@@ -156,7 +157,7 @@ class TrainSpec(_Spec):
 
 
 class MergeSpec(_Spec):
-    """Merge networks and set BatchNorm's statistics; ``told``: recomputed on that degradation alone."""
+    """Merge networks and set BatchNorm's statistics; ``told``: recomputed on the degradation of that id alone."""
 
     kind: ClassVar[str] = "fuse"
     version: ClassVar[int] = 1
@@ -166,7 +167,7 @@ class MergeSpec(_Spec):
     recalibrate: str
     told: str | None
     images: int
-    degradations: tuple[str, ...]
+    degradations: tuple[DegradationConfig, ...]
     data: DataSpec
     protocol: str
     data_seed: int
@@ -175,7 +176,7 @@ class MergeSpec(_Spec):
     def entries(self) -> Iterator[tuple[str, str]]:
         """Merging method, degradations and data source."""
         yield ("merging", self.merge)
-        yield from (("degradations", name) for name in self.degradations)
+        yield from (("degradations", one.name) for one in self.degradations)
         yield ("sources", self.data.name)
 
 
@@ -240,7 +241,8 @@ class EvaluateSpec(_Spec):
     """Count right answers of one network, or of several that answer together, on some levels of one degradation.
 
     With ``corruption`` (the digest of its files) the images come from a published corruption set as they are: the
-    degradation is ``c-<file>`` and the levels are its severities. A few images are kept at the levels ``shown``.
+    degradation is ``c-<file>`` and the levels are its severities. A few images are kept at the levels ``shown``. The
+    degradation is named by its entry: under which id a table shows it changes no count.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -251,6 +253,8 @@ class EvaluateSpec(_Spec):
     inference: str | None
     parameters: dict[str, Any] = Field(default_factory=dict)
     degradation: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the degradation, where it has any."""
     levels: tuple[int, ...]
     data: DataSpec
     protocol: str
@@ -259,6 +263,11 @@ class EvaluateSpec(_Spec):
     threads: int
     corruption: str | None = None
     shown: tuple[int, ...] = ()
+
+    def digested(self) -> dict[str, Any]:
+        """Without settings where there are none."""
+        content = super().digested()
+        return content if self.settings else {key: value for key, value in content.items() if key != "settings"}
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Way of inference, degradation and data source."""

@@ -28,7 +28,7 @@ def summary(candidate: Candidate, spec: SearchSpec) -> dict[str, Any]:
         "epochs": int(max(candidate.rows, default=0)),
         "best_epoch": int(best.get("epoch", 0)),
         "validation": float(best["validation"]) if best else None,
-        **{f"validation_{d}": best.get(f"validation_{d}") for d in spec.train.degradations},
+        **{f"validation_{d}": best.get(f"validation_{d}") for d in (one.id for one in spec.train.degradations)},
         "stopped": candidate.outcome == "stopped",
         "seconds": float(sum(row["seconds"] for row in rows)),
         "error": candidate.error,

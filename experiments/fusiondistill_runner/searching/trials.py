@@ -124,7 +124,7 @@ class Trials:
             "outcome": outcome(candidates, best),
         }
         found = {name: best[name] for name in ("values", "validation", "trial")}
-        degradations = self.spec.train.degradations
+        degradations = [one.id for one in self.spec.train.degradations]
         files = {
             "trials.parquet": parquet_bytes(pa.Table.from_pylist(trial_rows(trials))),
             "epochs.parquet": parquet_bytes(pa.Table.from_pylist(epoch_rows(candidates, degradations))),

@@ -18,7 +18,7 @@ from fusiondistill.statistics import level_weights
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "correctness", "evaluated"]
+__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "correctness", "evaluated", "wanted_levels"]
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"
@@ -37,12 +37,12 @@ class Evaluated:
 
     Attributes:
         pieces: (method, seed) -> degradation -> the directories of its pieces.
-        spans: degradation -> its first and last level, where the plan says so.
+        spans: degradation -> all levels that its mean is over, where the plan says so.
         digest: of everything that the correctness is computed from.
     """
 
     pieces: Mapping[tuple[str, int], Mapping[str, list[str]]]
-    spans: Mapping[str, tuple[int, int]]
+    spans: Mapping[str, list[int]]
     digest: str
 
     def of_method(self, method: str) -> Pieces:
@@ -69,7 +69,7 @@ def evaluated(store: Store, plan: Mapping[str, Any]) -> Evaluated:
         found.setdefault(key, {}).setdefault(row["degradation"], []).append(directory)
     degradations = {name for by_degradation in found.values() for name in by_degradation}
     pieces = {key: of for key, of in found.items() if key not in unusable and of.keys() == degradations}
-    spans = {name: (ends[0], ends[1]) for name, ends in (plan.get("levels") or {}).items()}
+    spans = wanted_levels(plan)
     used = [[*key, of, [attempts[d] for ds in of.values() for d in ds]] for key, of in pieces.items()]
     content = json.dumps([_VERSION, spans, used], sort_keys=True)
     return Evaluated(pieces, spans, hashlib.sha256(content.encode()).hexdigest())
@@ -109,11 +109,18 @@ def correctness(store: Store, of: Evaluated) -> Correctness:
     return found
 
 
-def _weights(levels: list[int], span: tuple[int, int] | None) -> dict[int, float]:
+def wanted_levels(plan: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Degradation -> all levels that its mean is over, where a plan says so."""
+    about = plan.get("degradations") or {}
+    ends = plan.get("levels") or {}
+    return {d: about.get(d, {}).get("listed") or [*range(first, last + 1)] for d, (first, last) in ends.items()}
+
+
+def _weights(levels: list[int], wanted: list[int] | None) -> dict[int, float]:
     """Level -> its share in the table's mean over levels."""
-    if span is None:
+    if wanted is None:
         return dict.fromkeys(levels, 1 / len(levels))
-    shares = level_weights(levels, min(span[0], levels[0]), max(span[1], levels[-1]))
+    shares = level_weights(levels, sorted({*wanted, *levels}) if not set(levels) <= set(wanted) else wanted)
     return dict(zip(levels, shares.tolist(), strict=True))
 
 

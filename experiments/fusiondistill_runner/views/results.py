@@ -31,14 +31,14 @@ COMPARISONS = "comparisons.parquet"
 
 
 _TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
-         "select", "training", "deviations")  # fmt: skip
+         "select", "training", "deviations", "entry", "means", "said", "size")  # fmt: skip
 _FRACTIONS = ("nll", "ece")
 _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
     "nll", "ece", "stage",
 )  # fmt: skip
-_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "complete", "precision", "select",
-            "training", "deviations")  # fmt: skip
+_PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "listed", "complete", "precision",
+            "select", "training", "deviations", "entry", "means", "said", "size")  # fmt: skip
 
 
 def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -60,22 +60,30 @@ def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
 def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
     """One row per planned (method, seed, degradation): its levels, and whether all of it is stored.
 
-    first and last are the degradation's integer levels, null where the plan does not say; complete: nothing is missing;
-    precision: of the evaluation; select, training, deviations: see :mod:`views.settings`. The columns of
+    first and last are the degradation's integer levels, null where the plan does not say, listed all of them where some
+    between are none; complete: nothing is missing; precision: of the evaluation; select, training, deviations: see
+    :mod:`views.settings`; entry, means, said, size: what a level is, on images of which size. The columns of
     :data:`fusiondistill.report.methods.COLUMNS` describe the row's method.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
     spans = {plan["experiment"]: plan.get("levels") or {} for plan in plans}
     said = {
-        plan["experiment"]: {"precision": plan["config"]["evaluation"].get("precision"), **settings(plan)}
+        plan["experiment"]: {
+            "precision": plan["config"]["evaluation"].get("precision"),
+            "size": " x ".join(map(str, plan.get("size") or ())),
+            **settings(plan),
+        }
         for plan in plans
     }
+    degradations = {plan["experiment"]: plan.get("degradations") or {} for plan in plans}
     methods = {plan["experiment"]: methods_of(plan) for plan in plans}
     for names, piece in _pieces(plans):
         first, last = spans[names["experiment"]].get(names["degradation"]) or (None, None)
         about = methods[names["experiment"]][names["method"]]
         more = {"first": first, "last": last, "complete": True, **said[names["experiment"]]}
+        shown = (degradations[names["experiment"]].get(names["degradation"])) or {}
+        more |= {"entry": shown.get("name"), **{key: shown.get(key) for key in ("means", "said", "listed")}}
         more |= {name: getattr(about, name) for name in ABOUT}
         cell = cells.setdefault(tuple(names.values()), {**names, **more})
         cell["complete"] = cell["complete"] and piece["directory"] in stored
@@ -105,6 +113,8 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Tabl
     def kind(name: str) -> pa.DataType:
         if name in _TEXT or name in ABOUT:
             return pa.type_for_alias(ABOUT.get(name, "string"))
+        if name == "listed":
+            return pa.list_(pa.int64())
         return pa.float64() if name in _FRACTIONS else pa.bool_() if name == "complete" else pa.int64()
 
     return pa.table({name: pa.array([row.get(name) for row in rows], kind(name)) for name in columns})

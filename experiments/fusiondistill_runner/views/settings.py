@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusiondistill.config import PAPER_DEGRADATIONS, Config, chosen_by, held_out_of
+from fusiondistill.config import Config, chosen_by, held_out_of
+from fusiondistill.degradation_config import ids_in
+from fusiondistill.degradations import PAPER_DEGRADATIONS
 
 __all__ = ["settings", "usual"]
 
@@ -72,8 +74,11 @@ def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterat
             yield f"only {data[name]:,} {name.replace('_images', '')} images"
     if data.get("validation"):
         yield f"{100 * data['validation']:.3g} % of the training images held out"
-    if set(config.get("degradations") or ()) != set(PAPER_DEGRADATIONS):
+    given = config.get("degradations") or []
+    if sorted(ids_in(given)) != sorted(PAPER_DEGRADATIONS):
         yield "other degradations"
+    elif any(isinstance(one, Mapping) for one in given):
+        yield "other levels"
     yield from _of_methods(usual(config), needed) if needed else ()
     if config["protocol"] == "paper":
         if select != "test":

@@ -118,5 +118,6 @@ def _images(store: Store, known: Evaluated) -> str:
         specs = [manifest["spec"] for directory in directories if (manifest := store.manifest_of(directory))]
         data = [specs[0]["data"][key] for key in ("name", "fingerprint", "test_images")]
         levels = sorted(level for spec in specs for level in spec["levels"])
-        said[name] = [data, specs[0]["protocol"], specs[0]["noise_seed"], levels, known.spans.get(name)]
+        shown = [specs[0]["degradation"], specs[0].get("settings")]
+        said[name] = [data, shown, specs[0]["protocol"], specs[0]["noise_seed"], levels, known.spans.get(name)]
     return json.dumps(said, sort_keys=True)

@@ -220,4 +220,4 @@ def _parameters(stage: Stage) -> dict[str, Any]:
     assert spec is not None
     recipe = flat(spec.recipe)
     own = {"stage": stage.name, "seed": stage.seed, "model": spec.model.name, "data": spec.data.name}
-    return {**own, "degradations": ",".join(spec.degradations), "protocol": spec.protocol, **recipe}
+    return {**own, "degradations": ",".join(one.id for one in spec.degradations), "protocol": spec.protocol, **recipe}

@@ -47,7 +47,7 @@ def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[eva
     """What a model says of the test images at every level, their labels, and a few of the images."""
     images = load_data(spec.data, context.root(spec.data), "test")
     conditions = evaluation.Conditions(
-        spec.degradation, spec.levels, spec.noise_seed, context.evaluation_batch, spec.protocol
+        spec.degradation, spec.levels, spec.noise_seed, context.evaluation_batch, spec.protocol, spec.settings
     )
     judged = evaluation.judge(model, images, conditions)
     rows = sample_rows(images.labels, image_size(images))

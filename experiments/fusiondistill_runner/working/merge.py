@@ -40,7 +40,7 @@ def merge_networks(job: Job) -> Result:
     card = job.inputs.card(roles[0])
     images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
-    names = (spec.told,) if spec.told else spec.degradations
+    names = tuple(one for one in spec.degradations if spec.told in (None, one.id))
     sample = images.take(min(spec.images, len(images)))
     merged = _merged(job, spec, members, base, card, sample, held_out)
     network = of_card(card, merged, job.device)
@@ -77,7 +77,8 @@ def _merged(
     """The merged weights, with BatchNorm's statistics averaged, or those of the first network."""
 
     def batches(of: ImageSet, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        return evaluation.mixed_batches(of, (name,), seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+        named = [one for one in spec.degradations if one.id == name]
+        return evaluation.mixed_batches(of, named, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
 
     at = At(
         base=base,
