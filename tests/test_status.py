@@ -30,7 +30,7 @@ data: {name: digits, train_images: 200, test_images: 61}
 model: {name: cifar_resnet8}
 degradations: [blur]
 methods: [base, vanilla]
-base: {epochs: 60, batch_size: 16}
+base: {epochs: 30, batch_size: 16}
 vanilla: {epochs: 2, batch_size: 32}
 evaluation: {every: 25}
 """
@@ -173,7 +173,7 @@ def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert terminal.wait(120) == 0 and driver.wait(240) == 0
     said, _ = plain.communicate(timeout=120)
     assert plain.returncode == 0
-    assert re.search(r"base, seed 0: running on group1/\d, epoch \d+/60", said), said
+    assert re.search(r"base, seed 0: running on group1/\d, epoch \d+/30", said), said
     assert said.index("base, seed 0: done") < said.index("vanilla, seed 0: done") and said.rstrip().endswith("complete")
     assert len(set(said.splitlines())) == len(said.splitlines()), "only what changes"
     text = shown.decode(errors="replace")
