@@ -40,7 +40,8 @@ in_image_docker() {
   if [[ $3 == read-only ]]; then read_only=--read-only at+=:ro; fi
   shift 3
   # shellcheck disable=SC2086
-  docker run --rm --user "$user" --env HOME="$home" --env OMP_NUM_THREADS --tmpfs /tmp $read_only --volume "$at" "$TAG" "$@"
+  docker run --rm --user "$user" --env HOME="$home" --env OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+    --tmpfs /tmp $read_only --volume "$at" "$TAG" "$@"
 }
 
 # Buildah's own `run` knows no read-only root, and some machines allow it no container: mounts and chroot do.
@@ -69,19 +70,20 @@ in_image_buildah() {
     done
     if [[ $mode == read-only ]]; then mount -o remount,bind,ro "$root"; fi
     exec chroot --userspec="$user" --groups= "$root" env --ignore-environment --chdir=/ "$@"
-  ' bash "$root" "$1" "$3" "${variables[@]}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-}" HOME="$2" tini -- "${@:4}"
+  ' bash "$root" "$1" "$3" "${variables[@]}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HOME="$2" tini -- "${@:4}"
 }
 
-# A run through Ray of every stage that the quickstart has, on a few images, one epoch each.
+# A run through Ray of every kind of stage that the quickstart has, each as small as it can be.
 SMALL=(fusiondistill run quickstart --store /tmp/store --set data.train_images=200 --set data.test_images=30
-  --set search.trials=1 --set search.epochs=1 --set evaluation.every=25)
-for stage in base expert scratch vanilla fusing fusiondistill; do SMALL+=(--set "$stage.epochs=1"); done
+  --set 'degradations=[jpeg, blur]' --set 'methods=[base, fusiondistill]' --set evaluation.every=200
+  --set evaluation.expert_matrix=false --set search.trials=1 --set search.epochs=1
+  --set base.epochs=1 --set expert.epochs=1 --set fusiondistill.epochs=1)
 
 # try NAME USER:GROUP HOME writable|read-only
 try() {
   local began=$SECONDS output
   # shellcheck disable=SC2016
-  if output=$("in_image_$builder" "$2" "$3" "$4" sh -c 'id && "$@" && test -s /tmp/store/report/table.tex' sh \
+  if output=$("in_image_$builder" "$2" "$3" "$4" sh -c 'id && "$@" && test -s /tmp/store/report/table.md' sh \
     "${SMALL[@]}" 2>&1) &&
     [[ $output != *Traceback* ]]; then
     echo "$1: passed in $((SECONDS - began)) s"
