@@ -69,7 +69,7 @@ in_image_buildah() {
       mount --bind "/etc/$name" "$root/etc/$name"
     done
     if [[ $mode == read-only ]]; then mount -o remount,bind,ro "$root"; fi
-    exec chroot --userspec="$user" --groups= "$root" env --ignore-environment --chdir=/ "$@"
+    exec chroot --userspec="$user" --groups= "$root" env --ignore-environment --chdir=/home/ray "$@"
   ' bash "$root" "$1" "$3" "${variables[@]}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HOME="$2" tini -- "${@:4}"
 }
 
