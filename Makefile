@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow lint golden constraints clean
+.PHONY: demo test test-slow lint golden constraints image image-test clean
 
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
@@ -44,6 +44,14 @@ constraints:
 		$(FRESH)/bin/python -c 'import platform, sys; print("# Made with Python", platform.python_version(), "for", sys.platform, platform.machine() + ".")'; \
 		$(FRESH)/bin/python -m pip freeze --exclude-editable | grep '^[A-Za-z0-9._-]*=='; } >$(FRESH)/constraints.txt
 	cp $(FRESH)/constraints.txt constraints.txt
+
+# With docker or buildah. Another base image: make image BASE=...; words for the builder: make image WORDS='--build-arg ...'
+image:
+	cluster/image.sh build $(WORDS)
+
+# Small runs in the image, as uid 1000, as a foreign uid, with a read-only root and with HOME=/. Not part of CI.
+image-test:
+	cluster/image.sh check
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

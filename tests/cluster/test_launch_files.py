@@ -142,9 +142,10 @@ def _instructions() -> list[tuple[str, str]]:
 def test_the_image_is_built_in_two_stages_and_does_not_run_as_root() -> None:
     instructions = _instructions()
     stages = [rest for word, rest in instructions if word == "FROM"]
-    assert len(stages) == 2 and stages[0].split()[0] == stages[1]
-    minor = re.fullmatch(r"python:(3\.\d+)-slim-[a-z]+", stages[1])
-    assert minor, f"no pinned tag: {stages[1]}"
+    assert stages == ["${BASE} AS build", "${BASE}"]
+    word, base = instructions[0]
+    minor = re.fullmatch(r"BASE=python:(3\.\d+)-slim-[a-z]+", base)
+    assert word == "ARG" and minor, f"no pinned tag: {base}"
     low, high = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
     assert int(low) <= int(minor[1].split(".")[1]) < int(high)
     final = instructions[[i for i, (word, _) in enumerate(instructions) if word == "FROM"][1] :]
@@ -168,6 +169,20 @@ def test_everything_the_image_copies_is_there_and_passes_the_ignore_file() -> No
     assert {name.partition("/")[0] for name in copied} == kept
     assert all((ROOT / name).exists() for name in copied)
     assert _ignore_lines()[0] == "*"
+
+
+@pytest.mark.parametrize("verb", ["build", "check"])
+@pytest.mark.parametrize("docker", ["missing", "without its daemon"])
+def test_without_a_builder_the_image_says_what_to_install(verb: str, docker: str, tmp_path: Path) -> None:
+    for name in ("bash", "dirname", "sed"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    if docker == "without its daemon":  # as its client ends there
+        (tmp_path / "docker").symlink_to(shutil.which("false") or "false")
+    done = subprocess.run(
+        [str(CLUSTER / "image.sh"), verb], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("building and checking the image takes docker or buildah: start docker, or install")
 
 
 def _ignore_lines() -> list[str]:
