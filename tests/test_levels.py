@@ -114,7 +114,7 @@ def test_unseen_ones_may_be_other_levels_of_what_is_trained() -> None:
 
 def test_ids_name_checkpoints_and_weights_and_keep_methods_apart(tmp_path: Path) -> None:
     start = f"experiment: x\ndegradations: [{LIGHT}, {HEAVY}]\n"
-    (tmp_path / "light.pt").touch()
+    torch.save({"weight": torch.ones(1)}, tmp_path / "light.pt")
     parse(f"{start}expert: {{checkpoint: {{light: {tmp_path}/light.pt}}}}\n")
     with pytest.raises(ConfigError, match="is none of the degradations; known: light, heavy"):
         parse(f"{start}expert: {{checkpoint: {{blur: {tmp_path}/light.pt}}}}\n")

@@ -184,6 +184,7 @@ def test_a_second_driver_is_refused(config: Path, tmp_path: Path) -> None:
     store, (*_, cache) = tmp_path / "store", finished(LONG)
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 1)
+        wait_for(lambda: json.loads((store / "status.json").read_text())["running"])
         status = json.loads((store / "status.json").read_text())
         second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr

@@ -119,7 +119,10 @@ def test_rows_and_columns_of_a_plan_belong_to_their_own_experiment() -> None:
 def test_another_precision_than_fp32_is_in_the_title() -> None:
     results = as_table(counted("base", "blur", {0: 8}) + counted("base", "blur", {0: 8}, experiment="low"))
     plans = [planned(("base", 0, "blur"), precision="fp32"), planned(("base", 0, "blur"), precision="bf16")]
-    usual, low = (report.table_lines(results.slice(0, 1), planned=plan)[0] for plan in plans)
+    tables = [report.table_lines(results.slice(0, 1), planned=plan) for plan in plans]
+    usual, low = (
+        " ".join(lines[: next(i for i, line in enumerate(lines) if line.startswith("Acc"))]) for lines in tables
+    )
     assert "fp32" not in usual and low == f"{usual} · evaluated in bf16"
     plans[1] = planned(("base", 0, "blur"), precision="bf16", experiment="low")
     lines = report.table_lines(results, planned=pa.concat_tables(plans))

@@ -247,7 +247,7 @@ def test_a_terminal_shows_the_experiments_of_the_call_and_of_many_the_overview(t
         shelf.piece("base", 0, "blur", drawn(2, 0.5, 0), (0, 10))
         table = shelf.write()
     lines = results.table_lines(shelf.store, table, ["e2"])
-    assert lines[0].startswith("e2 · ") and lines[0].endswith(" · evaluated in bf16")
+    assert lines[0].startswith("e2 · ") and " ".join(lines[:2]).endswith(" · evaluated in bf16")
     assert not any(line.startswith(("Overview", "e1", "e3")) for line in lines)
     few = results.table_lines(shelf.store, table, names[:4])
     assert few[0] == "Overview" and sum(" · data " in line for line in few) == 4

@@ -33,7 +33,7 @@ def test_overrides_go_on_from_what_was_written_for_short() -> None:
     overrides = ["model.feature_layer=layer3", "degradations=noise", "search=none", "seeds=0"]
     config = parse("experiment: x\nmodel: resnet18\nsearch: {space: {loss.kd: {choice: [1]}}}\n", overrides=overrides)
     assert (config.model.name, config.model.feature_layer) == ("resnet18", "layer3")
-    assert (config.degradations, config.search, config.seeds) == (("noise",), (), (0,))
+    assert ([one.id for one in config.degradations], config.search, config.seeds) == (["noise"], (), (0,))
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,11 @@ def test_evaluate_names_what_is_wrong(tmp_path: Path) -> None:
     )
     save_checkpoint(tmp_path / "pets", build_model("cifar_resnet8", 2).state_dict(), card)
     for path, data, message in (
-        ("pets", "digits", "was trained for other classes (2: cat, dog, ...) than digits has (10: 0, 1, 2, ...)"),
+        (
+            "pets",
+            "digits",
+            "was trained for other classes than digits has: 2 classes, not 10: it has 'cat', 'dog' and lacks '0'",
+        ),
         ("nowhere", "digits", "no such checkpoint"),
         ("pets", "digitz", "did you mean 'digits'"),
     ):
