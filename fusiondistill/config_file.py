@@ -28,8 +28,14 @@ from fusiondistill.shorthands import ambiguous, write_out
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
 
 
-_TYPES = {"a valid tuple": "a list", "a valid dictionary": "a mapping"}
-"""What pydantic calls a type -> what YAML calls it."""
+_FORMS = [
+    (re.compile("a valid tuple"), "a list"),
+    (re.compile("a valid dictionary"), "a mapping"),
+    (re.compile(r"( or|,)? (an )?instance of \w+"), ""),
+    (re.compile(r"^tuple should have at (most|least) (\d+) items? after validation, not (\d+)"),
+     r"should have at \1 \2 items, not \3 (a comma separates items; decimals take a point)"),
+]  # fmt: skip
+"""What pydantic says -> what is meant in YAML."""
 _SHOWN = 200
 """The most mistakes that a message lists."""
 _DEEPEST = 2
@@ -319,10 +325,12 @@ def _paths(location: Location, content: Mapping[str, Any]) -> Iterator[Location]
 def _unknown(location: Location, content: Mapping[str, Any], known: list[str], paths: Iterable[Location]) -> str:
     """What to say of an unknown key: where it lies instead, else the nearest key, else all keys of the place."""
     key = location[-1]
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
     same = [path for path in paths if path[-1] == key and path != location]
     pairs = [zip(path, location, strict=False) for path in same]
     shared = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], one)) for one in pairs]
     if meant := [".".join(map(str, path)) for path, n in zip(same, shared, strict=True) if n == max(shared)]:
+        meant = near + meant
         return f"unknown key here; did you mean {', '.join(meant[:3])}{', ...' if len(meant) > 3 else ''}?"
     close = difflib.get_close_matches(str(key), known, n=1)
     return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
@@ -357,8 +365,10 @@ def _explain(
         message = "is missing"
     elif problem["type"] != "value_error":
         message = f"{message[0].lower()}{message[1:]}"
-        for type_, words in _TYPES.items():
-            message = message.replace(type_, words)
+        for form, words in _FORMS:
+            message = form.sub(words, message)
+        if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
+            message += f" with keys such as {', '.join(keys[:3])}"
         message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
     while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):
         location = location[:-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fusiondistill import NAME
 
-__all__ = ["can_be_made", "home", "private_folder"]
+__all__ = ["can_be_made", "home", "private_folder", "takes_files"]
 
 
 def private_folder() -> Path:
@@ -32,11 +32,17 @@ def private_folder() -> Path:
 
 
 def home() -> Path | None:
-    """The user's home; None where neither ``HOME`` nor a list of users tells it."""
+    """The user's home; None where neither ``HOME`` (an absolute path) nor a list of users tells it."""
     try:
-        return Path.home()
+        found = Path.home()
     except RuntimeError:
         return None
+    return found if found.is_absolute() else None
+
+
+def takes_files(path: Path) -> bool:
+    """Whether this process can write files into a folder, which it makes if it is missing."""
+    return can_be_made(path) and (not path.exists() or os.access(path, os.W_OK | os.X_OK))
 
 
 def can_be_made(path: Path) -> bool:

@@ -312,7 +312,8 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 
 def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    close = [one for one in known if one.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.55)
     if close:
         ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
         close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]

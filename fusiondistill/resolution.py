@@ -12,7 +12,7 @@ from typing import Any
 
 from fusiondistill.degradation_config import ids_in
 from fusiondistill.degradations import PAPER_DEGRADATIONS
-from fusiondistill.methods import DEFAULT_ROWS, METHODS, SEARCHED, form_of
+from fusiondistill.methods import DEFAULT_ROWS, METHODS, SEARCHED, Combined, Merged, Trained, form_of
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import RECIPES, recipe_of_data, shape_of
@@ -26,6 +26,7 @@ _WHOLE = ("start", "teachers", "inference")
 """Keys whose value replaces the one below as a whole, and whose null takes it away."""
 _NULL = ("cutout", "largest_cutout")
 """Keys whose null is a value."""
+_KNOWN = {"recipe", *Trained.model_fields, *Merged.model_fields, *Combined.model_fields}
 LONGEST = 100
 """Methods that a chain of ``like`` may go through."""
 _OWN = ("like", "title", "description", "checkpoint")
@@ -142,8 +143,12 @@ def _given(
 
 
 def _laid_over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings over settings, key by key; ``key: null`` takes a whole-valued key away, and says nothing elsewhere."""
-    plain = {k: v for k, v in new.items() if k not in _WHOLE and k != "like" and (v is not None or k in _NULL)}
+    """Settings over settings, key by key; ``key: null`` takes a whole-valued key away, and says nothing elsewhere.
+
+    A key that no method has is left to be refused, whatever it says: ``epochs: 1,000`` has the key ``000``.
+    """
+    own = {k: v for k, v in new.items() if k not in _WHOLE and k != "like"}
+    plain = {k: v for k, v in own.items() if v is not None or k in _NULL or k not in _KNOWN}
     over: dict[str, Any] = merged(dict(old), plain)
     for key in ("train_on", "of", *_WHOLE):
         if key in new:

@@ -140,7 +140,7 @@ def check_alike(state_dicts: Sequence[StateDict]) -> None:
 
 
 def check_finite(state: StateDict, whose: str) -> None:
-    """Raise ValueError where a parameter or a BatchNorm statistic is NaN or infinite.
+    """Raise ValueError where a parameter or a BatchNorm statistic is NaN or infinite, or too large for float32.
 
     Args:
         state: a state dict.
@@ -148,7 +148,7 @@ def check_finite(state: StateDict, whose: str) -> None:
     """
     for key, tensor in state.items():
         checked = tensor.is_floating_point() and not _ends(key, _OTHER_BUFFERS)
-        if checked and not bool(tensor.detach().isfinite().all()):
+        if checked and not bool(tensor.detach().float().isfinite().all()):
             raise ValueError(
                 f"{whose} has values that are not finite in {key}: its training diverged, or it is damaged"
             )

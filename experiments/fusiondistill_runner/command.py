@@ -222,19 +222,21 @@ def _settle() -> None:
     ``HOME`` is set where nothing tells a home. matplotlib's settings and numba's machine code get places where theirs
     take no file. The project's own folders look after themselves.
     """
-    from fusiondistill.private_folder import can_be_made, home, private_folder
+    from fusiondistill.private_folder import home, private_folder, takes_files
 
     with contextlib.suppress(OSError):  # what needs a place says so
         if home() is None:
             os.environ["HOME"] = str(private_folder())
-        if not ("MPLCONFIGDIR" in os.environ or "XDG_CONFIG_HOME" in os.environ):
-            at = home()
-            if at is None or not can_be_made(at / ".config" / "matplotlib"):
-                os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
+        at = home() or Path("/")
+        given = [("XDG_CONFIG_HOME", at / ".config"), ("XDG_CACHE_HOME", at / ".cache")]
+        folders = [Path(os.environ.get(name) or otherwise) / "matplotlib" for name, otherwise in given]
+        if "MPLCONFIGDIR" not in os.environ and not all(map(takes_files, folders)):
+            os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
         if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent, os.W_OK):
             from fusiondistill.data.files import cache_folder
 
-            os.environ["NUMBA_CACHE_DIR"] = str(cache_folder() / "numba")
+            code = cache_folder() / "numba"  # a cache of decoded images may be read-only
+            os.environ["NUMBA_CACHE_DIR"] = str(code if takes_files(code) else private_folder() / "numba")
     try:
         getpass.getuser()
     except (KeyError, OSError):  # torch and Ray ask for a name

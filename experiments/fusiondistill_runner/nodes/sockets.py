@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +26,8 @@ _SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # a folder of a new name is made ther
 def socket_folder() -> Iterator[None]:
     """Let Ray's processes keep their sockets in a folder that will do, during the block.
 
-    What ``RAY_TMPDIR`` and ``TMPDIR`` name will not do where it is too long, no folder, or takes no files of this user.
+    What ``RAY_TMPDIR`` and ``TMPDIR`` name will not do where it is too long, no folder, takes no files of this user, or
+    lies on a file system without sockets (SMB, 9p, FAT, mounted buckets).
     Both then name a new folder with a short path, which goes with the block.
 
     Raises:
@@ -56,4 +59,14 @@ def _will_do(folder: Path) -> bool:
     if len(os.fsencode(folder)) + BELOW > LONGEST:
         return False
     below = folder / "ray"  # which another user's Ray may have made
-    return all(os.access(one, os.W_OK | os.X_OK) for one in (folder, below) if one == folder or one.exists())
+    if not all(os.access(one, os.W_OK | os.X_OK) for one in (folder, below) if one == folder or one.exists()):
+        return False
+    path = folder / f"fd-{secrets.token_hex(4)}"
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(os.fsencode(path))
+    except OSError:
+        return False
+    finally:
+        path.unlink(missing_ok=True)
+    return True

@@ -12,6 +12,7 @@ from fusiondistill import evaluation
 from fusiondistill.data import DataError
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
 from fusiondistill.inference import combined
+from fusiondistill.registry import WrongResult
 from fusiondistill.samples import png, sample_rows
 from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.storage.parquet import parquet_bytes
@@ -38,9 +39,19 @@ def evaluate(job: Job) -> Result:
         model = combined(spec.inference, classifiers, spec.parameters)
     judge = _judged if spec.corruption is None else _judged_corruption
     judged, labels, samples = judge(model, spec, job.context)
+    _check_answers(judged)
     right = judged.right(labels)
     files = {**_tables(judged, labels, spec.levels), **_sample_files(samples, labels)}
     return Result(files, {"outcome": {"accuracy": int(right.sum()) / max(1, right.numel()), "images": len(labels)}})
+
+
+def _check_answers(judged: evaluation.Judged) -> None:
+    """Raise WrongResult where a network answers with NaN, which would count as an answer like any other."""
+    if judged.nll is not None and (lost := int(judged.nll.isnan().any(0).sum())):
+        raise WrongResult(
+            f"the network gives values that are not finite for {lost} of {judged.nll.shape[1]} images: its weights are "
+            "finite, but too large, a BatchNorm variance is negative, or its numbers outgrow the precision (fp16)"
+        )
 
 
 def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor, Samples]:
