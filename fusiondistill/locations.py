@@ -299,6 +299,8 @@ def move_into_place(temporary: Path, target: Path) -> None:
 def naming_full_disk(path: str, size: int) -> Iterator[None]:
     """Turn the operating system's errors of a full disk into one that names the file and the free bytes.
 
+    Any other error of the operating system gets the name of the file.
+
     Raises:
         DiskFull: there is no room for ``size`` bytes.
     """
@@ -306,6 +308,7 @@ def naming_full_disk(path: str, size: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = error.filename or path  # a failing disk names no file
             raise
         there = next(parent for parent in Path(path).parents if parent.is_dir())
         problem = DiskFull(

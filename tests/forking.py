@@ -55,7 +55,12 @@ def run(
         words = [arguments, environment, str(cwd or Path.cwd()), str(output), str(errors), timeout]
         server.stdin.write(json.dumps(words) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
+        try:
+            code = int(server.stdout.readline())
+        except BaseException:  # a test that ran out of time: its answer would be taken for the next one's
+            server.kill()
+            _server.cache_clear()
+            raise
         said = output.read_text(), errors.read_text()
     line = ["fusiondistill", *arguments]
     if code == -signal.SIGALRM:

@@ -20,6 +20,7 @@ from fusiondistill.checkpoints import load_checkpoint, save_checkpoint
 from fusiondistill.report import _replace
 from fusiondistill_runner.nodes.tokens import keep_token_private
 from fusiondistill_runner.storage import lease
+from fusiondistill_runner.storage.holding import CLAIMS
 from fusiondistill_runner.storage.store import Store, StoreBusy
 
 CALLS = {
@@ -79,6 +80,15 @@ def test_images_are_decoded_into_the_cache_once(
     assert not list(tmp_path.rglob("*.tmp-*"))
 
 
+def test_a_failing_disk_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match=rf"Input/output error: '{tmp_path}/file'"):
+        locations.write_file(locations.open_location(tmp_path)[0], str(tmp_path / "file"), b"x")
+
+
 def holds(store: str, queue: Any) -> None:
     try:
         with Store(store).held():
@@ -103,6 +113,31 @@ def test_one_driver_holds_a_store_without_locks(lacking: str, tmp_path: Path, mo
     with Store(there).held():
         assert "store is in use by" in other()  # a claim that is just being written names nobody
     assert other() == "held"
+
+
+@pytest.mark.parametrize(
+    ("number", "held"),
+    [(errno.EIO, True), (errno.EBADF, True), (errno.ENOTTY, True), (errno.EACCES, False)],
+    ids=["EIO", "EBADF", "ENOTTY", "EACCES"],
+)
+def test_other_answers_of_disks_without_locks(
+    number: int, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EACCES is what SMB says where another client holds the lock: this may be so here."""
+
+    def fails(*_: Any) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    if held:
+        with Store(str(tmp_path)).held():
+            assert list((tmp_path / CLAIMS).iterdir())
+    else:
+        with (
+            pytest.raises(StoreBusy, match=r"in use by another run, or its disk refuses to lock .*\.lock \(Permission"),
+            Store(str(tmp_path)).held(),
+        ):
+            pass
 
 
 def test_a_token_is_made_and_kept(lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -10,12 +11,14 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.private_folder import private_folder
+from fusiondistill_runner.command import _settle
 from fusiondistill_runner.nodes.sockets import BELOW, LONGEST, socket_folder
 from fusiondistill_runner.nodes.tokens import keep_token_private
 from running import environment, finished, fusiondistill
@@ -112,6 +115,36 @@ def test_a_folder_that_others_prepared_is_refused_and_the_variable_named(place: 
     planted.rmdir()
     planted.symlink_to("/root")
     as_foreign(place, check, HOME="/")
+
+
+def test_folders_that_take_no_files_are_no_place_for_compiled_code_and_settings(place: Path) -> None:
+    for name in (".config/matplotlib", ".cache/fusiondistill/numba"):
+        (place / name).mkdir(parents=True)
+        (place / name).chmod(0o755)
+
+    def check() -> None:
+        for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CONFIG_HOME"):
+            os.environ.pop(name, None)
+        _settle()
+        for name, below in (("MPLCONFIGDIR", "matplotlib"), ("NUMBA_CACHE_DIR", "numba")):
+            assert Path(os.environ[name]) == place / f"fusiondistill-{FOREIGN}" / below
+
+    as_foreign(place, check, HOME=str(place))
+
+
+def test_a_folder_without_sockets_is_replaced(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(socket.socket):
+        def bind(self, address: Any) -> None:
+            if os.fsencode(place) in address:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            super().bind(address)
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with socket_folder():
+        assert os.environ["RAY_TMPDIR"] == os.environ["TMPDIR"] != str(place)
+    assert not list(place.iterdir())
 
 
 @pytest.mark.parametrize("length", [20, LONGEST - BELOW, LONGEST - BELOW + 1, 200])

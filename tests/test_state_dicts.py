@@ -1,4 +1,5 @@
 import doctest
+import math
 
 import numpy as np
 import pytest
@@ -151,3 +152,19 @@ def test_values_that_are_not_finite_are_named(key: str) -> None:
     state[key].view(-1)[0] = float("inf")
     with pytest.raises(ValueError, match=f"^the base has values that are not finite in {key}"):
         check_finite(state, "the base")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.tensor([1.0, 1e300], dtype=torch.float64),
+        torch.tensor([1.0, 1e9]).half(),
+        torch.tensor([1.0, math.nan]).bfloat16(),
+        torch.tensor([1.0, math.nan]).to(torch.float8_e4m3fn),
+    ],
+    ids=lambda weights: str(weights.dtype),
+)
+def test_values_of_any_dtype_must_be_finite_in_float32(weights: torch.Tensor) -> None:
+    check_finite({"a": torch.ones(2)}, "it")
+    with pytest.raises(ValueError, match=r"^it has values that are not finite in a:"):
+        check_finite({"a": weights}, "it")

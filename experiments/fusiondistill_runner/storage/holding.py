@@ -26,6 +26,10 @@ class StoreBusy(RuntimeError):
     """Another run holds the store."""
 
 
+class _NoLock(OSError):
+    """A disk on which no file can be locked."""
+
+
 @contextlib.contextmanager
 def held(filesystem: Any, root: str, location: str) -> Iterator[Callable[[], None]]:
     """Hold a store for the length of a block.
@@ -41,7 +45,7 @@ def held(filesystem: Any, root: str, location: str) -> Iterator[Callable[[], Non
             try:
                 check = stack.enter_context(_locked(Path(root), location))
             except OSError as error:  # a network disk without locks is held like a bucket
-                if not locations.lacks(error):
+                if not (locations.lacks(error) or isinstance(error, _NoLock)):
                     raise
             else:
                 yield check
@@ -76,6 +80,11 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise _busy(location, _name_in(lock) or "another run") from error
+            except PermissionError as error:  # of SMB: held by another client
+                who = f"another run, or its disk refuses to lock {path} ({error.strerror})"
+                raise _busy(location, _name_in(lock) or who) from error
+            except OSError as error:
+                raise _NoLock(error.errno, error.strerror, str(path)) from error
             lock.truncate(0)
             lock.write(identity().encode())
         yield _LockCheck(path, lock, location)
