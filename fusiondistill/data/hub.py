@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_card import CardConfig, card_configs
-from fusiondistill.data.hub_names import check_shards, chosen_label, place_of
+from fusiondistill.data.hub_names import check_shards, chosen_label, place_of, stands_in
 from fusiondistill.data.source import Located, Root
 
 __all__ = ["SUFFIXES", "HubFiles", "locate"]
@@ -63,6 +63,8 @@ def locate(
         paths = chosen.files[label]
         check_shards(dict.fromkeys(paths), where)
         found |= {f"{split}/{path.removeprefix(chosen.folder)}": files[path] for path in paths}
+        if not (split == "test" and test_split) and (note := stands_in(label, split)) is not None:
+            notes.append(f"{where}: {note}")
         if any(place_of(path).partial for path in paths):
             notes.append(f"{where}: the Hub converted only the first part of {label} (partial-{label})")
     if not found:
