@@ -148,7 +148,7 @@ def checkpoint_digest(path: str | Path) -> str:
 
 
 _OF_TORCH_SAVE = (b"PK\x03\x04", b"\x80")
-"""How its files begin, under any suffix (``.ckpt``, ``.pth.tar``, ...). safetensors files begin with 8 bytes and ``{``."""
+"""How its files begin, under any suffix (``.ckpt``, ``.pth.tar``, ...). safetensors files begin with 8 bytes and {."""
 
 _HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 """Keys under which people save a state dict beside other things."""
@@ -217,7 +217,7 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
         else:
             held = f"it holds one object, of {unread[0]}" if unread else f"it holds a {type(content).__name__}"
         raise CheckpointError(
-            f"{source} holds no state dict: expected names with tensors, alone or under {' or '.join(_HOLDERS)}; {held}."
+            f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(_HOLDERS)}; {held}."
             " Save network.state_dict() with torch.save"
         )
     if unread:

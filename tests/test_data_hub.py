@@ -103,6 +103,15 @@ def test_the_download_cache_of_the_hub(tmp_path):
     assert load_images("parquet", "train", top).labels.tolist() == [1]
 
 
+def test_of_several_revisions_the_one_with_parquet_files_counts(tmp_path):
+    top = tmp_path / "datasets--me--mine"
+    write(top / "snapshots" / "converted", "default/train/0000.parquet", "default/test/0000.parquet")
+    (top / "snapshots" / "uploaded").mkdir()
+    (top / "refs").mkdir()
+    (top / "refs" / "main").write_text("uploaded")
+    assert locate(top)["train/0000.parquet"].parts[-4:-2] == ("converted", "default")
+
+
 def test_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
     real = write(tmp_path / "real", "train/0.parquet", "test/0.parquet")
     root = write(tmp_path / "set", ".cache/huggingface/train.parquet", "__old__/train.parquet", ".train.parquet")

@@ -101,6 +101,9 @@ def _snapshot(path: Path) -> Path:
         main = (path / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         main = ""
+    # A clone of the set as it was uploaded may lie beside the Hub's conversion, which alone has Parquet files.
+    filled = [name for name in revisions if next(_walk(path / "snapshots" / name), None) is not None]
+    revisions = filled or revisions
     if main not in revisions and len(revisions) != 1:
         raise DataError(f"{path / 'snapshots'}: holds {len(revisions)} revisions. Give one of these folders as root.")
     return path / "snapshots" / (main if main in revisions else revisions[0])
@@ -145,6 +148,7 @@ def _nothing(given: list[Path]) -> str:
     where = ", ".join(map(str, given[:3]))
     arrow = any(path.is_dir() and next(path.rglob("*.arrow"), None) for path in given)
     hint = " It holds .arrow files, as save_to_disk writes them: write the splits with to_parquet." if arrow else ""
+    hint = hint or " Expected are train-*.parquet and test-*.parquet, or folders as the Hub has them."
     return f"{where}: holds no .parquet file.{hint}"
 
 
