@@ -95,9 +95,9 @@ def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict
 
     Args:
         path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote), a
-            ``.safetensors`` file, or a ``.pt``/``.pth`` file of ``torch.save`` that holds a state dict, by itself or
-            as ``state_dict`` beside other things; may be a URI. Pickles are read with ``weights_only=True``: an object
-            that is no weight is never made, and :class:`UnreadObjects` warns of it.
+            ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, by itself or as ``state_dict``,
+            ``model`` and the like beside other things; may be a URI. Pickles are read with ``weights_only=True``: an
+            object that is no weight is never made, and :class:`UnreadObjects` warns of it.
         as_written: keep the names of the paper's released code in a file without a card.
 
     Returns:
@@ -147,13 +147,20 @@ def checkpoint_digest(path: str | Path) -> str:
     return str(manifest["files"][MODEL]["sha256"])
 
 
+_OF_TORCH_SAVE = (b"PK\x03\x04", b"\x80")
+"""How its files begin, under any suffix (``.ckpt``, ``.pth.tar``, ...). safetensors files begin with 8 bytes and {."""
+
+_HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+"""Keys under which people save a state dict beside other things."""
+
+
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``.
 
     Raises:
         CheckpointError: the bytes are no such file, or a weight or a statistic is NaN or infinite.
     """
-    pickled = source.endswith((".pt", ".pth"))
+    pickled = source.endswith((".pt", ".pth")) or (data.startswith(_OF_TORCH_SAVE) and data[8:9] != b"{")
     tensors, card = (_parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
     _check_finite(tensors, source)
     return tensors, card
@@ -202,10 +209,17 @@ def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch raises nearly everything on damaged bytes
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict):
+        content = next((content[key] for key in _HOLDERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        raise CheckpointError(f"{source} holds no state dict: expected names with tensors")
+        if isinstance(content, dict):
+            held = f"it holds {', '.join(map(repr, list(content)[:10]))}"
+        else:
+            held = f"it holds one object, of {unread[0]}" if unread else f"it holds a {type(content).__name__}"
+        raise CheckpointError(
+            f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(_HOLDERS)}; {held}."
+            " Save network.state_dict() with torch.save"
+        )
     if unread:
         text = f"{source} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
         warnings.warn(UnreadObjects(text + (", ..." if len(unread) > 5 else "")), stacklevel=2)

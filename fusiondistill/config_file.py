@@ -363,6 +363,8 @@ def _explain(
             message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
         message = "is missing"
+    elif problem["type"] == "too_short":
+        message = f"needs {problem['ctx']['min_length']} or more, and has {problem['ctx']['actual_length']}"
     elif problem["type"] != "value_error":
         message = f"{message[0].lower()}{message[1:]}"
         for form, words in _FORMS:

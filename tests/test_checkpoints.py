@@ -277,3 +277,20 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"not finite in {statistic}"):
         save_checkpoint(tmp_path / "a", state, {})
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth.tar", "a.bin", "a.pt"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model_state", "model", "net", "network"])
+def test_state_dicts_as_people_save_them(name: str, key: str, tmp_path: Path) -> None:
+    torch.save({"epoch": 3, key: state(), "optimizer_state": {"param_groups": []}}, tmp_path / name)
+    assert equal(load_checkpoint(tmp_path / name)[0], state())
+
+
+def test_files_without_a_state_dict_say_what_they_hold(tmp_path: Path) -> None:
+    for number, (content, said) in enumerate(
+        [({"epoch": 3, "generator": state()}, "holds 'epoch', 'generator'"), (torch.nn.Linear(1, 1), "object"),
+         ([1, 2], "holds a list")]
+    ):  # fmt: skip
+        torch.save(content, tmp_path / f"{number}.pt")
+        with pytest.raises(CheckpointError, match=f"no state dict.*{said}"):
+            load_checkpoint(tmp_path / f"{number}.pt")

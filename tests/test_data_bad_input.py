@@ -93,7 +93,11 @@ def test_rows_without_label_image_or_the_right_size(tmp_path):
     write_parquet(file, [png()], [0], names="ab")
     fails("no list of names", root=tmp_path)
     write_parquet(file, [png()], [0.5], label_type=pa.float64())
-    fails("train.parquet", "no integer label column among image, label", root=tmp_path)
+    fails(
+        "train.parquet",
+        "no integer label column among image (struct<bytes: binary, path: string>), label (double)",
+        root=tmp_path,
+    )
     pq.write_table(pa.table({"label": [1]}), file)
     fails("no image (a struct with `bytes`) column", root=tmp_path)
 

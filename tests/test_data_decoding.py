@@ -86,3 +86,25 @@ def test_other_modes_become_rgb():
 def test_what_people_find_in_the_place_of_an_image_is_said(data, words):
     with pytest.raises(DataError, match=words):
         decode_image(data, "here")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_grey_value_that_a_png_calls_transparent_is_laid_over_the_background(bits):
+    """Every value of few bits, or some of eight, as the clear one of an image that holds all of them."""
+    most = 2**bits - 1
+    for clear in range(0, most + 1, 1 if bits < 8 else 51):
+        values = np.arange(16).reshape(4, 4) % (most + 1) if bits < 8 else np.arange(0, 256, 17).reshape(4, 4)
+        rows = ["".join(f"{value:0{bits}b}" for value in row).ljust(8, "0") for row in values]
+        lines = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8) for row in rows)
+        chunks = (
+            b"IHDR" + struct.pack(">IIBBBBB", 4, 4, bits, 0, 0, 0, 0),
+            b"tRNS" + struct.pack(">H", clear),
+            b"IDAT" + zlib.compress(lines),
+            b"IEND",
+        )
+        data = b"".join(
+            struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+        )
+        found = decode_image(b"\x89PNG\r\n\x1a\n" + data, "x", (9, 9, 9))
+        expected = np.where(values == clear, 9, values * 255 // most)
+        assert (found == expected[..., None]).all(), (bits, clear)

@@ -112,9 +112,13 @@ def test_broken_images_are_an_error_or_are_named_and_left_out(tmp_path):
         load_images("folder", "train", tmp_path)
     images = load_images("folder", "train", tmp_path, broken="skip")
     assert len(images) == 6 and images.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert any("2 broken" in note and "bad.png" in note and "empty.png" in note for note in images.notes)
-    assert any("2 broken" in note for note in load_images("folder", "train", tmp_path, broken="skip").notes)  # stored
-    assert any("2 broken" in note for note in prepared(tmp_path, BASE, "data.broken=skip", "data.validation=0.4").notes)
+    assert any("left out: 2 (" in note and "bad.png" in note and "empty.png" in note for note in images.notes)
+    assert any(
+        "left out: 2 (" in note for note in load_images("folder", "train", tmp_path, broken="skip").notes
+    )  # stored
+    assert any(
+        "left out: 2 (" in note for note in prepared(tmp_path, BASE, "data.broken=skip", "data.validation=0.4").notes
+    )
 
 
 @pytest.mark.parametrize("background, expected", [("white", 255), ("black", 0), ([1, 2, 3], [1, 2, 3])])
@@ -222,6 +226,59 @@ def test_names_that_are_not_utf8_are_written_with_their_bytes(tmp_path):
 )
 def test_printable(name, text):
     assert printable(name) == text
+
+
+# --- checkpoints that do not fit, folders without splits --------------------------------------------------------------
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_by_the_plan(tmp_path):
+    import torch
+
+    from fusiondistill import build_model
+
+    root, states = a_set(tmp_path / "set", {"a": 30, "b": 30}), {}
+    for name, network, classes in (
+        ("good", "cifar_resnet8", 2), ("classes", "cifar_resnet8", 3), ("deep", "cifar_resnet14", 2)
+    ):  # fmt: skip
+        states[name] = build_model(network, classes).state_dict()
+    states["lacks"] = {key: value for key, value in states["good"].items() if key != "head.bias"}
+    for name, state in states.items():
+        torch.save(state, tmp_path / f"{name}.pt")
+    for name, said in (
+        ("classes", r"head\.weight has shape"), ("deep", "stage1.1.conv1.weight is not expected"),
+        ("lacks", r"head\.bias is missing"),
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt does not fit cifar_resnet8: {said}"):
+            prepared(root, BASE, f"base.checkpoint={tmp_path / name}.pt")
+    assert prepared(root, BASE, f"base.checkpoint={tmp_path / 'good.pt'}").plan.stages
+
+
+def test_folders_that_are_laid_out_otherwise_are_told_with_what_to_do(tmp_path):
+    for name in ("deeper/images", "other"):
+        a_set(tmp_path / name, {"a": 1, "b": 1})
+    for split in ("train", "test"):
+        (tmp_path / "other" / split).rename(tmp_path / "other" / f"my_{split}")
+    for name, said in (("deeper", rf"Give {tmp_path}/deeper/images as root"), ("other", "holds my_test, my_train")):
+        with pytest.raises(DataError, match=said):
+            load_images("folder", "train", tmp_path / name)
+    a_set(tmp_path / "nested", {"a": 1, "b/images": 1})
+    with pytest.raises(DataError, match=r"train/b: holds no image.*Move the images up"):
+        load_images("folder", "train", tmp_path / "nested")
+    a_set(tmp_path / "val", {"a": 1, "b": 1})
+    (tmp_path / "val" / "test").rename(tmp_path / "val" / "dev")
+    assert "dev is used as the test split" in load_images("folder", "test", tmp_path / "val").notes[0]
+
+
+def test_two_names_that_are_one_text_are_refused(tmp_path):
+    a_set(tmp_path, {"a": 1, "x\\xe9": 1})
+    folder = os.fsencode(tmp_path) + b"/train/x\xe9"
+    try:
+        os.mkdir(folder)  # noqa: PTH102
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    image(folder + b"/0.png")
+    with pytest.raises(DataError, match="the same text in two encodings"):
+        load_images("folder", "train", tmp_path)
 
 
 # --- on the command line ----------------------------------------------------------------------------------------------

@@ -103,6 +103,15 @@ def test_the_download_cache_of_the_hub(tmp_path):
     assert load_images("parquet", "train", top).labels.tolist() == [1]
 
 
+def test_of_several_revisions_the_one_with_parquet_files_counts(tmp_path):
+    top = tmp_path / "datasets--me--mine"
+    write(top / "snapshots" / "converted", "default/train/0000.parquet", "default/test/0000.parquet")
+    (top / "snapshots" / "uploaded").mkdir()
+    (top / "refs").mkdir()
+    (top / "refs" / "main").write_text("uploaded")
+    assert locate(top)["train/0000.parquet"].parts[-4:-2] == ("converted", "default")
+
+
 def test_hidden_folders_are_left_out_and_links_are_followed(tmp_path):
     real = write(tmp_path / "real", "train/0.parquet", "test/0.parquet")
     root = write(tmp_path / "set", ".cache/huggingface/train.parquet", "__old__/train.parquet", ".train.parquet")
@@ -293,6 +302,16 @@ def test_the_same_classes_in_another_order_are_matched_by_name(tmp_path):
     train, test = (load_images("parquet", split, tmp_path) for split in ("train", "test"))
     assert train.classes == test.classes == ["cat", "dog"]
     assert train.labels.tolist() == [0] and test.labels.tolist() == [1]
+    assert not train.notes and "test.parquet: the same classes in another order" in test.notes[0]
+
+
+def test_a_split_that_stands_in_for_the_test_split_is_said(tmp_path):
+    for word in ("valid", "dev", "eval"):
+        write(tmp_path / word, "data/train-00000-of-00001.parquet", f"data/{word}-00000-of-00001.parquet")
+        assert f"{word} is used as the test split" in locate(tmp_path / word).notes[0]
+        assert not locate(tmp_path / word, test_split=word).notes
+    write(tmp_path / "two", "train.parquet", "test.parquet", "validation.parquet")
+    assert not any("is used as" in note for note in locate(tmp_path / "two").notes)
 
 
 @pytest.mark.parametrize("classes, words", [(("cat", "cow"), "has 'cow' and lacks 'dog'"), (("cat",), "lacks 'dog'")])

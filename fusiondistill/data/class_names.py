@@ -41,7 +41,8 @@ def difference(given: Sequence[str], ours: Sequence[str]) -> str:
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             told.append(f"{what} {', '.join(map(repr, names[:SHOWN]))}{more}")
-    return f"{len(theirs)} classes, not {len(mine)}: it " + " and ".join(told)
+    counts = "" if len(theirs) == len(mine) else f"{len(theirs)} classes, not {len(mine)}: "
+    return f"{counts}it " + " and ".join(told)
 
 
 def order_of(given: Sequence[str], ours: Sequence[str], who: str, other: str) -> list[int] | None:

@@ -115,7 +115,22 @@ def decode(
         deep = deep_values(image, lambda: _header(data), bits, where)
         if deep is not None:
             return Decoded(_flattened(deep, background), True, deep.largest, several)
+        _scale_clear_value(image)
         return Decoded(_eight_bits(upright(image), background), several=several)
+
+
+_FULL = {"L;2": 3, "L;4": 15}
+"""Pillow's layout of grey values of fewer than 8 bits -> the largest value."""
+
+
+def _scale_clear_value(image: Any) -> None:
+    """Scale the value that a grey PNG calls transparent as Pillow scales the pixels, which it does not do itself."""
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.tile and isinstance(clear, int):
+        layout = image.tile[0][3]
+        full = _FULL.get(layout[0] if isinstance(layout, tuple) else layout)
+        if full:
+            image.info["transparency"] = clear * 255 // full
 
 
 def _several(image: Any) -> bool:

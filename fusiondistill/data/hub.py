@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_card import CardConfig, card_configs
-from fusiondistill.data.hub_names import check_shards, chosen_label, place_of
+from fusiondistill.data.hub_names import check_shards, chosen_label, place_of, stands_in
 from fusiondistill.data.source import Located, Root
 
 __all__ = ["SUFFIXES", "HubFiles", "locate"]
@@ -63,6 +63,8 @@ def locate(
         paths = chosen.files[label]
         check_shards(dict.fromkeys(paths), where)
         found |= {f"{split}/{path.removeprefix(chosen.folder)}": files[path] for path in paths}
+        if not (split == "test" and test_split) and (note := stands_in(label, split)) is not None:
+            notes.append(f"{where}: {note}")
         if any(place_of(path).partial for path in paths):
             notes.append(f"{where}: the Hub converted only the first part of {label} (partial-{label})")
     if not found:
@@ -99,6 +101,9 @@ def _snapshot(path: Path) -> Path:
         main = (path / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         main = ""
+    # A clone of the set as it was uploaded may lie beside the Hub's conversion, which alone has Parquet files.
+    filled = [name for name in revisions if next(_walk(path / "snapshots" / name), None) is not None]
+    revisions = filled or revisions
     if main not in revisions and len(revisions) != 1:
         raise DataError(f"{path / 'snapshots'}: holds {len(revisions)} revisions. Give one of these folders as root.")
     return path / "snapshots" / (main if main in revisions else revisions[0])
@@ -143,6 +148,7 @@ def _nothing(given: list[Path]) -> str:
     where = ", ".join(map(str, given[:3]))
     arrow = any(path.is_dir() and next(path.rglob("*.arrow"), None) for path in given)
     hint = " It holds .arrow files, as save_to_disk writes them: write the splits with to_parquet." if arrow else ""
+    hint = hint or " Expected are train-*.parquet and test-*.parquet, or folders as the Hub has them."
     return f"{where}: holds no .parquet file.{hint}"
 
 

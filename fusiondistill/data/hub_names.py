@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from fusiondistill.data.errors import DataError
 
-__all__ = ["KEYWORDS", "Place", "check_shards", "chosen_label", "place_of"]
+__all__ = ["KEYWORDS", "Place", "check_shards", "chosen_label", "place_of", "stands_in"]
 
 KEYWORDS = {
     "train": ("train", "training"),
@@ -115,6 +115,13 @@ def chosen_label(labels: Iterable[str], split: str, wanted: str | None) -> str |
         if alike:
             return alike[0]
     return None
+
+
+def stands_in(label: str, split: str) -> str | None:
+    """A sentence where a split of another name is used as the test split; None where its name says "test"."""
+    if split != "test" or "test" in label.lower():
+        return None
+    return f"there is no test split; {label} is used as the test split"
 
 
 def check_shards(files: Mapping[str, object], where: str) -> None:

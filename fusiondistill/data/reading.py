@@ -88,7 +88,7 @@ class Reader:
             names = ", ".join(printable(name) for name in self._skipped[:_NAMED])
             more = len(self._skipped) - _NAMED
             rest = f" and {more:,} more" if more > 0 else ""
-            said.append(f"{split}: {len(self._skipped):,} broken images are left out: {names}{rest}")
+            said.append(f"{split}: broken images that are left out: {len(self._skipped):,} ({names}{rest})")
         if self._several:
             said.append(f"{split}: {self._several:,} files have several frames or pages; the first is read")
         if self._deep:

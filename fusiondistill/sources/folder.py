@@ -15,7 +15,8 @@ from pathlib import Path
 
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.names import same_name
+from fusiondistill.data.hub_names import stands_in
+from fusiondistill.data.names import printable, same_name
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
 from fusiondistill.data.source import Located
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
@@ -28,6 +29,8 @@ SPLIT_FOLDERS = {
 }
 LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
+SHOWN = 12
+DEEPER = "folders inside a class"
 SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"}
 """Written by operating systems; left out like hidden files."""
 
@@ -45,8 +48,12 @@ def _locate(root: Root) -> dict[str, Path]:
         if there:
             splits[split] = _Split(split, there[0])
             notes += splits[split].notes
+            if (note := stands_in(there[0].name, split)) is not None:
+                notes.append(f"{base}: {note}")
             notes += [f"{path}: is not used, since {there[0].name} is the {split} split" for path in there[1:]]
     files = {name: path for split in splits.values() for name, path in split.files.items()}
+    if not splits:
+        raise DataError(_no_split(base))
     if not files:
         raise DataError(f"{base}: holds no image; {EXPECTED}." + "".join(f" Found: {note}." for note in notes[:5]))
     if "train" in splits:
@@ -54,6 +61,18 @@ def _locate(root: Root) -> dict[str, Path]:
         if "test" in splits:
             _check_known(splits["train"], splits["test"])
     return Located(dict(sorted(files.items())), notes)
+
+
+def _no_split(base: Path) -> str:
+    folders = [entry.name for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+    words = {word for words in SPLIT_FOLDERS.values() for word in words}
+    deeper = [name for name in folders if any(entry.name.lower() in words for entry in _entries(base / name))]
+    if deeper:
+        remedy = f"Give {base / deeper[0]} as root, which has them."
+    else:
+        remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
+    held = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "") or "no folder"
+    return printable(f"{base}: has no folder called train or test (it holds {held}). {remedy}")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -89,7 +108,7 @@ class _Split:
             if _hidden(entry.name):
                 kinds["hidden"] += 1
             elif entry.is_dir():
-                kinds["folders inside a class"] += 1
+                kinds[DEEPER] += 1
             elif not entry.is_file():
                 kinds["links that lead nowhere"] += 1
             elif suffix in SUFFIXES:
@@ -122,7 +141,7 @@ class _Split:
         raise DataError(
             f"{self.folder / empty[0]}: holds no image for this class (it holds {holds}; read are {read})."
             + (f" So it is with {len(empty) - 1} more: {', '.join(empty[1:21])}." if len(empty) > 1 else "")
-            + " Convert the files, or delete the folder."
+            + (" Move the images up into it." if kinds.get(DEEPER) else " Convert the files, or delete the folder.")
         )
 
 
@@ -133,8 +152,10 @@ def _hidden(name: str) -> bool:
 def _check_known(train: _Split, test: _Split) -> None:
     """Raise DataError where the test split has a class that cannot be learned."""
     known = {same_name(name): name for name in train.classes}
-    if len(known) < len(train.classes):
-        raise DataError(f"{train.folder}: two folders differ only in how their accented letters are stored. Join them.")
+    if len({same_name(printable(name)) for name in train.classes}) < len(train.classes):
+        raise DataError(
+            f"{train.folder}: the names of two folders are the same text in two encodings. Join or rename them."
+        )
     filled = {same_name(name): name for name in test.classes if test.classes[name][""]}
     if unknown := [filled[key] for key in sorted(filled.keys() - known.keys())]:
         raise DataError(

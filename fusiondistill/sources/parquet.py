@@ -59,12 +59,13 @@ def _rows_at_a_time(path: Path, metadata: Any) -> int:
     return max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max([1, *sizes])))
 
 
-def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...], columns: list[str]) -> str:
+def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...], schema: Any) -> str:
     for name in preferred:
         if name in found:
             return name
     if len(found) == 1:
         return found[0]
+    columns = [f"{field.name} ({str(field.type)[:60]})" for field in schema]
     raise DataError(
         f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
         f"expected one, or one called {' or '.join(preferred)}."
@@ -91,8 +92,8 @@ def _columns(path: Path, schema: Any) -> _Columns:
     structs = [field.name for field in schema if is_image(field.type)]
     plain = [] if structs else [field.name for field in schema if is_binary(field.type)]
     labels = [field.name for field in schema if types.is_integer(field.type)]
-    image = _column(path, "image (a struct with `bytes`)", structs or plain, IMAGE_COLUMNS, schema.names)
-    label = _column(path, "integer label", labels, LABEL_COLUMNS, schema.names)
+    image = _column(path, "image (a struct with `bytes`)", structs or plain, IMAGE_COLUMNS, schema)
+    label = _column(path, "integer label", labels, LABEL_COLUMNS, schema)
     return _Columns(image, f"{image}.bytes" if structs else image, label)
 
 
@@ -177,6 +178,7 @@ def parquet(
             f"Say what it is called, like data.{split}_split: NAME."
         )
     classes, notes = _classes(files), list[str]()
+    notes += [f"{p}: the same classes in another order; they are matched by name" for p in mine if classes.order[p]]
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
@@ -28,7 +28,7 @@ class DataFacts:
 
     def __init__(self) -> None:
         self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
-        self._classes: dict[str, list[str] | None] = {}
+        self._classes: dict[tuple[Any, ...], list[str] | None] = {}
 
     def of(self, plan: Plan, train: ImageSet, test: ImageSet) -> list[str]:
         """What users should know of a plan's images, a sentence each.
@@ -41,21 +41,36 @@ class DataFacts:
         if key not in self._of_data:
             self._of_data[key] = (_facts_of_data(config, train, test), _training_images(config, train))
         notes, count = self._of_data[key]
-        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train.classes)]
+        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train)]
 
-    def _of_checkpoints(self, plan: Plan, classes: Sequence[str]) -> Iterator[str]:
-        from fusiondistill.checkpoints import load_checkpoint
-
+    def _of_checkpoints(self, plan: Plan, train: ImageSet) -> Iterator[str]:
+        classes = train.classes
         for spec in (stage.spec for stage in plan.stages if isinstance(stage.spec, CheckpointSpec)):
-            if spec.path not in self._classes:
-                self._classes[spec.path] = load_checkpoint(spec.path)[1].get("classes")
-            known = self._classes[spec.path]
+            known = self._looked_at(spec, train)
             if known is None or list(known) == list(classes):
                 continue
             if permutation(known, classes) is None:
                 told = difference(known, classes)
                 raise CheckpointError(f"{spec.path} was trained for other classes than {spec.data.name} has: {told}")
             yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
+
+    def _looked_at(self, spec: CheckpointSpec, train: ImageSet) -> list[str] | None:
+        """The classes that a checkpoint names; raises CheckpointError where its weights do not fit the network."""
+        import torch
+
+        from fusiondistill.checkpoints import load_checkpoint
+        from fusiondistill_runner.working.import_checkpoint import fitting
+        from fusiondistill_runner.working.networks import new_network
+
+        key = (spec.path, spec.model, len(train.classes))
+        if key not in self._classes:
+            state, card = load_checkpoint(spec.path)
+            named = card.get("classes")
+            if named is None or len(named) == len(train.classes):  # else the classes are told by their names
+                with torch.random.fork_rng([]):
+                    fitting(spec, state, card, new_network(spec.model, train))
+            self._classes[key] = named
+        return self._classes[key]
 
 
 def _training_images(config: Config, train: ImageSet) -> int:

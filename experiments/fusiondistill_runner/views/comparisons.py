@@ -13,6 +13,7 @@ from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
+from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.sweep_comparisons import rests_on, sweeps
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     for plan in plans:
         config, known = plan["config"], evaluated(store, plan)
-        names = {"dataset": config["data"]["name"], "model": config["model"]["name"], "protocol": config["protocol"]}
+        names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
         if not unchanged(own, known.digest):
             rows += [{**own, **pair} for pair in _of_experiment(store, known)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import MANIFEST
 from fusiondistill.report.methods import COLUMNS as ABOUT
 from fusiondistill.report.methods import methods_of
-from fusiondistill.sources import SOURCES
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
 from fusiondistill_runner.views.comparisons import comparisons_table
+from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
 
@@ -94,17 +94,10 @@ def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any]
     """Every piece of every plan, with the columns that name its experiment, method, seed and degradation."""
     for plan in plans:
         config = plan["config"]
-        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": _data_set(config)}
+        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": data_name(config)}
         for piece in plan["rows"]:
             own = {name: piece[name] for name in ("method", "seed", "degradation")}
             yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
-
-
-def _data_set(config: Mapping[str, Any]) -> str:
-    """The name of a data set; with the end of its root where the name alone says nothing: ``folder mine``."""
-    name, root = config["data"]["name"], config["data"].get("root")
-    known = SOURCES.get(name)
-    return f"{name} {PurePath(root).name}" if root and (known is None or known.needs_root) else name
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -12,6 +12,7 @@ from typing import Any
 from fusiondistill.report.methods import Method, methods_of, ours_of
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, Pieces, correctness, evaluated
+from fusiondistill_runner.views.data_names import data_name
 
 __all__ = ["MOST", "Sweep", "compared", "rests_on", "sweeps"]
 
@@ -100,7 +101,7 @@ def _sweep(name: str, points: Sequence[tuple[Mapping[str, Any], Evaluated]]) -> 
     return Sweep(
         name=name,
         names={
-            "dataset": config["data"]["name"],
+            "dataset": data_name(config),
             "model": models.pop() if len(models) == 1 else "",
             "protocol": config["protocol"],
         },

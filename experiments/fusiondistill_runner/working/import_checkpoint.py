@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusiondistill import checkpoints
 from fusiondistill.data import class_names
@@ -19,7 +19,29 @@ if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
     from fusiondistill.models.network import FeatureNetwork
 
-__all__ = ["import_checkpoint"]
+__all__ = ["fitting", "import_checkpoint"]
+
+
+def fitting(
+    spec: CheckpointSpec, state: dict[str, torch.Tensor], card: dict[str, Any], network: FeatureNetwork
+) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint under the names of a network.
+
+    Raises:
+        CheckpointError: they do not fit it, or it is that of another plugin.
+    """
+    if card:
+        checkpoints.check_card(card, spec.path)
+        if card["model"] == spec.model.name:
+            checkpoints.check_plugin(card, spec.path)
+    difference = state_difference(network.state_dict(), state)
+    if difference and not card:  # a plugin's network may have the names of the released code itself
+        written, _ = checkpoints.load_checkpoint(spec.path, as_written=True)
+        if not state_difference(network.state_dict(), written):
+            state, difference = written, ""
+    if difference:
+        raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
+    return state
 
 
 def import_checkpoint(job: Job) -> Result:
@@ -36,19 +58,9 @@ def import_checkpoint(job: Job) -> Result:
         raise checkpoints.CheckpointError(
             f"{spec.path} is no longer the checkpoint that this run was planned with: start the run again"
         )
-    if card:
-        checkpoints.check_card(card, spec.path)
-        if card["model"] == spec.model.name:
-            checkpoints.check_plugin(card, spec.path)
     images = load_data(spec.data, job.context.root(spec.data), "train")
     network = new_network(spec.model, images)
-    difference = state_difference(network.state_dict(), state)
-    if difference and not card:  # a plugin's network may have the names of the released code itself
-        written, _ = checkpoints.load_checkpoint(spec.path, as_written=True)
-        if not state_difference(network.state_dict(), written):
-            state, difference = written, ""
-    if difference:
-        raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
+    state = fitting(spec, state, card, network)
     if (known := card.get("classes")) not in (None, list(images.classes)):
         state = _by_name(spec, state, list(known), images, network)
     ours = card_for(spec.model, images)
