@@ -308,7 +308,8 @@ def naming_full_disk(path: str, size: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = error.filename or path  # a failing disk names no file
+            if error.errno is not None and error.filename is None:
+                error.filename = path  # a failing disk names no file
             raise
         there = next(parent for parent in Path(path).parents if parent.is_dir())
         problem = DiskFull(

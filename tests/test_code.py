@@ -205,14 +205,10 @@ def test_a_checkpoint_of_another_plugin_of_that_name_is_not_taken_for_a_stage(do
     text = config.read_text().replace(str(config.parent / "tiny.py"), str(tmp_path / "tiny.py"))
     (tmp_path / "config.yaml").write_text(text)
     loaded = plugins._loaded.copy()
+    given = (f"base.checkpoint={place}", "methods=[base]")
     try:
-        ready = prepare(
-            str(tmp_path / "config.yaml"), (f"base.checkpoint={place}", "methods=[base]"), str(tmp_path / "s")
-        )
-        (tmp_path / "s").mkdir()
-        (base,) = [stage for stage in ready.plan.stages if stage.kind == "import"]
         with pytest.raises(CheckpointError, match=r"the plugin that is loaded, .* is another"):
-            execute(base, ready.context, torch.device("cpu"), lambda facts: None)
+            prepare(str(tmp_path / "config.yaml"), given, str(tmp_path / "s"))
     finally:
         unload()
         load_plugins(list(loaded.values()))

@@ -175,7 +175,7 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("expert: {checkpoint: /dev/null}\n", 2, "expert.checkpoint", "put {degradation} in it"),
         ("base: {checkpoint: nowhere.pt}\n", 2, "base.checkpoint", "no such checkpoint: nowhere.pt"),
         ("plugins:\n- nowhere.py\n", 3, "plugins.0", "nowhere.py cannot be read"),
-        ("methods: []\n", 2, "methods", "at least 1"),
+        ("methods: []\n", 2, "methods", "needs 1 or more"),
         ("experiment_: 1\n", 2, "experiment_", "did you mean 'experiment'?"),
     ],
 )

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from fusiondistill import DataError, config_file
 from fusiondistill.checkpoints import CheckpointError, save_checkpoint
 from fusiondistill.data import load_images
 from fusiondistill.data.names import printable
+from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
 
@@ -50,6 +52,20 @@ def prepared(root: Path, more: str = BASE, *overrides: str):
 def looked_for(root: Path) -> list[str]:
     (root / "c.yaml").write_text(f"{BASE}data: {{name: folder, root: {root}}}\n")
     return look_for_data(config_file.load_points(str(root / "c.yaml"))[1])
+
+
+def test_validate_decodes_what_lies_at_a_root(tmp_path):
+    a_set(tmp_path, {"a": 20, "b": 20})
+    (tmp_path / "c.yaml").write_text(f"{BASE}data: {{name: folder, root: {tmp_path}}}\n")
+    said = CliRunner().invoke(main, ["validate", str(tmp_path / "c.yaml")])
+    assert said.exit_code == 0 and "is valid" in said.output, said.output
+    (tmp_path / "train" / "a" / "bad.png").write_bytes(b"no image")
+    said = CliRunner().invoke(main, ["validate", str(tmp_path / "c.yaml")])
+    assert said.exit_code == 2 and "bad.png" in said.output and "data.broken: skip" in said.output, said.output
+    a_set(tmp_path, {"a": 20, "b": 20}, value=7)
+    (tmp_path / "train" / "a" / "bad.png").unlink()
+    said = CliRunner().invoke(main, ["validate", str(tmp_path / "c.yaml")])
+    assert said.exit_code == 2 and "all training images are the same" in said.output, said.output
 
 
 # --- what is left out -------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_of_several_revisions_the_one_with_parquet_files_counts(tmp_path):
     (top / "snapshots" / "uploaded").mkdir()
     (top / "refs").mkdir()
     (top / "refs" / "main").write_text("uploaded")
-    assert locate(top)["train/0000.parquet"].parts[-4:-2] == ("converted", "default")
+    assert locate(top)["train/train/0000.parquet"].parts[-4:-2] == ("converted", "default")
 
 
 def test_hidden_folders_are_left_out_and_links_are_followed(tmp_path):

@@ -28,4 +28,4 @@ def test_paired_tests_of_a_folder_are_in_its_report(tmp_path: Path) -> None:
     tested = pq.read_table(tmp_path / "store" / "comparisons.parquet").to_pylist()
     assert [row["dataset"] for row in tested] == ["folder mine"]
     page = (tmp_path / "store" / "report" / "table.md").read_text()
-    assert "Not tested in pairs" not in page and "On folder mine" in page
+    assert "Not tested in pairs" not in page and "data folder mine" in page

@@ -17,6 +17,7 @@ from fusiondistill_runner.planning.specs import TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.views import results
+from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
 from planned_report import ABOUT
@@ -155,4 +156,4 @@ def test_without_a_plan_nothing_is_said_of_the_settings(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_that_says_nothing_of_the_images_is_told_with_their_folder(data: dict[str, Any], said: str) -> None:
-    assert results._data_set({"data": data}) == said
+    assert data_name({"data": data}) == said

@@ -80,11 +80,12 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise _busy(location, _name_in(lock) or "another run") from error
-            except PermissionError as error:  # of SMB: held by another client
+            except OSError as error:
+                if error.errno != errno.EACCES:
+                    raise _NoLock(error.errno, error.strerror, str(path)) from error
+                # of SMB: held by another client
                 who = f"another run, or its disk refuses to lock {path} ({error.strerror})"
                 raise _busy(location, _name_in(lock) or who) from error
-            except OSError as error:
-                raise _NoLock(error.errno, error.strerror, str(path)) from error
             lock.truncate(0)
             lock.write(identity().encode())
         yield _LockCheck(path, lock, location)
