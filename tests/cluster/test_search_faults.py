@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,7 @@ def test_a_killed_search_goes_on(
     search_for = ("--set", f"search.searcher={searcher}")
     config, reference, cache = finished(CONFIG, *search_for, verb="search")  # without Ray no trial is stopped early
     store = tmp_path / "store"
-    temporary = tmp_path / "t"  # sockets below it bear no long path
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix="fd"))  # a long path would be replaced: sockets bear none
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # (Ray's sockets bear no long path)
     settings = (*search_for, *place, "--store", str(store))
