@@ -44,10 +44,12 @@ def socket_folder() -> Iterator[None]:
             f"and TMPDIR to a folder that you may write, with a path of at most {LONGEST - BELOW} bytes"
         )
     made = tempfile.mkdtemp(prefix="fd-", dir=short)
+    before = tempfile.tempdir  # Python remembers the first folder that it found
     os.environ.update(dict.fromkeys(_VARIABLES, made))
     try:
         yield
     finally:
+        tempfile.tempdir = before
         for name in _VARIABLES:
             del os.environ[name]
         os.environ.update(given)
