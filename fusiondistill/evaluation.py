@@ -292,6 +292,10 @@ def validate(
     return {name: torch.cat(parts) for name, parts in right.items()}
 
 
+MIXED_BATCH = 128
+"""Images of each degradation in a batch on which BatchNorm's statistics are recomputed."""
+
+
 def mixed_batches(
     image_set: ImageSet,
     degradations: Sequence[str | DegradationConfig],
@@ -299,7 +303,7 @@ def mixed_batches(
     seed: int,
     device: torch.device,
     protocol: str,
-    batch_size: int = 128,
+    batch_size: int = MIXED_BATCH,
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     """Normalised batches that hold every degradation in equal parts, with their labels, without augmentation.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from fusiondistill import DataError, config_file
 from fusiondistill.checkpoints import CheckpointError, save_checkpoint
 from fusiondistill.data import load_images
-from fusiondistill.data.names import printable
+from fusiondistill.data.names import escaped
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
@@ -241,7 +241,7 @@ def test_names_that_are_not_utf8_are_written_with_their_bytes(tmp_path):
     "name, text", [("\udce9", "\\xe9"), ("\ud800", "\\ud800"), ("a\x1b[1m", "a\\x1b[1m"), ("né", "né")]
 )
 def test_printable(name, text):
-    assert printable(name) == text
+    assert escaped(name) == text
 
 
 # --- checkpoints that do not fit, folders without splits --------------------------------------------------------------

@@ -132,9 +132,8 @@ def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
     from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
     checked, points = config_file.load_points(config, overrides)
-    notes = look_for_data(points)  # before images are decoded, which takes longer
-    if all(point.data.root for point in points):
-        notes = [*prepare(config, overrides).notes]
+    at_roots = all(point.data.root for point in points)
+    notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
     for text in notes:
         click.echo(f"note: {text}")
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")

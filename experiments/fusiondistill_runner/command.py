@@ -139,15 +139,15 @@ def _guard(call: Callable[[], Any]) -> Any:
 def _check_names() -> None:
     """End the command where a path that it is given is not UTF-8: it could neither be stored nor shown.
 
-    Names inside of data sets are shown with such bytes as ``\\xe9`` (:func:`fusiondistill.data.names.printable`).
+    Names inside of data sets are shown with such bytes as ``\\xe9`` (:func:`fusiondistill.data.names.escaped`).
     """
-    from fusiondistill.data.names import printable
+    from fusiondistill.data.names import escaped
 
     named = {"the argument": sys.argv[1:], "the folder in which the command starts": [os.getcwd()]}  # noqa: PTH109
     for what, names in named.items():
         for name in names:
             if any("\ud800" <= letter <= "\udfff" for letter in name):
-                _stop(f"{what} {printable(name)} is not UTF-8 text: rename the file or folder", WRONG_INPUT)
+                _stop(f"{what} {escaped(name)} is not UTF-8 text: rename the file or folder", WRONG_INPUT)
 
 
 def _blame(error: BaseException) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.names import printable, same_name
+from fusiondistill.data.names import escaped, same_name
 
 __all__ = ["difference", "order_of", "permutation"]
 
@@ -19,8 +19,8 @@ def permutation(given: Sequence[str], ours: Sequence[str]) -> list[int] | None:
         >>> permutation(["dog", "cat"], ["cat", "dog"]), permutation(["dog"], ["cat"])
         ([1, 0], None)
     """
-    places = {same_name(printable(name)): place for place, name in enumerate(ours)}
-    wanted = [same_name(printable(name)) for name in given]
+    places = {same_name(escaped(name)): place for place, name in enumerate(ours)}
+    wanted = [same_name(escaped(name)) for name in given]
     if len(places) < len(ours) or len(set(wanted)) < len(wanted) or places.keys() != set(wanted):
         return None
     return [places[name] for name in wanted]
@@ -28,7 +28,7 @@ def permutation(given: Sequence[str], ours: Sequence[str]) -> list[int] | None:
 
 def difference(given: Sequence[str], ours: Sequence[str]) -> str:
     """What sets two lists of classes apart, in words: those that only one has, or the first that is elsewhere."""
-    mine, theirs = [printable(n) for n in ours], [printable(n) for n in given]
+    mine, theirs = [escaped(n) for n in ours], [escaped(n) for n in given]
     only_given = [name for name in theirs if name not in set(mine)]
     only_ours = [name for name in mine if name not in set(theirs)]
     if not only_given and not only_ours:

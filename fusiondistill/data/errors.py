@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from fusiondistill.data.names import printable
+from fusiondistill.data.names import escaped
 
 __all__ = ["DataError", "unknown"]
 
@@ -14,7 +14,7 @@ class DataError(ValueError):
     """Something is wrong with the user's data: the message names the file and row or member, and says what to do."""
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(str(message), lines=True))
+        super().__init__(escaped(str(message), lines=True))
 
 
 def unknown(kind: str, given: object, known: Iterable[str], advice: str = "") -> DataError:

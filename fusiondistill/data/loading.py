@@ -14,7 +14,7 @@ from fusiondistill.data.errors import DataError, unknown
 from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.data.fingerprints import content_digest, signature
 from fusiondistill.data.image_set import ImageSet, Statistics
-from fusiondistill.data.names import printable
+from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Contents, Files, Root, Row
 from fusiondistill.sources import SOURCES, Source
 
@@ -135,7 +135,7 @@ def _read(asked: _Asked, files: Files, split: str, known_by: str) -> Contents:
                 f"{', '.join(str(path) for path in list(files.values())[:3])}. Try again."
             )
 
-    return Contents([printable(name) if isinstance(name, str) else name for name in classes], checked(), notes)
+    return Contents([escaped(name) if isinstance(name, str) else name for name in classes], checked(), notes)
 
 
 def _statistics(asked: _Asked, whole: str) -> Statistics:

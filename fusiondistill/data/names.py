@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import unicodedata
 
-__all__ = ["printable", "same_name"]
+__all__ = ["escaped", "same_name"]
 
 
-def printable(name: str, lines: bool = False) -> str:
+def escaped(name: str, lines: bool = False) -> str:
     r"""The name with the bytes that are not UTF-8, and control characters, written as ``\xe9``.
 
     Python holds such bytes of a file's name as lone surrogates, which no file can store and no terminal shows.
@@ -18,7 +18,7 @@ def printable(name: str, lines: bool = False) -> str:
         lines: leave line ends as they are.
 
     Example:
-        >>> printable("caf\udce9"), printable("café")
+        >>> escaped("caf\udce9"), escaped("café")
         ('caf\\xe9', 'café')
     """
     try:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fusiondistill.data.decoding import BrokenImage, decode
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.names import printable
+from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
 __all__ = ["Background", "Bits", "Broken", "Reader"]
@@ -85,7 +85,7 @@ class Reader:
         """What users should know of the images, after the last one."""
         said = []
         if self._skipped:
-            names = ", ".join(printable(name) for name in self._skipped[:_NAMED])
+            names = ", ".join(escaped(name) for name in self._skipped[:_NAMED])
             more = len(self._skipped) - _NAMED
             rest = f" and {more:,} more" if more > 0 else ""
             said.append(f"{split}: broken images that are left out: {len(self._skipped):,} ({names}{rest})")

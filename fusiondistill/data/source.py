@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fusiondistill.data.names import printable
+from fusiondistill.data.names import escaped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ class Located(dict[str, Path]):
 
     def __init__(self, files: Mapping[str, Path], notes: Sequence[str] = ()) -> None:
         super().__init__(files)
-        self.notes = tuple(printable(note) for note in notes)
+        self.notes = tuple(escaped(note) for note in notes)
 
 
 Root = str | Path | list[str] | list[Path] | None

@@ -16,7 +16,7 @@ from pathlib import Path
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_names import stands_in
-from fusiondistill.data.names import printable, same_name
+from fusiondistill.data.names import escaped, same_name
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
 from fusiondistill.data.source import Located
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
@@ -72,7 +72,7 @@ def _no_split(base: Path) -> str:
     else:
         remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
     held = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "") or "no folder"
-    return printable(f"{base}: has no folder called train or test (it holds {held}). {remedy}")
+    return escaped(f"{base}: has no folder called train or test (it holds {held}). {remedy}")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -152,7 +152,7 @@ def _hidden(name: str) -> bool:
 def _check_known(train: _Split, test: _Split) -> None:
     """Raise DataError where the test split has a class that cannot be learned."""
     known = {same_name(name): name for name in train.classes}
-    if len({same_name(printable(name)) for name in train.classes}) < len(train.classes):
+    if len({same_name(escaped(name)) for name in train.classes}) < len(train.classes):
         raise DataError(
             f"{train.folder}: the names of two folders are the same text in two encodings. Join or rename them."
         )

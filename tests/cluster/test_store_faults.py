@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -44,11 +43,9 @@ def undisturbed() -> tuple[Path, Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def two_cpus(bucket: Bucket, ray_head: Any) -> str:
-    """The address of a cluster whose node has the credentials of the bucket."""
-    ray_head.add_node(num_cpus=2)
-    address: str = ray_head.address
-    return address
+def two_cpus(bucket: Bucket, two_cpus: str) -> str:
+    """The address of a cluster whose node, which starts after the bucket, has its credentials."""
+    return two_cpus
 
 
 LONG = 400

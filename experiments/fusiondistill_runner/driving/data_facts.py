@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
+from fusiondistill.evaluation import MIXED_BATCH
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
 from fusiondistill_runner.working.data import image_size
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["DataFacts"]
 
 SHOWN = 10
-RECALIBRATED = 128
-"""Images of a batch on which BatchNorm's statistics are recomputed: the default of `evaluation.mixed_batches`."""
 
 
 class DataFacts:
@@ -28,7 +27,7 @@ class DataFacts:
 
     def __init__(self) -> None:
         self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
-        self._classes: dict[tuple[Any, ...], list[str] | None] = {}
+        self._cards: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
     def of(self, plan: Plan, train: ImageSet, test: ImageSet) -> list[str]:
         """What users should know of a plan's images, a sentence each.
@@ -41,21 +40,27 @@ class DataFacts:
         if key not in self._of_data:
             self._of_data[key] = (_facts_of_data(config, train, test), _training_images(config, train))
         notes, count = self._of_data[key]
-        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train)]
+        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
 
-    def _of_checkpoints(self, plan: Plan, train: ImageSet) -> Iterator[str]:
-        classes = train.classes
+    def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
+        name, classes, resized = plan.config.data.name, list(train.classes), list[str]()
         for spec in (stage.spec for stage in plan.stages if isinstance(stage.spec, CheckpointSpec)):
-            known = self._looked_at(spec, train)
-            if known is None or list(known) == list(classes):
-                continue
-            if permutation(known, classes) is None:
-                told = difference(known, classes)
-                raise CheckpointError(f"{spec.path} was trained for other classes than {spec.data.name} has: {told}")
-            yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
+            card = self._card(spec, train)
+            known, learned = card.get("classes"), card.get("size")
+            if known is not None and list(known) != classes:
+                if permutation(known, classes) is None:
+                    told = difference(known, classes)
+                    raise CheckpointError(f"{spec.path} was trained for other classes than {name} has: {told}")
+                yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
+            if isinstance(learned, list) and len(learned) == 2 and learned != list(size):
+                resized.append(
+                    f"{spec.path} was trained on images of {learned[1]}x{learned[0]} pixels, those of {name} have "
+                    f"{size[1]}x{size[0]}: expect it to see less"
+                )
+        yield from resized
 
-    def _looked_at(self, spec: CheckpointSpec, train: ImageSet) -> list[str] | None:
-        """The classes that a checkpoint names; raises CheckpointError where its weights do not fit the network."""
+    def _card(self, spec: CheckpointSpec, train: ImageSet) -> Mapping[str, Any]:
+        """The card of a checkpoint; raises CheckpointError where its weights do not fit the network."""
         import torch
 
         from fusiondistill.checkpoints import load_checkpoint
@@ -63,14 +68,14 @@ class DataFacts:
         from fusiondistill_runner.working.networks import new_network
 
         key = (spec.path, spec.model, len(train.classes))
-        if key not in self._classes:
+        if key not in self._cards:
             state, card = load_checkpoint(spec.path)
             named = card.get("classes")
             if named is None or len(named) == len(train.classes):  # else the classes are told by their names
                 with torch.random.fork_rng([]):
                     fitting(spec, state, card, new_network(spec.model, train))
-            self._classes[key] = named
-        return self._classes[key]
+            self._cards[key] = card
+        return self._cards[key]
 
 
 def _training_images(config: Config, train: ImageSet) -> int:
@@ -89,7 +94,7 @@ def _facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]
         DataError: one class alone, a channel that is the same everywhere, or nothing to validate on.
     """
     name, classes = config.data.name, train.classes
-    if difference_of(train, test):
+    if list(train.classes) != list(test.classes):
         raise DataError(f"{name}: the test split has other classes: {difference(test.classes, classes)}.")
     counts = train.labels.bincount(minlength=len(classes)).tolist()
     filled = [label for label, count in enumerate(counts) if count]
@@ -107,11 +112,6 @@ def _facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]
         notes.append(f"{name}: the deviation of a channel is {min(train.std):.2g} of 255: nearly all pixels are alike")
     _check_held_out(config, train)
     return list(dict.fromkeys(notes))
-
-
-def difference_of(train: ImageSet, test: ImageSet) -> bool:
-    """Whether two splits name other classes, or the same in another order."""
-    return list(train.classes) != list(test.classes)
 
 
 def _lacking(split: str, images: ImageSet) -> Iterator[str]:
@@ -174,8 +174,8 @@ def _facts_of_plan(plan: Plan, train: ImageSet, count: int) -> list[str]:
                     lonely.setdefault(stage.name, told)
         elif isinstance(spec, MergeSpec) and spec.recalibrate != "none":
             seen = min(spec.images, count)
-            if (1 if spec.told else len(spec.degradations)) * (seen % RECALIBRATED) == 1:
-                lonely.setdefault(stage.name, f"batches of {RECALIBRATED} images leave one of {seen:,} (start.images)")
+            if (1 if spec.told else len(spec.degradations)) * (seen % MIXED_BATCH) == 1:
+                lonely.setdefault(stage.name, f"batches of {MIXED_BATCH} images leave one of {seen:,} (start.images)")
     if lonely and _needs_two(config, train):
         raise DataError(_one_image(config, lonely))
     return list(dict.fromkeys(notes))

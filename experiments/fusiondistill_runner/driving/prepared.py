@@ -18,7 +18,6 @@ from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
-from fusiondistill_runner.planning.specs import CheckpointSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
@@ -76,8 +75,7 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     shared: dict[str, Stage] = {}
     plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
     prepared = outside.prepared(config, plans, store)
-    other = outside.other_sizes(config, _imported(prepared.plan))
-    return replace(prepared, notes=(*notes, *prepared.notes, *other))
+    return replace(prepared, notes=(*notes, *prepared.notes))
 
 
 def prepare_evaluation(
@@ -117,17 +115,7 @@ def prepare_evaluation(
         build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
         for point, models in points
     )
-    cards = [(path, card) for models in found.by_network.values() for path, _, card in models.values()]
-    prepared = outside.prepared(config, plans, store)
-    return replace(prepared, notes=(*prepared.notes, *outside.other_sizes(points[0][0], cards)))
-
-
-def _imported(plan: Plan) -> list[tuple[str, Mapping[str, Any]]]:
-    """(path, card) of each checkpoint that stands for a stage."""
-    from fusiondistill.checkpoints import load_checkpoint
-
-    paths = dict.fromkeys(stage.spec.path for stage in plan.stages if isinstance(stage.spec, CheckpointSpec))
-    return [(path, load_checkpoint(path)[1]) for path in paths]
+    return outside.prepared(config, plans, store)
 
 
 class _Found:
@@ -235,16 +223,6 @@ class _Outside:
         facts = {"test_images": len(data.test), "size": data.size}
         return {**facts, "corruptions": found, "parameters": parameters}
 
-    def other_sizes(self, config: Config, cards: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, ...]:
-        """A line for each checkpoint whose network learned from images of another size than those of the data set."""
-        height, width = self._data(config).size
-        return tuple(
-            f"{path} was trained on images of {card['size'][1]}x{card['size'][0]} pixels, those of {config.data.name} "
-            f"have {width}x{height}: expect it to see less"
-            for path, card in cards
-            if isinstance(card.get("size"), list) and card["size"][:2] != [height, width] and len(card["size"]) == 2
-        )
-
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
 
@@ -271,7 +249,7 @@ class _Outside:
         return Prepared(config, union(config, plans), plans, place, context, tuple(dict.fromkeys(notes)))
 
 
-def look_for_data(points: Sequence[Config]) -> list[str]:
+def look_for_data(points: Sequence[Config]) -> tuple[str, ...]:
     """Find the files of the data sets that lie at a root, and read their class names; decodes and fetches nothing.
 
     Returns:
@@ -292,4 +270,4 @@ def look_for_data(points: Sequence[Config]) -> list[str]:
         for split in ("train", "test"):
             source.function(files, split, **parameters)
         notes += getattr(files, "notes", ())
-    return list(dict.fromkeys(notes))
+    return tuple(dict.fromkeys(notes))
