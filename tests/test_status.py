@@ -151,9 +151,7 @@ def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -
 def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     config, store, cache = tmp_path / "c.yaml", tmp_path / "store", tmp_path / "cache"
     config.write_text(CONFIG)
-    driver = subprocess.Popen(
-        command("run", str(config), "--store", str(store)), env=environment(cache), stdout=subprocess.DEVNULL
-    )
+    driver = subprocess.Popen(command("run", str(config), "--store", str(store)), env=environment(cache))
     wait_for(lambda: list(store.glob("plans/*.json")))
     plain = subprocess.Popen(
         command("status", str(store), "--watch", "0.2"), env=environment(cache), stdout=subprocess.PIPE, text=True
@@ -173,11 +171,13 @@ def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert terminal.wait(120) == 0 and driver.wait(240) == 0
     said, _ = plain.communicate(timeout=120)
     assert plain.returncode == 0
-    assert re.search(r"base, seed 0: running on group1/\d, epoch \d+/30", said), said
+    # On a busy machine Ray may fail to start a group; the driver then starts the next one.
+    assert re.search(r"base, seed 0: running on group\d/\d, epoch \d+/30", said), said
     assert said.index("base, seed 0: done") < said.index("vanilla, seed 0: done") and said.rstrip().endswith("complete")
     assert len(set(said.splitlines())) == len(said.splitlines()), "only what changes"
     text = shown.decode(errors="replace")
-    assert "group1/" in text and "waiting: " in text and "device-seconds so far" in text and "complete" in text
+    assert re.search(r"group\d/\d", text) and "waiting: " in text
+    assert "device-seconds so far" in text and "complete" in text
     again = fusiondistill("status", str(store), "--watch", cache=cache)
     assert again.returncode == 0 and "complete" in again.stdout
 
