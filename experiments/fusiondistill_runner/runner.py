@@ -93,7 +93,7 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
     _compile_kernels(prepared)
     from fusiondistill_runner.driving.interruption import Interruption
     from fusiondistill_runner.nodes.capacity import Capacity
-    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.connection import cluster_address, connected
     from fusiondistill_runner.nodes.growing import enough_nodes
     from fusiondistill_runner.nodes.node_checks import NodeSurvey
     from fusiondistill_runner.nodes.watch import Watch
@@ -105,10 +105,10 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
             interruption.check()
             store.check_held()
 
-        address = os.environ.get("RAY_ADDRESS")
+        address = cluster_address()
         display.say(f"connecting to Ray at {address}" if address else "starting Ray, which takes some ten seconds")
         try:
-            with connected() as ray, Watch(ray, "RAY_ADDRESS" not in os.environ, partial(_lost, interruption)):
+            with connected() as ray, Watch(ray, not address, partial(_lost, interruption)):
                 interruption.install()
                 resources, survey = prepared.config.resources, NodeSurvey(ray, _needs(prepared))
                 with enough_nodes(ray, resources, display.say, check, survey.require) as checked:
@@ -135,12 +135,13 @@ def _needs(prepared: Prepared) -> Needs:
 
     No other store holds the plan that :func:`note_plan` has just written, so a node that reads it sees the store.
     """
+    from fusiondistill_runner.nodes.connection import cluster_address
     from fusiondistill_runner.nodes.node_checks import KnownFile, Needs, needs_of
 
     name = f"{prepared.points[0].config.experiment}.json"
     digest = hashlib.sha256(prepared.store.read_raw("plans", name) or b"").hexdigest()
     plan_file = KnownFile(prepared.context.store, prepared.store.path("plans", name), digest)
-    if "RAY_ADDRESS" not in os.environ:
+    if not cluster_address():
         return Needs(plan_file)
     return needs_of(prepared.context, prepared.missing, plan_file)
 
@@ -205,12 +206,12 @@ def check_cluster(
     A cluster that grows is asked for the nodes of a run first: its head alone would say nothing of them.
     """
     from fusiondistill_runner.nodes import check as cluster_check
-    from fusiondistill_runner.nodes.connection import connected
+    from fusiondistill_runner.nodes.connection import cluster_address, connected
     from fusiondistill_runner.nodes.growing import enough_nodes
 
     wanted = _wanted(config, overrides, store)
     with connected() as ray, enough_nodes(ray, wanted.resources, say, lambda: None, lambda nodes: None):
-        address = os.environ.get("RAY_ADDRESS") or "a Ray started here for this check"
+        address = cluster_address() or "a Ray started here for this check"
         facts = cluster_check.gather(ray, wanted, address)
         for line in cluster_check.lines(facts, wanted):
             say(line)

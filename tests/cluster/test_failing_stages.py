@@ -123,5 +123,5 @@ def test_what_a_failed_start_reserved_is_given_back(declared: str, tmp_path: Pat
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "was lost (attempt 3)" in done.stderr and time.monotonic() - began < 500, done.stderr
-    assert "gave back what a failed start had reserved (1 placement groups)" in done.stdout, done.stdout
+    assert "gave back what a failed group had reserved (1 placement groups)" in done.stdout, done.stdout
     assert "NCCL" in done.stderr or "nccl" in done.stderr, done.stderr

@@ -177,7 +177,7 @@ class Driver:
                 continue
             self.launches.remove(launch)
             self.threads += [launch.thread] if launch.thread.is_alive() else []
-            self.unreturned = self.unreturned or launch.unstarted
+            self.unreturned = self.unreturned or launch.unreturned
             lost = self.ray.get(self.queue.lose.remote(launch.name, launch.why, launch.blamed))
             # The queue counts the attempts of a stage that kills its worker.
             self.scheduler.ended(launch.name, failed=launch.error is not None and not lost and not left)
@@ -185,12 +185,12 @@ class Driver:
                 self.outcome.failed["workers"] = f"they cannot be kept running: {launch.error}"
 
     def _start(self, counts: Counts) -> None:
-        """Start what the scheduler names, after giving back the slots that a failed start has left reserved."""
+        """Start what the scheduler names, after giving back the slots that a failed group has left reserved."""
         if self.unreturned:
             if self.launches:
                 return  # Ray does not say which reservations are theirs
             if count := give_back(self.ray):
-                self.display.say(f"gave back what a failed start had reserved ({count} placement groups)")
+                self.display.say(f"gave back what a failed group had reserved ({count} placement groups)")
             self.unreturned = False
         for reservation in self.scheduler.start(self.capacity.nodes, counts, time.monotonic()):
             self.outcome.fits += reservation.kind in ("group", "run")

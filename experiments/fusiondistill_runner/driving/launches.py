@@ -13,12 +13,22 @@ from fusiondistill_runner.driving.scheduler import FAILED_STARTS, Reservation
 from fusiondistill_runner.driving.tasks import StageTask
 from fusiondistill_runner.driving.workers import group_loop, run_loop, search_loop, task_loop
 from fusiondistill_runner.nodes.cluster import Share, labels_of, on_node
+from fusiondistill_runner.nodes.connection import cluster_address
 from fusiondistill_runner.working.context import Context
 
 __all__ = ["Launch", "Launcher", "give_back"]
 
 PATIENCE = 20.0
 """Seconds after which the driver gives up a launch on a lost node that Ray still waits for."""
+
+NEEDLESS = ("DatasetsCallback",)
+"""Ray Train's callback for the sets of Ray Data, which costs an actor a fit; a worker reads its images itself."""
+NEEDLESS_HERE = (*NEEDLESS, "PlacementGroupCleanerCallback")
+"""Those that a Ray of the driver's own does without, some 1.5 s of processor time each.
+
+The second one gives back the slots of a controller that died. The driver does that (:func:`give_back`), once its other
+launches have ended, which is soon on one machine.
+"""
 
 
 class Launch:
@@ -56,9 +66,9 @@ class Launch:
         return next((line for line in told if "exit detail" in line), told[-1] if told else repr(self.error))
 
     @property
-    def unstarted(self) -> bool:
-        """Whether it was a fit whose workers never began: Ray may keep what it had reserved for them."""
-        return type(self.error).__name__ == "ControllerError"
+    def unreturned(self) -> bool:
+        """Whether Ray may keep what it had reserved: the workers of a fit never began, or its controller died."""
+        return type(self.error).__name__ in ("ControllerError", "ActorDiedError")
 
     def overdue(self) -> bool:
         """Whether :data:`PATIENCE` seconds have passed since the first call, which comes when the node is gone."""
@@ -158,7 +168,13 @@ def _fit(
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    DataParallelTrainer(
+    needless = NEEDLESS if cluster_address() else NEEDLESS_HERE
+
+    class Trainer(DataParallelTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in needless]
+
+    Trainer(
         loop,
         train_loop_config=config,
         backend_config=TorchConfig(backend=backend) if backend else BackendConfig(),

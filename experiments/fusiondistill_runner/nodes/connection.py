@@ -15,7 +15,12 @@ from fusiondistill_runner.nodes.orphans import reaped
 from fusiondistill_runner.nodes.sockets import socket_folder
 from fusiondistill_runner.nodes.tokens import keep_token_private
 
-__all__ = ["connected"]
+__all__ = ["cluster_address", "connected"]
+
+
+def cluster_address() -> str | None:
+    """The address of the user's Ray cluster (``RAY_ADDRESS``); None: the driver starts a Ray of its own."""
+    return os.environ.get("RAY_ADDRESS") or None
 
 
 @contextlib.contextmanager
@@ -28,7 +33,7 @@ def connected() -> Iterator[Any]:
     Raises:
         ConnectionError: the cluster does not answer.
     """
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_address() or "local"
     with socket_folder() if address == "local" else contextlib.nullcontext():
         yield from _connected(address)
 
@@ -42,6 +47,7 @@ def _connected(address: str) -> Iterator[Any]:
         ray.init(
             address=address,
             job_config=_without_folders(ray.job_config.JobConfig()),
+            include_dashboard=False if address == "local" else None,  # nothing here asks it: a process less
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,
