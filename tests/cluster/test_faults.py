@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from running import (
     half_way,
     stages,
     tell,
+    wait_for,
     weights,
     workers_of,
 )
@@ -128,6 +128,10 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
                 stored = half_way(process, store, "base", stored + 1)
             if before:
                 tell(last, before, log.read_text(), "base")
+            if fault == "SIGTERM":  # before it something that a run survives
+                _kill("ray::TrainController", process)
+                wait_for(lambda: "gave back what a failed group had reserved" in log.read_text())
+                stored = half_way(process, store, "base", stored + 1)
             family, trainers = workers_of(process.pid, ""), workers_of(process.pid, "RayTrainWorker")
             strike(process)
             sleeping = trainers if strike is _kill_driver else []
@@ -141,32 +145,5 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
     done = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     tell(last, before, done.stdout, "base")
-    assert weights(store) == weights(reference)
-    assert counts(store) == counts(reference)
-
-
-def test_two_workers_train_one_run_and_one_of_them_is_killed(
-    short: tuple[Path, Path, Path], tmp_path: Path, two_cpus: str
-) -> None:
-    config, _, cache = short
-    reference, store = tmp_path / "reference", tmp_path / "store"
-    settings = ("--set", "resources.workers_per_run=2", "--set", "methods=[base]", *SHORT)
-    done = fusiondistill("run", str(config), "--store", str(reference), *settings, cache=cache, address=two_cpus)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (base,) = stages(reference, "base")
-    manifest = json.loads((base / "manifest.json").read_text())
-    assert manifest["spec"]["world_size"] == 2 and manifest["outcome"]["epochs"] == 20
-    assert manifest["outcome"]["validation"] > 0.5
-    line = command("run", str(config), "--store", str(store), *settings)
-    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
-        half_way(process, store, "base")
-        one, other = frozen(os.getpid(), "RayTrainWorker")
-        stored = half_way(process, store, "base")
-        os.kill(one, signal.SIGKILL)
-        os.kill(other, signal.SIGCONT)  # it finds that its peer is gone
-        output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, output
-    assert "was lost (attempt 1)" in output
-    tell("one of two ranks killed", stored, output, "base")
     assert weights(store) == weights(reference)
     assert counts(store) == counts(reference)

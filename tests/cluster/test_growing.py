@@ -81,7 +81,7 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
             started = subprocess.run(
                 [
                     *RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=0",
-                    f"--dashboard-port={free_port()}",
+                    "--include-dashboard=false",
                     f"--autoscaling-config={tmp_path}/cluster.yaml", f"--temp-dir={folder}",
                     f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
                 ],
