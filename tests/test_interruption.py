@@ -44,7 +44,7 @@ def test_who_hangs_on_the_way_out_is_ended(limit: int, again: bool, words: str) 
 
 @pytest.mark.parametrize(("ignored", "code"), [(False, 75), (True, -signal.SIGKILL)])
 def test_a_terminal_that_hangs_up_is_heeded_but_under_nohup(ignored: bool, code: int) -> None:
-    opening = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN) if {ignored} else None\n"
+    opening = f"import signal; signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
     program = opening + HANGS.replace("time.sleep(600)", "sys.exit(75)")
     with subprocess.Popen([sys.executable, "-c", program, "500"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"

@@ -93,6 +93,15 @@ def goes_on(config: Path, store: Path) -> str:
     return again.stdout
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """What this process starts heeds SIGHUP, although the tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path, number: signal.Signals) -> None:
     config.write_text(LONG)
