@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,19 +109,33 @@ def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path) 
     assert f"base: epoch {reached}/20, found stored" in goes_on(config, store)
 
 
-def test_killed_it_goes_on(config: Path, tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_and_a_killed_one_goes_on(config: Path, tmp_path: Path) -> None:
     config.write_text(LONG)
-    store = tmp_path / "store"
+    store, (*_, cache) = tmp_path / "store", finished(LONG)
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 2)
+        wait_for(lambda: json.loads((store / "status.json").read_text())["running"])
+        status = json.loads((store / "status.json").read_text())
+        second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
         process.kill()
         process.wait()
+    assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
+    assert status["state"] == "running" and status["running"][0]["worker"] == "local"
     assert not stages(store, "base")
     assert "found stored, going on from there" in goes_on(config, store)
 
 
+def without(tmp_path: Path, *names: str) -> Path:
+    """A store as that of the undisturbed run, but for the stages whose names are these patterns."""
+    _, reference, _ = finished(CONFIG)
+    return shutil.copytree(reference, tmp_path / "store", ignore=shutil.ignore_patterns(*names))
+
+
+SEARCH = ("search-*", "trial-*", "*searched-*")
+
+
 def test_a_search_that_is_interrupted_goes_on(config: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+    store = without(tmp_path, *SEARCH)
     with started(config, store) as process:
         wait_for(lambda: epochs_stored(store, "trial") >= 1)
         process.send_signal(signal.SIGTERM)
@@ -133,34 +148,26 @@ def test_a_search_that_is_interrupted_goes_on(config: Path, tmp_path: Path) -> N
     assert ended == {path: (path / "manifest.json").stat().st_mtime_ns for path in ended}
 
 
-def test_no_ray_is_imported_and_it_says_what_it_is_for(tmp_path: Path) -> None:
+def test_it_trains_soon_and_imports_no_ray(tmp_path: Path) -> None:
+    """Under 4 s on two idle cores; processor time, since this machine may not be idle."""
     config, _, cache = finished(CONFIG)
     output = (config.parent / "output.txt").read_text()
     assert "--local: one stage after another in this process, on c" in output and "meant for small runs" in output
+    store = without(tmp_path, *SEARCH, "vanilla-*", "evaluate-vanilla-*")
     program = (
-        "import sys\nfrom fusiondistill_runner.cli import main\n"
-        "main(standalone_mode=False)\n"
+        "import sys, time\nfrom fusiondistill import batches\nfrom fusiondistill_runner.cli import main\n"
+        "whole = batches.Pipeline.epoch\n"
+        "def first(self, epoch):\n"
+        "    print('first step after', time.process_time(), flush=True)\n"
+        "    batches.Pipeline.epoch = whole\n"
+        "    return whole(self, epoch)\n"
+        "batches.Pipeline.epoch = first\nmain(standalone_mode=False)\n"
         "assert 'ray' not in sys.modules, 'ray was imported'\nprint('no ray')\n"
     )
-    line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store"),
+    line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(store),
             "--set", "search.trials=1"]  # fmt: skip
     done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "no ray" in done.stdout, done.stdout + done.stderr
-
-
-def test_it_trains_soon(tmp_path: Path) -> None:
-    """Under 4 s on two idle cores; processor time, since this machine may not be idle."""
-    config, _, cache = finished(CONFIG)
-    program = (
-        "import sys, time\nfrom fusiondistill import batches\nfrom fusiondistill_runner.cli import main\n"
-        "def first(self, epoch):\n"
-        "    print('first step after', time.process_time())\n"
-        "    sys.stdout.flush()\n"
-        "    raise SystemExit(0)\n"
-        "batches.Pipeline.epoch = first\nmain()\n"
-    )
-    line = [sys.executable, "-c", program, "run", str(config), "--local", "--store", str(tmp_path / "store")]
-    done = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=100)
     found = re.search(r"first step after ([\d.]+)", done.stdout)
     assert found and float(found[1]) < 4.5, done.stdout + done.stderr
 
@@ -178,18 +185,6 @@ def test_what_fails_holds_up_nothing_else(config: Path, tmp_path: Path) -> None:
     assert json.loads((store / "status.json").read_text())["state"] == "failed"
 
 
-def test_a_second_driver_is_refused(config: Path, tmp_path: Path) -> None:
-    config.write_text(LONG)
-    store, (*_, cache) = tmp_path / "store", finished(LONG)
-    with started(config, store) as process:
-        wait_for(lambda: epochs_stored(store, "base") >= 1)
-        wait_for(lambda: json.loads((store / "status.json").read_text())["running"])
-        status = json.loads((store / "status.json").read_text())
-        second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
-    assert second.returncode == 1 and f"in use by process {process.pid}" in second.stderr
-    assert status["state"] == "running" and status["running"][0]["worker"] == "local"
-
-
 def test_several_workers_for_one_training_are_refused(config: Path, tmp_path: Path) -> None:
     *_, cache = finished(CONFIG)
     settings = ("--set", "resources.workers_per_run=2", "--store", str(tmp_path / "store"))
@@ -200,7 +195,7 @@ def test_several_workers_for_one_training_are_refused(config: Path, tmp_path: Pa
 
 def test_asha_is_left_out_and_that_is_said(config: Path, tmp_path: Path) -> None:
     *_, cache = finished(CONFIG)
-    store = ("--store", str(tmp_path / "store"))
+    store = ("--store", str(without(tmp_path, *SEARCH, "fusiondistill-*")))
     small = ("--set", "fusiondistill.epochs=2")
     done = fusiondistill(
         "search", str(config), "--local", *store, *small, "--set", "search.scheduler=asha", cache=cache
@@ -221,7 +216,7 @@ def test_optuna_works_one_trial_after_another(config: Path, tmp_path: Path) -> N
 
     *_, cache = finished(CONFIG)
     small = ("--set", "fusiondistill.epochs=2", "--set", "search.searcher=optuna", "--set", "search.trials=3")
-    stores = tmp_path / "one", tmp_path / "two"
+    stores = [without(tmp_path / name, *SEARCH, "fusiondistill-*") for name in ("one", "two")]
     for store in stores:
         done = fusiondistill("search", str(config), "--local", "--store", str(store), *small, cache=cache)
         assert done.returncode == 0, done.stdout + done.stderr
