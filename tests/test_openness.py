@@ -82,6 +82,7 @@ def test_all_of_it_is_in_the_table(own: tuple[Path, Path, Path]) -> None:
     assert "own-vote" in (store / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_through_ray_it_is_the_same_to_the_byte(own: tuple[Path, Path, Path], tmp_path: Path) -> None:
     file, here, cache = own
     done = fusiondistill("run", str(file), "--store", str(tmp_path / "ray"), cache=cache)
