@@ -8,8 +8,8 @@ export OMP_NUM_THREADS ?= 1
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
 
-# Two files side by side: whole runs mostly wait for Ray.
-TWO := --numprocesses 2 --dist loadfile
+# Two files side by side, in the order of tests/conftest.py.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow" $(TWO)

@@ -16,6 +16,21 @@ from fusiondistill.data import ImageSet
 
 Images = Callable[..., ImageSet]
 
+LONGEST = (
+    "test_faults", "test_nodes", "test_search_faults", "test_submitted_jobs", "test_failing_stages",
+    "test_store_faults",
+    "test_parallel_nodes", "test_run_sweep", "test_evaluation_faults", "test_run", "test_searches_side_by_side",
+    "test_bucket_runs", "test_growing", "test_local_trust", "test_local", "test_openness", "test_models", "test_lease",
+    "test_bucket", "test_fuzz", "test_folding", "test_parallel_training", "test_large_plans", "test_bench_evaluation",
+)  # fmt: skip
+"""Files in the order in which two processes take them, the longest first: they come to their end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the files of :data:`LONGEST` to the front."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
