@@ -30,7 +30,7 @@ expert: {epochs: 16, batch_size: 16}
 evaluation: {every: 25, expert_matrix: false}
 """
 
-SHORT = ("--set", "expert.epochs=3")
+SHORT = ("--set", "expert.epochs=8")
 
 ABSENT = """
 import sys
