@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +16,7 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
-__all__ = ["Background", "Bits", "Broken", "Reader"]
+__all__ = ["Background", "Bits", "Broken", "Observed", "Reader", "observing"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
@@ -33,6 +37,29 @@ _DARK = 2**14
 _NAMED = 20
 
 
+@dataclass
+class Observed:
+    """What readers met, for ``data check``."""
+
+    modes: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    """What is wrong with each image that was left out."""
+
+
+_observed: ContextVar[Observed | None] = ContextVar("observed", default=None)
+
+
+@contextmanager
+def observing() -> Iterator[Observed]:
+    """Within the block all readers say here what they meet."""
+    found = Observed()
+    token = _observed.set(found)
+    try:
+        yield found
+    finally:
+        _observed.reset(token)
+
+
 class Reader:
     """Decodes one image after another, by the parameters that sources of encoded images share."""
 
@@ -40,6 +67,7 @@ class Reader:
         self.background = _COLOURS[background] if isinstance(background, str) else background
         self.bits, self.broken = bits, broken
         self._skipped: list[str] = []
+        self._kept, self._lost = set[int](), set[int]()
         self._images = self._several = self._deep = self._sixteen = self._largest = 0
 
     def row(self, read: Callable[[], bytes], label: int, where: str) -> Row | None:
@@ -54,8 +82,14 @@ class Reader:
             if self.broken == "error":
                 raise BrokenImage(f"{error} With data.broken: skip the run goes on without such files.") from error
             self._skipped.append(where)
+            self._lost.add(label)
+            if (seen := _observed.get()) is not None:
+                seen.broken.append(str(error))
             return None
         self._images += 1
+        self._kept.add(label)
+        if (seen := _observed.get()) is not None:
+            seen.modes[image.mode] += 1
         self._several += image.several
         self._deep += image.deep
         if image.largest is not None:
@@ -63,15 +97,24 @@ class Reader:
             self._largest = max(self._largest, image.largest)
         return Row(image.pixels, label, where)
 
-    def finish(self, where: str) -> None:
+    def finish(self, where: str, classes: Sequence[str] = ()) -> None:
         """Check the split as a whole, after its last image.
 
+        Args:
+            where: for messages.
+            classes: their names, of a split in which each class must keep an image.
+
         Raises:
-            DataError: no image could be decoded; or the values of 16-bit images fill far fewer bits, and the user has
-                not said how many.
+            DataError: no image could be decoded; all images of a class are left out; or the values of 16-bit images
+                fill far fewer bits, and the user has not said how many.
         """
         if self._skipped and not self._images:
             raise DataError(f"{where}: none of the {len(self._skipped)} images can be decoded.")
+        if gone := [classes[label] for label in sorted(self._lost - self._kept) if label < len(classes)]:
+            raise DataError(
+                f"{where}: all images of {len(gone)} classes are broken and left out (data.broken: skip): "
+                f"{', '.join(escaped(name) for name in gone[:_NAMED])}. Fetch them again, or delete these classes."
+            )
         if self._sixteen and self.bits is None and self._largest < _DARK:
             fills = max(9, self._largest.bit_length())
             fills += fills % 2  # cameras have 10, 12 or 14

@@ -1,15 +1,18 @@
 """Images in Parquet files, laid out as Hugging Face does.
 
-One struct column `{bytes, path}` (or a binary column) holds encoded images, one integer column the labels; class names
-come from the schema's `huggingface` metadata if it has them. Paths, or a README.md with `configs:`, say which files are
-the training and the test split (:mod:`fusiondistill.data.hub`); a validation split stands in for a test split that is
-not there. Files that list the same classes in another order are matched by the names.
+One struct column `{bytes, path}` (or a binary column) holds encoded images, one column the labels: integers, whose
+class names come from the schema's `huggingface` metadata if it has them, or the classes' names themselves, which are
+put in alphabetical order. Paths, or a README.md with `configs:`, say which files are the training, the validation and
+the test split (:mod:`fusiondistill.data.hub`). A validation split stands in for a test split that is not there, unless
+one is cut off (`data.test`). Files that list the same classes in another order are matched by the names; labels that
+count the named classes from 1 are read so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from fusiondistill.data import hub
-from fusiondistill.data.class_names import order_of
+from fusiondistill.data.class_names import in_order, order_of
 from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage, what_it_is
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_names import KEYWORDS
@@ -29,6 +32,8 @@ __all__ = ["parquet"]
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+NAME_COLUMNS = (*LABEL_COLUMNS, "class", "category", "class_name", "label_name", "target", "species", "breed")
+"""Of texts that are class names."""
 ROWS_AT_A_TIME = 32
 BYTES_AT_A_TIME = 256 * 2**20
 MAX_ROWS = 50_000_000
@@ -78,6 +83,8 @@ class _Columns(NamedTuple):
     image: str
     encoded: str
     label: str
+    texts: bool
+    """Whether the labels are the names of the classes."""
 
 
 def _columns(path: Path, schema: Any) -> _Columns:
@@ -91,10 +98,20 @@ def _columns(path: Path, schema: Any) -> _Columns:
 
     structs = [field.name for field in schema if is_image(field.type)]
     plain = [] if structs else [field.name for field in schema if is_binary(field.type)]
-    labels = [field.name for field in schema if types.is_integer(field.type)]
+
+    def is_text(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+
     image = _column(path, "image (a struct with `bytes`)", structs or plain, IMAGE_COLUMNS, schema)
-    label = _column(path, "integer label", labels, LABEL_COLUMNS, schema)
-    return _Columns(image, f"{image}.bytes" if structs else image, label)
+    encoded = f"{image}.bytes" if structs else image
+    numbers = [field.name for field in schema if types.is_integer(field.type)]
+    names = [field.name for field in schema if is_text(field.type)]
+    if not set(LABEL_COLUMNS) & set(numbers):
+        called = [name for name in NAME_COLUMNS if name in names] or (names if not numbers else [])
+        if called:
+            return _Columns(image, encoded, _column(path, "text label", called, NAME_COLUMNS, schema), True)
+    return _Columns(image, encoded, _column(path, "integer label", numbers, LABEL_COLUMNS, schema), False)
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
@@ -114,39 +131,92 @@ def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
 
 
 class _Classes(NamedTuple):
-    """The class names of the whole source, and per file the label that each of its own labels stands for."""
+    """The class names of the whole source, and what the labels of each file stand for."""
 
     names: list[str]
-    order: dict[Path, Sequence[int] | None]
+    order: Mapping[Path, Sequence[int] | None]
+    """The label that each of a file's own labels stands for; None: the same."""
+    first: int = 0
+    """What the label of the first class is: 0, or 1."""
+    places: Mapping[str, int] = {}
+    """Class name -> its label, where the labels are names."""
+
+    def label(self, path: Path, given: Any) -> int:
+        """The label of a value of the label column."""
+        if isinstance(given, str):
+            return self.places[given]
+        number, order = int(given) - self.first, self.order[path]
+        return order[number] if order and 0 <= number < len(order) else number
+
+
+class _Labels:
+    """What the label column of one file holds, read once."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        self.path, self.smallest, self.largest, self.texts = path, 0, -1, Counter[str]()
+        with _blaming(path), pq.ParquetFile(path) as file:
+            columns = _columns(path, file.schema_arrow)
+            self.are_texts = columns.texts
+            self.declared = None if columns.texts else _declared_classes(path, file.schema_arrow, columns.label)
+            _rows_at_a_time(path, file.metadata)
+            lows, highs = [0], [-1]
+            for batch in file.iter_batches(batch_size=65_536, columns=[columns.label]):
+                if columns.texts:
+                    for one in pc.value_counts(batch.column(0)).to_pylist():
+                        self.texts[one["values"]] += one["counts"]
+                elif (ends := pc.min_max(batch.column(0)).as_py())["min"] is not None:
+                    lows.append(ends["min"])
+                    highs.append(ends["max"])
+            self.smallest, self.largest = min(lows[1:], default=0), max(highs)
 
 
 def _classes(files: Files) -> _Classes:
-    """Declared class names, those of the training split first, or "0", "1", ... up to the largest label of any file."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    declared: dict[Path, list[str] | None] = {}
-    largest = -1
-    for name in sorted(files, key=lambda name: not name.startswith("train/")):
-        path = files[name]
-        with _blaming(path), pq.ParquetFile(path) as file:
-            label = _columns(path, file.schema_arrow).label
-            declared[path] = _declared_classes(path, file.schema_arrow, label)
-            _rows_at_a_time(path, file.metadata)
-            if declared[path] is None:
-                for batch in file.iter_batches(batch_size=65_536, columns=[label]):
-                    top = pc.max(batch.column(0)).as_py()
-                    largest = max(largest, -1 if top is None else top)
-    first = next(iter(declared))
-    order = dict[Path, Sequence[int] | None]()
-    for path, names in declared.items():
-        if (names is None) != (declared[first] is None):
-            lacking, having = (path, first) if names is None else (first, path)
+    """Declared class names, those of the training split first; the names that the labels are, in alphabetical order; or
+    "0", "1", ... up to the largest label of any file."""
+    names = sorted(files, key=lambda name: not name.startswith("train/"))
+    found = {files[name]: _Labels(files[name]) for name in names}
+    first = next(iter(found.values()))
+    for path, one in found.items():
+        if one.are_texts != first.are_texts:
+            text, number = (path, first.path) if one.are_texts else (first.path, path)
+            raise DataError(
+                f"{text}: its labels are texts, those of {number} are numbers. Files of one set must agree."
+            )
+        if (one.declared is None) != (first.declared is None):
+            lacking, having = (path, first.path) if one.declared is None else (first.path, path)
             raise DataError(f"{lacking}: declares no class names, and {having} does. Files of one set must agree.")
-        order[path] = order_of(names or [], declared[first] or [], str(path), str(first))
-    if largest >= MAX_CLASSES:
-        raise DataError(f"{first.parent}: a label of {largest}: more than {MAX_CLASSES:,} classes are refused.")
-    return _Classes(declared[first] or [str(number) for number in range(largest + 1)], order)
+    if first.are_texts:
+        texts = _texts({name: found[files[name]].texts for name in names}, first.path)
+        return _Classes(texts, dict.fromkeys(found), places={text: place for place, text in enumerate(texts)})
+    order = {p: order_of(one.declared or [], first.declared or [], str(p), str(first.path)) for p, one in found.items()}
+    largest, smallest = max(one.largest for one in found.values()), min(one.smallest for one in found.values())
+    if first.declared is None and largest >= MAX_CLASSES:
+        raise DataError(f"{first.path.parent}: a label of {largest}: more than {MAX_CLASSES:,} classes are refused.")
+    if first.declared is None:
+        return _Classes([str(number) for number in range(largest + 1)], order)
+    return _Classes(first.declared, order, int(smallest >= 1 and largest == len(first.declared)))
+
+
+def _texts(counts: Mapping[str, Counter[str]], first: Path) -> list[str]:
+    """The classes, of the texts that files by name have: those of the training split, if there is one.
+
+    Raises:
+        DataError: another split has a class that the training split lacks, or there are too many.
+    """
+    trained = {text for name, one in counts.items() if name.startswith("train/") for text in one}
+    known = trained or {text for one in counts.values() for text in one}
+    for name, one in counts.items():
+        if other := sorted(text for text in one if text is not None and text not in known):
+            raise DataError(
+                f"{first.parent}: {name} has images of {len(other)} classes that the training split lacks: "
+                f"{', '.join(other[:20])}. Correct these labels, or leave those images out."
+            )
+    if len(known) > MAX_CLASSES:
+        raise DataError(f"{first.parent}: more than {MAX_CLASSES:,} classes are refused. Is this the label column?")
+    return in_order(text for text in known if text is not None)
 
 
 Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
@@ -155,7 +225,11 @@ TestSplit = Annotated[str | None, Field(description="what it calls its test spli
 
 
 @SOURCES.register(
-    "parquet", locate=hub.locate, needs_root="a folder of train-*.parquet and test-*.parquet, or the files", version=2
+    "parquet",
+    locate=hub.locate,
+    needs_root="a folder of train-*.parquet and test-*.parquet, or the files",
+    by_split=True,
+    version=2,
 )
 def parquet(
     files: Files,
@@ -174,17 +248,19 @@ def parquet(
         labels = ", ".join(getattr(files, "labels", ())) or ", ".join(map(str, files.values()))
         raise DataError(
             f"{next(iter(files.values())).parent}: no {split} split among {labels}; expected {split}-*.parquet, or a "
-            f"file or folder with one of {', '.join(KEYWORDS[split])} in its name. "
-            f"Say what it is called, like data.{split}_split: NAME."
+            f"file or folder with one of {', '.join(KEYWORDS.get(split, (split,)))} in its name. "
+            f"Say what it is called, like data.{split}_split: NAME"
+            + (", or cut one off the training images: data.test: 0.2." if split == "test" else ".")
         )
     classes, notes = _classes(files), list[str]()
     notes += [f"{p}: the same classes in another order; they are matched by name" for p in mine if classes.order[p]]
+    notes += [f"{mine[0].parent}: labels count its {len(classes.names)} named classes from 1"] if classes.first else []
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
         for path in mine:
             yield from _rows(path, reader, classes, split)
-        reader.finish(str(mine[0].parent))
+        reader.finish(str(mine[0].parent), classes.names if split == "train" else ())
         notes.extend(reader.notes(split))
 
     return Contents(classes.names, rows(), notes)
@@ -193,9 +269,8 @@ def parquet(
 def _rows(path: Path, reader: Reader, classes: _Classes, split: str) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    order = classes.order[path]
     with _blaming(path), pq.ParquetFile(path) as file:
-        image, encoded, label = _columns(path, file.schema_arrow)
+        image, encoded, label, _ = _columns(path, file.schema_arrow)
         row, promised, step = 0, file.metadata.num_rows, _rows_at_a_time(path, file.metadata)
         for batch in file.iter_batches(batch_size=step, columns=[encoded, label]):
             cells = batch.column(image) if encoded == image else batch.column(image).field("bytes")
@@ -203,18 +278,18 @@ def _rows(path: Path, reader: Reader, classes: _Classes, split: str) -> Iterator
                 where = f"{path}, row {row}"
                 row += 1
                 _check_label(number, label, where, split, len(classes.names))
-                number = order[number] if order and number < len(order) else number
-                found = reader.row(partial(_image_bytes, cell.as_py(), image, where), number, where)
+                known = classes.label(path, number)
+                found = reader.row(partial(_image_bytes, cell.as_py(), image, where), known, where)
                 if found is not None:
                     yield found
         if row != promised:
             raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
 
 
-def _check_label(number: int | None, label: str, where: str, split: str, classes: int) -> None:
-    if number is None:
+def _check_label(number: int | str | None, label: str, where: str, split: str, classes: int) -> None:
+    if number is None or number == "":
         raise DataError(f"{where}: column {label!r} holds no label.")
-    if number < 0:
+    if isinstance(number, int) and number < 0:
         raise DataError(
             f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
             f"have such: name another, like data.{split}_split: validation."
