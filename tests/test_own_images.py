@@ -337,6 +337,12 @@ def test_parquet_files_without_a_test_split_and_with_a_validation_split(tmp_path
     assert len(load_images("parquet", "validation", tmp_path / "two", test=0.2)) == 2
     shard(tmp_path / "two" / "test.parquet", ["a"], pa.string())
     assert len(load_images("parquet", "validation", tmp_path / "two")) == 2
+    shard(tmp_path / "kept" / "train.parquet", [0, 1] * 5, pa.int64())
+    shard(tmp_path / "kept" / "test.parquet", [-1, -1], pa.int64())  # a competition keeps its labels
+    with pytest.raises(DataError, match=r"-1 is outside.*data\.test: 0\.2"):
+        load_images("parquet", "test", tmp_path / "kept")
+    images = load_images("parquet", "test", tmp_path / "kept", test=0.2)
+    assert len(images) == 2 and any("test split has no labels" in note for note in images.notes)
 
 
 def test_named_classes_that_are_counted_from_one(tmp_path):

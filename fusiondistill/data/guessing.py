@@ -12,6 +12,8 @@ __all__ = ["keys_for"]
 
 KNOWN = {"wnids.txt": "tiny_imagenet", "batches.meta": "cifar10"}
 """A file that only one published layout has -> its source."""
+LABELS = ("train", "labels", "train_labels", "annotations", "metadata", "classes")
+"""What tables of labels are called where several tables lie beside each other."""
 MANY = 2000
 
 
@@ -58,6 +60,8 @@ def _folder(path: Path) -> dict[str, str]:
     if _has_parquet(path):
         return {"name": "parquet", **root}
     tables = [p for p in sorted(path.iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
+    if len(tables) > 1:  # a competition's, beside a form for answers
+        tables = [p for p in tables if p.stem.lower() in LABELS]
     if len(tables) == 1 and not _has_classes(path):
         return {"name": "table", "images": str(_images_beside(tables[0])), "labels": str(tables[0])}
     return {"name": "folder", **root}

@@ -67,12 +67,14 @@ class Facts:
         crossing = sum(len(set(copy.splits)) > 1 for copy in self.copies)
         doubtful = sum(len(set(copy.classes)) > 1 for copy in self.copies)
         broken = sum(len(one.broken) for one in self.splits.values())
-        lacking = [name for name, count in self.splits["train"].classes.items() if not count]
+        own = self.splits["train"].classes
+        others = {name for one in self.splits.values() for name, count in one.classes.items() if count}
+        lacking = [name for name in sorted(others) if not own.get(name)]
         found = [problem for one in self.splits.values() for problem in one.problems]
         found += [f"{broken:,} files are broken"] if broken else []
         found += [f"{crossing:,} images stand in two splits"] if crossing else []
         found += [f"{doubtful:,} images are there with two labels"] if doubtful else []
-        told = f"{len(lacking):,} classes have no training image: {', '.join(lacking[:10])}"
+        told = f"{len(lacking):,} classes of other splits have no training image: {', '.join(lacking[:10])}"
         return [*found, *([told] if lacking else [])]
 
 

@@ -29,7 +29,10 @@ __all__ = ["folder"]
 
 VALIDATION_FOLDERS = ("val", "valid", "validation", "dev", "eval", "evaluation")
 SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": VALIDATION_FOLDERS}
-LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
+LAYOUT = (
+    "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm), perhaps "
+    "val/<class>/*.png; or, with data.test, with <class>/*.png"
+)
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
 SHOWN = 12
 MOST_DEEP = 3

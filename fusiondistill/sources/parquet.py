@@ -26,7 +26,8 @@ from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage, what_it_is
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_names import KEYWORDS
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
-from fusiondistill.sources import SOURCES, Contents, Files, Row
+from fusiondistill.data.source import Located
+from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["parquet"]
 
@@ -219,6 +220,28 @@ def _texts(counts: Mapping[str, Counter[str]], first: Path) -> list[str]:
     return in_order(text for text in known if text is not None)
 
 
+def _locate(
+    root: Root,
+    config: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    cut: bool = False,
+) -> dict[str, Path]:
+    """As :func:`hub.locate`; where a test split is cut off, one without labels is left out."""
+    found = hub.locate(root, config, train_split, test_split, cut)
+    tests = [name for name in found if name.startswith("test/")]
+    if not (cut and tests) or not all(_unlabelled(found[name]) for name in tests):
+        return found
+    note = f"{found[tests[0]].parent}: its test split has no labels and is not used"
+    return Located({name: path for name, path in found.items() if name not in tests}, [*found.notes, note])
+
+
+def _unlabelled(path: Path) -> bool:
+    """Whether no row of a file has a label: all are negative, empty or missing."""
+    found = _Labels(path)
+    return found.largest < 0 and not any(found.texts.keys() - {None, ""})
+
+
 Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
 TrainSplit = Annotated[str | None, Field(description="what the set calls its training split; default: by its name")]
 TestSplit = Annotated[str | None, Field(description="what it calls its test split; default: test, else validation")]
@@ -226,7 +249,7 @@ TestSplit = Annotated[str | None, Field(description="what it calls its test spli
 
 @SOURCES.register(
     "parquet",
-    locate=hub.locate,
+    locate=_locate,
     needs_root="a folder of train-*.parquet and test-*.parquet, or the files",
     by_split=True,
     version=2,
@@ -242,7 +265,7 @@ def parquet(
     bits: Bits = None,
     broken: Broken = "error",
 ) -> Contents:
-    """Parquet files in the Hugging Face image layout."""
+    """Parquet files in the Hugging Face image layout; labels are integers or the classes' names."""
     mine = [path for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
         labels = ", ".join(getattr(files, "labels", ())) or ", ".join(map(str, files.values()))
@@ -292,7 +315,8 @@ def _check_label(number: int | str | None, label: str, where: str, split: str, c
     if isinstance(number, int) and number < 0:
         raise DataError(
             f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
-            f"have such: name another, like data.{split}_split: validation."
+            f"have such: name another, like data.{split}_split: validation"
+            + (", or cut one off the training images: data.test: 0.2." if split == "test" else ".")
         )
 
 

@@ -10,6 +10,7 @@ from fusiondistill.config import Config
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
 from fusiondistill.evaluation import MIXED_BATCH
+from fusiondistill.sources import SOURCES
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
 from fusiondistill_runner.working.data import image_size
@@ -106,7 +107,8 @@ def _facts_of_data(config: Config, images: Mapping[str, ImageSet], held_out: flo
     for split, own in images.items():
         if list(classes) != list(own.classes):
             raise DataError(f"{name}: the {split} split has other classes: {difference(own.classes, classes)}.")
-        _check_learned(split, own, train)
+        if SOURCES[name].facts["by_split"]:  # of one's own; a part of a published set may lack a class
+            _check_learned(split, own, train)
     counts = train.labels.bincount(minlength=len(classes)).tolist()
     filled = [label for label, count in enumerate(counts) if count]
     if len(filled) < 2:

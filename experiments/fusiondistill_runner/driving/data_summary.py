@@ -29,10 +29,13 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> list[str]:
     of_class = train.labels.bincount(minlength=len(train.classes)).tolist()
     most, fewest = of_class.index(max(of_class)), of_class.index(min(of_class))
     share = 100 * of_class[most] / len(train)
-    lines.append(
-        f"  largest class {train.classes[most]}: {of_class[most]:,} training images ({share:.1f} %), "
-        f"smallest {train.classes[fewest]}: {of_class[fewest]:,}"
-    )
+    if of_class[most] == of_class[fewest]:
+        lines.append(f"  each class has {of_class[most]:,} training images")
+    else:
+        lines.append(
+            f"  largest class {train.classes[most]}: {of_class[most]:,} training images ({share:.1f} %), "
+            f"smallest {train.classes[fewest]}: {of_class[fewest]:,}"
+        )
     used = {"training": data.train_images, "test": data.test_images}
     if told := [f"{count:,} {split} images" for split, count in used.items() if count is not None]:
         lines.append(f"  used: {' and '.join(told)}, balanced over the classes")

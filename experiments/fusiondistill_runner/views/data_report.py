@@ -33,12 +33,20 @@ def check_data(path: str, overrides: tuple[str, ...]) -> Facts:
         ConfigError, DataError: there is nothing to look at, or it cannot be told how it is laid out.
     """
     place = Path(path).expanduser()
-    if place.suffix.lower() in _CONFIGS or (not place.exists() and "/" not in path and not place.suffix):
+    if place.suffix.lower() in _CONFIGS or (not place.exists() and _is_shipped(path)):
         data = config_file.load(path, overrides).data
     else:
         keys = [f"data.{key}={json.dumps(value)}" for key, value in keys_for(place).items()]
         data = config_file.parse("experiment: check\n", source=path, overrides=[*keys, *overrides]).data
     return inspect(data.name, data.place, _keys(data), data.loading)
+
+
+def _is_shipped(name: str) -> bool:
+    try:
+        config_file.find(name)
+    except config_file.ConfigError:
+        return False
+    return True
 
 
 def _keys(data: DataConfig) -> dict[str, Any]:
@@ -137,6 +145,8 @@ def _balance(facts: Facts) -> str:
     ratio = f", {counts[most] / counts[fewest]:.1f} to 1" if counts[fewest] else ""
     judged = facts.splits.get("test", facts.splits["train"])
     share = 100 * judged.classes.get(most, 0) / max(1, judged.images)
+    if counts[most] == counts[fewest]:
+        return f"each class has {counts[most]:,} training images"
     return (
         f"largest class {most} ({counts[most]:,}), smallest {fewest} ({counts[fewest]:,}){ratio}; always saying "
         f"{most} is right in {share:.1f} % of the {'test ' if judged is not facts.splits['train'] else ''}images"
