@@ -389,6 +389,9 @@ def test_a_look_at_a_folder_says_what_is_there_and_what_to_write(tmp_path):
 def test_a_look_at_other_forms(tmp_path):
     for split in ("train", "test"):
         classes_of(Path("set") / split, count=3)  # the same images in both
+    assert (
+        "6 test images are training images, too" in planned("{name: folder, root: set}", "data.validation=0.4").data[2]
+    )
     code, said = checked("set")
     assert code == 1 and "6 images stand in two splits" in said and "data: {name: folder, root: set}" in said
     a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"]])

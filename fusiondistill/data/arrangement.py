@@ -37,7 +37,11 @@ class Arrangement(Frozen):
     @field_validator("size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return (value, value)
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+            raise ValueError(f"is a number of pixels, like 64, or [height, width], not {value!r}")
+        return value
 
     @property
     def arrangement(self) -> dict[str, Any]:

@@ -70,7 +70,9 @@ class Resizer:
             return []
         smaller = sum(n for (h, w), n in self.met.items() if h < self.size[0] or w < self.size[1])
         enlarged = f"; {smaller:,} of them are smaller than that" if smaller else ""
-        of = f"{len(self.met):,} sizes ({listed(self.met)})" if len(self.met) > 1 else f"size {listed(self.met)}"
+        sides = [side for size in self.met for side in size]
+        several = f"{len(self.met):,} sizes (sides of {min(sides):,} to {max(sides):,} pixels)"
+        of = several if len(self.met) > 1 else f"size {listed(self.met)}"
         shape = f"{self.size[1]}x{self.size[0]} ({self.fit})"
         return [f"{split}: {sum(self.met.values()):,} images of {of} are resized to {shape}{enlarged}"]
 
