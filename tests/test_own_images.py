@@ -245,7 +245,7 @@ def a_table(path: Path, rows: list[list[object]], separator: str = ",") -> Path:
 
 
 FORMS = {
-    "suffix": ("{}.png", ",", ["file", "label"]),
+    "suffix": ("{}.PNG", ",", ["file", "label"]),
     "no suffix": ("{}", ",", ["id", "breed"]),
     "a folder in front": ("photos/{}.png", ";", ["path", "kind"]),
     "tabs": ("{}.png", "\t", ["x", "category"]),

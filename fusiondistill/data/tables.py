@@ -33,7 +33,8 @@ MOST_ROWS = 10_000_000
 
 
 class Images:
-    """The images below a folder, found by what tables call them: a path, a name, with or without suffix or folders."""
+    """The images below a folder, found by what tables call them: a path, a name, with or without suffix or folders, in
+    any case where the exact name is not there."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -48,8 +49,8 @@ class Images:
                     self.files[path.relative_to(folder).as_posix()] = path
         for key in self.files:
             place = PurePosixPath(key)
-            for called in dict.fromkeys((place.with_suffix("").as_posix(), place.name, place.stem)):
-                self._called.setdefault(called, []).append(key)
+            for called in {key, place.with_suffix("").as_posix(), place.name, place.stem}:
+                self._called.setdefault(called.lower(), []).append(key)
 
     def find(self, given: str) -> list[str]:
         """The images, by their paths below the folder, that a text may mean: none, one, or several of one name."""
@@ -58,7 +59,7 @@ class Images:
             rest = "/".join(parts[start:])
             if rest in self.files:
                 return [rest]
-            if found := self._called.get(rest):
+            if found := self._called.get(rest.lower()):
                 return found
         return []
 
