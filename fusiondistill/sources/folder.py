@@ -250,10 +250,10 @@ def folder(
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
-        for name, path in mine:
-            row = reader.row(partial(read_bounded, path), label_of[same_name(name.split("/")[1])], str(path))
-            if row is not None:
-                yield row
+        labels = (label_of[same_name(name.split("/")[1])] for name, _ in mine)
+        yield from reader.rows(
+            (partial(read_bounded, path), label, str(path)) for label, (_, path) in zip(labels, mine, strict=True)
+        )
         reader.finish(f"{mine[0][1].parents[1]}", classes if split == "train" else ())
         notes.extend(reader.notes(split))
 

@@ -10,7 +10,7 @@ count the named classes from 1 are read so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -91,14 +91,15 @@ def parquet(
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
         for path in mine:
-            yield from _rows(path, reader, classes, split)
+            yield from reader.rows(_items(path, classes, split))
         reader.finish(str(mine[0].parent), classes.names if split == "train" else ())
         notes.extend(reader.notes(split))
 
     return Contents(classes.names, rows(), notes)
 
 
-def _rows(path: Path, reader: Reader, classes: Classes, split: str) -> Iterator[Row]:
+def _items(path: Path, classes: Classes, split: str) -> Iterator[tuple[Callable[[], bytes], int, str]]:
+    """Of each row what gives the bytes of its image, its label, and where it is."""
     import pyarrow.parquet as pq
 
     with blaming(path), pq.ParquetFile(path) as file:
@@ -110,10 +111,7 @@ def _rows(path: Path, reader: Reader, classes: Classes, split: str) -> Iterator[
                 where = f"{path}, row {row}"
                 row += 1
                 _check_label(number, label, where, split, len(classes.names))
-                known = classes.label(path, number)
-                found = reader.row(partial(_image_bytes, cell.as_py(), image, where), known, where)
-                if found is not None:
-                    yield found
+                yield partial(_image_bytes, cell.as_py(), image, where), classes.label(path, number), where
         if row != promised:
             raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
 

@@ -178,10 +178,9 @@ def table(
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
-        for name in mine:
-            row = reader.row(partial(read_bounded, files[name]), place[labels[name]], str(files[name]))
-            if row is not None:
-                yield row
+        yield from reader.rows(
+            (partial(read_bounded, files[name]), place[labels[name]], str(files[name])) for name in mine
+        )
         reader.finish(str(files[LABELS]), known if split == "train" else ())
         notes.extend(reader.notes(split))
 
