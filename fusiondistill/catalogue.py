@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from fusiondistill import NAME
 from fusiondistill.registry import Entry, Registry, close_to
 
@@ -46,8 +48,22 @@ def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, 
         yield f"{folder}  ({_USED[folder]})" if folder in _USED else folder
         for name in registry:
             yield from described(registry[name], whole=kind is not None, width=width)
+        if kind is not None and folder == "sources":
+            yield from _for_each_source(width)
         if kind is not None:
             yield f"\nOf your own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
+
+
+def _for_each_source(width: int) -> Iterator[str]:
+    """The lines about the keys that stand beside each data source."""
+    from fusiondistill.data.arrangement import Arrangement
+
+    name = "  each of them"
+    for key, field in Arrangement.model_fields.items():
+        lines = _wrapped(_parameter(key, field), width - len(INDENT))
+        yield f"{name:{len(INDENT)}}{lines[0]}"
+        yield from (INDENT + line for line in lines[1:])
+        name = ""
 
 
 def described(entry: Entry, *, whole: bool = True, width: int = WIDTH) -> Iterator[str]:
@@ -72,7 +88,10 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def described_parameter(entry: Entry, key: str) -> str:
     """A parameter in one line: name, type, default, range, meaning."""
-    field = entry.parameters.model_fields[key]
+    return _parameter(key, entry.parameters.model_fields[key])
+
+
+def _parameter(key: str, field: FieldInfo) -> str:
     default = ", has to be given" if field.is_required() else f" = {_value(field.default)}"
     bounds = [
         f"{word} {getattr(part, bound)}"

@@ -6,10 +6,12 @@ YAML and the overrides, and finds line numbers.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
+from fusiondistill.data.arrangement import Arranged
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
@@ -46,15 +48,19 @@ def held_out_of(validation: float | None, protocol: str) -> float:
     return PROTOCOLS[protocol].held_out if validation is None else validation
 
 
-class DataConfig(Parametrised):
+class DataConfig(Arranged):
     """Which images; the source's own parameters stand beside these keys."""
 
-    name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder ")
+    name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder, table")
     root: str | None = Field(None, description="where the files are; default: the cache folder")
+    images: str | None = Field(None, description="of table: the folder of the images; default: root")
+    labels: str | None = Field(None, description="of table: the .csv or .tsv file of the labels; default: that in root")
     train_images: Count | None = Field(None, description="use only so many training images, balanced over classes")
     test_images: Count | None = Field(None, description="use only so many test images, balanced over classes")
     validation: Fraction | None = Field(
-        None, description="part of the training images held out to pick epochs and weights; default 0.1, paper 0"
+        None,
+        description="part of the training images held out to pick epochs and weights; default: the set's own "
+        "validation split, else 0.1; paper 0",
     )
     mean: tuple[float, float, float] | None = Field(
         None, description="of each channel, 0..255 scale; default: the published one, or computed on the training split"
@@ -62,11 +68,20 @@ class DataConfig(Parametrised):
     std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean")
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
+    later = Arranged.later | {"images", "labels"}
+
     def entry(self) -> Entry | None:
         """The data source; None for an unknown one, which the rules report."""
         from fusiondistill.sources import SOURCES
 
         return SOURCES.get(self.name)
+
+    @property
+    def place(self) -> str | tuple[str, ...] | None:
+        """Where the files are, as :func:`fusiondistill.load_images` takes it."""
+        if self.labels is None:
+            return self.images or self.root
+        return (self.images or self.root or str(PurePath(self.labels).parent), self.labels)
 
 
 class ModelConfig(Parametrised):

@@ -91,15 +91,26 @@ def at(raw: Mapping[str, Any], *keys: str) -> Any:
 def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
     from fusiondistill.sources import SOURCES
 
-    name, root = at(raw, "data", "name"), at(raw, "data", "root")
+    given = raw.get("data")
+    data: dict[str, Any] = given if isinstance(given, dict) else {}
+    for key, of in (("fit", "size"), ("split_seed", "test")):
+        if data.get(key) is not None and data.get(of) is None:
+            yield ("data", key), f"says nothing without data.{of}"
+    name, places = data.get("name"), {key: data[key] for key in ("root", "images", "labels") if data.get(key)}
     if not isinstance(name, str):
         return
+    for key, place in places.items():
+        if isinstance(place, list):
+            text = "is one folder or file, not a list: put what belongs together into one folder (links are followed)"
+            yield ("data", key), text
+        elif "://" in str(place):
+            yield ("data", key), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
+        elif key != "root" and name != "table":
+            yield ("data", key), "is of the data source table alone; others have their files below data.root"
     if name not in SOURCES:
         yield ("data", "name"), f"no data set {name!r}{close_to(name, tuple(SOURCES))}"
-    elif SOURCES[name].facts.get("needs_root") and not root:
-        yield ("data",), f"{name} needs root: {SOURCES[name].facts['needs_root']}"
-    elif "://" in str(root):
-        yield ("data", "root"), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
+    elif SOURCES[name].facts.get("needs_root") and not places:
+        yield ("data",), f"{name} needs {'root: ' * (name != 'table')}{SOURCES[name].facts['needs_root']}"
 
 
 def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:

@@ -149,7 +149,7 @@ def test_the_probe_notes_what_fails(tmp_path: Path) -> None:
 
 STRIPES = f"""
 experiment: striped
-data: {{name: stripes, size: 12}}
+data: {{name: stripes, side: 12}}
 model: {{name: cifar_resnet8}}
 methods: [base]
 plugins: [{Path(__file__).parent / "plugins" / "stripes.py"}]
@@ -161,7 +161,7 @@ def test_the_probe_finds_the_data_of_a_plugin_with_their_parameters(tmp_path: Pa
     config.write_text(STRIPES)
     wanted = runner._wanted(str(config), (), str(tmp_path / "store"))
     (data,) = wanted.needs.data
-    assert data.label == "stripes (size 12, count 40)"
+    assert data.label == "stripes (side 12, count 40)"
     asked = asked_of(wanted.needs)
     found = in_a_fresh_process(look, asked)
     assert found["errors"] == {} and found["data"] == {data.label: data.fingerprint}

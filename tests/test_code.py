@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parent / "plugins"
 CONFIG = """
 experiment: coded
 plugins: [PLUGINS]
-data: {name: stripes, size: 8, count: 24, validation: 0}
+data: {name: stripes, side: 8, count: 24, validation: 0}
 model: {name: tiny, width: 3}
 select: last
 degradations: [blur]

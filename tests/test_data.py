@@ -72,7 +72,7 @@ def test_importing_costs_torch_and_numpy_only():
 
 
 def test_the_names_are_the_documented_ones():
-    assert set(SOURCES) == {"digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder"}
+    assert set(SOURCES) == {"digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder", "table"}
     assert [name for name, source in SOURCES.items() if not source.flip] == ["digits"]
 
 

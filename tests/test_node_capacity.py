@@ -169,8 +169,8 @@ def test_a_node_loads_the_plugins_and_has_their_data_with_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stripes = Path(__file__).parent / "plugins" / "stripes.py"
-    needs = needed(tmp_path, monkeypatch, stripes, "{name: stripes, size: 12}")
-    assert [one.label for one in needs.data] == ["stripes (size 12, count 40)"]
+    needs = needed(tmp_path, monkeypatch, stripes, "{name: stripes, side: 12}")
+    assert [one.label for one in needs.data] == ["stripes (side 12, count 40)"]
     assert look(needs, 0) == NodeAnswer() and in_a_fresh_process(look, needs, 0) == NodeAnswer()
     (plugin,) = needs.plugins
     other = Plugin(plugin.path, plugin.source.replace("default_rng(0", "default_rng(2"))
@@ -182,7 +182,7 @@ def test_a_node_loads_the_plugins_and_has_their_data_with_parameters(
     assert re.search(r"stripes.py, line 1 \(import nowhere\): ModuleNotFound.*; install there", answer.lacking)
     late = Plugin(plugin.path, plugin.source.replace("    def rows", "    import nowhere\n\n    def rows"))
     load_plugins([late])
-    data = replace(needs.data[0], fingerprint=fingerprint("stripes", size=12))
+    data = replace(needs.data[0], fingerprint=fingerprint("stripes", side=12))
     lacking = in_a_fresh_process(look, Needs(data=(data,), plugins=(late,)), 0).lacking
     assert "(import nowhere): ModuleNotFoundError" in lacking, "the file runs, and reading the images does not"
 

@@ -21,7 +21,7 @@ FILES = ("by_accuracy", "margin", "confident", "stripes", "tiny", "fog")
 degradation."""
 
 LINES = {
-    "data source": "data: {name: stripes, size: 16, count: 40}",
+    "data source": "data: {name: stripes, side: 16, count: 40}",
     "network": "model: {name: tiny, width: 6}",
     "degradation": "degradations: [fog, blur]",
     "merging method": "  own-start: {start: {merge: by_accuracy, of: expert, power: 2.0}}",
@@ -74,7 +74,7 @@ def test_all_of_it_is_in_the_table(own: tuple[Path, Path, Path]) -> None:
     assert (spec["merge"], spec["parameters"]) == ("by_accuracy", {"power": 2.0})
     manifest = json.loads((mine / "manifest.json").read_text())
     assert manifest["spec"]["recipe"]["loss"]["margin"] == {"weight": 0.5, "width": 2.0}
-    assert manifest["spec"]["model"]["width"] == 6 and manifest["spec"]["data"]["size"] == 16
+    assert manifest["spec"]["model"]["width"] == 6 and manifest["spec"]["data"]["side"] == 16
     metrics = pq.read_table(mine / manifest["files"]["metrics.parquet"]["file"])
     assert {"ce", "margin", "squared"} <= set(metrics.column_names) and "feature" not in metrics.column_names
     told = {method["id"]: method for method in json.loads((store / "plans" / "own.json").read_text())["methods"]}

@@ -89,17 +89,17 @@ def test_a_composition_has_the_code_of_its_parts():
 
 def test_a_source_without_files(tmp_path):
     load("stripes")
-    images = load_images("stripes", "train", size=8, count=10)
+    images = load_images("stripes", "train", side=8, count=10)
     assert images.images.shape == (10, 3, 8, 8) and images.labels.tolist() == [0, 1] * 5 and not images.flip
     assert torch.equal(images.images[1][:, :, :1].expand(3, 8, 8), images.images[1])  # across: a row has one colour
-    assert images.fingerprint == fingerprint("stripes", "train", size=8, count=10)
-    others = {fingerprint("stripes", size=size, count=count) for size in (8, 16) for count in (10, 40)}
-    assert len(others) == 4 and fingerprint("stripes") == fingerprint("stripes", size=16, count=40)
-    assert load_images("stripes", "test", size=8, count=10).mean == images.mean  # of the training images
+    assert images.fingerprint == fingerprint("stripes", "train", side=8, count=10)
+    others = {fingerprint("stripes", side=side, count=count) for side in (8, 16) for count in (10, 40)}
+    assert len(others) == 4 and fingerprint("stripes") == fingerprint("stripes", side=16, count=40)
+    assert load_images("stripes", "test", side=8, count=10).mean == images.mean  # of the training images
     again = pickle.loads(pickle.dumps(images.take(4)))
     assert torch.equal(again.images, images.take(4).images)
-    with pytest.raises(ValueError, match="parameter size of the data source 'stripes'"):
-        load_images("stripes", "train", size=4)
+    with pytest.raises(ValueError, match="parameter side of the data source 'stripes'"):
+        load_images("stripes", "train", side=4)
     before = fingerprint("stripes")
     changed = (FOLDER / "stripes.py").read_text().replace("default_rng(0", "default_rng(2")
     (tmp_path / "stripes.py").write_text(changed)
@@ -323,7 +323,7 @@ def test_the_list_shows_them():
     for expected in (
         "degradations (degradations: [NAME])", "sources (data: ", "networks (", "inference (", "jpeg JPEG",
         "Level tenths of the picture", "light (whole number) = 200, at least 0, at most 255: grey value of the fog",
-        "size (whole number) = 16, at least 8, at most 64", "width (whole number) = 8, at least 1: channels",
+        "side (whole number) = 16, at least 8, at most 64", "width (whole number) = 8, at least 1: channels",
         "gives votes", "plugin: ",
     ):  # fmt: skip
         assert expected in " ".join(done.stdout.split()), expected

@@ -114,7 +114,7 @@ def plan_verb(
     costs = cost_lines(prepared.missing, estimates, prepared.config.resources)
     stages = (stage_lines if listed else summary_lines)(prepared)
     notes = (f"note: {text}" for text in prepared.notes)
-    for line in (*notes, *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
+    for line in (*prepared.data, *notes, *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
         click.echo(line)
     if not listed:
         click.echo("--stages lists the stages")
@@ -132,7 +132,7 @@ def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
     from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
     checked, points = config_file.load_points(config, overrides)
-    at_roots = all(point.data.root for point in points)
+    at_roots = all(point.data.place for point in points)
     notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
     for text in notes:
         click.echo(f"note: {text}")
@@ -363,6 +363,40 @@ def bench_verb(
         runner.bench_schedule(speeds, json_file, click.echo)
     else:
         runner.bench(what, device, degradations, json_file, click.echo)
+
+
+@main.group("data")
+def data_group() -> None:
+    """Look at images before they are used."""
+
+
+@verb(
+    "check",
+    "fusiondistill data check photos/\nfusiondistill data check labels.csv --set data.images=photos\n"
+    "fusiondistill data check my.yaml --json",
+    group=data_group,
+    reads=True,
+)
+@click.argument("path")
+@overrides_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def data_check_verb(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Look at every image of a data set, and say what to write into a config for it.
+
+    PATH is a folder (train/test or not), a table of labels (.csv, .tsv), a Parquet file, or a config. Says how many
+    images of each class and split there are, their sizes and modes, which are broken, there twice or in two splits, and
+    how uneven the classes are. Exit code: 1 where something is wrong that no key of the config mends (also broken
+    files, images in two splits or with two labels), else 0.
+    """
+    import json
+
+    from fusiondistill_runner.views.data_report import check_data, content, lines
+
+    facts = check_data(path, overrides)
+    for line in [json.dumps(content(facts), indent=1)] if as_json else lines(facts):
+        click.echo(line)
+    if facts.wrong:
+        sys.exit(FAILED)
 
 
 @main.group("cluster")

@@ -86,8 +86,8 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
 
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
-    for text in prepared.notes:
-        click.echo(f"note: {text}")
+    for text in (*prepared.data, *(f"note: {text}" for text in prepared.notes)):
+        click.echo(text)
     check_format(prepared.store)
     with prepared.store.held():
         prepared = prepared.looked_up()

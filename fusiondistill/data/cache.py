@@ -11,7 +11,9 @@ import hashlib
 import io
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +23,11 @@ import torch
 from fusiondistill.commits import sealed, unsealed
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import locked, temporary_folder
+from fusiondistill.data.resizing import listed
 from fusiondistill.data.source import Contents, Row
 from fusiondistill.locations import lacks
 
-__all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode"]
+__all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode", "suggested_size"]
 
 MAX_SET_BYTES = 64 * 2**30
 """A split that decodes to more is refused, since it would not stay in memory."""
@@ -144,12 +147,15 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
     """The checked rows as batches uint8 [<=256, 3, H, W] (one buffer, which is reused) with their labels."""
     first: Row | None = None
     buffer, labels, total = np.empty(0, np.uint8), list[int](), 0
-    for row in contents.rows:
+    rows = iter(contents.rows)
+    for row in rows:
         if first is None:
             first = row
             height, width, _ = row.image.shape
             buffer = np.empty((IMAGES_AT_A_TIME, 3, height, width), np.uint8)
-        _check(row, first, contents.classes)
+        _check_label(row, contents.classes)
+        if row.image.shape != first.image.shape:
+            raise DataError(_mixed(first, total // first.image.size, row, rows))
         total += row.image.size
         if total > MAX_SET_BYTES:
             raise DataError(f"{row.where}: the split decodes to more than the limit of {MAX_SET_BYTES:,} bytes.")
@@ -162,18 +168,35 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
         yield buffer[: len(labels)], labels
 
 
-def _check(row: Row, first: Row, classes: list[str]) -> None:
+def _check_label(row: Row, classes: list[str]) -> None:
     if not 0 <= row.label < len(classes):
         raise DataError(
             f"{row.where}: the label {row.label} is outside the {len(classes)} classes "
             f"(0..{len(classes) - 1}). Correct the label or the class names."
         )
-    if row.image.shape != first.image.shape:
-        (height, width, _), (first_height, first_width, _) = row.image.shape, first.image.shape
-        raise DataError(
-            f"{row.where}: the image is {width}x{height}, but {first.where} is {first_width}x"
-            f"{first_height}. All images of a data set must have one size: resize them first."
-        )
+
+
+def _mixed(first: Row, alike: int, other: Row, rest: Iterator[Row]) -> str:
+    """What to say of images of several sizes; looks at the rest of the split.
+
+    Args:
+        first, alike: the first image, and how many of its size there are up to the first ``other`` one.
+    """
+    met = Counter({first.image.shape[:2]: alike})
+    met.update(row.image.shape[:2] for row in chain([other], rest))
+    (height, width, _), (first_height, first_width, _) = other.image.shape, first.image.shape
+    return (
+        f"{other.where}: the image is {width}x{height}, but {first.where} is {first_width}x{first_height}. The split's "
+        f"{sum(met.values()):,} images have {len(met):,} sizes: {listed(met)}. A network sees one size: write "
+        f"data.size: {suggested_size(met)} (and data.fit: crop, pad or stretch)."
+    )
+
+
+def suggested_size(met: Counter[tuple[int, int]]) -> int:
+    """A side in pixels that suits images of these sizes, (height, width) -> how many, and costs little to train on."""
+    sides = sorted(min(size) for size, count in met.items() for _ in range(count))
+    middle = sides[len(sides) // 2]
+    return next((side for side in (64, 32) if side <= middle), middle)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped, same_name
 
-__all__ = ["difference", "order_of", "permutation"]
+__all__ = ["difference", "in_order", "order_of", "permutation"]
 
 SHOWN = 10
 
@@ -24,6 +24,17 @@ def permutation(given: Sequence[str], ours: Sequence[str]) -> list[int] | None:
     if len(places) < len(ours) or len(set(wanted)) < len(wanted) or places.keys() != set(wanted):
         return None
     return [places[name] for name in wanted]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names in alphabetical order; by their value, where all of them are numbers.
+
+    Example:
+        >>> in_order(["10", "9"]), in_order(["b10", "b9"])
+        (['9', '10'], ['b10', 'b9'])
+    """
+    listed = sorted(set(names))
+    return sorted(listed, key=int) if all(name.isascii() and name.isdigit() for name in listed) else listed
 
 
 def difference(given: Sequence[str], ours: Sequence[str]) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusiondistill.data.depth import Deep, deep_values
+from fusiondistill.data.depth import Deep, deep_values, is_deep
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.orientation import upright
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "RULES", "SUFFIXES", "BrokenImage", "Decoded", "decode", "decode_image",
-    "read_bounded",
+    "read_bounded", "to_be_resized",
 ]  # fmt: skip
 
 RULES = 2
@@ -47,10 +48,28 @@ MAX_PIXELS = 2048 * 2048
 """Images larger than this are refused by their header, before a pixel is decoded. The networks here see 16 to 224
 pixels a side; this leaves a factor of nine and costs 12.6 MB at most."""
 
+MAX_PIXELS_TO_RESIZE = 64 * 2**20
+"""The same where images are resized one by one: photos, 200 MB at most."""
+
+MAX_DEEP_PIXELS_TO_RESIZE = 16 * 2**20
+"""The same of images with more than 8 bits a channel, which take eight bytes a value."""
+
+_to_resize: ContextVar[bool] = ContextVar("to_resize", default=False)
+
 MAX_FILE_BYTES = 64 * 2**20
 """Encoded images, annotation files and archive members larger than this are refused before they are read."""
 
 WHITE = (255, 255, 255)
+
+
+@contextmanager
+def to_be_resized() -> Iterator[None]:
+    """Within the block images may be as large as photos, since each is resized as soon as it is decoded."""
+    token = _to_resize.set(True)
+    try:
+        yield
+    finally:
+        _to_resize.reset(token)
 
 
 class BrokenImage(DataError):
@@ -66,12 +85,14 @@ class Decoded:
         deep: whether it had more than 8 bits a channel.
         largest: the largest value, before it was scaled, of one that is taken to fill 16 bits; else None.
         several: whether the file has further frames or pages, which were not read.
+        mode: how the file stores its colours, in Pillow's words: ``RGB``, ``L`` (grey), ``RGBA``, ``P``, ``CMYK``, ...
     """
 
     pixels: np.ndarray
     deep: bool = False
     largest: int | None = None
     several: bool = False
+    mode: str = ""
 
 
 def decode_image(data: bytes, where: str, background: tuple[int, int, int] = WHITE) -> np.ndarray:
@@ -97,26 +118,29 @@ def decode(
     *,
     background: tuple[int, int, int] = WHITE,
     bits: int | None = None,
-    most_pixels: int = MAX_PIXELS,
+    most_pixels: int | None = None,
 ) -> Decoded:
     """Decode one image, and say what a whole set is checked for.
 
     Args:
         data, where, background: as for :func:`decode_image`.
         bits: how many bits the values of images with more than 8 bits fill; None: all that their format has.
-        most_pixels: the most pixels that it may have.
+        most_pixels: the most pixels that it may have; None: the limit of data sets.
 
     Raises:
         BrokenImage: the bytes are no such image, are cut short, or are of a kind that has no stated rule.
         DataError: too many pixels, or values that fill more bits than were said.
     """
-    with _opened(data, where, most_pixels) as image:
-        several = _several(image)
+    limit = most_pixels or (MAX_PIXELS_TO_RESIZE if _to_resize.get() else MAX_PIXELS)
+    with _opened(data, where, limit) as image:
+        several, mode = _several(image), image.mode
+        if is_deep(image):
+            _check_pixels(image, where, most_pixels or min(limit, MAX_DEEP_PIXELS_TO_RESIZE))
         deep = deep_values(image, lambda: _header(data), bits, where)
         if deep is not None:
-            return Decoded(_flattened(deep, background), True, deep.largest, several)
+            return Decoded(_flattened(deep, background), True, deep.largest, several, mode)
         _scale_clear_value(image)
-        return Decoded(_eight_bits(upright(image), background), several=several)
+        return Decoded(_eight_bits(upright(image), background), several=several, mode=mode)
 
 
 _FULL = {"L;2": 3, "L;4": 15}
@@ -156,21 +180,25 @@ def _opened(data: bytes, where: str, most_pixels: int) -> Iterator[Image]:
 
     try:
         with _header(data) as image:
-            width, height = image.size
-            if width * height > most_pixels:
-                raise DataError(
-                    f"{where}: declares {width}x{height} pixels, more than the limit of {most_pixels:,}. "
-                    "Resize the images first."
-                )
+            _check_pixels(image, where, most_pixels)
             yield image
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{where}: declares far more than {most_pixels:,} pixels. Resize the images first.") from error
+        raise DataError(f"{where}: declares far more than {most_pixels:,} pixels. {_TOO_LARGE}") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged bytes
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = what_it_is(data) or (_UNKNOWN if unknown else error)
         raise BrokenImage(f"{where}: cannot be decoded ({reason}). Fetch the file again, or leave it out.") from error
+
+
+_TOO_LARGE = "Resize the images first, or let data.size do it (its limit is that of photos)."
+
+
+def _check_pixels(image: Image, where: str, most: int) -> None:
+    width, height = image.size
+    if width * height > most:
+        raise DataError(f"{where}: declares {width}x{height} pixels, more than the limit of {most:,}. {_TOO_LARGE}")
 
 
 _UNKNOWN = "no PNG, JPEG, BMP, WebP, TIFF, GIF or PNM image, or a kind of these that Pillow does not read"

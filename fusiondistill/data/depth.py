@@ -17,7 +17,7 @@ import numpy as np
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.orientation import upright
 
-__all__ = ["Deep", "deep_values"]
+__all__ = ["Deep", "deep_values", "is_deep"]
 
 _OTHER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 """Pillow's letters for the order of two bytes -> the letter that reads the low byte where it reads the high one."""
@@ -59,6 +59,11 @@ def deep_values(image: Any, again: Callable[[], Any], bits: int | None, where: s
         return _grey(image, bits, where)
     raw = _raw_mode(image)
     return _colours(image, again, raw, bits, where) if ";16" in raw else None
+
+
+def is_deep(image: Any) -> bool:
+    """Whether an image has more than 8 bits a channel; its pixels are not read."""
+    return image.mode == "F" or image.mode.startswith("I") or ";16" in _raw_mode(image)
 
 
 def _raw_mode(image: Any) -> str:

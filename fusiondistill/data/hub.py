@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,15 +37,21 @@ class _Config(NamedTuple):
 
 
 def locate(
-    root: Root, config: str | None = None, train_split: str | None = None, test_split: str | None = None
+    root: Root,
+    config: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    cut: bool = False,
 ) -> HubFiles:
-    """The Parquet files of the training and the test split.
+    """The Parquet files of the training, the test and the validation split.
 
     Args:
         root: a folder (the set's, one of its configurations', or the Hub's cache `datasets--OWNER--NAME`), a file, or
             several of either.
         config: the configuration, where there are several.
         train_split, test_split: what the set calls the splits; None: found by their names.
+        cut: the test split is cut off the training images: a validation split does not stand in for it, and the one
+            split of a set whose files name none is for training.
 
     Raises:
         DataError: nothing is there, a part is missing, or what is meant cannot be told.
@@ -57,7 +64,7 @@ def locate(
     chosen = _from_card(card, config, where, notes) or _from_names(
         files, config, (train_split, test_split), where, notes
     )
-    labels = _labels(chosen, (train_split, test_split), where)
+    labels = _labels(chosen, (train_split, test_split), where, cut)
     found: dict[str, Path] = {}
     for split, label in labels.items():
         paths = chosen.files[label]
@@ -77,9 +84,13 @@ def locate(
     return result
 
 
-def _labels(chosen: _Config, wanted: tuple[str | None, str | None], where: str) -> dict[str, str]:
+def _labels(chosen: _Config, wanted: tuple[str | None, str | None], where: str, cut: bool) -> dict[str, str]:
     """Split -> what the set calls it, of the splits that are there."""
     found = {}
+    if cut and len(chosen.files) == 1 and wanted == (None, None):
+        only = next(iter(chosen.files))
+        if chosen_label([only], "test", None) is None:
+            return {"train": only}
     for split, name in zip(("train", "test"), wanted, strict=True):
         try:
             label = chosen_label([*chosen.files, *chosen.nothing_for], split, name)
@@ -89,6 +100,12 @@ def _labels(chosen: _Config, wanted: tuple[str | None, str | None], where: str) 
             raise DataError(f"{where}: README.md says that {chosen.nothing_for[label]} is its {label} split; fetch it.")
         if label is not None:
             found[split] = label
+    if cut and not wanted[1] and "test" in found and stands_in(found["test"], "test") is not None:
+        found["validation"] = found.pop("test")
+    elif "test" in found:
+        with suppress(DataError):  # several may be meant: none is used, which a note says
+            other = chosen_label([label for label in chosen.files if label not in found.values()], "validation", None)
+            found |= {"validation": other} if other else {}
     return found
 
 
@@ -237,5 +254,6 @@ def _no_split(where: str, files: Mapping[str, Path], chosen: _Config) -> str:
     line = f" or say which it is, like data.train_split: {next(iter(chosen.files))}" if chosen.files else ""
     return (
         f"{where}: no file name or folder names a train or test split ({names}). Give the folder above as root, if it "
-        f"does, rename the files to train-*.parquet and test-*.parquet,{line}."
+        f"does, rename the files to train-*.parquet and test-*.parquet,{line}. Are all of them for training, write "
+        "data.test: 0.2, which cuts a test split off."
     )

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from fusiondistill.data.errors import DataError
 
-__all__ = ["KEYWORDS", "Place", "check_shards", "chosen_label", "place_of", "stands_in"]
+__all__ = ["KEYWORDS", "VALIDATION", "Place", "check_shards", "chosen_label", "place_of", "stands_in"]
 
 KEYWORDS = {
     "train": ("train", "training"),
@@ -24,6 +24,9 @@ KEYWORDS = {
 }
 """Split -> words that name it, the first that is there counts: those of the ``datasets`` library. A validation split
 stands in for a test split that is not there."""
+
+VALIDATION = ("validation", "valid", "val", "dev", "eval", "evaluation")
+"""Words that name a validation split, where there is a test split beside it."""
 
 _ALL = frozenset(word for words in KEYWORDS.values() for word in words)
 _BETWEEN = re.compile(r"[-._ =0-9]+")
@@ -90,11 +93,11 @@ def _keyword(text: str) -> str:
 
 
 def chosen_label(labels: Iterable[str], split: str, wanted: str | None) -> str | None:
-    """The label that is used as the split "train" or "test"; None if there is none.
+    """The label that is used as the split "train", "test" or "validation"; None if there is none.
 
     Args:
         labels: of the files, or of a set's card.
-        split: "train" or "test".
+        split: "train", "test" or "validation".
         wanted: the label that the user names; None: the first keyword that is there.
 
     Raises:
@@ -105,10 +108,11 @@ def chosen_label(labels: Iterable[str], split: str, wanted: str | None) -> str |
         if wanted.lower() not in known:
             raise DataError(f"data.{split}_split: there is no split {wanted!r}. There are {', '.join(known.values())}.")
         return known[wanted.lower()]
-    for word in KEYWORDS[split]:
+    words = VALIDATION if split == "validation" else KEYWORDS[split]
+    for word in words:
         if word in known:
             return known[word]
-    for word in KEYWORDS[split]:
+    for word in words:
         alike = [label for key, label in known.items() if word in _BETWEEN.split(key)]
         if len(alike) > 1:
             raise DataError(f"several splits may be meant: say data.{split}_split: {' or '.join(sorted(alike))}.")

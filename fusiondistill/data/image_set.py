@@ -11,6 +11,7 @@ import torch
 
 from fusiondistill import randomness
 from fusiondistill.data.cache import channel_statistics
+from fusiondistill.data.cutting import quotas
 from fusiondistill.data.errors import DataError
 
 __all__ = ["ImageSet"]
@@ -169,9 +170,8 @@ class ImageSet:
     def holdout(self, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
         """Cut into (training, validation) at random, every class in proportion.
 
-        The cut is a pure function of the seed and the labels. Of N images round(fraction * N) are held out; each class
-        gives its share rounded down, and the classes with the largest remainders give one more. A class keeps at least
-        one image for training. Both parts keep the order of this set.
+        The cut is a pure function of the seed and the labels; :func:`quotas` says how many images a class gives. Both
+        parts keep the order of this set.
 
         Args:
             fraction: of the images for validation, between 0 and 1, both excluded.
@@ -183,11 +183,7 @@ class ImageSet:
         if not 0 < fraction < 1:
             raise DataError(f"a fraction of {fraction} cannot be held out: it must lie between 0 and 1.")
         counts = torch.bincount(self.labels, minlength=len(self.classes))
-        share = fraction * counts.to(torch.float64)
-        quota = share.floor().to(torch.int64)
-        missing = int(fraction * len(self) + 0.5) - int(quota.sum())
-        quota[torch.argsort(quota - share, stable=True)[: max(missing, 0)]] += 1
-        quota = torch.minimum(quota, (counts - 1).clamp(min=0))
+        quota = quotas(counts, fraction)
         shuffled = randomness.permutation(randomness.key(seed, "holdout"), len(self))
         rank = torch.empty_like(shuffled)
         rank[shuffled] = _rank_within_class(self.labels[shuffled])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fusiondistill.data.decoding import BrokenImage, decode
+from fusiondistill.data.decoding import BrokenImage, Decoded, decode
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
-__all__ = ["Background", "Bits", "Broken", "Reader"]
+__all__ = ["Background", "Bits", "Broken", "Observed", "Reader", "observing"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
@@ -31,6 +37,36 @@ _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _DARK = 2**14
 """Images of 16 bits whose largest value is below this fill 14 bits at most, as cameras' values do."""
 _NAMED = 20
+MOST_THREADS = 8
+"""That decode side by side: each may hold a photo of 200 MB."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class Observed:
+    """What readers met, for ``data check``."""
+
+    modes: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    """What is wrong with each image that was left out."""
+
+
+_observed: ContextVar[Observed | None] = ContextVar("observed", default=None)
+
+
+@contextmanager
+def observing() -> Iterator[Observed]:
+    """Within the block all readers say here what they meet."""
+    found = Observed()
+    token = _observed.set(found)
+    try:
+        yield found
+    finally:
+        _observed.reset(token)
 
 
 class Reader:
@@ -40,38 +76,77 @@ class Reader:
         self.background = _COLOURS[background] if isinstance(background, str) else background
         self.bits, self.broken = bits, broken
         self._skipped: list[str] = []
+        self._kept, self._lost = set[int](), set[int]()
         self._images = self._several = self._deep = self._sixteen = self._largest = 0
 
-    def row(self, read: Callable[[], bytes], label: int, where: str) -> Row | None:
-        """One image with its label; None: it is broken and left out.
+    def rows(self, items: Iterable[tuple[Callable[[], bytes], int, str]]) -> Iterator[Row]:
+        """Images with their labels, in order, decoded side by side by as many threads as there are cores.
+
+        Args:
+            items: of each image what reads its bytes, its label, and its file and row for messages.
+
+        Yields:
+            those that can be decoded.
 
         Raises:
-            DataError: it is broken and ``broken`` is ``error``; or another mistake of the image.
+            DataError: one is broken and ``broken`` is ``error``; or another mistake of an image.
         """
+        threads = min(MOST_THREADS, cores())
+        pool, waiting = ThreadPoolExecutor(threads), deque[tuple[Future[Decoded], int, str]]()
         try:
-            image = decode(read(), where, background=self.background, bits=self.bits)
+            for read, label, where in items:
+                waiting.append((pool.submit(copy_context().run, self._decode, read, where), label, where))
+                if len(waiting) > threads:
+                    yield from self._taken(*waiting.popleft())
+            while waiting:
+                yield from self._taken(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decode(self, read: Callable[[], bytes], where: str) -> Decoded:
+        return decode(read(), where, background=self.background, bits=self.bits)
+
+    def _taken(self, decoding: Future[Decoded], label: int, where: str) -> Iterator[Row]:
+        """The row of an image, unless it is broken and left out."""
+        try:
+            image = decoding.result()
         except BrokenImage as error:
             if self.broken == "error":
                 raise BrokenImage(f"{error} With data.broken: skip the run goes on without such files.") from error
             self._skipped.append(where)
-            return None
+            self._lost.add(label)
+            if (seen := _observed.get()) is not None:
+                seen.broken.append(str(error))
+            return
         self._images += 1
+        self._kept.add(label)
+        if (seen := _observed.get()) is not None:
+            seen.modes[image.mode] += 1
         self._several += image.several
         self._deep += image.deep
         if image.largest is not None:
             self._sixteen += 1
             self._largest = max(self._largest, image.largest)
-        return Row(image.pixels, label, where)
+        yield Row(image.pixels, label, where)
 
-    def finish(self, where: str) -> None:
+    def finish(self, where: str, classes: Sequence[str] = ()) -> None:
         """Check the split as a whole, after its last image.
 
+        Args:
+            where: for messages.
+            classes: their names, of a split in which each class must keep an image.
+
         Raises:
-            DataError: no image could be decoded; or the values of 16-bit images fill far fewer bits, and the user has
-                not said how many.
+            DataError: no image could be decoded; all images of a class are left out; or the values of 16-bit images
+                fill far fewer bits, and the user has not said how many.
         """
         if self._skipped and not self._images:
             raise DataError(f"{where}: none of the {len(self._skipped)} images can be decoded.")
+        if gone := [classes[label] for label in sorted(self._lost - self._kept) if label < len(classes)]:
+            raise DataError(
+                f"{where}: all images of {len(gone)} classes are broken and left out (data.broken: skip): "
+                f"{', '.join(escaped(name) for name in gone[:_NAMED])}. Fetch them again, or delete these classes."
+            )
         if self._sixteen and self.bits is None and self._largest < _DARK:
             fills = max(9, self._largest.bit_length())
             fills += fills % 2  # cameras have 10, 12 or 14

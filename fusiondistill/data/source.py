@@ -11,7 +11,7 @@ from fusiondistill.data.names import escaped
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Contents", "Files", "Located", "Root", "Row"]
+__all__ = ["Contents", "Files", "Located", "Place", "Root", "Row"]
 
 Files = Mapping[str, Path]
 """Name inside the source -> file. The names are the same on every machine, the paths need not be."""
@@ -26,7 +26,11 @@ class Located(dict[str, Path]):
 
 
 Root = str | Path | list[str] | list[Path] | None
-"""Where a source's files are: a folder or file, for `parquet` also several files; None: the source's own place."""
+"""Where a source's files are: a folder or file, for `parquet` also several files, for `table` the folder of the images
+and the file of their labels; None: the source's own place."""
+
+Place = Root | tuple[str, ...]
+"""The same, as a config holds it."""
 
 
 class Row(NamedTuple):

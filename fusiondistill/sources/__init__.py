@@ -1,10 +1,10 @@
 """Data sets: a file for each source of images, and the registry that one's own are added to.
 
 A source is a function ``(files, split, **parameters) -> Contents``. ``files`` maps names inside the source to paths,
-``split`` is ``"train"`` or ``"test"``. It gives the class names and yields the images one by one, each a :class:`Row`.
-It never writes, never caches and never checks what all sources have in common (labels inside the classes, one image
-size): :mod:`fusiondistill.data` does that for all of them. The same files and parameters must always give the same
-images. Importing this package does not import torch.
+``split`` is ``"train"`` or ``"test"`` (or ``"validation"``, see ``by_split``). It gives the class names and yields the
+images one by one, each a :class:`Row`. It never writes, never caches, never resizes and never checks what all sources
+have in common (labels inside the classes, one image size): :mod:`fusiondistill.data` does that for all of them. The
+same files and parameters must always give the same images. Importing this package does not import torch.
 
 Example:
     >>> import numpy as np
@@ -82,12 +82,14 @@ class Source(Entry):
         """What the root must be, of a source that cannot do without; else ""."""
         return str(self.facts["needs_root"])
 
-    def locate(self, root: Root, parameters: Mapping[str, Any] | None = None) -> dict[str, Path]:
+    def locate(self, root: Root, parameters: Mapping[str, Any] | None = None, *, cut: bool = False) -> dict[str, Path]:
         """The files that make up the source, all splits. Decodes nothing; may download a public archive.
 
         Args:
             root: where they are.
             parameters: of the source; those that its ``locate`` takes by name say which files are meant.
+            cut: the test split is cut off the training images, so that no other split stands in for it; said to a
+                ``locate`` that takes it by name.
 
         Raises:
             DataError: nothing is found, or there is no root and the source needs one.
@@ -96,8 +98,20 @@ class Source(Entry):
             raise DataError(f"`{self.name}` needs a root: {self.needs_root}.")
         locate = self.facts["locate"]
         taken = inspect.signature(locate).parameters
-        found: dict[str, Path] = locate(root, **{k: v for k, v in (parameters or {}).items() if k in taken})
+        known = {**(parameters or {}), **({"cut": True} if cut else {})}
+        found: dict[str, Path] = locate(root, **{k: v for k, v in known.items() if k in taken})
         return found
+
+    def splits(self, files: Files) -> tuple[str, ...]:
+        """The splits that some files hold, of train, validation and test, in this order.
+
+        Sources whose files begin with a split's name say it by that; all
+        others have train and test.
+        """
+        if not self.facts["by_split"]:
+            return ("train", "test")
+        there = {name.partition("/")[0] for name in files}
+        return tuple(split for split in ("train", "validation", "test") if split in there)
 
     def notes(self) -> tuple[str, ...]:
         """What the root must be, for ``fusiondistill list``."""
@@ -118,6 +132,7 @@ class Sources(Registry[Source]):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         needs_root: str = "",
+        by_split: bool = False,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -132,6 +147,9 @@ class Sources(Registry[Source]):
             flip: may its images be mirrored in training?
             mean, std: the published figures per channel, 0..255 scale; None: computed on the training split.
             needs_root: what the root must be, in words, for a source that cannot do without one.
+            by_split: the names of its files begin with ``train/``, ``validation/`` or ``test/``, and say so which
+                splits there are. The function may then be called with the split ``validation``, and a set without a
+                test split can have one cut off (``data.test``). All others have ``train`` and ``test``.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -160,18 +178,20 @@ class Sources(Registry[Source]):
         if (mean is None) != (std is None):
             raise ValueError(f"the data source {name!r} has a mean or a std alone: give both, or neither")
         published = (None, None) if mean is None or std is None else (tuple(mean), tuple(std))
-        known = {"locate": locate, "flip": flip, "mean": published[0], "std": published[1], "needs_root": needs_root}
-        return super().register(name, version=version, source=source, replace=replace, **known)
+        known = {"locate": locate, "flip": flip, "mean": published[0], "std": published[1]}
+        return super().register(
+            name, version=version, source=source, replace=replace, needs_root=needs_root, by_split=by_split, **known
+        )
 
 
 SOURCES = Sources(
     "data source",
     __name__,
-    first=("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder"),
+    first=("digits", "cifar10", "cifar100", "tiny_imagenet", "parquet", "folder", "table"),
     takes=("files", "split"),
     reserved=frozenset(
         {"name", "root", "train_images", "test_images", "validation", "mean", "std", "flip", "fingerprint", "held_out"}
-        | {"holdout_seed"}
+        | {"holdout_seed", "validation_split", "images", "labels", "size", "fit", "test", "split_seed"}
     ),
 )
 """Every data source by name."""

@@ -1,8 +1,12 @@
-"""One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`.
+"""One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`; or `root/<class>/*.png`.
 
 A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF or PNM. Classes are the folders of `train` in
-alphabetical order, images are in the order of their names. The test split may also be called `val`, `valid`,
-`validation`, `dev` or `eval`. What is left out is counted and said; a class without an image is an error.
+alphabetical order, images are in the order of their names. Splits are found by their names in any case: `train` or
+`training`, `test` or `testing`, and `val`, `valid`, `validation`, `dev`, `eval` or `evaluation`. The last is the
+validation split beside a test split, and stands in for it where there is none. A set without a test split needs
+`data.test`, which cuts one off (then a `val` is the validation split). A set without any split is its classes' folders
+themselves. Where the root holds one folder that holds all this, that folder is read. What is left out is counted and
+said; a class without an image is an error.
 """
 
 from __future__ import annotations
@@ -23,55 +27,122 @@ from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["folder"]
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"),
-}
-LAYOUT = "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
+VALIDATION_FOLDERS = ("val", "valid", "validation", "dev", "eval", "evaluation")
+SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": VALIDATION_FOLDERS}
+LAYOUT = (
+    "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm), perhaps "
+    "val/<class>/*.png; or, with data.test, with <class>/*.png"
+)
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
 SHOWN = 12
+MOST_DEEP = 3
 DEEPER = "folders inside a class"
 SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"}
 """Written by operating systems; left out like hidden files."""
 
 
-def _locate(root: Root) -> dict[str, Path]:
+def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
     if root is None or isinstance(root, list):
         raise DataError(f"`folder` needs one root: {LAYOUT}.")
     base = Path(root).expanduser()
     if not base.is_dir():
         raise DataError(f"{base}: there is no such folder; {EXPECTED}.")
-    inside = {entry.name.lower(): Path(entry.path) for entry in _entries(base) if entry.is_dir()}
-    splits, notes = {}, []
-    for split, words in SPLIT_FOLDERS.items():
-        there = [inside[word] for word in words if word in inside]
-        if there:
-            splits[split] = _Split(split, there[0])
-            notes += splits[split].notes
-            if (note := stands_in(there[0].name, split)) is not None:
-                notes.append(f"{base}: {note}")
-            notes += [f"{path}: is not used, since {there[0].name} is the {split} split" for path in there[1:]]
-    files = {name: path for split in splits.values() for name, path in split.files.items()}
+    base, notes = _descended(base)
+    splits = _splits(base, cut, notes)
+    if not splits and cut:
+        splits = {"train": _Split("train", base)}
     if not splits:
         raise DataError(_no_split(base))
+    files = {name: path for split in splits.values() for name, path in split.files.items()}
+    notes += [note for split in splits.values() for note in split.notes]
     if not files:
         raise DataError(f"{base}: holds no image; {EXPECTED}." + "".join(f" Found: {note}." for note in notes[:5]))
-    if "train" in splits:
-        splits["train"].check_none_empty()
-        if "test" in splits:
-            _check_known(splits["train"], splits["test"])
+    if train := splits.get("train"):
+        train.check_none_empty()
+        for other in splits.values():
+            _check_known(train, other)
     return Located(dict(sorted(files.items())), notes)
 
 
+def _splits(base: Path, cut: bool, notes: list[str]) -> dict[str, _Split]:
+    """The folders that are splits, by the splits that they are; notes say what stands in and what is not used."""
+    inside = {entry.name.lower(): Path(entry.path) for entry in _entries(base) if entry.is_dir()}
+    found: dict[str, _Split] = {}
+    unused: list[tuple[Path, str]] = []
+    for split, words in SPLIT_FOLDERS.items():
+        for path in (inside[word] for word in words if word in inside):
+            if split in found:
+                unused.append((path, f"{found[split].folder.name} is the {split} split"))
+                continue
+            there = _Split(split, _within(path))
+            if there.files or (split == "train" and there.classes):
+                found[split] = there
+            else:
+                unused.append((path, "it has no folder of a class that holds images"))
+    if "test" not in found and "validation" in found and not cut:
+        found["test"] = _Split("test", found.pop("validation").folder)
+        if (note := stands_in(found["test"].folder.name, "test")) is not None:
+            notes.append(f"{base}: {note}")
+    if found or not cut:
+        notes += [f"{path}: is not used, since {why}" for path, why in unused]
+    return found
+
+
+def _descended(base: Path) -> tuple[Path, list[str]]:
+    """The folder that has the splits or the classes: the root, or one that it alone holds; with a note."""
+    given = base
+    for _ in range(MOST_DEEP):
+        folders = [Path(entry.path) for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+        if _has_split(folders):
+            break
+        with_splits = [path for path in folders if _has_split(_folders(path))]
+        if len(with_splits) == 1:
+            base = with_splits[0]
+        elif len(folders) == 1 and _folders(folders[0]) and not _Split("train", base).files:
+            base = folders[0]
+        else:
+            break
+    return base, [f"{given}: the data set is taken from {base.relative_to(given)} in it"] if base != given else []
+
+
+def _has_split(folders: list[Path]) -> bool:
+    return any(path.name.lower() in SPLIT_FOLDERS["train"] and _folders(path) for path in folders)
+
+
+def _folders(base: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+
+
+def _within(split: Path) -> Path:
+    """A split's folder, or the folder that it alone holds, as archives unpack: train/train/<class>."""
+    inside = _folders(split)
+    return inside[0] if len(inside) == 1 and _folders(inside[0]) and not _Split("", split).files else split
+
+
 def _no_split(base: Path) -> str:
-    folders = [entry.name for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+    """What to say where no folder is a split: what was found, and what to write."""
+    classes = _Split("train", base)
+    counts = {name: kinds[""] for name, kinds in classes.classes.items() if kinds[""]}
     words = {word for words in SPLIT_FOLDERS.values() for word in words}
-    deeper = [name for name in folders if any(entry.name.lower() in words for entry in _entries(base / name))]
-    if deeper:
-        remedy = f"Give {base / deeper[0]} as root, which has them."
-    else:
-        remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
-    held = ", ".join(folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "") or "no folder"
+    if len(counts) > 1 and not words.issuperset(map(str.lower, counts)):
+        shown = ", ".join(f"{name} ({n:,})" for name, n in list(counts.items())[:SHOWN])
+        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
+        return escaped(
+            f"{base}: has no folder called train or test (it holds {len(counts):,} folders with "
+            f"{sum(counts.values()):,} images: {shown}{more}). If these are the classes, write data.test: 0.2, which "
+            "cuts a test split off."
+        )
+    names = [path.name for path in _folders(base)]
+    held = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "no folder"
+    files = [entry.name for entry in _entries(base) if entry.is_file()]
+    flat = sum(Path(name).suffix.lower() in SUFFIXES for name in files) + sum(counts.values())
+    tables = [name for name in files if name.lower().endswith((".csv", ".tsv"))]
+    remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
+    if flat or tables:
+        remedy = (
+            "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE.csv}."
+        )
+        held += f", {flat:,} images without a folder of a class" + (f", {', '.join(tables[:3])}" if tables else "")
     return escaped(f"{base}: has no folder called train or test (it holds {held}). {remedy}")
 
 
@@ -150,7 +221,7 @@ def _hidden(name: str) -> bool:
 
 
 def _check_known(train: _Split, test: _Split) -> None:
-    """Raise DataError where the test split has a class that cannot be learned."""
+    """Raise DataError where another split has a class that cannot be learned."""
     known = {same_name(name): name for name in train.classes}
     if len({same_name(escaped(name)) for name in train.classes}) < len(train.classes):
         raise DataError(
@@ -165,25 +236,34 @@ def _check_known(train: _Split, test: _Split) -> None:
         )
 
 
-@SOURCES.register("folder", locate=_locate, needs_root=LAYOUT, version=2)
+@SOURCES.register("folder", locate=_locate, needs_root=LAYOUT, by_split=True, version=2)
 def folder(
     files: Files, split: str, *, background: Background = "white", bits: Bits = None, broken: Broken = "error"
 ) -> Contents:
     """One's own images, a folder per class."""
     mine = [(name, path) for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
-        raise DataError(f"{next(iter(files.values())).parents[2]}: holds no image of the {split} split; {EXPECTED}.")
+        raise DataError(_lacks(files, split))
     named = {name.split("/")[1] for name in files if name.startswith("train/")} or {n.split("/")[1] for n, _ in mine}
     classes, notes = sorted(named), list[str]()
     label_of = {same_name(name): label for label, name in enumerate(classes)}
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
-        for name, path in mine:
-            row = reader.row(partial(read_bounded, path), label_of[same_name(name.split("/")[1])], str(path))
-            if row is not None:
-                yield row
-        reader.finish(f"{mine[0][1].parents[1]}")
+        labels = (label_of[same_name(name.split("/")[1])] for name, _ in mine)
+        yield from reader.rows(
+            (partial(read_bounded, path), label, str(path)) for label, (_, path) in zip(labels, mine, strict=True)
+        )
+        reader.finish(f"{mine[0][1].parents[1]}", classes if split == "train" else ())
         notes.extend(reader.notes(split))
 
     return Contents(classes, rows(), notes)
+
+
+def _lacks(files: Files, split: str) -> str:
+    """What to say where a split is not there."""
+    there = Counter(name.partition("/")[0] for name in files)
+    told = " and ".join(f"{n:,} images of the {other} split" for other, n in there.items())
+    remedy = " Write data.test: 0.2, which cuts one off the training images." if split == "test" else ""
+    place = next(iter(files.values())).parents[2]
+    return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{remedy}"

@@ -10,6 +10,7 @@ from fusiondistill.config import Config
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
 from fusiondistill.evaluation import MIXED_BATCH
+from fusiondistill.sources import SOURCES
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
 from fusiondistill_runner.working.data import image_size
@@ -29,16 +30,23 @@ class DataFacts:
         self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
         self._cards: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
-    def of(self, plan: Plan, train: ImageSet, test: ImageSet) -> list[str]:
-        """What users should know of a plan's images, a sentence each.
+    def of(self, plan: Plan, images: Mapping[str, ImageSet]) -> list[str]:
+        """What users should know of a plan's images, by split, a sentence each.
 
         Raises:
             DataError, CheckpointError: the images, or a checkpoint beside them, cannot be used; see below.
         """
-        config = plan.config
-        key = (config.data, config.held_out)
+        config, train, test = plan.config, images["train"], images["test"]
+        held_out = 0.0 if plan.validation else config.held_out
+        key = (config.data, held_out)
         if key not in self._of_data:
-            self._of_data[key] = (_facts_of_data(config, train, test), _training_images(config, train))
+            notes, own = _facts_of_data(config, images, held_out), images.get("validation")
+            if own is not None and not plan.validation:
+                why = (
+                    "data.validation says what is held out" if config.data.validation is not None else "none is needed"
+                )
+                notes.append(f"{config.data.name}: its {len(own):,} validation images are not used, since {why}")
+            self._of_data[key] = (notes, _training_images(config, train, held_out))
         notes, count = self._of_data[key]
         return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
 
@@ -78,24 +86,29 @@ class DataFacts:
         return self._cards[key]
 
 
-def _training_images(config: Config, train: ImageSet) -> int:
+def _training_images(config: Config, train: ImageSet, held_out: float) -> int:
     """How many images are trained on."""
     images = _taken(train, config.data.train_images)
-    return len(images) - (len(images.holdout(config.held_out, seed=0)[1]) if config.held_out else 0)
+    return len(images) - (len(images.holdout(held_out, seed=0)[1]) if held_out else 0)
 
 
-def _facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]:
-    """Look at the whole training and test split of a config.
+def _facts_of_data(config: Config, images: Mapping[str, ImageSet], held_out: float) -> list[str]:
+    """Look at all splits of a config.
 
     Returns:
         what users should know, a sentence each.
 
     Raises:
-        DataError: one class alone, a channel that is the same everywhere, or nothing to validate on.
+        DataError: one class alone, images of a class that cannot be learned, a channel that is the same everywhere, or
+            nothing to validate on.
     """
+    train, test = images["train"], images["test"]
     name, classes = config.data.name, train.classes
-    if list(train.classes) != list(test.classes):
-        raise DataError(f"{name}: the test split has other classes: {difference(test.classes, classes)}.")
+    for split, own in images.items():
+        if list(classes) != list(own.classes):
+            raise DataError(f"{name}: the {split} split has other classes: {difference(own.classes, classes)}.")
+        if SOURCES[name].facts["by_split"]:  # of one's own; a part of a published set may lack a class
+            _check_learned(split, own, train)
     counts = train.labels.bincount(minlength=len(classes)).tolist()
     filled = [label for label, count in enumerate(counts) if count]
     if len(filled) < 2:
@@ -104,14 +117,28 @@ def _facts_of_data(config: Config, train: ImageSet, test: ImageSet) -> list[str]
             "there is nothing to tell apart. Add images of a second class."
         )
     _check_channels(config, train)
-    notes = [*train.notes, *test.notes, *_lacking("training", train), *_lacking("test", test)]
+    notes = [note for own in images.values() for note in own.notes]
+    notes += [*_lacking("training", train), *_lacking("test", test)]
     sizes = [" x ".join(map(str, image_size(one)[::-1])) for one in (train, test)]
     if sizes[0] != sizes[1]:
         notes.append(f"{name}: the training images have {sizes[0]} pixels, the test images {sizes[1]}")
     if config.data.std is None and min(train.std) < 1:
         notes.append(f"{name}: the deviation of a channel is {min(train.std):.2g} of 255: nearly all pixels are alike")
-    _check_held_out(config, train)
+    _check_held_out(config, train, held_out)
     return list(dict.fromkeys(notes))
+
+
+def _check_learned(split: str, images: ImageSet, train: ImageSet) -> None:
+    """Raise DataError where a split has images of a class that has no training image."""
+    learned, there = (one.labels.bincount(minlength=len(train.classes)) > 0 for one in (train, images))
+    if lost := (there & ~learned).nonzero().flatten().tolist():
+        more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        count = int((~learned)[images.labels].sum())
+        raise DataError(
+            f"{images.name}: {count:,} images of the {split} split are of {len(lost)} classes that have no training "
+            f"image: {', '.join(str(train.classes[label]) for label in lost[:SHOWN])}{more}. Add training images, or "
+            "leave those out."
+        )
 
 
 def _lacking(split: str, images: ImageSet) -> Iterator[str]:
@@ -137,12 +164,12 @@ def _check_channels(config: Config, train: ImageSet) -> None:
     )
 
 
-def _check_held_out(config: Config, train: ImageSet) -> None:
-    if not config.held_out:
+def _check_held_out(config: Config, train: ImageSet, held_out: float) -> None:
+    if not held_out:
         return
     images = _taken(train, config.data.train_images)
     try:
-        images.holdout(config.held_out, seed=0)
+        images.holdout(held_out, seed=0)
     except DataError as error:
         raise DataError(f"{config.data.name}: data.validation: {error}") from error
 

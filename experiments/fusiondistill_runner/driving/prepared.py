@@ -15,6 +15,7 @@ from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
+from fusiondistill_runner.driving.data_summary import summary
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
@@ -37,6 +38,8 @@ class Prepared:
     context: Any
     notes: tuple[str, ...] = ()
     """What the user should know about how the config was read."""
+    data: tuple[str, ...] = ()
+    """What the images are, in a few lines."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -182,10 +185,20 @@ class _Data(NamedTuple):
     """What plans need to know of a data set."""
 
     fingerprint: str
-    train: Any
-    test: Any
+    images: Mapping[str, Any]
+    """Split -> its images; validation, where the set has such a split."""
     size: tuple[int, int]
     """Of the test images: (height, width) in pixels."""
+
+    @property
+    def train(self) -> Any:
+        """The training images."""
+        return self.images["train"]
+
+    @property
+    def test(self) -> Any:
+        """The test images."""
+        return self.images["test"]
 
 
 class _Outside:
@@ -203,14 +216,17 @@ class _Outside:
         return self._data(config).fingerprint, lambda name: DEGRADATIONS[name].levels
 
     def _data(self, config: Config) -> _Data:
-        from fusiondistill.data import fingerprint, load_images
+        from fusiondistill.data import load_images
+        from fusiondistill.data.loading import locate
         from fusiondistill_runner.working.data import image_size
 
-        data = DataConfig(name=config.data.name, root=config.data.root, **config.data.parameters)
+        given = config.data
+        data = DataConfig(name=given.name, root=given.root, images=given.images, labels=given.labels, **given.loading)
         if data not in self.data:
-            train, test = (load_images(data.name, split, data.root, **data.parameters) for split in ("train", "test"))
-            found = fingerprint(data.name, root=data.root, **data.parameters)
-            self.data[data] = _Data(found, train, test, image_size(test))
+            there = locate(data.name, data.place, **data.loading)
+            splits = dict.fromkeys(("train", *there.splits, "test"))  # a missing one is told by its source
+            images = {split: load_images(data.name, split, data.place, **data.loading) for split in splits}
+            self.data[data] = _Data(there.whole, images, image_size(images["test"]))
         return self.data[data]
 
     def facts(self, config: Config) -> dict[str, Any]:
@@ -220,7 +236,7 @@ class _Outside:
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
         parameters = count_parameters(model.name, len(data.test.classes), model.feature_layer, model.parameters)
-        facts = {"test_images": len(data.test), "size": data.size}
+        facts = {"test_images": len(data.test), "size": data.size, "validation": "validation" in data.images}
         return {**facts, "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
@@ -238,15 +254,22 @@ class _Outside:
         from fusiondistill_runner.working.context import Context
 
         place = Store(store or f"runs/{config.experiment}")
-        roots = tuple((found.fingerprint, absolute(one.root)) for one, found in self.data.items() if one.root)
+        roots = tuple((found.fingerprint, _absolute(one.place)) for one, found in self.data.items() if one.place)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        facts, notes = DataFacts(), list[str]()
+        facts, notes, about = DataFacts(), list[str](), list[str]()
         for plan in plans:
             data = self._data(plan.config)
             notes += recipe_notes(plan, len(data.test.classes), data.size)
-            notes += facts.of(plan, data.train, data.test)
-        return Prepared(config, union(config, plans), plans, place, context, tuple(dict.fromkeys(notes)))
+            notes += facts.of(plan, data.images)
+            about += summary(plan.config.data, data.images)
+        whole = union(config, plans)
+        said = tuple(dict.fromkeys(notes))
+        return Prepared(config, whole, plans, place, context, said, data=tuple(dict.fromkeys(about)))
+
+
+def _absolute(place: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return absolute(place) if isinstance(place, str) else tuple(map(absolute, place))
 
 
 def look_for_data(points: Sequence[Config]) -> tuple[str, ...]:
@@ -265,9 +288,10 @@ def look_for_data(points: Sequence[Config]) -> tuple[str, ...]:
         source = SOURCES[data.name]
         if not source.needs_root or source.plugin:
             continue  # fetched by name, or read by a plugin, which may take long
-        parameters = source.resolve(data.parameters)
-        files = source.locate(data.root, parameters)
-        for split in ("train", "test"):
-            source.function(files, split, **parameters)
-        notes += getattr(files, "notes", ())
+        from fusiondistill.data.loading import locate  # and torch, only where it is needed
+
+        there = locate(data.name, data.place, **data.loading)
+        for split in dict.fromkeys(("train", *there.own_splits, *(("test",) if data.test is None else ()))):
+            source.function(there.files, split, **there.parameters)
+        notes += there.notes
     return tuple(dict.fromkeys(notes))

@@ -119,13 +119,12 @@ def _lacking(needs: Needs) -> str:
     except PluginError as error:
         return f"{error}; install there what the plugin imports"
     if needs.data:  # empty on one machine, whose start need not wait for torch
-        from fusiondistill.data import SPLITS, DataError
-        from fusiondistill_runner.working.data import load_split
+        from fusiondistill.data import DataError
+        from fusiondistill_runner.working.data import load_all
 
         try:
             for one in needs.data:
-                for split in SPLITS:
-                    load_split(one, split)
+                load_all(one)
         except Exception as error:  # a plugin's source can raise anything
             known = isinstance(error, DataError | OSError | WrongResult)
             if said := blamed(error) or (str(error) if known else ""):

@@ -29,11 +29,20 @@ class StagesOfMethods:
         fingerprint: of its data source.
         sha256_of: digest of a checkpoint's weights, by its path.
         stages: digest -> stage, filled here.
+        validation: whether the data set has a validation split of its own, which is used unless the config says how
+            much is held out.
     """
 
     def __init__(
-        self, config: Config, fingerprint: str, sha256_of: Callable[[str], str], stages: dict[str, Stage]
+        self,
+        config: Config,
+        fingerprint: str,
+        sha256_of: Callable[[str], str],
+        stages: dict[str, Stage],
+        *,
+        validation: bool = False,
     ) -> None:
+        self.validation = validation
         self.config, self.fingerprint, self.sha256_of, self.stages = config, fingerprint, sha256_of, stages
         self.made: dict[tuple[str, int], Networks] = {}
         self._data: dict[int, DataSpec] = {}
@@ -163,17 +172,19 @@ class StagesOfMethods:
 
     def _data_of(self, seed: int) -> DataSpec:
         data, config = self.config.data, self.config
+        own = self.validation and data.validation is None and config.held_out > 0
         return DataSpec(
             name=data.name,
             fingerprint=self.fingerprint,
             train_images=data.train_images,
             # The test split plays no part in training, unless the epoch is chosen on it.
             test_images=data.test_images if config.epoch_choice == "test" else None,
-            held_out=config.held_out,
-            holdout_seed=seed if config.held_out else 0,
+            held_out=0.0 if own else config.held_out,
+            holdout_seed=seed if config.held_out and not own else 0,
             mean=data.mean,
             std=data.std,
-            **data.parameters,
+            validation_split=own,
+            **data.loading,
         )
 
     def _data_seed(self, seed: int) -> int:

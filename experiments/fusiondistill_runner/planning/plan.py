@@ -31,9 +31,10 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         levels: degradation name -> its levels.
         outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
             give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
-            evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network), and
-            ``shared`` (digest -> stage, filled here). The caller gives one ``shared`` to all plans for a store. A
-            stage of several plans then has one name and one directory, also where the plans would name it differently.
+            evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network),
+            ``validation`` (whether the set has a validation split of its own), and ``shared`` (digest -> stage, filled
+            here). The caller gives one ``shared`` to all plans for a store. A stage of several plans then has one name
+            and one directory, also where the plans would name it differently.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
@@ -77,6 +78,7 @@ class _Builder:
         corruptions: Mapping[str, str] | None = None,
         sha256_of: Callable[[str], str] = checkpoint_digest,
         parameters: int = 0,
+        validation: bool = False,
         shared: dict[str, Stage] | None = None,
     ) -> None:
         self.config, self.fingerprint, self.levels = config, fingerprint, levels
@@ -84,7 +86,8 @@ class _Builder:
         self.size, self.known = size, {one.id: one for one in (*config.degradations, *config.evaluation.unseen)}
         self.test_images = min(test_images, config.data.test_images or test_images)
         self.stages = {} if shared is None else shared
-        self.networks = StagesOfMethods(config, fingerprint, sha256_of, self.stages)
+        self.networks = StagesOfMethods(config, fingerprint, sha256_of, self.stages, validation=validation)
+        self.validation = validation and self.networks.data(config.seeds[0]).validation_split
         self.rows: dict[tuple[str, int, str], list[Row]] = {}
         self.descriptions: dict[str, Description] = {}
 
@@ -97,7 +100,7 @@ class _Builder:
         shown = {name: Shown.of(self.known[name], self._levels(self.known[name])) for name in ids}
         # Networks that are for one degradation come last.
         described = sorted(self.descriptions.values(), key=lambda one: bool(one.own))
-        return Plan(self.config, stages, tuple(rows), shown, tuple(described), self.size)
+        return Plan(self.config, stages, tuple(rows), shown, tuple(described), self.size, self.validation)
 
     def _levels(self, degradation: DegradationConfig) -> Sequence[int]:
         return self.levels(degradation.name) if degradation.levels is None else degradation.levels
@@ -202,7 +205,12 @@ class _Builder:
                 # The validation split plays no part in a test figure.
                 # A published set is whole, and its noise is in it.
                 data=self.networks.data(seed).model_copy(
-                    update={"held_out": 0.0, "holdout_seed": 0, "test_images": None if given else cut_to}
+                    update={
+                        "held_out": 0.0,
+                        "holdout_seed": 0,
+                        "validation_split": False,
+                        "test_images": None if given else cut_to,
+                    }
                 ),
                 protocol=self.config.protocol,
                 noise_seed=0 if given else evaluation.seed,

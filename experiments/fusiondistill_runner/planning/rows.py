@@ -78,6 +78,8 @@ class Plan:
     """What each row is, in the order of the table."""
     size: tuple[int, int] | None = None
     """(height, width) of the images in pixels, where it is known: a level means something at a size."""
+    validation: bool = False
+    """Whether epochs and weights are picked on the set's own validation split."""
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -112,6 +114,7 @@ class Plan:
             "levels": {name: [of.levels[0], of.levels[-1]] for name, of in self.degradations.items()},
             "degradations": {name: of.content() for name, of in self.degradations.items()},
             "size": list(self.size) if self.size else None,
+            "validation": self.validation,
             "methods": [one.content() for one in self.descriptions],
         }
 

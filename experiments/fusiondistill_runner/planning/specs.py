@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from fusiondistill.config import Dimension, ModelConfig
+from fusiondistill.data.arrangement import Arranged
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.loss import FOR_DIGEST
-from fusiondistill.parametrised import Parametrised
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
@@ -25,8 +25,10 @@ def _drop_unused(recipe: dict[str, Any]) -> None:
         del recipe["coupled_draws"]
 
 
-class DataSpec(Parametrised):
+class DataSpec(Arranged):
     """Which images a stage sees; the source's parameters stand beside the rest."""
+
+    later = Arranged.later | {"validation_split"}
 
     name: str
     fingerprint: str
@@ -36,6 +38,8 @@ class DataSpec(Parametrised):
     holdout_seed: int
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
+    validation_split: bool = False
+    """Whether epochs and weights are picked on the set's own validation split."""
 
     def entry(self) -> Entry | None:
         """The data source."""
@@ -45,7 +49,7 @@ class DataSpec(Parametrised):
 
     def limit(self, split: str) -> int | None:
         """How many images of a split are used; None: all."""
-        return self.train_images if split == "train" else self.test_images
+        return {"train": self.train_images, "test": self.test_images}.get(split)
 
 
 class _Spec(Frozen):

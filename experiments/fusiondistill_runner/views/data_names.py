@@ -13,6 +13,6 @@ __all__ = ["data_name"]
 
 def data_name(config: Mapping[str, Any]) -> str:
     """The name of a data set; with the end of its root where the name alone says nothing: ``folder mine``."""
-    name, root = config["data"]["name"], config["data"].get("root")
+    name, root = config["data"]["name"], config["data"].get("labels") or config["data"].get("root")
     known = SOURCES.get(name)
     return f"{name} {PurePath(root).name}" if root and (known is None or known.needs_root) else name

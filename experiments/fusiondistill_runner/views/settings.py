@@ -28,7 +28,8 @@ def settings(plan: Mapping[str, Any]) -> dict[str, str]:
     select = chosen_by(config.get("select"), config["protocol"])
     needed = _needed(plan)
     deviations = "; ".join(_deviations(config, needed, select))
-    return {"select": select, "training": _training(config, needed), "deviations": deviations}
+    training = _training(config, needed, own_split=plan.get("validation") is True)
+    return {"select": select, "training": training, "deviations": deviations}
 
 
 def usual(config: Mapping[str, Any]) -> Table:
@@ -57,11 +58,18 @@ def _named(value: Any) -> Any:
     return value.get("of") if isinstance(value, Mapping) else value
 
 
-def _training(config: Mapping[str, Any], needed: Table) -> str:
+def _training(config: Mapping[str, Any], needed: Table, own_split: bool) -> str:
     data = config["data"]
     images = f"{data['train_images']:,} training images" if data.get("train_images") else "all training images"
     held_out = held_out_of(data.get("validation"), config["protocol"])
-    less = f", {100 * held_out:.3g} % of them held out" if held_out else ""
+    less = f", {100 * held_out:.3g} % of them held out" if held_out and not own_split else ""
+    less += ", judged on the set's own validation split" if own_split else ""
+    if data.get("test"):
+        seed = data.get("split_seed", 0)
+        less += f"; {100 * data['test']:.3g} % of the images cut off before as the test split (split_seed {seed})"
+    if data.get("size"):
+        height, width = data["size"]
+        less += f"; resized to {width}x{height} ({data.get('fit', 'crop')})"
     epochs = ", ".join(f"{name} {method['epochs']}" for name, method in needed.items() if "epochs" in method)
     return f"{images}{less}" + (f"; epochs: {epochs}" if epochs else "")
 

@@ -20,23 +20,24 @@ class DataSet:
     """A data set at a place, and the fingerprint that its files must have: all that a process needs to look for it."""
 
     name: str
-    root: str | None
-    """Absolute; None: the data set's own place."""
+    root: str | tuple[str, ...] | None
+    """Absolute; several of a source that takes several; None: the data set's own place."""
     fingerprint: str
     """Of the driver's files."""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Of its source, as a config has them. The fingerprint covers them, ``hash`` does not: a list cannot be hashed."""
+    """Of its source, and of size and test split, as a config has them. The fingerprint covers them, ``hash`` does not:
+    a list cannot be hashed."""
 
     @classmethod
-    def of(cls, data: DataSpec, root: str | None) -> DataSet:
+    def of(cls, data: DataSpec, root: str | tuple[str, ...] | None) -> DataSet:
         """The whole data set that a stage takes its images from."""
-        return cls(data.name, root, data.fingerprint, data.parameters)
+        return cls(data.name, root, data.fingerprint, data.loading)
 
     @property
     def label(self) -> str:
         """Name, parameters and place."""
         said = [f"{name} {value}" for name, value in self.parameters.items()]
-        said += [self.root] if self.root else []
+        said += [self.root] if isinstance(self.root, str) else self.root or []
         return f"{self.name} ({', '.join(said)})" if said else self.name
 
 
@@ -45,7 +46,7 @@ class Context:
     """Where a stage runs, which cannot change its result."""
 
     store: str
-    roots: tuple[tuple[str, str | None], ...] = ()
+    roots: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
     """(fingerprint, where its files lie) of each data set that lies at a place of its own."""
     corruptions: tuple[tuple[str, str], ...] = ()
     """(digest, folder) of each published corruption."""
@@ -54,7 +55,7 @@ class Context:
     """The users' files that register entries; every process runs them before it does a stage."""
     worker: str = "local"
 
-    def root(self, data: DataSpec) -> str | None:
+    def root(self, data: DataSpec) -> str | tuple[str, ...] | None:
         """Where the files of a data set lie; None: where the data set is by default."""
         return dict(self.roots).get(data.fingerprint)
 

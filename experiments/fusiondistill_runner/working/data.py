@@ -6,10 +6,14 @@ import socket
 from functools import lru_cache
 
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
+from fusiondistill.data.loading import locate
 from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.context import DataSet
 
-__all__ = ["image_size", "load_data", "load_split", "splits"]
+Place = str | tuple[str, ...] | None
+"""Where the files of a data set lie, absolute; None: where it is by default."""
+
+__all__ = ["image_size", "load_all", "load_data", "load_split", "splits"]
 
 
 @lru_cache(maxsize=4)
@@ -35,8 +39,19 @@ def load_split(data: DataSet, split: str) -> ImageSet:
     return load_images(data.name, split, data.root, **data.parameters)
 
 
+def load_all(data: DataSet) -> dict[str, ImageSet]:
+    """All splits that a data set has.
+
+    Raises:
+        DataError: as :func:`load_split`.
+    """
+    found = {"train": load_split(data, "train")}
+    there = locate(data.name, data.root, **data.parameters).splits
+    return {**found, **{split: load_split(data, split) for split in there if split != "train"}}
+
+
 @lru_cache(maxsize=8)
-def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
+def load_data(data: DataSpec, root: Place, split: str) -> ImageSet:
     """The images of a split, cut down to what the run uses; the same object again within a process."""
     images = load_split(DataSet.of(data, root), split)
     if data.mean or data.std:
@@ -46,10 +61,12 @@ def load_data(data: DataSpec, root: str | None, split: str) -> ImageSet:
 
 
 @lru_cache(maxsize=8)
-def splits(data: DataSpec, root: str | None, select: str) -> tuple[ImageSet, ImageSet | None]:
+def splits(data: DataSpec, root: Place, select: str) -> tuple[ImageSet, ImageSet | None]:
     """(training images, images that the epoch is chosen on)."""
     images = load_data(data, root, "train")
     held_out = None
+    if data.validation_split:
+        held_out = load_data(data, root, "validation")
     if data.held_out:
         images, held_out = images.holdout(data.held_out, data.holdout_seed)
     if select == "test":

@@ -1,0 +1,165 @@
+"""What ``fusiondistill data check`` says: lines of 80 columns, or JSON."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fusiondistill import config_file
+from fusiondistill.config import DataConfig
+from fusiondistill.data.guessing import keys_for
+from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
+from fusiondistill.data.resizing import listed
+
+__all__ = ["check_data", "content", "lines"]
+
+WIDTH = 80
+SHOWN = 5
+MOST_CLASSES = 30
+_CONFIGS = (".yaml", ".yml")
+
+
+def check_data(path: str, overrides: tuple[str, ...]) -> Facts:
+    """Look at the data set at a path, or that of a config.
+
+    Args:
+        path: a folder, a table, a Parquet file; or a config, by its file or shipped name.
+        overrides: ``KEY=VALUE``, laid over the config, like ``data.bits=12``.
+
+    Raises:
+        ConfigError, DataError: there is nothing to look at, or it cannot be told how it is laid out.
+    """
+    place = Path(path).expanduser()
+    if place.suffix.lower() in _CONFIGS or (not place.exists() and _is_shipped(path)):
+        data = config_file.load(path, overrides).data
+    else:
+        keys = [f"data.{key}={json.dumps(value)}" for key, value in keys_for(place).items()]
+        data = config_file.parse("experiment: check\n", source=path, overrides=[*keys, *overrides]).data
+    return inspect(data.name, data.place, _keys(data), data.loading)
+
+
+def _is_shipped(name: str) -> bool:
+    try:
+        config_file.find(name)
+    except config_file.ConfigError:
+        return False
+    return True
+
+
+def _keys(data: DataConfig) -> dict[str, Any]:
+    """The keys of ``data:`` that are not at their default."""
+    entry = data.entry()
+    fields = {**DataConfig.model_fields, **(entry.parameters.model_fields if entry else {})}
+    dumped = data.model_dump(mode="json")
+    return {k: v for k, v in dumped.items() if k == "name" or (k in fields and v != fields[k].default)}
+
+
+def content(facts: Facts) -> dict[str, Any]:
+    """The facts as JSON has them; sizes are ``WIDTHxHEIGHT``."""
+    return {
+        "splits": {name: _split(one) for name, one in facts.splits.items()},
+        "copies": [{"where": c.where, "splits": c.splits, "classes": c.classes} for c in facts.copies],
+        "notes": list(facts.notes),
+        "wrong": facts.wrong,
+        "data": facts.keys,
+    }
+
+
+def _split(one: SplitFacts) -> dict[str, Any]:
+    sizes = {f"{width}x{height}": count for (height, width), count in one.sizes.most_common()}
+    rest = {"modes": dict(one.modes), "broken": one.broken, "problems": one.problems}
+    return {"images": one.images, "classes": one.classes, "sizes": sizes, **rest}
+
+
+def lines(facts: Facts) -> Iterator[str]:
+    """The facts for people, at most 80 columns wide where names are short."""
+    counts = ", ".join(f"{name} {one.images:,}" for name, one in facts.splits.items())
+    classes = list(facts.splits["train"].classes)
+    yield f"{sum(one.images for one in facts.splits.values()):,} images ({counts}), {len(classes):,} classes"
+    yield from _classes(facts, classes)
+    yield from _about("sizes", _sizes(facts))
+    modes = sum((one.modes for one in facts.splits.values()), type(facts.sizes)())
+    if modes:
+        yield from _about("modes", ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common()))
+    broken = [text for one in facts.splits.values() for text in one.broken]
+    yield from _about("broken", _some(f"{len(broken):,}", broken))
+    yield from _copies(facts.copies)
+    yield from _about("balance", _balance(facts))
+    for text in facts.notes:
+        yield from _about("note", text)
+    for text in facts.wrong:
+        yield from _about("wrong", text)
+    said = ", ".join(f"{key}: {_yaml(value)}" for key, value in facts.keys.items())
+    yield "write into the config:"
+    yield f"  data: {{{said}}}"
+
+
+def _yaml(value: Any) -> str:
+    """A value as a flow mapping of YAML has it: text that could mean something else in quotes."""
+    plain = isinstance(value, str) and value and not set(value) & set(",:{}[]#&*!|>'\"%@`") and value == value.strip()
+    return str(value) if plain else json.dumps(value)
+
+
+def _classes(facts: Facts, classes: list[str]) -> Iterator[str]:
+    names = list(facts.splits)
+    wide = min(40, max([5, *map(len, classes)]))
+    yield f"  {'class':{wide}}" + "".join(f"{name:>12}" for name in names)
+    by_size = sorted(classes, key=lambda name: -facts.splits["train"].classes[name])
+    half = MOST_CLASSES // 2
+    shown = by_size if len(classes) <= MOST_CLASSES else [*by_size[:half], "", *by_size[-half:]]
+    for name in shown:
+        counts = "".join(f"{facts.splits[split].classes.get(name, 0):>12,}" for split in names)
+        yield f"  {name[:wide]:{wide}}{counts}" if name else f"  ... {len(classes) - 2 * half:,} more"
+
+
+def _sizes(facts: Facts) -> str:
+    sizes = facts.sizes
+    if len(sizes) == 1:
+        return f"all {listed(sizes)}"
+    sides = [side for size in sizes for side in size]
+    return f"{len(sizes):,}, sides of {min(sides):,} to {max(sides):,} pixels: {listed(sizes)}"
+
+
+def _copies(copies: list[Copy]) -> Iterator[str]:
+    """Images that are there more than once, those in two splits and with two labels apart."""
+    extra = sum(len(copy.where) - 1 for copy in copies)
+    yield from _about("copies", _some(f"{extra:,} images are copies of others, pixel by pixel", map(_pair, copies)))
+    for what, several in (("in two splits", "splits"), ("with two labels", "classes")):
+        if found := [copy for copy in copies if len(set(getattr(copy, several))) > 1]:
+            yield from _about("", _some(f"{len(found):,} {what}", map(_pair, found)))
+
+
+def _pair(copy: Copy) -> str:
+    """Two places of a copy, of other splits or classes where there are such."""
+    own = (copy.splits[0], copy.classes[0])
+    other = next((i for i, seen in enumerate(zip(copy.splits, copy.classes, strict=True)) if seen != own), 1)
+    return f"{copy.where[0]} = {copy.where[other]}"
+
+
+def _balance(facts: Facts) -> str:
+    counts = facts.splits["train"].classes
+    most, fewest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+    ratio = f", {counts[most] / counts[fewest]:.1f} to 1" if counts[fewest] else ""
+    judged = facts.splits.get("test", facts.splits["train"])
+    share = 100 * judged.classes.get(most, 0) / max(1, judged.images)
+    if counts[most] == counts[fewest]:
+        return f"each class has {counts[most]:,} training images"
+    return (
+        f"largest class {most} ({counts[most]:,}), smallest {fewest} ({counts[fewest]:,}){ratio}; always saying "
+        f"{most} is right in {share:.1f} % of the {'test ' if judged is not facts.splits['train'] else ''}images"
+    )
+
+
+def _some(what: str, examples: Any) -> str:
+    listed_ = list(examples)
+    more = f"; and {len(listed_) - SHOWN:,} more" if len(listed_) > SHOWN else ""
+    return f"{what}: {'; '.join(listed_[:SHOWN])}{more}" if listed_ else what
+
+
+def _about(what: str, text: str) -> Iterator[str]:
+    yield from textwrap.wrap(
+        f"{what:8} {text}", WIDTH, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+    )

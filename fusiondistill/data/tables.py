@@ -1,0 +1,219 @@
+"""Reads a table of labels, and finds the image that each of its rows names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from fusiondistill.data.decoding import SUFFIXES, read_bounded
+from fusiondistill.data.errors import DataError, unknown
+from fusiondistill.data.hub_names import KEYWORDS, VALIDATION
+
+__all__ = ["TABLES", "Images", "Item", "Table", "read_table"]
+
+TABLES = (".csv", ".tsv")
+IMAGE_COLUMNS = (
+    "image", "img", "file", "filename", "file_name", "path", "filepath", "image_path", "image_name", "image_id",
+    "img_name", "images", "photo", "name", "id",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label", "labels", "class", "class_name", "classname", "category", "target", "species", "breed", "diagnosis", "y",
+    "class_id", "label_id", "category_id",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase")
+LOOKED_AT = 200
+"""Rows by which the column of the images is told."""
+MOST_ROWS = 10_000_000
+
+
+class Images:
+    """The images below a folder, found by what tables call them: a path, a name, with or without suffix or folders, in
+    any case where the exact name is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder of images.")
+        self.folder, self.files = folder, dict[str, Path]()
+        self._called: dict[str, list[str]] = {}
+        for at, inside, names in os.walk(folder):
+            inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "__MACOSX")
+            for name in sorted(names):
+                if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                    path = Path(at, name)
+                    self.files[path.relative_to(folder).as_posix()] = path
+        for key in self.files:
+            place = PurePosixPath(key)
+            for called in {key, place.with_suffix("").as_posix(), place.name, place.stem}:
+                self._called.setdefault(called.lower(), []).append(key)
+
+    def find(self, given: str) -> list[str]:
+        """The images, by their paths below the folder, that a text may mean: none, one, or several of one name."""
+        parts = [part for part in given.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        for start in range(len(parts)):
+            rest = "/".join(parts[start:])
+            if rest in self.files:
+                return [rest]
+            if found := self._called.get(rest.lower()):
+                return found
+        return []
+
+
+class Item(NamedTuple):
+    """A row of a table: an image with its label."""
+
+    image: str
+    """Its path below the folder of the images."""
+    label: str
+    split: str
+    """train, validation, test, or "" for another word."""
+
+
+@dataclass
+class Table:
+    """What a table says of the images."""
+
+    items: list[Item] = field(default_factory=list)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What holds the image, the label, the split -> the column's name."""
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    """(where, label) of rows whose image is not there."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Where rows have no label."""
+    other_splits: Counter[str] = field(default_factory=Counter)
+    """Words of the split's column that name no split."""
+    repeated: int = 0
+    """Rows that say of an image what an earlier one has said."""
+
+
+def read_table(path: Path, images: Images, wanted: Mapping[str, str | None]) -> Table:
+    """Read a table.
+
+    Args:
+        path: a .csv or .tsv file; of a .csv the separator is told by its first line.
+        images: where the images are.
+        wanted: ``image``, ``label``, ``split`` -> the name of the column; None: told by its name or what it holds.
+
+    Raises:
+        DataError: it is no table, a column cannot be told, or an image has two labels or may be one of several.
+    """
+    rows = _rows(path)
+    if not rows:
+        raise DataError(f"{path}: is empty. Expected a line with the names of the columns, then a line for each image.")
+    headed = not any(images.find(cell) for cell in rows[0])
+    names = [cell.strip() for cell in rows[0]] if headed else [str(n) for n in range(1, len(rows[0]) + 1)]
+    body = rows[1:] if headed else rows
+    at = _columns(path, names, body, images, wanted)
+    table = Table(columns={what: names[column] for what, column in at.items()})
+    seen: dict[str, Item] = {}
+    for number, row in enumerate(body, start=2 if headed else 1):
+        _take(table, seen, row, at, images, f"{path}, line {number}")
+    return table
+
+
+def _take(
+    table: Table, seen: dict[str, Item], row: Sequence[str], at: Mapping[str, int], images: Images, where: str
+) -> None:
+    """Put one row of a table where it belongs."""
+    cells = {what: row[column].strip() if column < len(row) else "" for what, column in at.items()}
+    named, label, found = cells["image"], cells["label"], images.find(cells["image"])
+    if len(found) > 1:
+        raise DataError(f"{where}: {named!r} may be {found[0]} or {found[1]} below {images.folder}. Write the path.")
+    if not label:
+        table.unlabelled.append(f"{where} ({named})")
+        return
+    if not found:
+        table.missing.append((f"{where} ({named})", label))
+        return
+    split = _split_of(cells["split"]) if "split" in cells else "train"
+    item = Item(found[0], label, split)
+    if (before := seen.setdefault(item.image, item)) is not item:
+        if before != item:
+            raise DataError(
+                f"{where}: {named} is {label!r}{_in(split)} here, and {before.label!r}{_in(before.split)} in an "
+                "earlier line. An image has one label and one split."
+            )
+        table.repeated += 1
+    elif split:
+        table.items.append(item)
+    else:
+        table.other_splits[cells["split"]] += 1
+
+
+def _in(split: str) -> str:
+    return f" ({split})" if split else ""
+
+
+def _split_of(word: str) -> str:
+    word = word.lower()
+    words = {"train": KEYWORDS["train"], "test": ("test", "testing"), "validation": VALIDATION}
+    return next((split for split, known in words.items() if word in known), "")
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The lines of a table, cut into cells; empty lines left out."""
+    data = read_bounded(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    first = text.partition("\n")[0]
+    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
+    except csv.Error as error:
+        raise DataError(f"{path}: is no table of texts ({error}).") from error
+    if len(rows) > MOST_ROWS:
+        raise DataError(f"{path}: has more than the limit of {MOST_ROWS:,} lines.")
+    return rows
+
+
+def _columns(
+    path: Path, names: list[str], body: list[list[str]], images: Images, wanted: Mapping[str, str | None]
+) -> dict[str, int]:
+    """The columns of image, label and, where there is one, split: what -> position."""
+    at: dict[str, int] = {}
+    for what, name in wanted.items():
+        if name is not None:
+            if name not in names:
+                raise unknown(f"column (data.{what}_column)", name, names, f" These are the columns of {path}.")
+            at[what] = names.index(name)
+    plain = [name.lower().replace(" ", "_") for name in names]
+    if "split" not in at and (found := _called(plain, SPLIT_COLUMNS, at.values())) is not None:
+        words = {row[found].strip() for row in body if found < len(row)}
+        if any(_split_of(word) for word in words):
+            at["split"] = found
+    if "image" not in at:
+        rest = [column for column in range(len(names)) if column not in at.values()]
+        sample = body[:LOOKED_AT]
+        score = {c: sum(len(row) > c and bool(images.find(row[c])) for row in sample) for c in rest}
+        known = _called(plain, IMAGE_COLUMNS, at.values())
+        best = known if known is not None and score[known] else max(score, key=lambda c: (score[c], -c), default=None)
+        found = best if best is not None and score[best] else known
+        if found is None:
+            raise DataError(_which("image", path, names, f"no cell names an image below {images.folder}"))
+        at["image"] = found
+    if "label" not in at:
+        rest = [column for column in range(len(names)) if column not in at.values()]
+        found = _called(plain, LABEL_COLUMNS, at.values())
+        if found is None and len(rest) != 1:
+            raise DataError(_which("label", path, names, f"it may be {' or '.join(names[c] for c in rest) or 'none'}"))
+        at["label"] = rest[0] if found is None else found
+    return at
+
+
+def _called(names: list[str], known: Iterable[str], taken: Iterable[int]) -> int | None:
+    free = {name: column for column, name in reversed(list(enumerate(names))) if column not in set(taken)}
+    return next((free[name] for name in known if name in free), None)
+
+
+def _which(what: str, path: Path, names: list[str], why: str) -> str:
+    return (
+        f"{path}: which column holds the {what}: {why}. Its columns are {', '.join(names)}: write "
+        f"data.{what}_column: NAME."
+    )

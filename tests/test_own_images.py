@@ -1,0 +1,417 @@
+"""Photos as people have them: of any size, with or without splits, with a table of labels."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fusiondistill import DataError, config_file
+from fusiondistill.data import fingerprint, load_images
+from fusiondistill.data.resizing import resized
+from fusiondistill_runner.cli import main
+from fusiondistill_runner.driving.prepared import prepare
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSIONDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def photo(seed: int, height: int = 8, width: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def put(path: Path, seed: int, height: int = 8, width: int = 8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(photo(seed, height, width)))
+
+
+def classes_of(root: Path, count: int = 6, **sizes: int) -> Path:
+    """``root/<class>/*.png``, of two classes."""
+    for label, name in enumerate("ab"):
+        for number in range(count):
+            put(root / name / f"{number}.png", 100 * label + number, **sizes)
+    return root
+
+
+BASE = "experiment: x\nmethods: [base]\nmodel: {name: cifar_resnet8}\n"
+
+
+def planned(data: str, *overrides: str):
+    Path("c.yaml").write_text(f"{BASE}data: {data}\n")
+    return prepare("c.yaml", overrides)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def reference(image: np.ndarray, height: int, width: int, left: int = 0, right: int = 0) -> np.ndarray:
+    """Cubic convolution (a = -0.5), widened by the reduction, of the columns from ``left`` to ``right``, in float64."""
+
+    def weights(new: int, old: int, first: int, last: int) -> np.ndarray:
+        scale = max((last - first) / new, 1.0)
+        centre = first + (np.arange(new)[:, None] + 0.5) * (last - first) / new
+        x = np.abs((np.arange(old)[None] + 0.5 - centre) / scale)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        found = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+        return found / found.sum(1, keepdims=True)
+
+    rows = weights(height, len(image), 0, len(image))
+    columns = weights(width, image.shape[1], left, right or image.shape[1])
+    return np.clip(np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns), 0, 255)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_an_image_is_resized_with_antialiasing(fit):
+    image, wanted = photo(0, 24, 48), (8, 8)
+    found = resized(image, wanted, fit)
+    assert found.shape == (8, 8, 3) and found.dtype == np.uint8
+    if fit == "crop":
+        expected = reference(image, 8, 8, 12, 36)
+    elif fit == "stretch":
+        expected = reference(image, 8, 8)
+    else:
+        expected = np.zeros((8, 8, 3))
+        expected[2:6] = reference(image, 4, 8)
+    assert abs(found - expected).max() <= 2  # Pillow rounds after each of the two passes
+    assert resized(image, (24, 48), fit) is image
+
+
+def test_every_source_is_resized_once_into_an_entry_of_its_own(tmp_path):
+    whole, small = load_images("digits", "train"), load_images("digits", "train", size=8)
+    expected = resized(whole.images[3].permute(1, 2, 0).numpy(), (8, 8))
+    assert (small.images[3].permute(1, 2, 0).numpy() == expected).all()
+    assert tuple(load_images("digits", "test", size=(8, 12), fit="pad").images.shape[2:]) == (8, 12)
+    prints = {fingerprint("digits", size=size, fit=fit) for size in (None, 8, (8, 12)) for fit in ("crop", "pad")}
+    assert len(prints) == 6 and fingerprint("digits", size=8) == fingerprint("digits", size=(8, 8), fit="crop")
+    with pytest.raises(ValueError, match=r"^size of the data set 'digits'"):
+        load_images("digits", "train", size=0)
+
+
+def test_mixed_sizes_are_counted_and_the_line_is_said(tmp_path):
+    root = classes_of(tmp_path / "set" / "train", count=4)
+    classes_of(tmp_path / "set" / "test")
+    for number, (height, width) in enumerate([(90, 70), (90, 70), (40, 50), (41, 50), (42, 50), (43, 50), (44, 50)]):
+        put(root / "b" / f"x{number}.png", number, height, width)
+    told = r"15 images have 7 sizes: 8 of 8x8, 2 of 70x90, 1 of 50x40, .*, 2 of 2 other sizes.*write data\.size: 8 "
+    with pytest.raises(DataError, match=told):
+        planned(f"{{name: folder, root: {tmp_path}/set}}")
+    prepared = planned(f"{{name: folder, root: {tmp_path}/set, size: 16, fit: pad}}", "data.validation=0.3")
+    assert prepared.points[0].size == (16, 16)
+    assert any(
+        "15 images of 7 sizes" in note and "16x16 (pad); 8 of them are smaller" in note for note in prepared.notes
+    )
+
+
+def test_a_photo_may_be_larger_than_an_image_that_is_stored_as_it_is(tmp_path):
+    for split in ("train", "test"):
+        classes_of(tmp_path / "set" / split, count=1)
+    Image.new("RGB", (2100, 2100), (9, 8, 7)).save(tmp_path / "set" / "train" / "a" / "0.png")
+    with pytest.raises(DataError, match=r"2100x2100 pixels, more than the limit.*data\.size"):
+        load_images("folder", "train", tmp_path / "set")
+    assert load_images("folder", "train", tmp_path / "set", size=4).images[0, :, 0, 0].tolist() == [9, 8, 7]
+
+
+def test_settings_at_their_default_are_in_no_digest():
+    digests = [
+        [stage.digest for stage in planned(data, "data.validation=0.2").plan.stages]
+        for data in ("{name: digits}", "{name: digits, size: null, test: null}", "{name: digits, size: 8}")
+    ]
+    assert digests[0] == digests[1] and not set(digests[0]) & set(digests[2])
+    with pytest.raises(config_file.ConfigError, match=r"data\.fit: says nothing without data\.size"):
+        planned("{name: digits, fit: pad}")
+    with pytest.raises(config_file.ConfigError, match=r"data\.root: is one folder or file, not a list"):
+        planned("{name: parquet, root: [a.parquet, b.parquet]}")
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_test_split_is_cut_off_class_by_class_by_a_seed_of_its_own(tmp_path):
+    root = classes_of(tmp_path / "set", count=10)
+    for copy in range(4):  # five images of equal pixels, in files of different bytes
+        image = Image.open(root / "a" / "0.png")
+        image.save(root / "a" / f"copy{copy}.png", compress_level=copy)
+    train, test = (load_images("folder", split, root, test=0.25) for split in ("train", "test"))
+    assert len(train) + len(test) == 24 and test.labels.bincount().tolist() in ([3, 3], [4, 2], [3, 2], [4, 3])
+    sides = [{image.numpy().tobytes() for image in one.images} for one in (train, test)]
+    assert not sides[0] & sides[1]
+    assert any("6 of 24" in note or "of 24 training images are cut off" in note for note in test.notes)
+    again = load_images("folder", "test", root, test=0.25)
+    other = load_images("folder", "test", root, test=0.25, split_seed=1)
+    assert (again.images == test.images).all() and again.fingerprint == test.fingerprint != other.fingerprint
+    assert train.mean == pytest.approx(train.images.double().mean((0, 2, 3)).tolist())
+    digests = [
+        {stage.digest for stage in planned(f"{{name: folder, root: {root}, {more}}}", "seeds=[5]").plan.stages}
+        for more in ("test: 0.25", "test: 0.25, split_seed: 0", "test: 0.25, split_seed: 1")
+    ]
+    assert digests[0] == digests[1] and not digests[0] & digests[2]
+
+
+def test_what_cannot_be_cut_is_said(tmp_path):
+    root = classes_of(tmp_path / "set")
+    with pytest.raises(DataError, match=r"2 folders with 12 images: a \(6\), b \(6\)\)\. .*write data\.test: 0\.2"):
+        planned(f"{{name: folder, root: {root}}}")
+    put(root / "c" / "only.png", 999)
+    notes = planned(f"{{name: folder, root: {root}, test: 0.3}}", "data.validation=0.2").notes
+    assert any("classes of one image, which stays for training: c" in note for note in notes)
+    for split in ("train", "test"):
+        classes_of(tmp_path / "both" / split)
+    with pytest.raises(DataError, match=r"has a test split, so none is cut off"):
+        planned(f"{{name: folder, root: {tmp_path}/both, test: 0.2}}")
+    with pytest.raises(DataError, match="has a test split"):
+        load_images("digits", "train", test=0.2)
+
+
+LAYOUTS = {
+    "capitals": ("Train/{}", "", "TEST/{}"),
+    "deeper": ("dataset/train/{}", "", "dataset/test/{}"),
+    "deeper, with another folder": ("data/train/{}", "", "data/testing/{}"),
+    "validation beside test": ("train/{}", "val/{}", "test/{}"),
+    "validation as people call it": ("Training/{}", "Valid/{}", "Testing/{}"),
+    "as archives unpack": ("train/train/{}", "", "test/test/{}"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_folders(layout, tmp_path):
+    train, validation, test = LAYOUTS[layout]
+    for form, count in ((train, 5), (validation, 3), (test, 2)):
+        for name in "ab" if form else "":
+            for number in range(count):
+                put(tmp_path / "set" / form.format(name) / f"{number}.png", number + ord(name) + 10 * count)
+    if "another" in layout:
+        (tmp_path / "set" / "docs").mkdir()
+    counts = {split: len(load_images("folder", split, tmp_path / "set")) for split in ("train", "test")}
+    assert counts == {"train": 10, "test": 4}
+    prepared = planned(f"{{name: folder, root: {tmp_path}/set}}")
+    specs = {stage.kind: stage.spec.data for stage in prepared.plan.stages}
+    if validation:
+        assert (
+            specs["train"].validation_split and specs["train"].held_out == 0 and not specs["evaluate"].validation_split
+        )
+        assert len(load_images("folder", "validation", tmp_path / "set")) == 6
+        assert "train 10, validation 6, test 4" in prepared.data[0]
+        by_share = planned(f"{{name: folder, root: {tmp_path}/set, validation: 0.2}}")
+        assert any("6 validation images are not used" in note for note in by_share.notes)
+    else:
+        assert specs["train"].held_out == 0.1 and "validation_split" not in specs["train"].model_dump()
+
+
+def test_a_validation_split_stands_in_for_the_test_split_or_stays_beside_one_that_is_cut_off(tmp_path):
+    for split, count in (("train", 10), ("val", 3)):
+        classes_of(tmp_path / "set" / split, count=count)
+    assert len(load_images("folder", "test", tmp_path / "set")) == 6
+    there = {s: len(load_images("folder", s, tmp_path / "set", test=0.2)) for s in ("train", "validation", "test")}
+    assert there == {"train": 16, "validation": 6, "test": 4}
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for number, name in enumerate(("bus", "train")):
+        put(tmp_path / "set" / name / "0.png", number)
+        put(tmp_path / "set" / name / "1.png", 10 + number)
+    assert load_images("folder", "train", tmp_path / "set", test=0.5).classes == ["bus", "train"]
+
+
+def test_a_class_of_which_no_image_is_left_is_an_error(tmp_path):
+    root = classes_of(tmp_path / "set")
+    for path in (root / "b").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"all images of 1 classes are broken and left out .*: b\."):
+        load_images("folder", "train", root, test=0.2, broken="skip")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def a_table(path: Path, rows: list[list[object]], separator: str = ",") -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    return path
+
+
+FORMS = {
+    "suffix": ("{}.PNG", ",", ["file", "label"]),
+    "no suffix": ("{}", ",", ["id", "breed"]),
+    "a folder in front": ("photos/{}.png", ";", ["path", "kind"]),
+    "tabs": ("{}.png", "\t", ["x", "category"]),
+    "no header": ("{}.png", ",", None),
+    "more columns": ("{}.png", ",", ["width", "image", "class_name", "height"]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_of_labels(form, tmp_path):
+    name, separator, header = FORMS[form]
+    rows: list[list[object]] = [header] if header else []
+    for number in range(8):
+        put(tmp_path / "photos" / "sub" / f"n{number}.png", number)
+        row = [name.format(f"n{number}"), "dog" if number % 2 else "cat"]
+        rows.append(row if form != "more columns" else [8, *row, 8])
+    file = a_table(tmp_path / ("labels.tsv" if form == "tabs" else "labels.csv"), rows, separator)
+    found = [load_images("table", split, [tmp_path / "photos", file], test=0.25) for split in ("train", "test")]
+    assert found[0].classes == ["cat", "dog"] and [len(one) for one in found] == [6, 2]
+    pixels = {photo(number).tobytes(): number % 2 for number in range(8)}
+    for one in found:
+        for image, label in zip(one.images, one.labels.tolist(), strict=True):
+            assert pixels[image.permute(1, 2, 0).numpy().tobytes()] == label
+    plan = planned(f"{{name: table, images: {tmp_path}/photos, labels: {file}, test: 0.25}}", "data.validation=0.3")
+    assert plan.plan.stages and plan.context.roots[0][1] == (f"{tmp_path}/photos", str(file))
+    assert str(tmp_path) not in json.dumps([stage.spec.digested() for stage in plan.plan.stages])
+
+
+def test_what_a_table_lacks_is_named_and_counted(tmp_path):
+    for number in range(6):
+        put(tmp_path / "set" / f"{number}.png", number)
+    rows = [["image", "label", "split"], *([f"{n}.png", n % 2 + 1, "TRAIN" if n < 4 else "test"] for n in range(6))]
+    rows += [["gone.png", 1, "train"], ["away.png", 2, "train"], ["0.png", "1", "TRAIN"]]
+    put(tmp_path / "set" / "unnamed.png", 99)
+    file = a_table(tmp_path / "set" / "labels.csv", rows)
+    with pytest.raises(DataError, match=r"2 rows of labels\.csv whose image is not below .*line 8 \(gone\.png\).*skip"):
+        load_images("table", "train", tmp_path / "set")
+    images = load_images("table", "train", tmp_path / "set", broken="skip")
+    assert images.classes == ["1", "2"] and images.labels.tolist() == [0, 1, 0, 1]
+    for told in ("2 rows of labels.csv whose image", "1 images that labels.csv does not name", "1 rows repeat"):
+        assert any(told in note for note in images.notes), images.notes
+    (tmp_path / "set" / "classes.txt").write_text("1 cat\n2 dog\n")
+    assert load_images("table", "test", tmp_path / "set", broken="skip").classes == ["cat", "dog"]
+    a_table(file, [*rows, ["1.png", 1, "train"]])
+    with pytest.raises(DataError, match=r"line 11: 1\.png is '1' .*'2' .*in an earlier line"):
+        load_images("table", "train", tmp_path / "set", broken="skip")
+    a_table(file, [["image", "p", "q"], ["0.png", 1, 2]])
+    with pytest.raises(DataError, match=r"which column holds the label: it may be p or q.*data\.label_column: NAME"):
+        load_images("table", "train", tmp_path / "set", test=0.5)
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def shard(path: Path, labels: list[object], kind: pa.DataType, raw: bool = False, names: str = "") -> None:
+    cells = [png(photo(number + len(path.name))) for number in range(len(labels))]
+    image = pa.array(cells) if raw else pa.array([{"bytes": one, "path": None} for one in cells])
+    table = pa.table({"image": image, "label": pa.array(labels, kind)})
+    features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+    if names:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize("raw", [False, True])
+def test_labels_that_are_texts(kind, raw, tmp_path):
+    shard(tmp_path / "set" / "train.parquet", ["dog", "cat", "dog"], kind, raw)
+    shard(tmp_path / "set" / "test.parquet", ["cat"], kind, raw)
+    train, test = (load_images("parquet", split, tmp_path / "set") for split in ("train", "test"))
+    assert train.classes == test.classes == ["cat", "dog"]
+    assert train.labels.tolist() == [1, 0, 1] and test.labels.tolist() == [0]
+    shard(tmp_path / "set" / "test.parquet", ["cow"], kind, raw)
+    with pytest.raises(DataError, match=r"test\.parquet has images of 1 classes that the training split lacks: cow"):
+        load_images("parquet", "train", tmp_path / "set")
+
+
+def test_parquet_files_without_a_test_split_and_with_a_validation_split(tmp_path):
+    shard(tmp_path / "one" / "mine.parquet", ["a", "b"] * 5, pa.string())
+    with pytest.raises(DataError, match=r"data\.test: 0\.2"):
+        load_images("parquet", "train", tmp_path / "one")
+    assert len(load_images("parquet", "test", tmp_path / "one", test=0.2)) == 2
+    shard(tmp_path / "two" / "train.parquet", ["a", "b"] * 5, pa.string())
+    with pytest.raises(DataError, match=r"no test split among train.*data\.test: 0\.2"):
+        planned(f"{{name: parquet, root: {tmp_path}/two}}")
+    shard(tmp_path / "two" / "validation.parquet", ["a", "b"], pa.string())
+    assert len(load_images("parquet", "test", tmp_path / "two")) == 2
+    assert len(load_images("parquet", "validation", tmp_path / "two", test=0.2)) == 2
+    shard(tmp_path / "two" / "test.parquet", ["a"], pa.string())
+    assert len(load_images("parquet", "validation", tmp_path / "two")) == 2
+    shard(tmp_path / "kept" / "train.parquet", [0, 1] * 5, pa.int64())
+    shard(tmp_path / "kept" / "test.parquet", [-1, -1], pa.int64())  # a competition keeps its labels
+    with pytest.raises(DataError, match=r"-1 is outside.*data\.test: 0\.2"):
+        load_images("parquet", "test", tmp_path / "kept")
+    images = load_images("parquet", "test", tmp_path / "kept", test=0.2)
+    assert len(images) == 2 and any("test split has no labels" in note for note in images.notes)
+
+
+def test_named_classes_that_are_counted_from_one(tmp_path):
+    shard(tmp_path / "set" / "train.parquet", [1, 2, 1], pa.int64(), names="ab")
+    shard(tmp_path / "set" / "test.parquet", [2], pa.int64(), names="ab")
+    train = load_images("parquet", "train", tmp_path / "set")
+    assert train.labels.tolist() == [0, 1, 0] and any("from 1" in note for note in train.notes)
+
+
+def test_a_test_class_that_training_lacks_is_an_error(tmp_path):
+    shard(tmp_path / "set" / "train.parquet", [0, 1] * 10, pa.int64(), names="abc")
+    shard(tmp_path / "set" / "test.parquet", [0, 2], pa.int64(), names="abc")
+    with pytest.raises(DataError, match=r"1 images of the test split are of 1 classes that have no training image: c"):
+        planned(f"{{name: parquet, root: {tmp_path}/set}}")
+
+
+# --- data check -------------------------------------------------------------------------------------------------------
+
+
+def checked(*words: str) -> tuple[int, str]:
+    said = CliRunner().invoke(main, ["data", "check", *words])
+    return said.exit_code, said.output
+
+
+def test_a_look_at_a_folder_says_what_is_there_and_what_to_write(tmp_path):
+    classes_of(Path("photos"), count=5)
+    put(Path("photos/a/wide.png"), 50, 64, 80)
+    code, said = checked("photos")
+    assert code == 0 and max(map(len, said.splitlines())) <= 80, said
+    for told in ("11 images (train 11), 2 classes", "10 of 8x8, 1 of 80x64", "11 RGB", "0 images are copies"):
+        assert told in said, said
+    assert "data: {name: folder, root: photos, size: 8, test: 0.2}" in said and "1.2 to 1" in said
+    put(Path("photos/b/copy.png"), 0)  # the content of a/0.png
+    Path("photos/a/grey.png").write_bytes(png(photo(7)[..., 0]))
+    Path("photos/b/broken.png").write_bytes(b"no image")
+    code, said = checked("photos", "--json")
+    found = json.loads(said)
+    assert code == 1 and found["data"]["broken"] == "skip"
+    assert found["wrong"] == ["1 files are broken", "1 images are there with two labels"]
+    assert found["splits"]["train"]["modes"] == {"RGB": 12, "L": 1} and "broken.png" in str(found["splits"])
+    assert found["splits"]["train"]["classes"] == {"a": 7, "b": 6}
+
+
+def test_a_look_at_other_forms(tmp_path):
+    for split in ("train", "test"):
+        classes_of(Path("set") / split, count=3)  # the same images in both
+    assert (
+        "6 test images are training images, too" in planned("{name: folder, root: set}", "data.validation=0.4").data[2]
+    )
+    code, said = checked("set")
+    assert code == 1 and "6 images stand in two splits" in said and "data: {name: folder, root: set}" in said
+    a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"]])
+    code, said = checked("set/train/a/labels.csv")
+    assert code == 0 and "labels: set/train/a/labels.csv, test: 0.2}" in said, said
+    shard(Path("p/mine.parquet"), ["x", "y"], pa.string(), raw=True)
+    for place in ("p", "p/mine.parquet"):
+        code, said = checked(place)
+        assert code == 0 and f"data: {{name: parquet, root: {place}, test: 0.2}}" in said, said
+    Path("c.yaml").write_text(f"{BASE}data: {{name: parquet, root: p}}\n")
+    code, said = checked("c.yaml", "--set", "data.size=16")
+    assert code == 0 and "data: {name: parquet, root: p, size: [16, 16], test: 0.2}" in said, said
+    for wrong, words in (("nowhere/x", "there is no such file"), ("c.zip", "is an archive"), ("p/none", "no such")):
+        if wrong.endswith(".zip"):
+            Path(wrong).touch()
+        code, said = checked(wrong)
+        assert code == 2 and words in said, said
+
+
+def test_a_look_at_a_named_set_of_a_config(tmp_path):
+    Path("c.yaml").write_text(BASE)
+    code, said = checked("c.yaml")
+    assert code == 0 and "1,797 images (train 1,397, test 400), 10 classes" in said and "all 16x16" in said, said
