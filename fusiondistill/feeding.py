@@ -153,6 +153,7 @@ def _block(images: ImageSet, batches: list[torch.Tensor], pinned: bool) -> _Bloc
     if images.positions is not None:
         order = images.positions[rows].argsort()
         rows, places = rows[order], order.argsort()[places]
+    images.will_need(rows)
     parts = [*images.gather(rows), *places.split([len(one) for one in batches])]
     pixels, labels, *split = (one.pin_memory() for one in parts) if pinned else parts
     return _Block(pixels, labels, split)

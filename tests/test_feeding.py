@@ -12,6 +12,7 @@ import torch
 
 from conftest import Images
 from fusiondistill import feeding, memory
+from fusiondistill.bench_reading import bench_reading
 from fusiondistill.data import ImageSet, cache
 from fusiondistill.fitting import Training
 from fusiondistill.memory import free_memory
@@ -126,8 +127,15 @@ def test_a_map_may_be_larger_than_memory(tmp_path: Path) -> None:
             file.truncate(4 * total + cache.HEADER_BYTES)  # nothing but a hole
         except OSError:
             pytest.skip("no files of that size here")
-    pixels = cache._mapped(tmp_path / "images.npy", (4 * total // (3 * 2**20), 3, 2**10, 2**10))
+    pixels = cache.mapped(tmp_path / "images.npy", (4 * total // (3 * 2**20), 3, 2**10, 2**10))
     images = ImageSet("large", torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64), ["a"])
     assert not feeding.fits(images, CPU) and not images.gather([len(images) - 1])[0].any()
     pixels[0, 0, 0, 0] = 5
-    assert cache._mapped(tmp_path / "images.npy", (1, 3, 8, 8))[0, 0, 0, 0] == 0  # private
+    assert cache.mapped(tmp_path / "images.npy", (1, 3, 8, 8))[0, 0, 0, 0] == 0  # private
+
+
+def test_rows_of_the_benchmark() -> None:
+    said: list[dict[str, Any]] = []
+    rows = bench_reading(size=16, gigabytes=0.0005, batch=8, batches=3, repeats=1, progress=said.append)
+    assert said == rows and [row["name"] for row in rows] == ["16x16, 0.0005 GB in memory", "16x16, 0.0005 GB on disk"]
+    assert all(row["ours"] > 0 and row["reference"] > 0 and row["ratio"] > 0 for row in rows)

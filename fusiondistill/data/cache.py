@@ -29,7 +29,15 @@ from fusiondistill.data.resizing import listed
 from fusiondistill.data.source import Contents, Row
 from fusiondistill.locations import lacks
 
-__all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode", "suggested_size"]
+__all__ = [
+    "HEADER_BYTES",
+    "MAX_SET_BYTES",
+    "Decoded",
+    "channel_statistics",
+    "mapped",
+    "open_or_decode",
+    "suggested_size",
+]
 
 MAX_SET_BYTES = 64 * 2**30
 """A split that decodes to more is refused, since it would not stay in memory."""
@@ -99,7 +107,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     # Mode "c" is MAP_PRIVATE: see the module's docstring.
     pixels: np.ndarray
     try:
-        pixels = _mapped(images, shape)
+        pixels = mapped(images, shape)
     except OSError as error:
         if not lacks(error):
             raise
@@ -108,7 +116,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]), list(entry["notes"]))
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A private map of the pixels; it may be larger than memory."""
     # Without MAP_NORESERVE Linux refuses a writable map that is larger than memory. Python has no name for it.
     unreserved = 0x4000 if sys.platform == "linux" else 0
