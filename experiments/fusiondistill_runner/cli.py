@@ -14,6 +14,7 @@ from fusiondistill_runner.command import (
     overrides_option,
     plugin_option,
     store_option,
+    told_as_options,
     verb,
     yes_option,
 )
@@ -270,11 +271,14 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
         "precision": "evaluation.precision",
         "protocol": "protocol",
     }
+    written = {**options, "data": data}
     for name in ("degradations", "unseen"):
         options[name] = [_degradation(text) for text in options[name]]
     given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, (), [])]
     overrides = [*given, *options["overrides"]]
-    carry_out(prepare_evaluation(checkpoints, overrides, store, data=data, local=local), local=local)
+    with told_as_options({**keys, "data": "data.name"}, written):
+        prepared = prepare_evaluation(checkpoints, overrides, store, data=data, local=local)
+    carry_out(prepared, local=local)
 
 
 def _degradation(text: str) -> Any:

@@ -39,8 +39,8 @@ __all__ = [
     "suggested_size",
 ]
 
-MAX_SET_BYTES = 64 * 2**30
-"""A split that decodes to more is refused, since it would not stay in memory."""
+MAX_SET_BYTES = 2**40
+"""A split that decodes to more is refused. It need not fit the memory, but the disk."""
 
 FORMAT = 2
 HEADER_BYTES = 128
