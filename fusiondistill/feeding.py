@@ -20,7 +20,7 @@ __all__ = ["SHARE", "bytes_of", "fed", "fits", "too_large"]
 
 SHARE = 0.5
 """The part of a device's free memory that a set may fill; a larger one stays in its file."""
-BLOCK = 64 * 2**20
+BLOCK = 32 * 2**20
 """Bytes of images (at least one batch) that are read at a time from the file."""
 AHEAD = 2
 """Blocks that are read before they are needed."""

@@ -82,7 +82,10 @@ def test_bench_writes_what_it_prints(tmp_path: Path) -> None:
     assert {"saltpepper 32x32, 1 thread", "saltpepper 64x64, 1 thread"} <= {row["name"] for row in rows}
     for row in rows:
         assert set(row) == {"name", "ours", "reference", "ratio", "unit", "limit"} and row["unit"] == "images/s"
-        assert row["ratio"] == pytest.approx(row["ours"] / row["reference"], rel=1e-3, abs=0.01) and row["name"] in done.stdout
+        assert (
+            row["ratio"] == pytest.approx(row["ours"] / row["reference"], rel=1e-3, abs=0.01)
+            and row["name"] in done.stdout
+        )
     assert fusiondistill("bench", "degradations", "--device", "cuda:99", cache=tmp_path).returncode == 2
 
 
