@@ -1,22 +1,27 @@
 """The input pipeline: whole batches as tensor operations on the training device.
 
-gather -> flip -> degrade -> zero-pad and crop -> normalise -> cutout. Every random choice is addressed by (seed, epoch,
-image index, degradation, purpose): world size, batch size and resuming cannot change a pixel.
+gather -> flip (-> resized crop) -> degrade -> zero-pad and crop -> normalise -> cutout. Every random choice is
+addressed by (seed, epoch, image index, degradation, purpose): world size, batch size and resuming change no pixel.
+
+A resized crop takes the padded crop's place. It comes before the degradation, so that a level means in training what it
+means in evaluation: a blur's sigma and a noise's grain are not enlarged with the crop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-from torch.nn import functional
 
+from fusiondistill.augmentation import cutout, padded_crop, resized_crop
+from fusiondistill.balancing import balanced_positions
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade, find
-from fusiondistill.randomness import integers, key, permutation, uniform
+from fusiondistill.feeding import Images, fed
+from fusiondistill.randomness import bits, integers, key, permutation, uniform
 
 __all__ = ["Batch", "Pipeline", "degraded", "level_address", "normalise", "random_levels"]
 
@@ -34,6 +39,8 @@ class Batch:
         share: this worker's images as a multiple of the mean over all workers; a loss that is a mean over B must be
             multiplied by it before gradients are averaged over workers.
         weight: this worker's images in sums over all workers: B, or less where every worker has the same images.
+        image_weights: float32 [B], the weight of each image's class over the mean of these over the images of the step,
+            of all workers; None where all classes weigh the same.
     """
 
     student: torch.Tensor
@@ -42,6 +49,7 @@ class Batch:
     slices: list[slice]
     share: float
     weight: float
+    image_weights: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ class Pipeline:
         device: where batches are made.
         rank, world_size: this worker's place among those that share every batch.
         channels_last: memory layout of the batches.
+        scale, ratio: of the resized crop, see :func:`fusiondistill.augmentation.resized_crop`; it stands for the padded
+            crop. ``scale`` None: no resized crop.
+        class_weights: float [classes], what images weigh in the cross-entropy by their class; None: all the same.
+        balanced: an epoch has as many images of each class, some of them repeatedly or not at all.
+        limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no pixel.
     """
 
     images: ImageSet
@@ -82,6 +95,11 @@ class Pipeline:
     world_size: int = 1
     channels_last: bool = False
     coupled: bool = False
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    class_weights: torch.Tensor | None = None
+    balanced: bool = False
+    limit: int | None = None
 
     @property
     def steps(self) -> int:
@@ -91,26 +109,39 @@ class Pipeline:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0)."""
         given = [None if one is None else as_degradation(one) for one in self.degradations or (None,)]
-        orders = [
-            permutation(
-                key(self.seed, "order", epoch, self._pair(one.id if one else None)), len(self.images), self.device
-            )
-            for one in given
-        ]
-        for start in range(0, len(self.images), self.batch_size):
-            parts, share, total = [], 1.0, 0
-            for one, order in zip(given, orders, strict=True):
-                mine, share = self._shard(order[start : start + self.batch_size])
-                parts.append(self._views(mine, one, epoch))
-                total += len(order[start : start + self.batch_size])
-            yield self._join(parts, share, share * total / self.world_size)
+        orders = [self._order(epoch, self._pair(one.id if one else None)) for one in given]
+        steps = [[order[start : start + self.batch_size] for order in orders]
+                 for start in range(0, len(orders[0]), self.batch_size)]  # fmt: skip
+        # The images of every step, one degradation after another, as a stream that may be read ahead of need.
+        wanted = (self._rows(self._shard(one)[0]) for step in steps for one in step)
+        images = fed(self.images, self.device, wanted, self.limit)
+        weights = None if self.class_weights is None else self.class_weights[self.images.labels].to(self.device)
+        for step in steps:
+            shards = [self._shard(one) for one in step]
+            mine, share = [one for one, _ in shards], shards[0][1]
+            parts = [self._views(next(images), one, d, epoch) for one, d in zip(mine, given, strict=True)]
+            batch = self._join(parts, share, share * sum(map(len, step)) / self.world_size)
+            yield batch if weights is None else replace(batch, image_weights=self._relative(weights, mine, step))
 
-    def _gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 [B,3,H,W] and int64 [B], a copy; on a CPU straight out of the memory map."""
-        if self.device.type == "cpu":
-            return self.images.gather(indices)
-        images, labels = _resident(self.images, self.device)
-        return images.index_select(0, indices), labels.index_select(0, indices)
+    def _order(self, epoch: int, pair: str) -> torch.Tensor:
+        """The images of an epoch, int64 [N], on the device: the index of each, plus N for each repeat before it.
+
+        Every random choice for an image has this number as its address, so that repeats look different.
+        """
+        order = key(self.seed, "order", epoch, pair)
+        if not self.balanced:
+            return permutation(order, len(self.images), self.device)
+        positions = balanced_positions(self.images.labels, key(self.seed, "balance", epoch, pair))
+        return positions[bits(order, positions).argsort(stable=True)].to(self.device)
+
+    def _relative(self, weights: torch.Tensor, mine: list[torch.Tensor], step: list[torch.Tensor]) -> torch.Tensor:
+        """The weights of this worker's images over the mean weight of the step's."""
+        own, whole = (weights[self._rows(torch.cat(one))] for one in (mine, step))
+        return own / whole.mean()
+
+    def _rows(self, order: torch.Tensor) -> torch.Tensor:
+        """The indices of images within the set."""
+        return order % len(self.images) if self.balanced else order
 
     def _pair(self, name: str | None) -> str:
         """The degradation as part of an address; "" where all degradations draw alike."""
@@ -125,31 +156,33 @@ class Pipeline:
         return mine, len(mine) * self.world_size / total
 
     def _views(
-        self, indices: torch.Tensor, given: DegradationConfig | None, epoch: int
+        self, images: Images, indices: torch.Tensor, given: DegradationConfig | None, epoch: int
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """(student, teacher, labels) of some images under one degradation."""
-        clean, labels = self._gather(indices)
+        """(student, teacher, labels) of some images under one degradation; ``indices`` are their addresses."""
+        clean, labels = images
         name = given.id if given else None
         pair = self._pair(name)
         if self.flip:
             flipped = uniform(key(self.seed, "flip", epoch, pair), indices) < 0.5
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
+        crops, padding = key(self.seed, "crop", epoch, pair), self.padding
+        if self.scale:
+            clean, padding = resized_crop(clean, crops, indices, self.scale, self.ratio), 0
         seen = clean
         if given is not None:
             address = level_address(given, self.coupled)
             levels = random_levels(given, key(self.seed, "level", epoch, address), indices)
             pixels = key(self.seed, "pixels", epoch)
             seen = degraded(clean, given, levels, seed=pixels, indices=indices, protocol=self.protocol)
-        crops = key(self.seed, "crop", epoch, pair)
-        student = self._normal(_crop(seen, crops, indices, self.padding))
+        student = self._normal(padded_crop(seen, crops, indices, padding))
         teacher = None
         if self.teacher_view == "degraded":
             teacher = student
         elif self.teacher_view == "clean":
-            teacher = self._normal(_crop(clean, crops, indices, self.padding))
+            teacher = self._normal(padded_crop(clean, crops, indices, padding))
         if self.cutout:
             own = "" if given is None or (self.coupled and not find(given.name).random) else given.id
-            student = _cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
+            student = cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
         return student, teacher, labels
 
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
@@ -172,12 +205,6 @@ class Pipeline:
             share=share,
             weight=weight,
         )
-
-
-@lru_cache(maxsize=4)
-def _resident(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """A whole set on the accelerator, cached between stages, so that an epoch never waits for the host."""
-    return images.images.to(device), images.labels.to(device)
 
 
 def level_address(given: str | DegradationConfig, coupled: bool) -> str:
@@ -244,35 +271,3 @@ def _constants(
     """Mean and std on the device, cached: a copy in every step would make the host wait for the device."""
     mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)
     return mean_std[0].view(1, -1, 1, 1), mean_std[1].view(1, -1, 1, 1)
-
-
-def _crop(images: torch.Tensor, address: int, indices: torch.Tensor, padding: int) -> torch.Tensor:
-    """Zero-pad by ``padding`` and crop to the image's size at a random place, by one gather for the batch."""
-    if not padding:
-        return images
-    batch, channels, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
-    top = integers(address, indices * 2, 0, 2 * padding)
-    left = integers(address, indices * 2 + 1, 0, 2 * padding)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    columns = left[:, None] + torch.arange(width, device=images.device)
-    flat = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    flat = flat.view(batch, 1, height * width).expand(batch, channels, -1)
-    return padded.flatten(2).gather(2, flat).view(batch, channels, height, width)
-
-
-def _cutout(images: torch.Tensor, address: int, indices: torch.Tensor, side: int) -> torch.Tensor:
-    """Set a square of ``side`` to 0 in every image; its centre is anywhere, the border clips it."""
-    height, width = images.shape[2:]
-    centre_y = integers(address, indices * 2, 0, height - 1)
-    centre_x = integers(address, indices * 2 + 1, 0, width - 1)
-    rows = _inside(torch.arange(height, device=images.device), centre_y, side)
-    columns = _inside(torch.arange(width, device=images.device), centre_x, side)
-    hole = rows[:, :, None] & columns[:, None, :]
-    return images.masked_fill(hole[:, None], 0.0)
-
-
-def _inside(positions: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Tensor:
-    """bool [B,L]: which positions a hole of ``side`` around each centre covers."""
-    first = centres[:, None] - side // 2
-    return (positions >= first) & (positions < first + side)

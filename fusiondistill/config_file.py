@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fusiondistill import safe_yaml, sweep
-from fusiondistill.config import SECTIONS, Config
+from fusiondistill.config import SECTIONS, Config, Dimension
 from fusiondistill.config_rules import cross_check, layer_problems
 from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
@@ -36,6 +36,16 @@ _FORMS = [
      r"should have at \1 \2 items, not \3 (a comma separates items; decimals take a point)"),
 ]  # fmt: skip
 """What pydantic says -> what is meant in YAML."""
+_CALLED = {
+    "learningrate": "lr", "wd": "weight_decay", "decay": "weight_decay", "bs": "batch_size", "batch": "batch_size",
+    "numepochs": "epochs", "nepochs": "epochs", "maxepochs": "epochs", "opt": "optimizer",
+    "optim": "optimizer", "scheduler": "schedule", "lrscheduler": "schedule", "lrschedule": "schedule",
+    "losses": "loss", "network": "model", "arch": "model", "architecture": "model",
+    "net": "model", "dataset": "data", "datasets": "data", "path": "root", "dir": "root",
+    "numthreads": "threads", "numworkers": "workers", "gpus": "gpus_per_worker", "cpus": "cpus_per_worker",
+    "amp": "precision", "padding": "crop_padding", "hflip": "flip", "randomresizedcrop": "resized_crop",
+}  # fmt: skip
+"""What other projects call a key, in letters alone -> its name here."""
 _SHOWN = 200
 """The most mistakes that a message lists."""
 _DEEPEST = 2
@@ -228,6 +238,11 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
     location = tuple(dotted.strip().split("."))
     if location[0] in _mapping(content.get("define")) and location[0] not in METHODS:
         location = ("define", *location)
+    elif location[:2] == ("search", "space") and len(location) > 2:
+        # A dimension's key has dots of its own; one of its forms replaces the others.
+        form = location[-1:] if location[-1] in Dimension.model_fields and len(location) > 3 else ()
+        location = ("search", "space", ".".join(location[2 : len(location) - len(form)]))
+        value = f"{{{form[0]}: {value}}}" if form else value
     try:
         read = safe_yaml.read(value)[0] if value.strip() else None
     except YAMLProblem as error:
@@ -254,8 +269,10 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
 def _line(location: Location, lines: Mapping[Location, int | None]) -> int | None:
     """The line of a location, or of the nearest key above it that is in the file."""
     for end in range(len(location), 0, -1):
-        if location[:end] in lines:
-            return lines[location[:end]]
+        apart = tuple(one for part in location[:end] for one in (part.split(".") if isinstance(part, str) else [part]))
+        for found in (location[:end], apart):  # keys with dots may be written below one another
+            if found in lines:
+                return lines[found]
     return 1
 
 
@@ -325,6 +342,9 @@ def _paths(location: Location, content: Mapping[str, Any]) -> Iterator[Location]
 def _unknown(location: Location, content: Mapping[str, Any], known: list[str], paths: Iterable[Location]) -> str:
     """What to say of an unknown key: where it lies instead, else the nearest key, else all keys of the place."""
     key = location[-1]
+    if (name := _CALLED.get(re.sub(r"[^a-z]", "", str(key).lower()))) in known:
+        return f"unknown key; did you mean {name!r}?"
+    key = name or key
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
     same = [path for path in paths if path[-1] == key and path != location]
     pairs = [zip(path, location, strict=False) for path in same]
@@ -369,6 +389,9 @@ def _explain(
         message = f"{message[0].lower()}{message[1:]}"
         for form, words in _FORMS:
             message = form.sub(words, message)
+        if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, dict):
+            first = "{name: ...}" if "name" in shown else next(iter(shown), "")
+            message = f"must be a list, and this is a mapping: write [{first}, ...], or a dash before each item"
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
             message += f" with keys such as {', '.join(keys[:3])}"
         message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"

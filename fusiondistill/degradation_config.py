@@ -56,6 +56,13 @@ class DegradationConfig(Parametrised):
             return {"name": given}
         if not isinstance(given, Mapping | DegradationConfig):
             raise ValueError("must be a name like blur, or a mapping like {name: blur, as: light, levels: 0..10}")
+        if isinstance(given, Mapping) and "name" not in given and len(given) == 1:
+            ((name, said),) = given.items()
+            if name in DEGRADATIONS:
+                rest = ", ".join(f"{key}: {value}" for key, value in said.items()) if isinstance(said, Mapping) else (
+                    f"levels: {said}"
+                )  # fmt: skip
+                raise ValueError(f"must be a name, or have one: write {{name: {name}, {rest}}}")
         return given
 
     @field_validator("levels", mode="before")

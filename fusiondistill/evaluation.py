@@ -243,6 +243,10 @@ def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return model(images)
 
 
+VALIDATED = 2**23
+"""Values of the images that are validated at a time: 500 images of 74x74 pixels, 55 of 224x224."""
+
+
 @torch.no_grad()
 def validate(
     model: nn.Module,
@@ -265,12 +269,14 @@ def validate(
         model: takes normalised float32; left in eval mode.
         degradations: names, or with levels and an id of their own; empty for clean images, reported as ``clean``.
         epoch: whose levels and noise; None: those on which every epoch is judged.
+        batch_size: images of a forward pass; fewer where so many have more than :data:`VALIDATED` values.
         coupled: see :func:`fusiondistill.batches.level_address`.
 
     Returns:
         bool [N] on ``device`` for each degradation, by its id.
     """
     model.eval()
+    batch_size = min(batch_size, max(2, VALIDATED // image_set.gather([0])[0].numel()))
     given = [None if one is None else as_degradation(one) for one in degradations or (None,)]
     when = () if epoch is None else (epoch,)
     pixels_of = key(seed, "validation", *when)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fusiondistill import evaluation
+from fusiondistill.balancing import class_weights_of
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
@@ -47,6 +48,7 @@ class Training:
         device: where the networks are trained.
         rank, world_size: this worker's place among those that share every batch.
         sync_batchnorm: see :func:`fusiondistill.training.synchronised`.
+        limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Training:
     rank: int = 0
     world_size: int = 1
     sync_batchnorm: bool = False
+    limit: int | None = None
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -104,6 +107,8 @@ class Training:
             batch_size=recipe.batch_size,
             flip=self.images.flip if self.flip is None else self.flip,
             padding=recipe.crop_padding,
+            scale=recipe.resized_crop,
+            ratio=recipe.resized_crop_ratio,
             cutout=self._cutout(),
             pairing=recipe.pairing,
             coupled=recipe.coupled_draws,
@@ -113,6 +118,9 @@ class Training:
             rank=self.rank,
             world_size=self.world_size,
             channels_last=recipe.channels_last,
+            class_weights=class_weights_of(recipe.class_weights, self.images.labels, self.images.classes),
+            balanced=recipe.sampling == "balanced",
+            limit=self.limit,
         )
 
     def _cutout(self) -> int:

@@ -78,6 +78,7 @@ class Objective:
         slices: Sequence[slice],
         teachers: Sequence[Outputs] | None = None,
         layers: Mapping[str, torch.Tensor] | None = None,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of one step and its terms; nothing is read back from the device.
 
@@ -89,6 +90,7 @@ class Objective:
             teachers: for each degradation d the outputs of its teacher on the same images in the same order,
                 logits [B_d, C] and features [B_d, ...]; may be None unless `needs.teacher`, and so may either half.
             layers: the student's outputs of the layers that terms ask for by name, float [B, ...].
+            weights: what each image weighs in the cross-entropy, float [B]; None: all the same.
 
         Returns:
             (total, terms): the weighted sum, a 0-d float32 tensor to call `backward` on, and the terms before
@@ -106,7 +108,7 @@ class Objective:
             >>> sorted(terms)
             ['ce', 'kd']
         """
-        student = Outputs(logits, features, layers)
+        student = Outputs(logits, features, layers, weights)
         weighted: dict[str, tuple[float, torch.Tensor]] = {}
         for term in self._terms:
             if term.need == "nothing":

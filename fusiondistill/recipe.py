@@ -6,9 +6,10 @@ Nothing here imports torch, so that a mistake in a file is reported in the blink
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from fusiondistill.frozen import Frozen, Positive, Weight
 from fusiondistill.loss import Loss, merged_loss, set_loss_key
@@ -30,6 +31,28 @@ __all__ = [
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _class_weights(given: Any) -> Any:
+    """What a config says of class weights, if it has one of the forms."""
+    if isinstance(given, str) and given in ("none", "balanced"):
+        return given
+    known = given if isinstance(given, Mapping) else dict(enumerate(given)) if isinstance(given, list | tuple) else {}
+    if not known:
+        raise ValueError(
+            "must be none, balanced, a list with a weight for each class, or a mapping from classes to weights, not "
+            f"{given!r}"
+        )
+    for name, weight in known.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise ValueError(f"must be numbers above 0, and that of {name} is {weight!r}")
+    if isinstance(given, Mapping):
+        return {str(name): float(weight) for name, weight in known.items()}
+    return tuple(map(float, known.values()))
+
+
+ClassWeights = Annotated[str | tuple[float, ...] | dict[str, float], BeforeValidator(_class_weights)]
 
 
 class Optimizer(Frozen):
@@ -78,6 +101,14 @@ class Recipe(Frozen):
     loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
     teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
+    resized_crop: tuple[Share, Share] | None = Field(
+        None,
+        description="[low, high]: cut out a random part of this share of the area and enlarge it, before the "
+        "degradation and in place of the padded crop; default: none",
+    )
+    resized_crop_ratio: tuple[Positive, Positive] = Field(
+        (3 / 4, 4 / 3), description="[low, high]: width over height of what resized_crop cuts out"
+    )
     cutout: Annotated[int, Field(ge=0)] | None = Field(
         None, description="side of the square hole in pixels, 0 for none; default: half the image"
     )
@@ -94,9 +125,30 @@ class Recipe(Frozen):
         description="do degradations with equally many levels draw the same one for an image, and those without random "
         "numbers of their own the same hole? default: by protocol",
     )
+    class_weights: ClassWeights = Field(
+        "none",
+        description="what images weigh in the cross-entropy: none, balanced (n / (k n_c)), a list with a weight for "
+        "each class, or a mapping from classes to weights (others weigh 1)",
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="uniform: each image once an epoch; balanced: as many images of each class, some repeatedly or "
+        "not at all",
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: bool = Field(False, description="NHWC memory layout")
     compile: bool = Field(False, description="torch.compile the student")
+
+    @field_validator("resized_crop", "resized_crop_ratio")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and value[0] > value[1]:
+            raise ValueError(f"must be [low, high], and {value[0]:g} is above {value[1]:g}")
+        return value
+
+
+_SECTIONS = ("optimizer", "schedule")
+"""Keys whose values have keys of their own."""
 
 
 def merged(defaults: dict[str, Any], given: Any) -> Any:
@@ -137,7 +189,7 @@ def with_keys(recipe: Recipe, values: dict[str, Any]) -> Recipe:
                 raise KeyError(dotted)
             continue
         place, last = (content.get(first), rest[0]) if len(rest) == 1 else (content, dotted)
-        if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
+        if not isinstance(place, dict) or last not in place or dotted in _SECTIONS:
             raise KeyError(dotted)
         place[last] = value
     return Recipe.model_validate(content)
@@ -153,7 +205,7 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     for name, value in recipe.model_dump(mode="json").items():
         if name == "loss":
             values |= {f"loss.{key}": one for key, one in recipe.loss.flat().items()}
-        elif isinstance(value, dict):
+        elif name in _SECTIONS:
             values |= {f"{name}.{key}": one for key, one in value.items()}
         else:
             values[name] = value

@@ -34,8 +34,7 @@ def write_out(content: dict[str, Any]) -> None:
         if value is False or (isinstance(value, str) and value.strip().lower() in _NOTHING):
             place[key] = _EMPTY.get(location)
     rows = [content.get(name) for name in METHODS]
-    defined = content.get("define")
-    rows += defined.values() if isinstance(defined, dict) else ()
+    rows += _mapping(content.get("define")).values()
     for section, names in ((content, _NAMED), *((row, _NAMED_OF_ROWS) for row in rows)):
         for name in names:
             if isinstance(section, dict) and isinstance(section.get(name), str):
@@ -44,7 +43,28 @@ def write_out(content: dict[str, Any]) -> None:
         place, key = _place(content, location)
         if isinstance(place.get(key), str):
             place[key] = [one.strip() for one in place[key].split(",")]
+    if content.get("methods") in ("all", ["all"]) and "all" not in _mapping(content.get("define")):
+        content["methods"] = None  # what a table has by default
+    search = content.get("search")
+    for one in search if isinstance(search, list) else [search]:
+        if isinstance(one, dict) and isinstance(one.get("space"), dict):
+            one["space"] = _dotted(one["space"])
     content.update({"seeds": seeds} if (seeds := _seeds(content.get("seeds"))) is not None else {})
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dotted(space: dict[Any, Any]) -> dict[Any, Any]:
+    """Dimensions by dotted keys, also those that stand below one another: ``{loss: {kd: {uniform: [0, 1]}}}``."""
+    found: dict[Any, Any] = {}
+    for key, value in space.items():
+        below = {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
+        if not below or len(below) < len(value):
+            found[key] = {k: v for k, v in value.items() if k not in below} if below else value
+        found |= {f"{key}.{name}": one for name, one in _dotted(below).items()}
+    return found
 
 
 def _place(content: dict[str, Any], location: Location) -> tuple[dict[Any, Any], str | int]:

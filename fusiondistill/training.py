@@ -203,7 +203,9 @@ class _Loop:
             else:
                 logits = self.forward(batch.student)
             layers = self.taps.take()
-            loss, terms = self.objective.loss(logits, features, batch.labels, batch.slices, teachers, layers)
+            loss, terms = self.objective.loss(
+                logits, features, batch.labels, batch.slices, teachers, layers, batch.image_weights
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * batch.share).backward()
         self.scaler.step(self.optimizer)

@@ -175,6 +175,37 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("expert: {checkpoint: /dev/null}\n", 2, "expert.checkpoint", "put {degradation} in it"),
         ("base: {checkpoint: nowhere.pt}\n", 2, "base.checkpoint", "no such checkpoint: nowhere.pt"),
         ("plugins:\n- nowhere.py\n", 3, "plugins.0", "nowhere.py cannot be read"),
+        ("base:\n  resized_crop: [0.3, 0.5, 1]\n", 3, "base.resized_crop", "at most 2 items"),
+        ("base:\n  resized_crop: [0.3, 1.5]\n", 3, "base.resized_crop.1", "less than or equal to 1"),
+        ("base:\n  resized_crop: [0.9, 0.3]\n", 3, "base.resized_crop", "0.9 is above 0.3"),
+        ("base: {resized_crop_ratio: [0, 1]}\n", 2, "base.resized_crop_ratio.0", "greater than 0"),
+        ("base:\n  class_weights: balance\n", 3, "base.class_weights", "must be none, balanced, a list"),
+        ("base: {class_weights: {a: -1}}\n", 2, "base.class_weights", "above 0, and that of a is -1"),
+        ("base: {class_weights: []}\n", 2, "base.class_weights", "must be none, balanced, a list"),
+        ("base: {class_weight: balanced}\n", 2, "base.class_weight", "did you mean 'class_weights'?"),
+        ("base: {sampling: equal}\n", 2, "base.sampling", "'uniform' or 'balanced'"),
+        ("search: {space: {sampling: {choice: [some]}}}\n", 2, "search.space.sampling", "cannot be 'some'"),
+        ("search: {space: {class_weights: {choice: [odd]}}}\n", 2, "search.space.class_weights", "cannot be 'odd'"),
+        ("degradations: [{blur: 0..20}]\n", 2, "degradations.0", "write {name: blur, levels: 0..20}"),
+        (
+            "evaluation: {unseen: [{haze: {levels: 0..2}}]}\n",
+            2,
+            "evaluation.unseen.0",
+            "write {name: haze, levels: 0..2}",
+        ),
+        (
+            "degradations: {blur: 0..20}\n",
+            2,
+            "degradations",
+            "must be a list, and this is a mapping: write [blur, ...]",
+        ),
+        ("evaluation: {unseen: {name: fog}}\n", 2, "evaluation.unseen", "write [{name: ...}, ...]"),
+        ("methods: {base: 1}\n", 2, "methods", "must be a list, and this is a mapping: write [base, ...]"),
+        ("base: {learning_rate: 0.1}\n", 2, "base.learning_rate", "did you mean base.optimizer.lr?"),
+        ("base:\n  wd: 0.1\n", 3, "base.wd", "did you mean base.optimizer.weight_decay?"),
+        ("base: {num_epochs: 3}\n", 2, "base.num_epochs", "did you mean 'epochs'?"),
+        ("dataset: digits\n", 2, "dataset", "did you mean 'data'?"),
+        ("search:\n  space:\n    loss:\n      kdd: {uniform: [0, 1]}\n", 5, "search.space.loss.kdd", "mean 'loss.kd'?"),
         ("methods: []\n", 2, "methods", "needs 1 or more"),
         ("experiment_: 1\n", 2, "experiment_", "did you mean 'experiment'?"),
     ],
@@ -183,6 +214,31 @@ def test_rules(text: str, line: int, key: str, message: str) -> None:
     found = mistakes(OK + text)
     assert [(where, what) for where, what, _ in found] == [(line, key)], found
     assert message in found[0][2]
+
+
+def test_dimensions_may_stand_below_one_another() -> None:
+    plain = "{loss.kd: {loguniform: [0.1, 1]}, loss.kd.temperature: {uniform: [1, 8]}, optimizer.lr: {grid: [1]}}"
+    below = "{loss: {kd: {loguniform: [0.1, 1], temperature: {uniform: [1, 8]}}}, optimizer: {lr: {grid: [1]}}}"
+    (expected,) = config_file.parse(OK + f"search: {{space: {plain}}}\n").search
+    assert config_file.parse(OK + f"search: {{space: {below}}}\n").search == (expected,)
+    assert config_file.parse(OK + f"search: [{{space: {below}}}]\n").search == (expected,)
+    forms = ["loss.kd.loguniform=[0.1, 1]", "loss.kd.temperature.uniform=[1, 8]", "optimizer.lr={grid: [1]}"]
+    overrides = [f"search.space.{form}" for form in forms]
+    other = "search: {space: {loss.kd: {uniform: [0, 1]}}}\n"  # one form replaces another
+    for text in ("", other):
+        (found,) = config_file.parse(OK + text, overrides=overrides).search
+        assert found.space == expected.space
+    assert mistakes(OK, "search.space.loss.kd.loguniform=[0, 1]") == [
+        (None, "search.space.loss.kd.loguniform.0", "input should be greater than 0, not 0")
+    ]
+
+
+def test_all_methods_are_those_that_a_table_has_by_default() -> None:
+    text = "experiment: x\ndefine: {mine: {like: fusing}}\n"
+    for said in ("all", "[all]"):
+        assert config_file.parse(f"{text}methods: {said}\n") == config_file.parse(text)
+    own = "experiment: x\ndefine: {all: {like: fusing}}\nmethods: all\n"
+    assert config_file.parse(own).methods == ("all",)
 
 
 def test_overrides() -> None:

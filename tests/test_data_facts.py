@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fusiondistill import DataError, config_file
+from fusiondistill import DataError, config_file, feeding
 from fusiondistill.checkpoints import CheckpointError, save_checkpoint
 from fusiondistill.data import load_images
 from fusiondistill.data.names import escaped
@@ -195,6 +195,37 @@ def test_a_last_batch_of_one_image(count, size, fails, tmp_path):
 def test_a_batch_that_holds_all_images_is_said(tmp_path):
     a_set(tmp_path, {"a": 20, "b": 20})
     assert any("its batch of 128 holds all 36 training images" in note for note in prepared(tmp_path).notes)
+
+
+def test_class_weights_are_those_of_the_classes(tmp_path):
+    a_set(tmp_path, {"a": 30, "b": 10})
+    for given in ("class_weights: {a: 2}", "class_weights: [1, 3]", "class_weights: balanced"):
+        assert prepared(tmp_path, f"{BASE}base: {{{given}}}\n").plan.stages
+    for given, words in (
+        ("{cow: 2}", "base: class_weights: no class 'cow'; there are a, b"),
+        ("[1]", "1 weights for 2"),
+    ):
+        with pytest.raises(DataError, match=words):
+            prepared(tmp_path, f"{BASE}base: {{class_weights: {given}}}\n")
+        with pytest.raises(DataError, match=words.removeprefix("base")):
+            more = f"search: {{of: base, space: {{class_weights: {{choice: [none, {given}]}}}}}}\n"
+            prepared(tmp_path, BASE + more)
+
+
+@pytest.mark.parametrize("form", ["{choice: [9, 12]}", "{grid: [9, 12]}", "{integers: [9, 12]}"])
+def test_a_searched_batch_size_may_leave_one_image(form, tmp_path):
+    a_set(tmp_path, {"a": 15, "b": 15}, side=32)  # 27 are trained on: 13 leaves one
+    told = f"search: {{of: base, trials: 30, space: {{batch_size: {form}}}}}\n"
+    prepared(tmp_path, BASE + told, "model.name=resnet18", "base.batch_size=9")
+    with pytest.raises(DataError, match="batches of 13 images leave one of 27"):
+        prepared(tmp_path, BASE + told.replace("12]", "13]"), "model.name=resnet18", "base.batch_size=9")
+
+
+def test_images_that_do_not_fit_the_memory_are_said(tmp_path, monkeypatch):
+    a_set(tmp_path, {"a": 20, "b": 20})
+    assert not any("read ahead" in note for note in prepared(tmp_path).notes)
+    monkeypatch.setattr(feeding, "SHARE", 1e-9)
+    assert any("the 40 training images take 0.0 GB" in note for note in prepared(tmp_path).notes)
 
 
 def test_checkpoints_of_other_classes_are_named_in_the_plan(tmp_path):

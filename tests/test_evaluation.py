@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,6 +205,17 @@ def test_validation_is_a_loop_over_images_at_one_level_each(tiny: Images, batch_
     clean = validate(model.network, images, (), seed=9, device=torch.device("cpu"), protocol="standard")
     assert list(clean) == ["clean"]
     assert torch.equal(clean["clean"], model(images.images).argmax(1) == images.labels)
+
+
+def test_large_images_are_validated_a_few_at_a_time(tiny: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, sizes = tiny(21), list[int]()
+    network = resnet(images).network
+    network.register_forward_hook(lambda module, given, found: sizes.append(len(given[0])))
+    settings: dict[str, Any] = {"seed": 9, "device": torch.device("cpu"), "protocol": "standard"}
+    once = validate(network, images, ("blur",), **settings)
+    monkeypatch.setattr("fusiondistill.evaluation.VALIDATED", 8 * images.images[0].numel())
+    assert torch.equal(validate(network, images, ("blur",), **settings)["blur"], once["blur"])
+    assert sizes == [21, 8, 8, 5]
 
 
 def _bits(address: int, counter: int) -> int:

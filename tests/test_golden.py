@@ -109,7 +109,7 @@ def test_one_grey_value_of_one_pixel_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_training_loop_and_the_batches_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("fusiondistill.batches._crop", lambda images, *given: images)
+        patch.setattr("fusiondistill.batches.padded_crop", lambda images, *given: images)
         found = stages.batches()
     wrong = problem("stages/train batches", STORED["stages/train batches"], found)
     assert wrong is not None and "raise the TrainSpec.version" in wrong

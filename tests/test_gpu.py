@@ -117,6 +117,17 @@ def test_evaluation_says_what_a_cpu_says() -> None:
         torch.testing.assert_close(there.nll, here.nll, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("changes", [{"scale": (0.2, 1.0)}, {"balanced": True}, {}])
+def test_batches_read_ahead_or_held_are_the_cpus(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusiondistill.feeding.BLOCK", 40 * 3 * 16 * 16)
+    ways = [(CPU, None), (GPU, None), (GPU, 0)]
+    found = [list(pipeline(device, limit=limit, **changes).epoch(1)) for device, limit in ways]
+    for one, held, ahead in zip(*found, strict=True):
+        assert torch.equal(held.student, ahead.student) and torch.equal(held.labels, ahead.labels)
+        assert torch.equal(one.labels, held.labels.cpu())
+        torch.testing.assert_close(one.student, held.student.cpu())
+
+
 def test_two_workers_with_synchronised_batchnorm_are_one(tmp_path: Path) -> None:
     """Two processes share this GPU (over gloo: NCCL wants one each), each with half of every batch."""
     script = Path(gpu_training.__file__)

@@ -92,7 +92,7 @@ def test_a_string_is_a_range_and_a_list_a_list(item: str, levels: Any) -> None:
         ("{name: blur, width: 5}", ".width", "unknown key; known: name, as, levels"),
         ("{name: blurr, levels: 0..3}", ".name", "no degradation 'blurr'; did you mean 'blur'"),
         ("{as: x}", ".name", "is missing"),
-        ("{blur: 0..5}", ".name", "is missing"),
+        ("{blur: 0..5}", "", "must be a name, or have one: write {name: blur, levels: 0..5}"),
         ("7", "", "must be a name like blur, or a mapping like {name: blur, as: light, levels: 0..10}"),
         ("[blur]", "", "must be a name like blur, or a mapping"),
     ],

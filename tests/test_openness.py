@@ -209,7 +209,7 @@ def test_a_plugins_mistakes_are_lines_of_the_config(tmp_path: Path, old: str, ne
     ("text", "line", "key", "message"),
     [
         ("plugins: nowhere.py\n", 2, "plugins.0", "there is no such file in /"),
-        ("plugins: {nowhere.py: 1}\n", 2, "plugins", "input should be a list"),
+        ("plugins: {nowhere.py: 1}\n", 2, "plugins", "must be a list"),
         ("plugins: [nowhere.py]\n", 2, "plugins.0", "there is no such file in /"),
         ("plugins: [P/fog.py, P/fog.py]\n", 2, "plugins.1", "two plugins are called fog.py"),
         ("degradations:\n  - blur\n  - {name: noise, levels: 0..90}\n", 4, "degradations.1.levels", "51 is none"),

@@ -57,7 +57,8 @@ TRAINED = {name for name in ALL if not name.startswith("evaluate")}
         "data.root=/elsewhere", "evaluation.batch_size=7", "resources.cpus_per_worker=1.5", "resources.workers=3",
         "resources.gpus_per_worker=0.5", "resources.group_size=2", "experiment=y", "base.checkpoint=null",
         "data.validation=0.1", "select=validation", "fusion.recalibrate=mixed", "fusiondistill.pairing=independent",
-        "resources.threads=1", "base.epochs=200",
+        "resources.threads=1", "base.epochs=200", "base.resized_crop=null", "base.resized_crop_ratio=[0.5, 1]",
+        "base.class_weights=none", "base.sampling=uniform",
     ],
 )  # fmt: skip
 def test_where_it_runs_and_defaults_spelled_out_change_no_digest(override: str) -> None:
@@ -80,6 +81,10 @@ def test_where_it_runs_and_defaults_spelled_out_change_no_digest(override: str) 
         ("scratch.optimizer.lr=0.2", {name for name in ALL if "scratch" in name}),
         ("vanilla.precision=bf16", {name for name in ALL if "vanilla" in name}),
         ("fusing.compile=true", {name for name in ALL if "fusing" in name}),
+        ("fusing.resized_crop=[0.3, 1]", {name for name in ALL if "fusing" in name}),
+        ("fusing.class_weights=balanced", {name for name in ALL if "fusing" in name}),
+        ("fusing.class_weights={a: 2}", {name for name in ALL if "fusing" in name}),
+        ("fusing.sampling=balanced", {name for name in ALL if "fusing" in name}),
         ("fusing.cutout=3", {name for name in ALL if "fusing" in name}),
         ("fusiondistill.loss.kd=1", {name for name in ALL if "fusiondistill" in name}),
         ("fusiondistill.teacher_view=degraded", {name for name in ALL if "fusiondistill" in name}),
@@ -94,6 +99,12 @@ def test_where_it_runs_and_defaults_spelled_out_change_no_digest(override: str) 
 )
 def test_what_can_change_a_result_changes_the_digest_of_what_it_touches(override: str, expected: set[str]) -> None:
     assert changed(override) == expected
+
+
+def test_beside_a_resized_crop_the_padded_one_is_not_digested() -> None:
+    resized = ("fusing.resized_crop=[0.3, 1]",)
+    assert changed("fusing.crop_padding=0", before=resized) == set()
+    assert changed("fusing.resized_crop_ratio=[0.5, 2]", before=resized) == {name for name in ALL if "fusing" in name}
 
 
 def test_data_levels_plugins_and_seeds_are_part_of_it_too() -> None:

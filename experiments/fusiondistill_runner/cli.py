@@ -14,6 +14,7 @@ from fusiondistill_runner.command import (
     overrides_option,
     plugin_option,
     store_option,
+    told_as_options,
     verb,
     yes_option,
 )
@@ -270,11 +271,14 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
         "precision": "evaluation.precision",
         "protocol": "protocol",
     }
+    written = {**options, "data": data}
     for name in ("degradations", "unseen"):
         options[name] = [_degradation(text) for text in options[name]]
     given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, (), [])]
     overrides = [*given, *options["overrides"]]
-    carry_out(prepare_evaluation(checkpoints, overrides, store, data=data, local=local), local=local)
+    with told_as_options({**keys, "data": "data.name"}, written):
+        prepared = prepare_evaluation(checkpoints, overrides, store, data=data, local=local)
+    carry_out(prepared, local=local)
 
 
 def _degradation(text: str) -> Any:
@@ -336,7 +340,7 @@ def degrade_verb(
     "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
     "fusiondistill bench schedule --speed 32=12000 --speed 64=5000",
 )
-@click.argument("what", type=click.Choice(["degradations", "evaluation", "schedule"]))
+@click.argument("what", type=click.Choice(["degradations", "evaluation", "reading", "schedule"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
 @click.option(
@@ -354,6 +358,7 @@ def bench_verb(
     """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
 
     degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    reading: images of a large file, read ahead of need beside straight out of the file's map, in memory and on disk.
     schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
     beside others.
     """

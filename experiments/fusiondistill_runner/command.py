@@ -16,7 +16,7 @@ import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +25,17 @@ import click
 from fusiondistill import NAME
 from fusiondistill_runner.driving.interruption import INTERRUPTED
 
-__all__ = ["FAILED", "local_option", "main", "overrides_option", "plugin_option", "store_option", "verb", "yes_option"]
+__all__ = [
+    "FAILED",
+    "local_option",
+    "main",
+    "overrides_option",
+    "plugin_option",
+    "store_option",
+    "told_as_options",
+    "verb",
+    "yes_option",
+]
 
 FAILED, WRONG_INPUT = 1, 2
 
@@ -134,6 +144,34 @@ def _guard(call: Callable[[], Any]) -> Any:
     except Exception as error:
         _blame(error)
         raise
+
+
+@contextlib.contextmanager
+def told_as_options(keys: Mapping[str, str], values: Mapping[str, Any]) -> Iterator[None]:
+    """Let a mistake of a value that an option gave name the option, and not the key that the option stands for.
+
+    Args:
+        keys: option, as click calls it -> the key of the config.
+        values: option -> what was given, as it was written.
+    """
+    from fusiondistill.config_file import ConfigError, Mistake
+
+    def told(mistake: Mistake) -> Mistake:
+        for name, key in keys.items():
+            value, rest = values.get(name), mistake.key.removeprefix(key).strip(".").split(".")
+            if mistake.line is not None or value in (None, ()) or not f"{mistake.key}.".startswith(f"{key}."):
+                continue
+            if isinstance(value, tuple) and rest[0].isdecimal():
+                value = value[int(rest.pop(0))]
+            option = f"--{name.replace('_', '-')}".removesuffix("s" if isinstance(values[name], tuple) else "")
+            where = ".".join(part for part in rest if part)
+            return Mistake(f"{option} {value}", f"{where}: {mistake.message}" if where else mistake.message, 0)
+        return mistake
+
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.source, map(told, error.mistakes)) from error
 
 
 def _check_names() -> None:

@@ -236,16 +236,19 @@ def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> 
 def bench(
     what: str, device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
 ) -> None:
-    """Run the benchmark of the degradations or of the evaluation; a line per row as it comes."""
+    """Run the benchmark of the degradations, of the evaluation or of reading; a line per row as it comes."""
     import json
 
     from fusiondistill.bench import bench_degradations
     from fusiondistill.bench_evaluation import bench_evaluation
+    from fusiondistill.bench_reading import bench_reading
 
-    measure: Callable[..., list[dict[str, Any]]] = {"evaluation": bench_evaluation}.get(what, bench_degradations)
+    measures: dict[str, Callable[..., list[dict[str, Any]]]] = {
+        "degradations": bench_degradations, "evaluation": bench_evaluation, "reading": bench_reading,
+    }  # fmt: skip
 
     say(f"{'images/s':42} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
-    rows = measure(device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
+    rows = measures[what](device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
 

@@ -11,6 +11,8 @@ import hashlib
 import io
 import logging
 import math
+import mmap
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -27,14 +29,23 @@ from fusiondistill.data.resizing import listed
 from fusiondistill.data.source import Contents, Row
 from fusiondistill.locations import lacks
 
-__all__ = ["MAX_SET_BYTES", "Decoded", "channel_statistics", "open_or_decode", "suggested_size"]
+__all__ = [
+    "HEADER_BYTES",
+    "MAX_SET_BYTES",
+    "Decoded",
+    "channel_statistics",
+    "mapped",
+    "open_or_decode",
+    "suggested_size",
+]
 
-MAX_SET_BYTES = 64 * 2**30
-"""A split that decodes to more is refused, since it would not stay in memory."""
+MAX_SET_BYTES = 2**40
+"""A split that decodes to more is refused. It need not fit the memory, but the disk."""
 
 FORMAT = 2
 HEADER_BYTES = 128
 IMAGES_AT_A_TIME = 256
+VALUES_AT_A_TIME = 2**22
 
 _log = logging.getLogger(__name__)
 
@@ -96,13 +107,23 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     # Mode "c" is MAP_PRIVATE: see the module's docstring.
     pixels: np.ndarray
     try:
-        pixels = np.memmap(images, dtype=np.uint8, mode="c", offset=HEADER_BYTES, shape=shape)
+        pixels = mapped(images, shape)
     except OSError as error:
         if not lacks(error):
             raise
         # A file system that maps no files: each process holds a copy of its own.
         pixels = np.fromfile(images, dtype=np.uint8, offset=HEADER_BYTES).reshape(shape)
     return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]), list(entry["notes"]))
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A private map of the pixels; it may be larger than memory."""
+    # Without MAP_NORESERVE Linux refuses a writable map that is larger than memory. Python has no name for it.
+    unreserved = 0x4000 if sys.platform == "linux" else 0
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    with path.open("rb") as file:
+        held = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | unreserved, prot=protection)
+    return np.frombuffer(held, np.uint8, math.prod(shape), HEADER_BYTES).reshape(shape)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
@@ -206,7 +227,7 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[f
     deviation is the population's: sqrt(E[x^2] - E[x]^2).
     """
     counts = np.zeros((3, 256), dtype=np.int64)
-    for chunk in images.split(IMAGES_AT_A_TIME * 8):
+    for chunk in images.split(max(1, VALUES_AT_A_TIME // images[0].numel())):
         for channel in range(3):
             counts[channel] += np.bincount(chunk[:, channel].numpy().reshape(-1), minlength=256)
     values = range(256)

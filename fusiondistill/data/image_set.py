@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fusiondistill import randomness
+from fusiondistill import memory, randomness
 from fusiondistill.data.cache import channel_statistics
 from fusiondistill.data.cutting import quotas
 from fusiondistill.data.errors import DataError
@@ -166,6 +166,10 @@ class ImageSet:
         if self.positions is not None:
             rows = self.positions.index_select(0, rows)
         return self._pixels.index_select(0, rows), self._all_labels.index_select(0, rows)
+
+    def will_need(self, indices: torch.Tensor) -> None:
+        """Let the system read these images (int64 [B], as for :meth:`gather`) from the disk, all at once."""
+        memory.will_need(self._pixels, indices if self.positions is None else self.positions[indices])
 
     def holdout(self, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
         """Cut into (training, validation) at random, every class in proportion.

@@ -66,8 +66,9 @@ class Losses(Registry[LossTerm]):
         mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
         ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. A term with a
         parameter ``layers``, a mapping from dotted names of layers, also has those layers' outputs in ``layers``, by
-        name. ``labels`` is int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and
-        features may be; else once for each degradation, and the results are summed.
+        name. Where a recipe has class weights, ``student.weights`` says what each image weighs. ``labels`` is int64
+        [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features may be; else once for
+        each degradation, and the results are summed.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`.
@@ -111,26 +112,30 @@ class Outputs(_Pair):
         logits: float [B, C].
         features: the feature map, float [B, ...].
         layers: outputs of layers that a term asks for by name, float [B, ...] each; no part of the pair.
+        weights: of a student, float [B], what each image weighs by its class (mean 1 over the images of a step); None
+            where all weigh the same; no part of the pair.
     """
 
     layers: Mapping[str, torch.Tensor] | None
+    weights: torch.Tensor | None
 
     def __new__(
         cls,
         logits: torch.Tensor | None,
         features: torch.Tensor | None,
         layers: Mapping[str, torch.Tensor] | None = None,
+        weights: torch.Tensor | None = None,
     ) -> Outputs:
-        """The pair, with the layers beside it."""
+        """The pair, with layers and weights beside it."""
         made = super().__new__(cls, logits, features)
-        made.layers = layers
+        made.layers, made.weights = layers, weights
         return made
 
     def part(self, images: slice) -> Outputs:
         """The outputs for some of the images."""
         logits, features = (None if one is None else one[images] for one in self)
         layers = None if self.layers is None else {name: one[images] for name, one in self.layers.items()}
-        return Outputs(logits, features, layers)
+        return Outputs(logits, features, layers, None if self.weights is None else self.weights[images])
 
 
 class Needs(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
@@ -10,9 +11,13 @@ from fusiondistill.config import Config
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
 from fusiondistill.evaluation import MIXED_BATCH
+from fusiondistill.feeding import too_large
 from fusiondistill.sources import SOURCES
 from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.search_space import candidates
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.planning.trials import whole_recipe
 from fusiondistill_runner.working.data import image_size
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["DataFacts"]
 
 SHOWN = 10
+MOST_DRAWN = 10_000
+"""Candidates of a search that are looked at."""
 
 
 class DataFacts:
@@ -124,6 +131,8 @@ def _facts_of_data(config: Config, images: Mapping[str, ImageSet], held_out: flo
         notes.append(f"{name}: the training images have {sizes[0]} pixels, the test images {sizes[1]}")
     if config.data.std is None and min(train.std) < 1:
         notes.append(f"{name}: the deviation of a channel is {min(train.std):.2g} of 255: nearly all pixels are alike")
+    if large := too_large(_taken(train, config.data.train_images)):
+        notes.append(large)
     _check_held_out(config, train, held_out)
     return list(dict.fromkeys(notes))
 
@@ -192,13 +201,16 @@ def _facts_of_plan(plan: Plan, train: ImageSet, count: int) -> list[str]:
     for stage in plan.stages:
         spec = stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec
         if isinstance(spec, TrainSpec):
-            for size in (spec.recipe.batch_size, *_searched_sizes(stage.spec)):
-                if size > count:
-                    notes.append(f"{stage.name}: its batch of {size:,} holds all {count:,} training images")
+            sizes = {spec.recipe.batch_size, *_searched(stage, "batch_size")}
+            if (largest := max(sizes)) > count:
+                notes.append(f"{stage.name}: its batch of {largest:,} holds all {count:,} training images")
+            for size in sizes:
                 if (count % size or size) * max(1, len(spec.degradations)) == 1:
                     better = next((n for n in range(size - 1, 1, -1) if count % n != 1), size + 1)
                     told = f"batches of {size:,} images leave one of {count:,}, a batch_size of {better:,} does not"
                     lonely.setdefault(stage.name, told)
+            for weights in (spec.recipe.class_weights, *_searched(stage, "class_weights")):
+                _check_weights(stage.name, weights, train)
         elif isinstance(spec, MergeSpec) and spec.recalibrate != "none":
             seen = min(spec.images, count)
             if (1 if spec.told else len(spec.degradations)) * (seen % MIXED_BATCH) == 1:
@@ -208,10 +220,28 @@ def _facts_of_plan(plan: Plan, train: ImageSet, count: int) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _searched_sizes(spec: Any) -> Iterable[int]:
-    dimension = spec.space.get("batch_size") if isinstance(spec, SearchSpec) else None
-    values = (dimension.choice or dimension.grid or ()) if dimension else ()
-    return [value for value in values if isinstance(value, int) and value > 0]
+def _searched(stage: Stage, key: str) -> Iterable[Any]:
+    """The values that a search gives to a key of the recipe; all that it may give where these are listed."""
+    spec = stage.spec
+    dimension = spec.space.get(key) if isinstance(spec, SearchSpec) else None
+    if dimension is None or not isinstance(spec, SearchSpec):
+        return ()
+    if dimension.integers is None:
+        return dimension.choice or dimension.grid or ()
+    if spec.searcher == "optuna":
+        return range(dimension.integers[0], dimension.integers[1] + 1)
+    drawn = candidates(spec, whole_recipe(stage), stage.seed)
+    return [values[key] for values in islice(drawn, MOST_DRAWN)]
+
+
+def _check_weights(name: str, weights: Any, train: ImageSet) -> None:
+    """Class weights must be those of the classes that there are."""
+    from fusiondistill.balancing import class_weights_of
+
+    try:
+        class_weights_of(weights, train.labels, train.classes)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def _needs_two(config: Config, train: ImageSet) -> bool:

@@ -143,6 +143,7 @@ def without_effect(values: Mapping[str, Any]) -> set[str]:
         idle.add("optimizer.momentum")
     if values.get("schedule.name", "steps") != "steps":
         idle |= {"schedule.milestones", "schedule.factor"}
+    idle.add("resized_crop_ratio" if values.get("resized_crop") is None else "crop_padding")
     return idle
 
 

@@ -19,10 +19,16 @@ from fusiondistill_runner.planning.search_space import candidate_count
 __all__ = ["CheckpointSpec", "DataSpec", "EvaluateSpec", "MergeSpec", "SearchSpec", "Spec", "TrainSpec"]
 
 
+_LATER = {"coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform"}
+"""Keys of a recipe that came after results were stored, with the values under which all is as before."""
+
+
 def _drop_unused(recipe: dict[str, Any]) -> None:
     """Take out of a dumped recipe what changes nothing: stages from before the key was there are the same stages."""
-    if not recipe["coupled_draws"]:
-        del recipe["coupled_draws"]
+    unused = [key for key, default in _LATER.items() if recipe[key] == default]
+    unused += ["resized_crop_ratio"] if recipe["resized_crop"] is None else ["crop_padding"]
+    for key in unused:
+        del recipe[key]
 
 
 class DataSpec(Arranged):
