@@ -71,17 +71,16 @@ class DataFacts:
         """The card of a checkpoint; raises CheckpointError where its weights do not fit the network."""
         import torch
 
-        from fusiondistill.checkpoints import load_checkpoint
-        from fusiondistill_runner.working.import_checkpoint import fitting
+        from fusiondistill.checkpoints import fitted, load_checkpoint
         from fusiondistill_runner.working.networks import new_network
 
         key = (spec.path, spec.model, len(train.classes))
         if key not in self._cards:
-            state, card = load_checkpoint(spec.path)
+            state, card = load_checkpoint(spec.path, as_written=True)
             named = card.get("classes")
             if named is None or len(named) == len(train.classes):  # else the classes are told by their names
                 with torch.random.fork_rng([]):
-                    fitting(spec, state, card, new_network(spec.model, train))
+                    fitted(state, card, spec.path, spec.model.name, new_network(spec.model, train).state_dict())
             self._cards[key] = card
         return self._cards[key]
 
