@@ -92,7 +92,11 @@ def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def matched(
-    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], *, optional: Collection[str] = ()
+    expected: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    *,
+    optional: Collection[str] = (),
+    shapes: bool = True,
 ) -> Matched:
     """Bring weights to the names of a network.
 
@@ -104,16 +108,19 @@ def matched(
         expected: the network's state dict.
         state: of the file.
         optional: names that may be missing, or have another shape (those of a head that is replaced); tensors of
-            another shape are left out.
+            another shape are left out, and so are names that the network lacks (of auxiliary heads).
+        shapes: raise where others have another shape.
 
     Raises:
         Unmatched: no way of reading the names fits, two fit, or shapes differ; the message says what was tried.
     """
     found = _under_names(expected, state, optional)
     left_out = {name for name in optional if name in found.state and found.state[name].shape != expected[name].shape}
+    if optional:
+        left_out |= found.state.keys() - expected.keys()
     kept = {name: tensor for name, tensor in found.state.items() if name not in left_out}
     wanted = {name: tensor for name, tensor in expected.items() if name not in optional or name in kept}
-    if difference := state_difference(wanted, kept):
+    if difference := state_difference(wanted if shapes else {n: kept.get(n, t) for n, t in wanted.items()}, kept):
         raise Unmatched(difference + _tried(found.notes))
     cast = {name: tensor.to(expected[name].dtype) for name, tensor in kept.items()}
     return Matched(cast, found.notes)
