@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,14 @@ from fusiondistill.commits import (
 )
 from fusiondistill.locations import open_location, read_whole, write_file
 from fusiondistill.released import depth_of, renamed
+from fusiondistill.torch_files import UnreadObjects, parse_torch
 
 if TYPE_CHECKING:
     import torch
     from pyarrow.fs import FileSystem
 
     from fusiondistill.data import ImageSet
+    from fusiondistill.foreign import Matched
     from fusiondistill.models import ImageClassifier
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "checkpoint_digest",
     "commit",
     "digest",
+    "fitted",
     "from_card",
     "load_checkpoint",
     "load_model",
@@ -96,23 +98,61 @@ def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict
     Args:
         path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote), a
             ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, by itself or as ``state_dict``,
-            ``model`` and the like beside other things; may be a URI. Pickles are read with ``weights_only=True``: an
-            object that is no weight is never made, and :class:`UnreadObjects` warns of it.
-        as_written: keep the names of the paper's released code in a file without a card.
+            ``model`` and the like beside other things, such as a Lightning checkpoint; may be a URI. Pickles are read
+            with ``weights_only=True``: an object that is no weight is never made, and :class:`UnreadObjects` warns of
+            it.
+        as_written: keep the names of a file without a card.
 
     Returns:
-        The state dict on the CPU, and the card: empty for files that carry none. In such a file the names of the
-        paper's released code become ours.
+        The state dict on the CPU, and the card: empty for files that carry none. In such a file half precision becomes
+        float32, names lose the prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``, ``net.``) where all have
+        them, and the names of the paper's released code become ours.
 
     Raises:
         CheckpointError: missing, damaged, not a checkpoint, or with values that are not finite.
     """
+    from fusiondistill.foreign import unwrapped
+
     filesystem, place, manifest = _find(path)
     if manifest is not None:
         state, card = parse_weights(read_file(filesystem, place, manifest, MODEL), f"{place}/{MODEL}")
     else:
         state, card = parse_weights(_read_single(filesystem, place, path), place if "://" in str(path) else str(path))
-    return state if card or as_written else renamed(state), card
+    return state if card or as_written else renamed(unwrapped(state)), card
+
+
+def fitted(
+    state: Mapping[str, torch.Tensor],
+    card: Mapping[str, Any],
+    source: str,
+    model: str,
+    expected: Mapping[str, torch.Tensor],
+    *,
+    optional: Collection[str] = (),
+) -> Matched:
+    """The weights of a checkpoint under the names of a network, from this project or another program.
+
+    Args:
+        state, card: as :func:`load_checkpoint` gives them ``as_written``.
+        source: where they come from, for messages.
+        model: the network's name, for messages.
+        expected: its state dict.
+        optional: names that may be missing or have another shape; see :func:`fusiondistill.foreign.matched`.
+
+    Raises:
+        CheckpointError: the weights do not fit, and the message says what was tried; or the card is none, or names
+            another plugin.
+    """
+    from fusiondistill.foreign import Unmatched, matched
+
+    if card:
+        check_card(card, source)
+        if card["model"] == model:
+            check_plugin(card, source)
+    try:
+        return matched(expected, state, optional=optional)
+    except Unmatched as error:
+        raise CheckpointError(f"{source} does not fit {model}: {error}") from error
 
 
 def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
@@ -150,9 +190,6 @@ def checkpoint_digest(path: str | Path) -> str:
 _OF_TORCH_SAVE = (b"PK\x03\x04", b"\x80")
 """How its files begin, under any suffix (``.ckpt``, ``.pth.tar``, ...). safetensors files begin with 8 bytes and {."""
 
-_HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
-"""Keys under which people save a state dict beside other things."""
-
 
 def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors and the card in the bytes of a safetensors or torch file. Pickles are read with ``weights_only``.
@@ -160,10 +197,12 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     Raises:
         CheckpointError: the bytes are no such file, or a weight or a statistic is NaN or infinite.
     """
+    from fusiondistill.foreign import widened
+
     pickled = source.endswith((".pt", ".pth")) or (data.startswith(_OF_TORCH_SAVE) and data[8:9] != b"{")
-    tensors, card = (_parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
+    tensors, card = (parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
     _check_finite(tensors, source)
-    return tensors, card
+    return tensors if card else widened(tensors), card
 
 
 def _check_finite(state_dict: Mapping[str, torch.Tensor], source: str) -> None:
@@ -189,74 +228,6 @@ def _parse_safetensors(data: bytes, source: str) -> tuple[dict[str, torch.Tensor
     if not isinstance(card, dict):
         raise CheckpointError(f"{source} carries a card that is none: {str(card)[:80]!r}")
     return tensors, card
-
-
-def _parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
-    import io
-    import zipfile
-
-    import torch
-
-    try:
-        if zipfile.is_zipfile(io.BytesIO(data)):
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                # torch.save does not compress; a compressed part may unpack to a thousand times its size.
-                if sum(info.file_size for info in archive.infolist()) > len(data):
-                    raise ValueError("its parts claim to be larger than the file")
-            content, unread = _load_beside_strangers(data)
-        else:
-            content, unread = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), []
-    except Exception as error:  # torch raises nearly everything on damaged bytes
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{source} cannot be read as plain weights: {reason}") from error
-    if isinstance(content, dict):
-        content = next((content[key] for key in _HOLDERS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
-        if isinstance(content, dict):
-            held = f"it holds {', '.join(map(repr, list(content)[:10]))}"
-        else:
-            held = f"it holds one object, of {unread[0]}" if unread else f"it holds a {type(content).__name__}"
-        raise CheckpointError(
-            f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(_HOLDERS)}; {held}."
-            " Save network.state_dict() with torch.save"
-        )
-    if unread:
-        text = f"{source} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
-        warnings.warn(UnreadObjects(text + (", ..." if len(unread) > 5 else "")), stacklevel=2)
-    return {str(name): tensor for name, tensor in content.items()}
-
-
-class UnreadObjects(UserWarning):
-    """Says that a checkpoint holds objects beside its weights, which were left alone."""
-
-
-def _load_beside_strangers(data: bytes) -> tuple[Any, list[str]]:
-    """What ``torch.save`` wrote, read with ``weights_only``, and the names of the classes and functions left alone.
-
-    The paper's released code saves its config object beside the weights. Where a file names anything but tensors and
-    plain values, an empty stand-in takes its place: what the file names is neither imported nor called.
-    """
-    import io
-
-    import torch
-
-    names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
-    stand_ins = [(type("Unread", (_Unread,), {}), name) for name in names]
-    with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), names
-
-
-class _Unread:
-    """Takes the place of an object of a checkpoint; forgets all that it is given."""
-
-    def __new__(cls, *args: object, **kwargs: object) -> _Unread:
-        return super().__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
 
 
 def from_card(

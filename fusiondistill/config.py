@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from fusiondistill.data.arrangement import Arranged
 from fusiondistill.degradation_config import DegradationConfig
@@ -87,10 +94,30 @@ class DataConfig(Arranged):
 class ModelConfig(Parametrised):
     """Which network; its own parameters stand beside these keys."""
 
-    name: str = Field("cifar_resnet56", description="cifar_resnet<6n+2>, or a torchvision classifier by its name")
+    name: str = Field(
+        "cifar_resnet56", description="cifar_resnet<6n+2>, a torchvision classifier by its name, or timm/<name>"
+    )
     feature_layer: str | None = Field(
         None, description="dotted name of the layer whose output is the feature; default by model"
     )
+    weights: str | None = Field(
+        None,
+        description="what the base starts from: pretrained (the weights that torchvision or timm has), or the file of "
+        "a checkpoint, whose head is kept where it has as many outputs",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave weights out where there are none: configs and stages from before the key was there are the same."""
+        content: dict[str, Any] = handler(self)
+        if content.get("weights") is None:
+            content.pop("weights", None)
+        return content
+
+    @property
+    def network(self) -> ModelConfig:
+        """The network without the weights that it starts from."""
+        return self.model_copy(update={"weights": None})
 
     def entry(self) -> Entry | None:
         """The entry that builds the network; None for an unknown name, which the rules report."""

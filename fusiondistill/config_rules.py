@@ -14,6 +14,7 @@ from fusiondistill.degradation_config import ids_in, problems_of_ids
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
 from fusiondistill.methods import Trained, needed_methods
 from fusiondistill.protocols import PROTOCOLS, Protocol
+from fusiondistill.recipes import PRETRAINED
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, resolve, where
 from fusiondistill.resolution_rules import problems_of_table
@@ -138,6 +139,24 @@ def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:
     name = at(raw, "model", "name")
     if isinstance(name, str) and (problem := NETWORKS.check_name(name)):
         yield ("model", "name"), problem
+    elif problem := _problem_of_weights(name or Config.model_fields["model"].default.name, at(raw, "model", "weights")):
+        yield ("model", "weights"), problem
+
+
+def _problem_of_weights(name: Any, weights: Any) -> str:
+    """Why a network cannot start from these weights, as far as it is known without fetching them."""
+    from fusiondistill.networks import NETWORKS
+
+    if not isinstance(weights, str) or not isinstance(name, str):
+        return ""
+    if weights != PRETRAINED:
+        there = "://" in weights or Path(weights).expanduser().exists()
+        return _weights_problem(weights) if there else f"no such file: {weights}; or say {PRETRAINED}"
+    try:
+        NETWORKS.provider(name).pretrained(name)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_validation(raw: Mapping[str, Any], protocol: Protocol) -> Iterable[Problem]:

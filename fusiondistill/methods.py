@@ -17,6 +17,7 @@ from fusiondistill.recipe import Count, Frozen, Recipe
 from fusiondistill.registry import Entry
 
 __all__ = [
+    "BASE",
     "DEFAULT_ROWS",
     "EXPERTS",
     "METHODS",
@@ -33,13 +34,15 @@ __all__ = [
     "searched_name",
 ]
 
+BASE = "base"
+"""The method that starts from ``model.weights`` where the config has them."""
 EXPERTS = "expert"
 """The method that a merge or a combination is of, where the config does not say."""
 SEARCHED = "fusiondistill"
 """The method that a search is of, where the config does not say."""
 
 METHODS: dict[str, dict[str, Any]] = {
-    "base": {
+    BASE: {
         "title": "Base",
         "description": "trained on clean images only (step 1); the starting point of most rows below",
         "start": "random",
@@ -190,7 +193,7 @@ class _Row(Frozen):
 class Trained(_Row, Recipe):
     """A method that is trained: a network, or with ``train_on: each`` one for each degradation."""
 
-    start: str | Merge = Field(description="random, a method, or {merge: ..., of: ...}")
+    start: str | Merge = Field(description="random, pretrained (model.weights), a method, or {merge: ..., of: ...}")
     train_on: Literal["clean", "each", "all"] = Field(
         description="clean images, each degradation a network of its own, or all degradations"
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-__all__ = ["RANDOM", "RECIPES", "RecipeName", "recipe_of_data", "shape_of"]
+__all__ = ["PRETRAINED", "RANDOM", "RECIPES", "RecipeName", "recipe_of_data", "shape_of"]
 
 RecipeName = Literal["paper", "paper-cifar100"]
 RANDOM = "random"
 """A start from weights drawn at random."""
+PRETRAINED = "pretrained"
+"""A start from ``model.weights``."""
 
 
 def shape_of(raw: Mapping[str, Any], merged: Callable[[str], bool]) -> str:
@@ -20,11 +22,13 @@ def shape_of(raw: Mapping[str, Any], merged: Callable[[str], bool]) -> str:
         merged: whether a method of that name is merged.
 
     Returns:
-        ``clean``, ``each``, or ``all-random``, ``all-network``, ``all-merged`` by what it starts from; ``-taught`` is
-        appended where it has teachers.
+        ``clean``, ``clean-pretrained``, ``each``, or ``all-random``, ``all-network``, ``all-merged`` by what it starts
+        from; ``-taught`` is appended where it has teachers.
     """
     start, train_on = raw.get("start"), raw.get("train_on")
     shape = str(train_on)
+    if start == PRETRAINED and train_on == "clean":
+        shape = "clean-pretrained"
     if train_on == "all":
         from_merged = isinstance(start, dict) or (isinstance(start, str) and merged(start))
         shape += "-random" if start == RANDOM else "-merged" if from_merged else "-network"
@@ -46,6 +50,9 @@ _SGD, _RADAM = ("sgd", 0.1), ("radam", 1e-3)
 _PAPER: dict[str, dict[str, Any]] = {
     "clean": _recipe(200, _SGD, _EARLY, ce=1.0),
     "clean-taught": _recipe(200, _SGD, _EARLY, ce=1.0, feature=1.0),
+    # The paper trains no base from pretrained weights; this is how it fine-tunes.
+    "clean-pretrained": _recipe(100, _RADAM, {"name": "cosine"}, ce=1.0),
+    "clean-pretrained-taught": _recipe(100, _RADAM, {"name": "cosine"}, ce=1.0, feature=1.0),
     "each": _recipe(100, _RADAM, {"name": "cosine"}, ce=1.0),
     "each-taught": _recipe(100, _RADAM, {"name": "cosine"}, ce=1.0, feature=1.0),
     "all-random": _recipe(200, _SGD, _LATE, ce=1.0),
@@ -66,7 +73,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,
     # The original trains the base on CIFAR-100 and Tiny ImageNet with a weight decay of 5e-4.
     "paper-cifar100": {
-        shape: _with_decay(recipe, 5e-4) if shape.startswith("clean") else recipe for shape, recipe in _PAPER.items()
+        shape: _with_decay(recipe, 5e-4) if shape in ("clean", "clean-taught") else recipe
+        for shape, recipe in _PAPER.items()
     },
 }
 """Recipe -> shape -> settings."""

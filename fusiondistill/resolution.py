@@ -12,10 +12,10 @@ from typing import Any
 
 from fusiondistill.degradation_config import ids_in
 from fusiondistill.degradations import PAPER_DEGRADATIONS
-from fusiondistill.methods import DEFAULT_ROWS, METHODS, SEARCHED, Combined, Merged, Trained, form_of
+from fusiondistill.methods import BASE, DEFAULT_ROWS, METHODS, SEARCHED, Combined, Merged, Trained, form_of
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Recipe, merged
-from fusiondistill.recipes import RECIPES, recipe_of_data, shape_of
+from fusiondistill.recipes import PRETRAINED, RECIPES, recipe_of_data, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.safe_yaml import Location
 
@@ -117,8 +117,10 @@ def _given(
 ) -> tuple[dict[str, Any], str]:
     """What is said of a method, and the name of the one that its chain of ``like`` ends at."""
     if name in METHODS:
-        section = content.get(name)
-        return _laid_over(METHODS[name], _mapping(section)), name
+        section, method = content.get(name), METHODS[name]
+        if name == BASE and _mapping(content.get("model")).get("weights") is not None:
+            method = {**method, "start": PRETRAINED}
+        return _laid_over(method, _mapping(section)), name
     own = _mapping(defined.get(name))
     like = own.get("like")
     if like is None:

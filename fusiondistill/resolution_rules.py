@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusiondistill.methods import EXPERTS, METHODS, form_of, searched_name
-from fusiondistill.recipes import RANDOM, RECIPES
+from fusiondistill.recipes import PRETRAINED, RANDOM, RECIPES
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import NAME, Table, searched_terms, where
 from fusiondistill.safe_yaml import Location
@@ -17,6 +17,8 @@ from fusiondistill.safe_yaml import Location
 __all__ = ["problems_of_table"]
 
 Problem = tuple[Location, str]
+NO_METHOD = (RANDOM, PRETRAINED)
+"""What a method may start from besides others."""
 
 
 def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collection[str]) -> Iterator[Problem]:
@@ -37,6 +39,8 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     yield from table.problems
     for name in table.given:
         yield from _schedule(name, content)
+        if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
+            yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
     wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
     yield from wrong
     if wrong:
@@ -58,7 +62,7 @@ def _names(defined: Mapping[str, Any], table: Table, sections: Collection[str]) 
             yield ("define", name), f"is built in: to change it, write a section {name}: beside define"
         elif not NAME.fullmatch(name):
             yield ("define", name), "a method's name is lower-case letters, digits, '-' and '_', a letter first"
-        elif name in sections or name == RANDOM:
+        elif name in sections or name in NO_METHOD:
             yield ("define", name), "has a meaning of its own in a config: choose another"
         elif name.endswith(searched_name("")):
             yield ("define", name), f"ends like the row that a search gives ({searched_name('METHOD')}): choose another"
@@ -84,6 +88,11 @@ def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
         yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
     if not needing and _said(name, content).get("teachers") is not None:
         yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def _has_weights(content: Mapping[str, Any]) -> bool:
+    model = content.get("model")
+    return isinstance(model, Mapping) and model.get("weights") is not None
 
 
 def _said(name: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,7 +127,7 @@ def _of_one(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
 def _references(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """(keys, name) of every other method that a method names."""
     start, teachers = raw.get("start"), raw.get("teachers")
-    if isinstance(start, str) and start != RANDOM:
+    if isinstance(start, str) and start not in NO_METHOD:
         yield ("start",), start
     if isinstance(start, Mapping) and isinstance(of := start.get("of", EXPERTS), str):
         yield ("start", "of"), of
@@ -133,7 +142,7 @@ def _references(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]
 def _unknown(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
     for keys, other in _references(raw):
         if other not in table.given:
-            known = (*((RANDOM,) if keys == ("start",) else ()), *(one for one in table.given if one != name))
+            known = (*(NO_METHOD if keys == ("start",) else ()), *(one for one in table.given if one != name))
             yield where(name, *keys), f"no method {other!r}{close_to(other, known)}"
 
 
@@ -142,12 +151,15 @@ def _trained(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Proble
     if "of" in raw:
         yield where(name, "of"), "is for methods that combine networks; a trained one has start and teachers"
     if start is None:
-        yield where(name, "start"), f"is missing: {RANDOM}, the name of a method, or {{merge: ..., of: ...}}"
+        yield (
+            where(name, "start"),
+            f"is missing: {RANDOM}, {PRETRAINED}, the name of a method, or {{merge: ..., of: ...}}",
+        )
     elif isinstance(start, Mapping):
         yield from _merge(name, start, table)
         if start.get("recalibrate") == "per_degradation":
             yield where(name, "start", "recalibrate"), "per_degradation gives a network for each degradation: no start"
-    elif isinstance(start, str) and start != RANDOM:
+    elif isinstance(start, str) and start not in NO_METHOD:
         gives = table.gives(start)
         if gives == "combined":
             yield where(name, "start"), f"{start} answers with networks of another method and has none of its own"
@@ -216,7 +228,8 @@ def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Proble
 def has_base(raw: Mapping[str, Any], table: Table) -> bool:
     """Whether the networks of a method trained per degradation all start from the same one."""
     start = raw.get("start")
-    return isinstance(start, Mapping) or (isinstance(start, str) and start != RANDOM and table.gives(start) == "one")
+    one = isinstance(start, str) and start != RANDOM and (start == PRETRAINED or table.gives(start) == "one")
+    return one or isinstance(start, Mapping)
 
 
 def _combined(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:

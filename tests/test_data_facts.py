@@ -295,9 +295,12 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_the_plan(tmp_path):
         ("classes", r"head\.weight has shape"), ("deep", "stage1.1.conv1.weight is not expected"),
         ("lacks", r"head\.bias is missing"),
     ):  # fmt: skip
-        with pytest.raises(CheckpointError, match=rf"{name}\.pt does not fit cifar_resnet8: {said}"):
+        with pytest.raises(CheckpointError, match=rf"{name}\.pt does not fit cifar_resnet8: .*{said}"):
             prepared(root, BASE, f"base.checkpoint={tmp_path / name}.pt")
-    assert prepared(root, BASE, f"base.checkpoint={tmp_path / 'good.pt'}").plan.stages
+    with pytest.raises(CheckpointError, match=r"good\.pt does not say by which mean and std"):
+        prepared(root, BASE, f"base.checkpoint={tmp_path / 'good.pt'}")
+    given = (f"base.checkpoint={tmp_path / 'good.pt'}", "data.mean=[127, 127, 127]", "data.std=[60, 60, 60]")
+    assert prepared(root, BASE, *given).plan.stages
 
 
 def test_folders_that_are_laid_out_otherwise_are_told_with_what_to_do(tmp_path):

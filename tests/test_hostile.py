@@ -241,7 +241,7 @@ OBJECTS = {
 ALLOWED = {
     ("fusiondistill/plugins.py", "exec"): "the plugins that a config names, announced when they are loaded",
     ("fusiondistill/signatures.py", "eval"): "the annotations of a function, in the file that the function is in",
-    ("fusiondistill/checkpoints.py", "torch.load"): "with weights_only=True",
+    ("fusiondistill/torch_files.py", "torch.load"): "with weights_only=True",
     ("fusiondistill_runner/working/train.py", "torch.load"): "with weights_only=True",
     ("fusiondistill/data/cache.py", "np.load"): "with allow_pickle=False",
     ("fusiondistill/data/pickles.py", "pickle._Unpickler"): "the base of the one that admits five names",

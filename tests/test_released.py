@@ -176,7 +176,7 @@ def test_a_plugins_network_may_have_the_released_names_itself(tmp_path: Path) ->
 
 CONFIG = """
 experiment: theirs
-data: {name: digits, train_images: 60, test_images: 30}
+data: {name: digits, train_images: 60, test_images: 30, mean: [78, 78, 78], std: [90, 90, 90]}
 model: {name: cifar_resnet14}
 degradations: [blur]
 methods: [base, fusiondistill]
@@ -201,6 +201,7 @@ def test_every_verb_takes_released_files(tmp_path: Path) -> None:
     state, _ = load_checkpoint(base)
     assert all(torch.equal(state[key], value) for key, value in made.state_dict().items())
     line = ("evaluate", str(tmp_path / "base.pth"), "--data", "digits", "--images", "30", "--every", "25", "--local")
+    line = (*line, "--mean", "78", "--std", "90")
     done = fusiondistill(*line, "--degradation", "blur", "--store", str(tmp_path / "judged"), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "note: " in done.stderr and "base.pth holds more than weights, which was not loaded" in done.stderr

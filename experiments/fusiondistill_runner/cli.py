@@ -221,14 +221,38 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
     click.echo(f"\nreport: {page}")
 
 
+def _three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
+    """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.strip("[]() ").replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 3):
+        raise click.BadParameter(f"{text!r} is not three numbers, like 0.485,0.456,0.406 or '0.485 0.456 0.406'")
+    return found * 3 if len(found) == 1 else found
+
+
 @verb(
     "evaluate",
     "fusiondistill evaluate runs/quickstart/base-0123456789abcdef --data digits --every 5\n"
-    "fusiondistill evaluate model.safetensors --data cifar10 --corruptions CIFAR-10-C",
+    "fusiondistill evaluate model.safetensors --data cifar10 --corruptions CIFAR-10-C\n"
+    "fusiondistill evaluate mine.pt --data folder --root photos --model resnet18 --mean 0.485,0.456,0.406"
+    " --std 0.229,0.224,0.225",
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
 @click.option("--data", "data", required=True, help="Name of the data set.")
 @click.option("--root", help="Where its files are.")
+@click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
+@click.option(
+    "--mean",
+    metavar="R,G,B",
+    callback=_three,
+    help="What such a network's images are normalised by: 0.485,0.456,0.406 or 123.7,116.3,103.5. Left out, common "
+    "values are compared on training images.",
+)
+@click.option("--std", metavar="R,G,B", callback=_three, help="The same for their deviation.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
 @click.option(
     "--degradation",
@@ -260,6 +284,9 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
 
     keys = {
         "root": "data.root",
+        "model": "model.name",
+        "mean": "data.mean",
+        "std": "data.std",
         "images": "data.test_images",
         "degradations": "degradations",
         "unseen": "evaluation.unseen",

@@ -9,7 +9,7 @@ from fusiondistill.models.features import with_features
 from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.networks import NETWORKS
 
-__all__ = ["build", "build_model", "count_parameters"]
+__all__ = ["build", "build_model"]
 
 
 def build_model(name: str, classes: int, *, feature_layer: str | None = None, **parameters: Any) -> FeatureNetwork:
@@ -37,19 +37,6 @@ def build_model(name: str, classes: int, *, feature_layer: str | None = None, **
         torch.Size([2, 64, 4, 4])
     """
     return build(name, classes, feature_layer, parameters)
-
-
-def count_parameters(name: str, classes: int, feature_layer: str | None, parameters: Mapping[str, Any]) -> int:
-    """How many parameters a network has. Torch's generator stays as it is.
-
-    Raises:
-        ValueError: as :func:`build_model`.
-    """
-    import torch
-
-    with torch.random.fork_rng([]):
-        network = build(name, classes, feature_layer, parameters)
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def build(name: str, classes: int, feature_layer: str | None, parameters: Mapping[str, Any]) -> FeatureNetwork:

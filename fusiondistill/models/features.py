@@ -196,17 +196,39 @@ class _WithFeatures(FeatureNetwork):
         """
         logits = super().forward(x)
         feature_map = self.tap.take()
-        return (logits, _as_map(feature_map, self.tap.layer)) if features else logits
+        if not features:
+            return logits
+        first = getattr(self, "num_prefix_tokens", None)  # timm's transformers say how many tokens are no patches
+        return logits, _as_map(feature_map, self.tap.layer, x.shape[2] / x.shape[3], first)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self).__bases__[1],), self.__dict__
+
+
+class _WithOwnFeatures(_WithFeatures):
+    """For a network that has a method ``forward_features`` of its own, as timm's: its ``forward`` gets that one."""
+
+    def forward(self, x: torch.Tensor, features: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`_WithFeatures.forward`."""
+        self.__dict__["inside"] = True
+        try:
+            return super().forward(x, features)
+        finally:
+            self.__dict__["inside"] = False
+
+    def forward_features(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Of ``FeatureNetwork``; within ``forward`` the network's own."""
+        if self.__dict__.get("inside"):
+            return super(FeatureNetwork, self).forward_features(x, *args, **kwargs)  # type: ignore[misc]
+        return super().forward_features(x)
 
 
 def _with_features(network_class: type[nn.Module]) -> type[FeatureNetwork]:
     """Put `_WithFeatures` before a network's class; the same class for the same class."""
     if network_class not in _made:
         name = f"{network_class.__name__}WithFeatures"
-        _made[network_class] = cast(type[FeatureNetwork], type(name, (_WithFeatures, network_class), {}))
+        mixin = _WithOwnFeatures if hasattr(network_class, "forward_features") else _WithFeatures
+        _made[network_class] = cast(type[FeatureNetwork], type(name, (mixin, network_class), {}))
     return _made[network_class]
 
 
@@ -216,15 +238,21 @@ def _empty(network_class: type[nn.Module]) -> FeatureNetwork:
     return made.__new__(made)
 
 
-def _as_map(output: torch.Tensor, layer: str) -> torch.Tensor:
-    """A map [B,F,h,w] as it is; a square image's tokens [B,h*w,F], a class token first or none, as [B,F,h,w]."""
+def _as_map(output: torch.Tensor, layer: str, ratio: float = 1.0, first: int | None = None) -> torch.Tensor:
+    """A map [B,F,h,w] as it is; tokens [B,first+h*w,F] as [B,F,h,w].
+
+    Args:
+        ratio: height by width of the images, and so of the patches.
+        first: tokens that are no patches, like a class token; None: one or none.
+    """
     if output.dim() == 4:
         return output
     if output.dim() == 3:
-        for first in (0, 1):
-            side = int((output.shape[1] - first) ** 0.5)
-            if side > 0 and side * side == output.shape[1] - first:
-                return output[:, first:].transpose(1, 2).unflatten(2, (side, side))
+        for skipped in (0, 1) if not isinstance(first, int) else (first,):
+            count = output.shape[1] - skipped
+            height = round((max(count, 0) * ratio) ** 0.5)
+            if height > 0 and count % height == 0 and round(height / ratio) == count // height:
+                return output[:, skipped:].transpose(1, 2).unflatten(2, (height, count // height))
     raise ValueError(f"layer {layer!r} gives no feature map [B,F,h,w]: its output is {list(output.shape)}")
 
 

@@ -19,18 +19,23 @@ Example:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.registry import Entry, Registry, UnknownEntry, close_to
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from fusiondistill.networks._pretrained import Pretrained
 
 __all__ = ["NETWORKS", "Network"]
 
 Names = Callable[[], tuple[str, ...]]
 Provides = Callable[[str], bool | str]
+OfWeights = Callable[[str], "Pretrained"]
+Adapted = Callable[[str, int, "Mapping[str, torch.Tensor]", "Mapping[str, Any]"], "Mapping[str, torch.Tensor]"]
 
 
 class Network(Entry):
@@ -61,6 +66,24 @@ class Network(Entry):
         network: nn.Module = made
         return network
 
+    def pretrained(self, name: str) -> Pretrained:
+        """The published weights of a network.
+
+        Raises:
+            ValueError: its provider has none for it.
+        """
+        given: OfWeights | None = self.facts["pretrained"]
+        if given is None:
+            raise ValueError(f"there are no pretrained weights for {name}: say model.weights: FILE, a checkpoint")
+        return given(name)
+
+    def adapted(
+        self, name: str, classes: int, state: Mapping[str, torch.Tensor], parameters: Mapping[str, Any]
+    ) -> Mapping[str, torch.Tensor]:
+        """Weights made to fit a network whose tensors have other shapes, as a provider knows how; else as they are."""
+        given: Adapted | None = self.facts["adapted"]
+        return state if given is None else given(name, classes, state, parameters)
+
     @property
     def chooses_layer(self) -> bool:
         """Whether the function takes ``feature_layer`` and sees to the features itself."""
@@ -68,7 +91,10 @@ class Network(Entry):
 
     def notes(self) -> tuple[str, ...]:
         """The names of a provider, for ``fusiondistill list``."""
-        return () if self.facts["names"] is None else (f"names: {', '.join(self.names())}",)
+        if self.facts["names"] is None:
+            return ()
+        word = "names" if self.facts["provides"] is None else "names such as"
+        return (f"{word}: {', '.join(self.names())}",)
 
 
 class Networks(Registry[Network]):
@@ -83,6 +109,8 @@ class Networks(Registry[Network]):
         feature_layer: str | None = None,
         names: Names | None = None,
         provides: Provides | None = None,
+        pretrained: OfWeights | None = None,
+        adapted: Adapted | None = None,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -96,12 +124,17 @@ class Networks(Registry[Network]):
             names: a provider's function that lists its names.
             provides: a provider's function that says whether it has a name: True, False, or a text with what is wrong
                 with a name of its kind. Default: whether it is listed.
+            pretrained: a function that says which weights were published for a name
+                (:class:`fusiondistill.networks._pretrained.Pretrained`); it raises ValueError where there are none.
+            adapted: a function ``(name, classes, state dict, parameters) -> state dict`` that makes weights fit other
+                shapes, such as position embeddings for another image size.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
         The function is called as ``function(classes, **parameters)``, a provider's as ``function(name, classes,
         **parameters)``. It returns an ``nn.Module`` from normalised images, float32 [B,3,H,W], to logits, float32
-        [B,classes]. It draws its weights from torch's generator.
+        [B,classes]. It draws its weights from torch's generator. A parameter ``img_size: tuple[int, int] | None =
+        None`` that a config leaves out is given the (height, width) of its images.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`.
@@ -120,7 +153,8 @@ class Networks(Registry[Network]):
             ...     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
             ...     return nn.Sequential(*first, *second, *head)
         """
-        known = {"feature_layer": feature_layer, "names": names, "provides": provides}
+        known = {"feature_layer": feature_layer, "names": names, "provides": provides,
+                 "pretrained": pretrained, "adapted": adapted}  # fmt: skip
         return super().register(name, version=version, source=source, replace=replace, **known)
 
     def takes_of(self, entry: Entry) -> tuple[str, ...]:
@@ -160,6 +194,10 @@ class Networks(Registry[Network]):
 
 
 NETWORKS = Networks(
-    "network", __name__, offered=frozenset({"feature_layer"}), takes=("classes",), reserved=frozenset({"name"})
+    "network",
+    __name__,
+    offered=frozenset({"feature_layer"}),
+    takes=("classes",),
+    reserved=frozenset({"name", "weights"}),
 )
 """Every network and provider of networks by name."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.networks import NETWORKS
+from fusiondistill.networks._pretrained import Pretrained, torch_hub_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +60,26 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for path in folder.glob("*.py") for name in pattern.findall(path.read_text())))
 
 
-@NETWORKS.register("torchvision", names=names, source="torchvision.models")
+def pretrained(name: str) -> Pretrained:
+    """The weights that torchvision calls its default ones.
+
+    Raises:
+        ValueError: torchvision has none for it.
+    """
+    from torchvision import models
+
+    known = list(models.get_model_weights(name))
+    if not known:
+        raise ValueError(f"torchvision has no pretrained weights for {name}: say model.weights: FILE, a checkpoint")
+    weights = models.get_model_weights(name).DEFAULT
+    shown = weights.transforms()
+    mean, std = tuple(shown.mean), tuple(shown.std)
+    if name in _ARGUMENTS:  # torchvision puts another normalisation into the network together with the weights
+        mean = std = (0.5, 0.5, 0.5)
+    return Pretrained.of_unit(str(weights), mean, std, lambda: torch_hub_file(weights.url))
+
+
+@NETWORKS.register("torchvision", names=names, pretrained=pretrained, source="torchvision.models")
 def torchvision(name: str, classes: int, *, feature_layer: str | None = None) -> nn.Module:
     """Torchvision's classifiers by torchvision's names, untrained, with a head for the classes.
 

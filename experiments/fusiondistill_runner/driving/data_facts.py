@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from fusiondistill_runner.planning.trials import whole_recipe
 from fusiondistill_runner.working.data import image_size
 
 if TYPE_CHECKING:
+    import torch
+
     from fusiondistill.data import ImageSet
 
 __all__ = ["DataFacts"]
@@ -31,9 +33,14 @@ MOST_DRAWN = 10_000
 
 
 class DataFacts:
-    """Looks at the images and the plans of several experiments, at what they share once."""
+    """Looks at the images and the plans of several experiments, at what they share once.
 
-    def __init__(self) -> None:
+    Args:
+        read: gives state dict and card of a checkpoint.
+    """
+
+    def __init__(self, read: Callable[[str], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> None:
+        self._read = read
         self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
         self._cards: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
@@ -76,19 +83,16 @@ class DataFacts:
 
     def _card(self, spec: CheckpointSpec, train: ImageSet) -> Mapping[str, Any]:
         """The card of a checkpoint; raises CheckpointError where its weights do not fit the network."""
-        import torch
-
-        from fusiondistill.checkpoints import load_checkpoint
-        from fusiondistill_runner.working.import_checkpoint import fitting
-        from fusiondistill_runner.working.networks import new_network
+        from fusiondistill.checkpoints import fitted
+        from fusiondistill.starting import built
 
         key = (spec.path, spec.model, len(train.classes))
         if key not in self._cards:
-            state, card = load_checkpoint(spec.path)
+            state, card = self._read(spec.path)
             named = card.get("classes")
             if named is None or len(named) == len(train.classes):  # else the classes are told by their names
-                with torch.random.fork_rng([]):
-                    fitting(spec, state, card, new_network(spec.model, train))
+                network = built(spec.model, len(train.classes))
+                fitted(state, card, spec.path, spec.model.name, network.state_dict())
             self._cards[key] = card
         return self._cards[key]
 

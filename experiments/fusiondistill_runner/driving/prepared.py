@@ -16,11 +16,17 @@ from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.data_summary import summary
+from fusiondistill_runner.driving.network_facts import NetworkFacts
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
+
+Checkpoint = tuple[str, ModelConfig, Mapping[str, Any]]
+"""Path, network and card of a checkpoint to evaluate."""
+Models = Mapping[tuple[str, int], Checkpoint]
+"""(row, seed) -> checkpoint."""
 
 __all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation"]
 
@@ -76,8 +82,9 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
         notes = (WITHOUT_ASHA,) if points != planned else ()
     outside = _Outside(config.plugins)
     shared: dict[str, Stage] = {}
-    plans = tuple(build(point, *outside.of(point), shared=shared, **outside.facts(point)) for point in points)
-    prepared = outside.prepared(config, plans, store)
+    plans = tuple(outside.plan(outside.completed(point), shared) for point in points)
+    whole = {"experiment": config.experiment, "sweep": config.sweep}
+    prepared = outside.prepared(plans[0].config.model_copy(update=whole), plans, store)
     return replace(prepared, notes=(*notes, *prepared.notes))
 
 
@@ -87,9 +94,10 @@ def prepare_evaluation(
     """Plan the evaluation of checkpoints on a data set; a row of its table each.
 
     Args:
-        checkpoints: as ``load_checkpoint`` takes them; each must carry its card, which names its network, or be a CIFAR
-            ResNet, whose tensors name it; without a card it is given the normalisation of the data set.
-        overrides: as for a config, whose ``data`` and ``evaluation`` and ``degradations`` count.
+        checkpoints: as ``load_checkpoint`` takes them. Its network is that of its card; without a card that of the
+            overrides, or a CIFAR ResNet, whose tensors name it.
+        overrides: as for a config, whose ``data``, ``evaluation`` and ``degradations`` count, and of files without a
+            card ``model``.
         data: name of the data set.
         local: for a run without Ray.
 
@@ -98,21 +106,24 @@ def prepare_evaluation(
     """
     name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
     # Loads the plugins: a checkpoint's network may be one of theirs.
-    config_file.parse("experiment: x\n", source="evaluate", overrides=[f"data.name={data}", *overrides])
-    found = _Found()
+    whole = config_file.parse("experiment: x\n", source="evaluate", overrides=[f"data.name={data}", *overrides])
+    found = _Found(whole.model if any(text.startswith("model.name=") for text in overrides) else None)
     for path in checkpoints:
         found.add(path)
     settings = hashlib.sha256(repr((sorted(checkpoints), sorted(overrides))).encode()).hexdigest()[:6]
-    points = []
+    points: list[tuple[Config, Models]] = []
     for model, models in found.by_network.items():
         # Different networks are different tables.
         label = f"{name}-{settings}" + (f".{model.name}" if len(found.by_network) > 1 else "")
-        given = [f"data.name={data}", *overrides, f"model.name={model.name}"]
-        points.append((config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given), models))
+        given = [f"data.name={data}", *(text for text in overrides if not text.startswith("model."))]
+        point = config_file.parse(f"experiment: {label}\n", source="evaluate", overrides=given)
+        points.append((point.model_copy(update={"model": model}), models))
     config = points[0][0].model_copy(update={"experiment": name})
     if local:
         config = alone(config)
     outside = _Outside(config.plugins)
+    config = outside.completed(config)
+    points = [(outside.completed(point), outside.with_normalisation(point, models)) for point, models in points]
     shared: dict[str, Stage] = {}
     plans = tuple(
         build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
@@ -124,8 +135,10 @@ def prepare_evaluation(
 class _Found:
     """Checkpoints to evaluate, by network: (row, seed) -> (path, network, card)."""
 
-    def __init__(self) -> None:
-        self.by_network: dict[ModelConfig, dict[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]]] = {}
+    def __init__(self, named: ModelConfig | None = None) -> None:
+        self.named = named
+        """The network of files that do not say which one they belong to."""
+        self.by_network: dict[ModelConfig, dict[tuple[str, int], Checkpoint]] = {}
 
     def add(self, path: str) -> None:
         """Look at a checkpoint.
@@ -137,23 +150,24 @@ class _Found:
         from fusiondistill.released import depth_of
 
         state, card = load_checkpoint(path)
-        if not card and (depth := depth_of(state)):
-            card, known = {"model": f"cifar_resnet{depth}"}, {}
-        elif not card:
-            raise CheckpointError(
-                f"{path} carries no card: it does not say which network it belongs to; take it into a run as "
-                "base: {checkpoint: FILE}, whose config names the network"
-            )
-        else:
+        if card:
             check_card(card, path)
             check_plugin(card, path)
-            known = card
-        own = card.get("parameters") or {}
-        model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"), **own)
+            own = card.get("parameters") or {}
+            model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"), **own)
+        elif self.named:
+            model = self.named
+        elif depth := depth_of(state):
+            model = ModelConfig(name=f"cifar_resnet{depth}")
+        else:
+            raise CheckpointError(
+                f"{path} carries no card: it does not say which network it belongs to; name it, like --model resnet18, "
+                "or take it into a run as base: {checkpoint: FILE}, whose config names the network"
+            )
         models = self.by_network.setdefault(model, {})
         name, seed = _row(path)
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
-        models[unique, seed] = (path, model, known)
+        models[unique, seed] = (path, model, card)
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
@@ -208,12 +222,45 @@ class _Outside:
         self.plugins = read_plugins(plugins)
         self.data: dict[DataConfig, _Data] = {}
         self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
+        self.networks = NetworkFacts()
+
+    def completed(self, config: Config) -> Config:
+        """The config with what its images and its weights say of what it leaves out."""
+        data = self._data(config)
+        return self.networks.completed(config, data.train, data.size)
 
     def of(self, config: Config) -> tuple[str, Any]:
         """Fingerprint of the data, and the levels of each degradation."""
         from fusiondistill.degradations import DEGRADATIONS
 
         return self._data(config).fingerprint, lambda name: DEGRADATIONS[name].levels
+
+    def plan(self, config: Config, shared: dict[str, Stage]) -> Plan:
+        """The plan of an experiment, with the normalisation of checkpoints that do not say theirs.
+
+        Args:
+            shared: digest -> stage, of all plans for a store.
+        """
+        facts = {"shared": shared, **self.facts(config)}
+        plan = build(config, *self.of(config), **facts)
+        if config.data.mean or config.data.std:
+            return plan
+        found = self.networks.normalisations.of_plan(plan, self._data(config).train)
+        if found is None:
+            return plan
+        data = config.data.model_copy(update={"mean": found[0], "std": found[1]})
+        return build(config.model_copy(update={"data": data}), *self.of(config), **facts)
+
+    def with_normalisation(self, config: Config, models: Models) -> Models:
+        """Checkpoints to evaluate; those without a card and without a normalisation of the config get theirs."""
+        if config.data.mean or config.data.std:
+            return models
+        train, of_file = self._data(config).train, self.networks.normalisations.of_file
+        found = {}
+        for row, (path, model, card) in models.items():
+            mean, std = (card["mean"], card["std"]) if card else of_file(path, model, train)
+            found[row] = (path, model, card or {"mean": mean, "std": std})
+        return found
 
     def _data(self, config: Config) -> _Data:
         from fusiondistill.data import load_images
@@ -231,12 +278,12 @@ class _Outside:
 
     def facts(self, config: Config) -> dict[str, Any]:
         """The rest of what :func:`planning.plan.build` takes."""
-        from fusiondistill.models.build import count_parameters
-
         data, folder, model = self._data(config), config.evaluation.corruptions, config.model
         found = self._corruptions(folder, data) if folder else {}
-        parameters = count_parameters(model.name, len(data.test.classes), model.feature_layer, model.parameters)
-        facts = {"test_images": len(data.test), "size": data.size, "validation": "validation" in data.images}
+        parameters = self.networks.parameters(model, len(data.test.classes), data.size)
+        self.networks.check_weights(model, list(data.train.classes))
+        facts = {"test_images": len(data.test), "size": data.size, "weights": self.networks.weights(model)}
+        facts["validation"] = "validation" in data.images
         return {**facts, "corruptions": found, "parameters": parameters}
 
     def _corruptions(self, folder: str, data: _Data) -> dict[str, str]:
@@ -257,11 +304,11 @@ class _Outside:
         roots = tuple((found.fingerprint, _absolute(one.place)) for one, found in self.data.items() if one.place)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        facts, notes, about = DataFacts(), list[str](), list[str]()
+        facts, notes, about = DataFacts(self.networks.read), list[str](self.networks.notes), list[str]()
         for plan in plans:
             data = self._data(plan.config)
             notes += recipe_notes(plan, len(data.test.classes), data.size)
-            notes += facts.of(plan, data.images)
+            notes += [*self.networks.of(plan), *facts.of(plan, data.images)]
             about += summary(plan.config.data, data.images)
         whole = union(config, plans)
         said = tuple(dict.fromkeys(notes))

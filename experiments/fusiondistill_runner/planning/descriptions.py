@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from fusiondistill.config import Config
 from fusiondistill.methods import Combined, Merge, Merged, Method, Trained, searched_name
+from fusiondistill.recipes import PRETRAINED
 
 __all__ = ["Description", "of_method", "of_network"]
 
@@ -53,7 +55,7 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
     searched = next((s.of for s in config.search if searched_name(s.of) == name and name not in config.table), "")
     method = config.table[searched or name]
     title = method.title or searched or name
-    description = method.description or _sentence(method, config)
+    description = (method.description or _sentence(method, config)) + _pretrained(method, config)
     if searched:
         title, description = f"{title} (searched)", _SEARCHED
     start = "" if isinstance(method, Combined) else method.start
@@ -71,6 +73,15 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
         parameters=parameters,
         passes=passes,
     )
+
+
+def _pretrained(method: Method, config: Config) -> str:
+    """Which pretrained weights a method starts from; "" for none."""
+    if not isinstance(method, Trained) or method.start != PRETRAINED:
+        return ""
+    weights = str(config.model.weights)
+    of = f"of {config.model.name}" if weights == PRETRAINED else PurePosixPath(weights).name
+    return f"; starts from the pretrained weights {of}"
 
 
 _SEARCHED = "the same with what the search found on the validation split; what the search cost comes on top"

@@ -10,8 +10,16 @@ from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.locations import absolute
 from fusiondistill.losses import need_of
 from fusiondistill.methods import Combined, Merge, Merged, Trained, searched_name
-from fusiondistill.recipes import RANDOM
-from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, MergeSpec, SearchSpec, Spec, TrainSpec
+from fusiondistill.recipes import PRETRAINED, RANDOM
+from fusiondistill_runner.planning.specs import (
+    CheckpointSpec,
+    DataSpec,
+    MergeSpec,
+    PretrainedSpec,
+    SearchSpec,
+    Spec,
+    TrainSpec,
+)
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import AS_IT_STANDS, search_name
 
@@ -31,6 +39,7 @@ class StagesOfMethods:
         stages: digest -> stage, filled here.
         validation: whether the data set has a validation split of its own, which is used unless the config says how
             much is held out.
+        weights: the file of ``model.weights``, where the config does not name one.
     """
 
     def __init__(
@@ -41,8 +50,9 @@ class StagesOfMethods:
         stages: dict[str, Stage],
         *,
         validation: bool = False,
+        weights: str | None = None,
     ) -> None:
-        self.validation = validation
+        self.validation, self.weights, self.model = validation, weights, config.model.network
         self.config, self.fingerprint, self.sha256_of, self.stages = config, fingerprint, sha256_of, stages
         self.made: dict[tuple[str, int], Networks] = {}
         self._data: dict[int, DataSpec] = {}
@@ -59,7 +69,7 @@ class StagesOfMethods:
             return self.of(method.of, seed)
         if isinstance(method, Merged):
             if method.checkpoint:
-                return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.config.model, {})}
+                return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.model, {})}
             if method.start.recalibrate == "per_degradation":
                 return {d.id: self._merge(method.start, seed, d.id) for d in self.config.degradations}
             return {"": self._merge(method.start, seed, None)}
@@ -71,12 +81,12 @@ class StagesOfMethods:
         config = self.config
         ids = tuple(one.id for one in degradations)
         if path := _checkpoint(method.checkpoint, seed, ids):
-            return self.existing(name, seed, path, config.model, {})
+            return self.existing(name, seed, path, self.model, {})
         spec = TrainSpec(
             recipe=method.recipe,
             degradations=degradations,
             data=self.data(seed),
-            model=config.model,
+            model=self.model,
             flip=config.data.flip,
             protocol=config.protocol,
             select=config.epoch_choice,
@@ -92,8 +102,19 @@ class StagesOfMethods:
             return {"start": self._merge(method.start, seed, None)}
         if method.start == RANDOM:
             return {}
+        if method.start == PRETRAINED:
+            return {"start": self._pretrained(seed)}
         networks = self.of(method.start, seed)
         return {"start": networks[""] if "" in networks else networks[degradations[0]]}
+
+    def _pretrained(self, seed: int) -> Stage:
+        """The weights of ``model.weights``; ``weights`` is where they lie."""
+        at = absolute(self.weights or str(self.config.model.weights))
+        new_head = self.config.model.weights == PRETRAINED
+        spec = PretrainedSpec(
+            sha256=self.sha256_of(at), new_head=new_head, model=self.model, data=self.data(seed), path=at
+        )
+        return self.stage(PRETRAINED, seed, spec, {})
 
     def _teachers(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
         """Role -> teacher of a degradation; the role of a teacher of clean images is ``teacher-clean``."""

@@ -32,9 +32,10 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
             give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
             evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network),
-            ``validation`` (whether the set has a validation split of its own), and ``shared`` (digest -> stage, filled
-            here). The caller gives one ``shared`` to all plans for a store. A stage of several plans then has one name
-            and one directory, also where the plans would name it differently.
+            ``validation`` (whether the set has a validation split of its own), ``weights`` (the file of
+            ``model.weights: pretrained``), and ``shared`` (digest -> stage, filled here). The caller gives one
+            ``shared`` to all plans for a store. A stage of several plans then has one name and one directory, also
+            where the plans would name it differently.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:
@@ -79,6 +80,7 @@ class _Builder:
         sha256_of: Callable[[str], str] = checkpoint_digest,
         parameters: int = 0,
         validation: bool = False,
+        weights: str | None = None,
         shared: dict[str, Stage] | None = None,
     ) -> None:
         self.config, self.fingerprint, self.levels = config, fingerprint, levels
@@ -86,7 +88,10 @@ class _Builder:
         self.size, self.known = size, {one.id: one for one in (*config.degradations, *config.evaluation.unseen)}
         self.test_images = min(test_images, config.data.test_images or test_images)
         self.stages = {} if shared is None else shared
-        self.networks = StagesOfMethods(config, fingerprint, sha256_of, self.stages, validation=validation)
+
+        self.networks = StagesOfMethods(
+            config, fingerprint, sha256_of, self.stages, validation=validation, weights=weights
+        )
         self.validation = validation and self.networks.data(config.seeds[0]).validation_split
         self.rows: dict[tuple[str, int, str], list[Row]] = {}
         self.descriptions: dict[str, Description] = {}

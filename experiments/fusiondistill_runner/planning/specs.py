@@ -16,7 +16,16 @@ from fusiondistill.recipe import Frozen, Recipe
 from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
 
-__all__ = ["CheckpointSpec", "DataSpec", "EvaluateSpec", "MergeSpec", "SearchSpec", "Spec", "TrainSpec"]
+__all__ = [
+    "CheckpointSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "MergeSpec",
+    "PretrainedSpec",
+    "SearchSpec",
+    "Spec",
+    "TrainSpec",
+]
 
 
 _LATER = {"coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform"}
@@ -309,4 +318,23 @@ class CheckpointSpec(_Spec):
         yield from (("networks", self.model.name), ("sources", self.data.name))
 
 
-Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | CheckpointSpec
+class PretrainedSpec(_Spec):
+    """Weights that trainings start from, with a head for the classes; their digest says which, wherever they lie."""
+
+    kind: ClassVar[str] = "import"
+    version: ClassVar[int] = 1
+    left_out: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    sha256: str
+    new_head: bool
+    """Whether the head is made anew even where it has as many outputs."""
+    model: ModelConfig
+    data: DataSpec
+    path: str
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Network and data source."""
+        yield from (("networks", self.model.name), ("sources", self.data.name))
+
+
+Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | CheckpointSpec | PretrainedSpec

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusiondistill import checkpoints
 from fusiondistill.data import class_names
 from fusiondistill.models.class_order import reordered
-from fusiondistill.state_dicts import state_difference
 from fusiondistill_runner.planning.specs import CheckpointSpec
 from fusiondistill_runner.working.data import image_size, load_data
 from fusiondistill_runner.working.job import Job, Result
@@ -19,29 +18,7 @@ if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
     from fusiondistill.models.network import FeatureNetwork
 
-__all__ = ["fitting", "import_checkpoint"]
-
-
-def fitting(
-    spec: CheckpointSpec, state: dict[str, torch.Tensor], card: dict[str, Any], network: FeatureNetwork
-) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint under the names of a network.
-
-    Raises:
-        CheckpointError: they do not fit it, or it is that of another plugin.
-    """
-    if card:
-        checkpoints.check_card(card, spec.path)
-        if card["model"] == spec.model.name:
-            checkpoints.check_plugin(card, spec.path)
-    difference = state_difference(network.state_dict(), state)
-    if difference and not card:  # a plugin's network may have the names of the released code itself
-        written, _ = checkpoints.load_checkpoint(spec.path, as_written=True)
-        if not state_difference(network.state_dict(), written):
-            state, difference = written, ""
-    if difference:
-        raise checkpoints.CheckpointError(f"{spec.path} does not fit {spec.model.name}: {difference}")
-    return state
+__all__ = ["import_checkpoint"]
 
 
 def import_checkpoint(job: Job) -> Result:
@@ -53,14 +30,15 @@ def import_checkpoint(job: Job) -> Result:
     """
     spec = job.stage.spec
     assert isinstance(spec, CheckpointSpec)
-    state, card = checkpoints.load_checkpoint(spec.path)
+    written, card = checkpoints.load_checkpoint(spec.path, as_written=True)
     if checkpoints.checkpoint_digest(spec.path) != spec.sha256:
         raise checkpoints.CheckpointError(
             f"{spec.path} is no longer the checkpoint that this run was planned with: start the run again"
         )
     images = load_data(spec.data, job.context.root(spec.data), "train")
     network = new_network(spec.model, images)
-    state = fitting(spec, state, card, network)
+    found = checkpoints.fitted(written, card, spec.path, spec.model.name, network.state_dict())
+    state = found.state
     if (known := card.get("classes")) not in (None, list(images.classes)):
         state = _by_name(spec, state, list(known), images, network)
     ours = card_for(spec.model, images)
@@ -72,7 +50,7 @@ def import_checkpoint(job: Job) -> Result:
             )
     return Result(
         {checkpoints.MODEL: checkpoints.to_safetensors(state, ours)},
-        {"card": ours, "outcome": {"imported": spec.path}},
+        {"card": ours, "outcome": {"imported": spec.path, **({"names": list(found.notes)} if found.notes else {})}},
     )
 
 
