@@ -25,7 +25,7 @@ import forking
 TINY = """
 experiment: tiny
 seeds: [0]
-data: {name: digits, train_images: 300, test_images: 61}
+data: {name: digits, train_images: 200, test_images: 61}
 model: {name: cifar_resnet8}
 base: {epochs: 2, batch_size: 32}
 expert: {epochs: 2, batch_size: 32}

@@ -35,7 +35,7 @@ from running import (
 
 CONFIG = """
 experiment: here
-data: {name: digits, train_images: 200, test_images: 30}
+data: {name: digits, train_images: 120, test_images: 30}
 model: {name: cifar_resnet8}
 methods: [base, vanilla, fusiondistill]
 degradations: [blur, noise]
@@ -53,7 +53,7 @@ evaluation: {every: 25}
 
 LONG = """
 experiment: here
-data: {name: digits, train_images: 200, test_images: 30}
+data: {name: digits, train_images: 120, test_images: 30}
 model: {name: cifar_resnet8}
 methods: [base]
 degradations: [blur, noise]
