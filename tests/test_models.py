@@ -43,6 +43,8 @@ FAMILIES = {
     "vit_b_32": 224,
     "wide_resnet50_2": 16,
 }
+LARGE = ("maxvit_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2")
+"""Networks whose weights take long to draw."""
 
 
 def randomise(model: FeatureNetwork, seed: int = 0) -> FeatureNetwork:
@@ -179,7 +181,7 @@ def test_no_class_and_unknown_layers_are_errors() -> None:
         attention.forward_features(torch.randn(1, 3, 224, 224))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in FAMILIES])
 def test_torchvision_networks_give_torchvisions_logits_and_features(name: str) -> None:
     from torchvision import models
     from torchvision.models.feature_extraction import create_feature_extractor
