@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fusiondistill.randomness import bits
+from fusiondistill.registry import close_to
 
 __all__ = ["balanced_positions", "class_weights_of"]
 
@@ -41,7 +42,8 @@ def class_weights_of(
     if isinstance(given, Mapping):
         if unknown := [name for name in given if name not in classes]:
             shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-            raise ValueError(f"class_weights: no class {unknown[0]!r}; there are {shown}")
+            meant = close_to(unknown[0], classes, listed=False)
+            raise ValueError(f"class_weights: no class {unknown[0]!r}{meant}; there are {shown}")
         return torch.tensor([float(given.get(name, 1.0)) for name in classes])
     if len(given) != len(classes):
         raise ValueError(

@@ -7,6 +7,7 @@ the state dict beside other things, under a key of its own.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _ANYWHERE = ("module", "_orig_mod")
 """Those that also stand in the middle of names, where only a part of a network was wrapped."""
 _COUNTER = "num_batches_tracked"
 """BatchNorm's counter, which old files lack; it changes no output."""
+_AUXILIARY = re.compile(r"aux", re.IGNORECASE)
+"""How the names of auxiliary heads begin (aux1, AuxLogits, aux_head), which only a training uses."""
 DEEPEST = 3
 """Dictionaries around a state dict, at most."""
 
@@ -54,6 +57,9 @@ class Matched:
 def find_state(content: object) -> tuple[dict[str, torch.Tensor], str] | None:
     """The state dict in what a file holds, and under which keys; None: there is none.
 
+    It is what stands under one of :data:`HOLDERS`, else the only dictionary of tensors, else the tensors that stand
+    beside a few other values.
+
     Example:
         >>> find_state({"epoch": 3, "model": {"state_dict": {"w": torch.ones(1)}}})
         ({'w': tensor([1.])}, 'model.state_dict')
@@ -62,12 +68,29 @@ def find_state(content: object) -> tuple[dict[str, torch.Tensor], str] | None:
 
 
 def _find(content: Mapping[Any, Any], keys: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], str] | None:
-    if all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {str(name): tensor for name, tensor in content.items()}, ".".join(keys)
+    tensors = {_text(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if content and len(tensors) == len(content):
+        return tensors, ".".join(keys)
+    inside = {key: value for key, value in content.items() if isinstance(value, Mapping)}
     for key in HOLDERS if len(keys) < DEEPEST else ():
-        if isinstance(content.get(key), Mapping) and (found := _find(content[key], (*keys, key))):
+        if key in inside and (found := _find(inside[key], (*keys, key))):
             return found
-    return None
+    states = [key for key, value in inside.items() if _is_state(value)]
+    if len(states) == 1 and len(keys) < DEEPEST:
+        return _find(inside[states[0]], (*keys, _text(states[0])))
+    return (tensors, ".".join(keys)) if 2 * len(tensors) > len(content) and not inside else None
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary holds tensors alone, each under a name."""
+    return bool(content) and all(
+        isinstance(name, str | bytes) and isinstance(value, torch.Tensor) for name, value in content.items()
+    )
+
+
+def _text(name: object) -> str:
+    """A name; those that Python 2 wrote are bytes."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def widened(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -108,7 +131,8 @@ def matched(
         expected: the network's state dict.
         state: of the file.
         optional: names that may be missing, or have another shape (those of a head that is replaced); tensors of
-            another shape are left out, and so are names that the network lacks (of auxiliary heads).
+            another shape are left out, and so are all names that the network lacks. Auxiliary heads that it lacks
+            are always left out.
         shapes: raise where others have another shape.
 
     Raises:
@@ -116,14 +140,16 @@ def matched(
     """
     found = _under_names(expected, state, optional)
     left_out = {name for name in optional if name in found.state and found.state[name].shape != expected[name].shape}
-    if optional:
-        left_out |= found.state.keys() - expected.keys()
+    lacking = found.state.keys() - expected.keys()
+    auxiliary = {name for name in lacking if _AUXILIARY.match(name)}
+    left_out |= lacking if optional else auxiliary
     kept = {name: tensor for name, tensor in found.state.items() if name not in left_out}
     wanted = {name: tensor for name, tensor in expected.items() if name not in optional or name in kept}
     if difference := state_difference(wanted if shapes else {n: kept.get(n, t) for n, t in wanted.items()}, kept):
         raise Unmatched(difference + _tried(found.notes))
     cast = {name: tensor.to(expected[name].dtype) for name, tensor in kept.items()}
-    return Matched(cast, found.notes)
+    heads = sorted({name.partition(".")[0] for name in auxiliary})
+    return Matched(cast, (*found.notes, f"left out: the auxiliary {', '.join(heads)}") if heads else found.notes)
 
 
 def _under_names(

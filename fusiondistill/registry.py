@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -310,7 +310,7 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 """Every registry that has been imported, by the name of its folder."""
 
 
-def close_to(name: str, known: tuple[str, ...], *, listed: bool = True) -> str:
+def close_to(name: str, known: Sequence[str], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
     close = [one for one in known if one.lower() == name.lower()]
     close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.55)

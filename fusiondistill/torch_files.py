@@ -32,7 +32,11 @@ def parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     from fusiondistill.foreign import HOLDERS, find_state
 
     try:
-        if zipfile.is_zipfile(io.BytesIO(data)):
+        zipped = zipfile.is_zipfile(io.BytesIO(data))
+        if data.startswith(b"PK") and not zipped:
+            raise CheckpointError(f"{source} is cut short or damaged: its {len(data):,} bytes lack the end of a "
+                                  "file of torch.save; copy it again")  # fmt: skip
+        if zipped:
             _check_archive(data, source)
             content, unread = _load_beside_strangers(data)
         else:
@@ -46,17 +50,22 @@ def parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     if found is None:
         _refuse_module(content, source)
         if isinstance(content, dict):
-            held = f"it holds {', '.join(map(repr, list(content)[:10]))}"
+            held = f"it holds {', '.join(map(repr, list(content)[:10])) or 'nothing'}"
         else:
             held = f"it holds one object, of {unread[0]}" if unread else f"it holds a {type(content).__name__}"
         raise CheckpointError(
-            f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(HOLDERS)}; {held}."
-            " Save network.state_dict() with torch.save"
+            f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(HOLDERS)}; {held}. "
+            + (_FROM_NUMPY.format("arrays") if _of_numpy(unread) else "Save network.state_dict() with torch.save")
         )
     if unread:
         text = f"{source} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
         warnings.warn(UnreadObjects(text + (", ..." if len(unread) > 5 else "")), stacklevel=2)
     return found[0]
+
+
+def _of_numpy(unread: list[str]) -> bool:
+    """Whether a file names numpy's arrays, which are not read."""
+    return any(name.startswith("numpy") and name.endswith("_reconstruct") for name in unread)
 
 
 def _check_archive(data: bytes, source: str) -> None:
@@ -69,6 +78,8 @@ def _check_archive(data: bytes, source: str) -> None:
             f"{source} is a TorchScript archive, a program with weights in it. Where you trust it, make a state dict "
             "of it in Python:" + _TO_STATE.format(f"torch.jit.load({source!r}, map_location='cpu')")
         )
+    if all(info.filename.endswith(".npy") for info in parts):
+        raise CheckpointError(f"{source} is an archive of numpy arrays. {_FROM_NUMPY.format(f'np.load({source!r})')}")
     if any(name.startswith("models/") for name in names) and "data.pkl" not in names:
         raise CheckpointError(
             f"{source} is an archive of torch.export, a program with weights in it. Where you trust it, make a state "
@@ -79,6 +90,7 @@ def _check_archive(data: bytes, source: str) -> None:
         raise ValueError("its parts claim to be larger than the file")
 
 
+_FROM_NUMPY = "Save tensors: torch.save({{name: torch.from_numpy(a) for name, a in {}.items()}}, 'weights.pt')"
 _TO_STATE = "\n    network = {}\n    torch.save(network.state_dict(), 'weights.pt')"
 
 

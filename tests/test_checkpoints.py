@@ -102,7 +102,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         "nowhere": "no such checkpoint",
         "nowhere.pt": "no such checkpoint",
         "empty": "holds no manifest.json",
-        "text.txt": "no intact safetensors file",
+        "text.txt": "neither a file of torch.save nor of safetensors",
         "cut.safetensors": "no intact safetensors file",
     }.items():
         with pytest.raises(CheckpointError, match=message):
@@ -288,7 +288,7 @@ def test_state_dicts_as_people_save_them(name: str, key: str, tmp_path: Path) ->
 
 def test_files_without_a_state_dict_say_what_they_hold(tmp_path: Path) -> None:
     for number, (content, said) in enumerate(
-        [({"epoch": 3, "generator": state()}, "holds 'epoch', 'generator'"), (torch.nn.Linear(1, 1), "object"),
+        [({"epoch": 3, "g": state(), "d": state()}, "holds 'epoch', 'g', 'd'"), (torch.nn.Linear(1, 1), "object"),
          ([1, 2], "holds a list")]
     ):  # fmt: skip
         torch.save(content, tmp_path / f"{number}.pt")

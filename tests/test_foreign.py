@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         {f"module.{name}": tensor for name, tensor in Net(7).state_dict().items()},
         r"fc\.weight has shape \(7, 4\) instead of \(3, 4\); .*read without 'module\.'",
     ),
-    "more than the network": ({**STATE, "aux.weight": torch.ones(1)}, r"aux\.weight is not expected"),
+    "more than the network": ({**STATE, "extra.weight": torch.ones(1)}, r"extra\.weight is not expected"),
 }  # fmt: skip
 
 
@@ -150,3 +150,37 @@ def test_a_program_is_refused_with_the_lines_that_make_a_state_dict_of_it(how: s
     state, _ = load_checkpoint(tmp_path / "weights.pt", as_written=True)
     found = fitted(state, {}, "weights.pt", "net", STATE).state
     assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
+
+
+WHOLE = Net().state_dict()
+ODD: dict[str, Any] = {
+    "under another key": {"best": torch.tensor(3.0), "params": WHOLE},
+    "beside other values": {**WHOLE, "epoch": 3},
+    "names as bytes": {name.encode(): tensor for name, tensor in WHOLE.items()},
+    "an auxiliary head": {**WHOLE, "AuxLogits.fc.weight": torch.ones(2)},
+    "an empty one first": {"state_dict": {}, "model": WHOLE},
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD)
+def test_odd_forms_are_read_too(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    state, card = load_checkpoint(tmp_path / "a.pt", as_written=True)
+    found = fitted(state, card, "a.pt", "net", WHOLE)
+    assert found.state.keys() == WHOLE.keys() and all(torch.equal(found.state[name], WHOLE[name]) for name in WHOLE)
+
+
+def test_files_that_hold_no_weights_say_what_they_are(tmp_path: Path) -> None:
+    torch.save(WHOLE, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "zero.ckpt").write_bytes(b"")
+    torch.save({}, tmp_path / "none.pt")
+    torch.save({name: tensor.numpy() for name, tensor in WHOLE.items()}, tmp_path / "numpy.pt")
+    np.savez(tmp_path / "arrays.npz", a=np.ones(2))
+    told = {"cut.pt": "is cut short", "text.pt": "begins with b'hello': it is neither", "zero.ckpt": "is empty",
+            "none.pt": "it holds nothing", "numpy.pt": "from_numpy", "arrays.npz": "from_numpy"}  # fmt: skip
+    for name, message in told.items():
+        with pytest.raises(CheckpointError, match=f"{name} .*{message}"):
+            load_checkpoint(tmp_path / name)

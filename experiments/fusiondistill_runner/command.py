@@ -11,6 +11,7 @@ import functools
 import getpass
 import io
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,10 +39,22 @@ __all__ = [
 ]
 
 FAILED, WRONG_INPUT = 1, 2
+THREE = "R,G,B"
+"""The metavar of options that take three numbers."""
+_NUMBER = re.compile(r"[\[(]?\d*\.?\d+,?[\])]?", re.ASCII)
 
 
 class _Command(click.Command):
-    """A verb whose help keeps the line breaks of its examples."""
+    """A verb whose help keeps the line breaks of its examples, and that takes ``--mean 0.4 0.5 0.6`` without quotes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the numbers behind an option of three numbers into one value."""
+        threes = {name for one in self.params if getattr(one, "metavar", None) == THREE for name in one.opts}
+        for place in reversed([n for n, text in enumerate(args) if text in threes]):
+            values = args[place + 1 : place + 4]
+            if len(values) == 3 and all(_NUMBER.fullmatch(text) for text in values):
+                args = [*args[: place + 1], " ".join(values), *args[place + 4 :]]
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self.epilog:

@@ -16,7 +16,7 @@ from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.data_summary import summary
-from fusiondistill_runner.driving.network_facts import NetworkFacts
+from fusiondistill_runner.driving.network_facts import NetworkFacts, sized
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
 from fusiondistill_runner.planning.rows import CORRUPTED, Plan, union
@@ -123,7 +123,7 @@ def prepare_evaluation(
         config = alone(config)
     outside = _Outside(config.plugins)
     config = outside.completed(config)
-    points = [(outside.completed(point), outside.with_normalisation(point, models)) for point, models in points]
+    points = [(outside.completed(point), outside.with_facts(point, models)) for point, models in points]
     shared: dict[str, Stage] = {}
     plans = tuple(
         build_evaluation(point, *outside.of(point), models, shared=shared, **outside.facts(point))
@@ -251,15 +251,15 @@ class _Outside:
         data = config.data.model_copy(update={"mean": found[0], "std": found[1]})
         return build(config.model_copy(update={"data": data}), *self.of(config), **facts)
 
-    def with_normalisation(self, config: Config, models: Models) -> Models:
-        """Checkpoints to evaluate; those without a card and without a normalisation of the config get theirs."""
-        if config.data.mean or config.data.std:
-            return models
-        train, of_file = self._data(config).train, self.networks.normalisations.of_file
-        found = {}
+    def with_facts(self, config: Config, models: Models) -> Models:
+        """Checkpoints to evaluate; those without a card get their network's image size and their normalisation."""
+        data, of_file, found = self._data(config), self.networks.normalisations.of_file, {}
         for row, (path, model, card) in models.items():
-            mean, std = (card["mean"], card["std"]) if card else of_file(path, model, train)
-            found[row] = (path, model, card or {"mean": mean, "std": std})
+            if not card:
+                model = sized(model, data.size)
+                if not (config.data.mean or config.data.std):
+                    card = dict(zip(("mean", "std"), of_file(path, model, data.train), strict=True))
+            found[row] = (path, model, card)
         return found
 
     def _data(self, config: Config) -> _Data:
