@@ -184,6 +184,7 @@ LAYOUTS = {
     "validation beside test": ("train/{}", "val/{}", "test/{}"),
     "validation as people call it": ("Training/{}", "Valid/{}", "Testing/{}"),
     "as archives unpack": ("train/train/{}", "", "test/test/{}"),
+    "a word of the name": ("images_train/{}", "val-set/{}", "Testset/{}"),
 }
 
 
@@ -225,6 +226,25 @@ def test_a_class_may_be_called_train(tmp_path):
         put(tmp_path / "set" / name / "0.png", number)
         put(tmp_path / "set" / name / "1.png", 10 + number)
     assert load_images("folder", "train", tmp_path / "set", test=0.5).classes == ["bus", "train"]
+
+
+def test_folders_that_are_no_classes_are_told_with_what_they_hold(tmp_path):
+    for split in ("train", "test"):  # a competition's, whose classes stand in a table
+        put(tmp_path / "splits" / split / "0.png", 0)
+    for name in "ab":
+        put(tmp_path / "deep" / name / "train" / "0.png", 0)
+        (tmp_path / "heic" / name).mkdir(parents=True)
+        (tmp_path / "heic" / name / "0.heic").touch()
+        (tmp_path / "empty" / name).mkdir(parents=True)
+    for place, told in (
+        ("splits", r"test \(1 images\), train \(1 images\)\)\. Where a table names"),
+        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Sort the folders"),
+        ("heic", r"a \(1 \.heic\), b \(1 \.heic\)\)\. Read are .*: convert the files"),
+        ("empty", r"a \(nothing\), b \(nothing\)\)\. Sort the folders"),
+    ):
+        for test in (None, 0.2):
+            with pytest.raises(DataError, match=told):
+                load_images("folder", "train", tmp_path / place, test=test)
 
 
 def test_a_class_of_which_no_image_is_left_is_an_error(tmp_path):
