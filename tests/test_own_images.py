@@ -414,10 +414,10 @@ def test_a_look_at_other_forms(tmp_path):
     )
     code, said = checked("set")
     assert code == 1 and "6 images stand in two splits" in said and "data: {name: folder, root: set}" in said
-    a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"]])
+    a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"], ["2", "x"]])
     code, said = checked("set/train/a/labels.csv")
-    assert code == 0 and "labels: set/train/a/labels.csv, test: 0.2}" in said, said
-    shard(Path("p/mine.parquet"), ["x", "y"], pa.string(), raw=True)
+    assert code == 0 and "labels: set/train/a/labels.csv,\n  test: 0.2}" in said, said
+    shard(Path("p/mine.parquet"), ["x", "y", "x"], pa.string(), raw=True)
     for place in ("p", "p/mine.parquet"):
         code, said = checked(place)
         assert code == 0 and f"data: {{name: parquet, root: {place}, test: 0.2}}" in said, said
@@ -429,6 +429,39 @@ def test_a_look_at_other_forms(tmp_path):
             Path(wrong).touch()
         code, said = checked(wrong)
         assert code == 2 and words in said, said
+
+
+def test_what_is_to_be_written_can_be_pasted(tmp_path):
+    place = Path("a folder, with a long name/of photos")
+    for number in range(8):
+        put(place / "images" / f"{number}.png", number, 8 + number % 3)
+    rows = [["file", "class", "n"], *([f"{n}.png", "Cat" if n < 4 else "dog" if n < 7 else "cat", n] for n in range(8))]
+    a_table(place / "labels.csv", [*rows, ["gone.png", "dog", 9], ["0.png", "", 9]])
+    a_table(place / "test.csv", rows)
+    code, said = checked(str(place))
+    assert code == 1 and max(map(len, said.splitlines())) <= 80, said
+    for told in ("nearly the same: Cat, cat", "tables that are not read: test.csv", "lack their image or label"):
+        assert told in said, said
+    Path("c.yaml").write_text(BASE + said.partition("write into the config:\n")[2])
+    prepared = prepare("c.yaml", ["data.validation=0.3"])
+    assert prepared.points[0].size == (8, 8) and any("nearly the same" in line for line in prepared.data)
+
+
+def test_a_set_that_cannot_be_used_is_said(tmp_path):
+    put(Path("one/a/0.png"), 0)
+    put(Path("one/a/1.png"), 1)
+    code, said = checked("one")
+    assert code == 1 and "wrong    all training images are of one class" in said, said
+    put(Path("one/b/0.png"), 2)
+    Path("one/a/1.png").unlink()
+    code, said = checked("one")
+    assert code == 1 and "wrong    no class has two images" in said, said
+    shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
+    Path("broken/a").mkdir(parents=True)
+    Path("broken/a/0.png").write_bytes(b"no image")
+    for place, told in (("p", "label (double)"), ("broken", "none of the 1 images can be decoded")):
+        code, said = checked(place)
+        assert code == 2 and told in said, said
 
 
 def test_a_look_at_a_named_set_of_a_config(tmp_path):

@@ -102,7 +102,7 @@ def columns_of(path: Path, schema: Any) -> Columns:
         called = [name for name in NAME_COLUMNS if name in names] or (names if not numbers else [])
         if called:
             return Columns(image, encoded, _column(path, "text label", called, NAME_COLUMNS, schema), True)
-    return Columns(image, encoded, _column(path, "integer label", numbers, LABEL_COLUMNS, schema), False)
+    return Columns(image, encoded, _column(path, "label (integers or texts)", numbers, LABEL_COLUMNS, schema), False)
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
