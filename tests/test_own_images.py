@@ -294,6 +294,46 @@ def test_a_table_of_labels(form, tmp_path):
     assert str(tmp_path) not in json.dumps([stage.spec.digested() for stage in plan.plan.stages])
 
 
+TEXTS = {
+    "as Excel saves Unicode": ("path\tlabel\n{}\tcat\n{}\tdog\n{}\tcat\n".encode("utf-16"), ["cat", "dog"]),
+    "as pandas writes numbers": (b"path,label\n{},2.0\n{},10.0\n{},2\n", ["2", "10"]),
+    "a column for each class": (b"image,cat,dog,cow\n{},1.0,0.0,0.0\n{},0,1,0\n{},1,0,0\n", ["cat", "dog"]),
+    "paths of Windows": (
+        b"\xef\xbb\xbfpath;label\n" + b"".join(b"D:\\x\\{};%s\n" % c for c in (b"a", b"b", b"a")),
+        ["a", "b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_tables_as_programs_write_them(form, tmp_path):
+    text, classes = TEXTS[form]
+    for number, name in enumerate(("x/0.png", "y/1.png", "y/2.png")):
+        put(tmp_path / name, number)
+        mark, path = ("{}".encode("utf-16-le"), name.encode("utf-16-le")) if "Excel" in form else (b"{}", name.encode())
+        text = text.replace(mark, path, 1)
+    file = tmp_path / "labels.csv"
+    file.write_bytes(text)
+    found = load_images("table", "train", file, test=0.4)
+    assert found.classes == classes and len(load_images("table", "test", file, test=0.4)) == 1
+    assert any("labels.csv: column of the image" in note for note in found.notes)
+
+
+def test_a_path_does_not_lead_into_another_folder(tmp_path):
+    for number, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
+        put(tmp_path / "set" / name, number)
+    rows = [["path", "label"], ["/data/set/cat/0.png", "cat"], ["old/cat/1.png", "cat"], ["dog/2", "dog"]]
+    file = a_table(tmp_path / "labels.csv", rows)
+    assert len(load_images("table", "train", [tmp_path / "set", file], test=0.3)) == 2
+    a_table(file, [*rows, ["dog/0.png", "dog"]])
+    with pytest.raises(DataError, match=r"line 5 \(dog/0\.png\)"):
+        load_images("table", "train", [tmp_path / "set", file], test=0.3)
+    for text, told in ((b"PK\0\1", "is no text"), (b"path,label\n", "no line after")):
+        file.write_bytes(text)
+        with pytest.raises(DataError, match=told):
+            load_images("table", "train", [tmp_path / "set", file], test=0.3)
+
+
 def test_what_a_table_lacks_is_named_and_counted(tmp_path):
     for number in range(6):
         put(tmp_path / "set" / f"{number}.png", number)
