@@ -175,6 +175,8 @@ def test_what_cannot_be_cut_is_said(tmp_path):
         planned(f"{{name: folder, root: {tmp_path}/both, test: 0.2}}")
     with pytest.raises(DataError, match="has a test split"):
         load_images("digits", "train", test=0.2)
+    with pytest.raises(config_file.ConfigError, match=r"line 4: data\.test: digits has a test split"):
+        planned("{name: digits, test: 0.2}")
 
 
 LAYOUTS = {
@@ -238,9 +240,9 @@ def test_folders_that_are_no_classes_are_told_with_what_they_hold(tmp_path):
         (tmp_path / "empty" / name).mkdir(parents=True)
     for place, told in (
         ("splits", r"test \(1 images\), train \(1 images\)\)\. Where a table names"),
-        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Sort the folders"),
+        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Give the folder that holds"),
         ("heic", r"a \(1 \.heic\), b \(1 \.heic\)\)\. Read are .*: convert the files"),
-        ("empty", r"a \(nothing\), b \(nothing\)\)\. Sort the folders"),
+        ("empty", r"a \(nothing\), b \(nothing\)\)\. Give the folder"),
     ):
         for test in (None, 0.2):
             with pytest.raises(DataError, match=told):
@@ -409,6 +411,8 @@ def test_named_classes_that_are_counted_from_one(tmp_path):
     shard(tmp_path / "set" / "train.parquet", [1, 2, 1], pa.int64(), names="ab")
     shard(tmp_path / "set" / "test.parquet", [2], pa.int64(), names="ab")
     train = load_images("parquet", "train", tmp_path / "set")
+    shard(Path("ids/train.parquet"), [1, 2] * 2, pa.int64())
+    assert "1 of 3 classes have no training image: 0" in checked("ids")[1]
     assert train.labels.tolist() == [0, 1, 0] and any("from 1" in note for note in train.notes)
 
 
@@ -496,6 +500,11 @@ def test_a_set_that_cannot_be_used_is_said(tmp_path):
     Path("one/a/1.png").unlink()
     code, said = checked("one")
     assert code == 1 and "wrong    no class has two images" in said, said
+    for name in "ab":
+        for number in range(2):
+            Image.fromarray(np.full((8, 8), 3000 + number, np.uint16)).save(Path("one", name, f"{number}.png"))
+    code, said = checked("one")
+    assert code == 1 and "bits: 12, test: 0.2}" in said and "nearly black" in said, said
     shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
     Path("broken/a").mkdir(parents=True)
     Path("broken/a/0.png").write_bytes(b"no image")

@@ -36,6 +36,8 @@ class SplitFacts:
     """What is wrong with each file that cannot be read."""
     problems: list[str] = field(default_factory=list)
     """What makes the split unusable as it stands."""
+    bits: int | None = None
+    """What `data.bits` must say of its 16-bit images, perhaps."""
     notes: list[str] = field(default_factory=list)
     """What users should know of how its images are read; broken ones apart."""
 
@@ -109,6 +111,11 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
     if not (train := splits["train"]).images:
         raise DataError(" ".join([*(train.problems or [f"{name}: has no training image."]), *train.broken[:1]]))
     facts.lacking = not _whole(name, place, {**settings, **({"test": TEST_SHARE} if cut else {})})
+    if bits := max((one.bits or 0 for one in splits.values()), default=0):
+        facts.keys["bits"] = bits
+    if idle := [one for one, count in train.classes.items() if not count]:
+        told = f"{', '.join(idle[:10])}{', ...' if len(idle) > 10 else ''}"
+        facts.notes += (f"{len(idle):,} of {len(train.classes):,} classes have no training image: {told}",)
     facts.notes += (alike,) if (alike := look_alike(train.classes)) else ()
     if len(facts.sizes) > 1 and "size" not in settings:
         facts.keys["size"] = suggested_size(facts.sizes)
@@ -167,5 +174,5 @@ def _look(there: Located, split: str, copies: dict[bytes, list[tuple[str, str, s
             facts.notes = [note for note in contents.notes if BROKEN not in note]
         except DataError as error:
             facts.problems.append(str(error))
-    facts.modes, facts.broken = seen.modes, seen.broken
+    facts.modes, facts.broken, facts.bits = seen.modes, seen.broken, seen.bits
     return facts

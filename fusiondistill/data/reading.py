@@ -54,6 +54,8 @@ class Observed:
     modes: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     """What is wrong with each image that was left out."""
+    bits: int | None = None
+    """How many bits the values of 16-bit images seem to fill, where the user must say it."""
 
 
 _observed: ContextVar[Observed | None] = ContextVar("observed", default=None)
@@ -151,6 +153,8 @@ class Reader:
         if self._sixteen and self.bits is None and self._largest < _DARK:
             fills = max(9, self._largest.bit_length())
             fills += fills % 2  # cameras have 10, 12 or 14
+            if (seen := _observed.get()) is not None:
+                seen.bits = fills
             raise DataError(
                 f"{where}: the largest value of its {self._sixteen:,} images with 16 bits a channel is "
                 f"{self._largest:,}, so they would be nearly black. Say how many bits the values fill: "

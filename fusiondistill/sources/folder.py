@@ -49,7 +49,7 @@ def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
         raise DataError(f"`folder` needs one root: {LAYOUT}.")
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(f"{base}: there is no such folder; {EXPECTED}.")
+        raise DataError(f"{base}: {'is a file' if base.exists() else 'there is no such folder'}; {EXPECTED}.")
     base, notes = _descended(base)
     splits = _splits(base, cut, notes)
     if not splits and cut and not _WORDS.issuperset(map(str.lower, (whole := _Split("train", base)).filled())):
@@ -148,7 +148,7 @@ def _no_split(base: Path) -> str:
         told, found = "", [f"{name} ({_told(kinds) or 'nothing'})" for name, kinds in classes.classes.items()]
         found += [f"{flat:,} images without a folder of a class"] if flat else []
         found += [name for name in files if name.lower().endswith((".csv", ".tsv"))][:3]
-        remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
+        remedy = f"Give the folder that holds those of the classes, or sort them into these two; {EXPECTED}."
         if len(found) > len(classes.classes) or counts:
             remedy = (
                 "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE}."
