@@ -108,6 +108,8 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
             yield ("data", key), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
         elif key != "root" and name != "table":
             yield ("data", key), "is of the data source table alone; others have their files below data.root"
+    if name in SOURCES and not SOURCES[name].facts.get("by_split") and data.get("test") is not None:
+        yield ("data", "test"), f"{name} has a test split, so none is cut off: leave data.test out"
     if name not in SOURCES:
         yield ("data", "name"), f"no data set {name!r}{close_to(name, tuple(SOURCES))}"
     elif SOURCES[name].facts.get("needs_root") and not places:

@@ -95,7 +95,7 @@ def test_rows_without_label_image_or_the_right_size(tmp_path):
     write_parquet(file, [png()], [0.5], label_type=pa.float64())
     fails(
         "train.parquet",
-        "no integer label column among image (struct<bytes: binary, path: string>), label (double)",
+        "no label (integers or texts) column among image (struct<bytes: binary, path: string>), label (double)",
         root=tmp_path,
     )
     pq.write_table(pa.table({"label": [1]}), file)

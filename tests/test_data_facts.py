@@ -79,7 +79,7 @@ def test_what_is_no_image_is_counted_and_said(tmp_path):
     (tmp_path / "train" / "README").touch()
     (tmp_path / "train" / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "val").mkdir()
-    told = "9 files or folders that are no images are left out (1 .heic, 2 .txt, 1 beside the folders of the classes, "
+    told = "9 files or folders are left out (1 .heic, 2 .txt, 1 beside the folders of the classes, "
     told += "1 folders inside a class, 2 hidden, 1 links that lead nowhere, 1 without a suffix)"
     for notes in (looked_for(tmp_path), prepared(tmp_path).notes):
         assert any(told in note for note in notes), notes
@@ -305,9 +305,9 @@ def test_a_checkpoint_that_does_not_fit_is_told_by_the_plan(tmp_path):
 
 def test_folders_that_are_laid_out_otherwise_are_told_with_what_to_do(tmp_path):
     a_set(tmp_path / "other", {"a": 1, "b": 1})
-    for split in ("train", "test"):
-        (tmp_path / "other" / split).rename(tmp_path / "other" / f"my_{split}")
-    with pytest.raises(DataError, match="holds my_test, my_train"):
+    for split, name in (("train", "learn"), ("test", "prove")):
+        (tmp_path / "other" / split).rename(tmp_path / "other" / name)
+    with pytest.raises(DataError, match=r"holds learn .*2 images in these.*, prove"):
         load_images("folder", "train", tmp_path / "other")
     a_set(tmp_path / "nested", {"a": 1, "b/images": 1})
     with pytest.raises(DataError, match=r"train/b: holds no image.*Move the images up"):

@@ -175,6 +175,8 @@ def test_what_cannot_be_cut_is_said(tmp_path):
         planned(f"{{name: folder, root: {tmp_path}/both, test: 0.2}}")
     with pytest.raises(DataError, match="has a test split"):
         load_images("digits", "train", test=0.2)
+    with pytest.raises(config_file.ConfigError, match=r"line 4: data\.test: digits has a test split"):
+        planned("{name: digits, test: 0.2}")
 
 
 LAYOUTS = {
@@ -184,6 +186,7 @@ LAYOUTS = {
     "validation beside test": ("train/{}", "val/{}", "test/{}"),
     "validation as people call it": ("Training/{}", "Valid/{}", "Testing/{}"),
     "as archives unpack": ("train/train/{}", "", "test/test/{}"),
+    "a word of the name": ("images_train/{}", "val-set/{}", "Testset/{}"),
 }
 
 
@@ -225,6 +228,25 @@ def test_a_class_may_be_called_train(tmp_path):
         put(tmp_path / "set" / name / "0.png", number)
         put(tmp_path / "set" / name / "1.png", 10 + number)
     assert load_images("folder", "train", tmp_path / "set", test=0.5).classes == ["bus", "train"]
+
+
+def test_folders_that_are_no_classes_are_told_with_what_they_hold(tmp_path):
+    for split in ("train", "test"):  # a competition's, whose classes stand in a table
+        put(tmp_path / "splits" / split / "0.png", 0)
+    for name in "ab":
+        put(tmp_path / "deep" / name / "train" / "0.png", 0)
+        (tmp_path / "heic" / name).mkdir(parents=True)
+        (tmp_path / "heic" / name / "0.heic").touch()
+        (tmp_path / "empty" / name).mkdir(parents=True)
+    for place, told in (
+        ("splits", r"test \(1 images\), train \(1 images\)\)\. Where a table names"),
+        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Give the folder that holds"),
+        ("heic", r"a \(1 \.heic\), b \(1 \.heic\)\)\. Read are .*: convert the files"),
+        ("empty", r"a \(nothing\), b \(nothing\)\)\. Give the folder"),
+    ):
+        for test in (None, 0.2):
+            with pytest.raises(DataError, match=told):
+                load_images("folder", "train", tmp_path / place, test=test)
 
 
 def test_a_class_of_which_no_image_is_left_is_an_error(tmp_path):
@@ -272,6 +294,46 @@ def test_a_table_of_labels(form, tmp_path):
     plan = planned(f"{{name: table, images: {tmp_path}/photos, labels: {file}, test: 0.25}}", "data.validation=0.3")
     assert plan.plan.stages and plan.context.roots[0][1] == (f"{tmp_path}/photos", str(file))
     assert str(tmp_path) not in json.dumps([stage.spec.digested() for stage in plan.plan.stages])
+
+
+TEXTS = {
+    "as Excel saves Unicode": ("path\tlabel\n{}\tcat\n{}\tdog\n{}\tcat\n".encode("utf-16"), ["cat", "dog"]),
+    "as pandas writes numbers": (b"path,label\n{},2.0\n{},10.0\n{},2\n", ["2", "10"]),
+    "a column for each class": (b"image,cat,dog,cow\n{},1.0,0.0,0.0\n{},0,1,0\n{},1,0,0\n", ["cat", "dog"]),
+    "paths of Windows": (
+        b"\xef\xbb\xbfpath;label\n" + b"".join(b"D:\\x\\{};%s\n" % c for c in (b"a", b"b", b"a")),
+        ["a", "b"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TEXTS)
+def test_tables_as_programs_write_them(form, tmp_path):
+    text, classes = TEXTS[form]
+    for number, name in enumerate(("x/0.png", "y/1.png", "y/2.png")):
+        put(tmp_path / name, number)
+        mark, path = ("{}".encode("utf-16-le"), name.encode("utf-16-le")) if "Excel" in form else (b"{}", name.encode())
+        text = text.replace(mark, path, 1)
+    file = tmp_path / "labels.csv"
+    file.write_bytes(text)
+    found = load_images("table", "train", file, test=0.4)
+    assert found.classes == classes and len(load_images("table", "test", file, test=0.4)) == 1
+    assert any("labels.csv: column of the image" in note for note in found.notes)
+
+
+def test_a_path_does_not_lead_into_another_folder(tmp_path):
+    for number, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
+        put(tmp_path / "set" / name, number)
+    rows = [["path", "label"], ["/data/set/cat/0.png", "cat"], ["old/cat/1.png", "cat"], ["dog/2", "dog"]]
+    file = a_table(tmp_path / "labels.csv", rows)
+    assert len(load_images("table", "train", [tmp_path / "set", file], test=0.3)) == 2
+    a_table(file, [*rows, ["dog/0.png", "dog"]])
+    with pytest.raises(DataError, match=r"line 5 \(dog/0\.png\)"):
+        load_images("table", "train", [tmp_path / "set", file], test=0.3)
+    for text, told in ((b"PK\0\1", "is no text"), (b"path,label\n", "no line after")):
+        file.write_bytes(text)
+        with pytest.raises(DataError, match=told):
+            load_images("table", "train", [tmp_path / "set", file], test=0.3)
 
 
 def test_what_a_table_lacks_is_named_and_counted(tmp_path):
@@ -349,6 +411,8 @@ def test_named_classes_that_are_counted_from_one(tmp_path):
     shard(tmp_path / "set" / "train.parquet", [1, 2, 1], pa.int64(), names="ab")
     shard(tmp_path / "set" / "test.parquet", [2], pa.int64(), names="ab")
     train = load_images("parquet", "train", tmp_path / "set")
+    shard(Path("ids/train.parquet"), [1, 2] * 2, pa.int64())
+    assert "1 of 3 classes have no training image: 0" in checked("ids")[1]
     assert train.labels.tolist() == [0, 1, 0] and any("from 1" in note for note in train.notes)
 
 
@@ -394,10 +458,10 @@ def test_a_look_at_other_forms(tmp_path):
     )
     code, said = checked("set")
     assert code == 1 and "6 images stand in two splits" in said and "data: {name: folder, root: set}" in said
-    a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"]])
+    a_table(Path("set/train/a/labels.csv"), [["file", "kind"], ["0", "x"], ["1", "y"], ["2", "x"]])
     code, said = checked("set/train/a/labels.csv")
-    assert code == 0 and "labels: set/train/a/labels.csv, test: 0.2}" in said, said
-    shard(Path("p/mine.parquet"), ["x", "y"], pa.string(), raw=True)
+    assert code == 0 and "labels: set/train/a/labels.csv,\n  test: 0.2}" in said, said
+    shard(Path("p/mine.parquet"), ["x", "y", "x"], pa.string(), raw=True)
     for place in ("p", "p/mine.parquet"):
         code, said = checked(place)
         assert code == 0 and f"data: {{name: parquet, root: {place}, test: 0.2}}" in said, said
@@ -409,6 +473,44 @@ def test_a_look_at_other_forms(tmp_path):
             Path(wrong).touch()
         code, said = checked(wrong)
         assert code == 2 and words in said, said
+
+
+def test_what_is_to_be_written_can_be_pasted(tmp_path):
+    place = Path("a folder, with a long name/of photos")
+    for number in range(8):
+        put(place / "images" / f"{number}.png", number, 8 + number % 3)
+    rows = [["file", "class", "n"], *([f"{n}.png", "Cat" if n < 4 else "dog" if n < 7 else "cat", n] for n in range(8))]
+    a_table(place / "labels.csv", [*rows, ["gone.png", "dog", 9], ["0.png", "", 9]])
+    a_table(place / "test.csv", rows)
+    code, said = checked(str(place))
+    assert code == 1 and max(map(len, said.splitlines())) <= 80, said
+    for told in ("nearly the same: Cat, cat", "tables that are not read: test.csv", "lack their image or label"):
+        assert told in said, said
+    Path("c.yaml").write_text(BASE + said.partition("write into the config:\n")[2])
+    prepared = prepare("c.yaml", ["data.validation=0.3"])
+    assert prepared.points[0].size == (8, 8) and any("nearly the same" in line for line in prepared.data)
+
+
+def test_a_set_that_cannot_be_used_is_said(tmp_path):
+    put(Path("one/a/0.png"), 0)
+    put(Path("one/a/1.png"), 1)
+    code, said = checked("one")
+    assert code == 1 and "wrong    all training images are of one class" in said, said
+    put(Path("one/b/0.png"), 2)
+    Path("one/a/1.png").unlink()
+    code, said = checked("one")
+    assert code == 1 and "wrong    no class has two images" in said, said
+    for name in "ab":
+        for number in range(2):
+            Image.fromarray(np.full((8, 8), 3000 + number, np.uint16)).save(Path("one", name, f"{number}.png"))
+    code, said = checked("one")
+    assert code == 1 and "bits: 12, test: 0.2}" in said and "nearly black" in said, said
+    shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
+    Path("broken/a").mkdir(parents=True)
+    Path("broken/a/0.png").write_bytes(b"no image")
+    for place, told in (("p", "label (double)"), ("broken", "none of the 1 images can be decoded")):
+        code, said = checked(place)
+        assert code == 2 and told in said, said
 
 
 def test_a_look_at_a_named_set_of_a_config(tmp_path):

@@ -8,7 +8,7 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub import SUFFIXES as PARQUET
 from fusiondistill.data.tables import TABLES
 
-__all__ = ["keys_for"]
+__all__ = ["keys_for", "tables_in"]
 
 KNOWN = {"wnids.txt": "tiny_imagenet", "batches.meta": "cifar10"}
 """A file that only one published layout has -> its source."""
@@ -59,12 +59,17 @@ def _folder(path: Path) -> dict[str, str]:
             return {"name": "cifar100", **root}
     if _has_parquet(path):
         return {"name": "parquet", **root}
-    tables = [p for p in sorted(path.iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
+    tables = tables_in(path)
     if len(tables) > 1:  # a competition's, beside a form for answers
         tables = [p for p in tables if p.stem.lower() in LABELS]
     if len(tables) == 1 and not _has_classes(path):
         return {"name": "table", "images": str(_images_beside(tables[0])), "labels": str(tables[0])}
     return {"name": "folder", **root}
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables in a folder, by their names."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
 
 
 def _has_parquet(path: Path) -> bool:

@@ -12,8 +12,8 @@ from fusiondistill.data.cache import suggested_size
 from fusiondistill.data.decoding import to_be_resized
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.loading import Located, locate
-from fusiondistill.data.names import escaped
-from fusiondistill.data.reading import observing
+from fusiondistill.data.names import escaped, look_alike
+from fusiondistill.data.reading import BROKEN, observing
 from fusiondistill.data.source import Place
 
 __all__ = ["Copy", "Facts", "SplitFacts", "inspect"]
@@ -36,6 +36,10 @@ class SplitFacts:
     """What is wrong with each file that cannot be read."""
     problems: list[str] = field(default_factory=list)
     """What makes the split unusable as it stands."""
+    bits: int | None = None
+    """What `data.bits` must say of its 16-bit images, perhaps."""
+    notes: list[str] = field(default_factory=list)
+    """What users should know of how its images are read; broken ones apart."""
 
 
 class Copy(NamedTuple):
@@ -55,6 +59,8 @@ class Facts:
     copies: list[Copy]
     keys: dict[str, Any]
     """The keys of ``data:`` that make it usable."""
+    lacking: bool = False
+    """Whether a table has rows without an image or a label."""
 
     @property
     def sizes(self) -> Counter[tuple[int, int]]:
@@ -67,10 +73,13 @@ class Facts:
         crossing = sum(len(set(copy.splits)) > 1 for copy in self.copies)
         doubtful = sum(len(set(copy.classes)) > 1 for copy in self.copies)
         broken = sum(len(one.broken) for one in self.splits.values())
-        own = self.splits["train"].classes
+        own = {name: count for name, count in self.splits["train"].classes.items() if count}
         others = {name for one in self.splits.values() for name, count in one.classes.items() if count}
-        lacking = [name for name in sorted(others) if not own.get(name)]
+        lacking = sorted(others - own.keys())
         found = [problem for one in self.splits.values() for problem in one.problems]
+        found += ["all training images are of one class"] if len(own) == 1 else []
+        found += ["no class has two images"] if max(own.values()) == 1 else []
+        found += ["rows of the table lack their image or label"] if self.lacking else []
         found += [f"{broken:,} files are broken"] if broken else []
         found += [f"{crossing:,} images stand in two splits"] if crossing else []
         found += [f"{doubtful:,} images are there with two labels"] if doubtful else []
@@ -95,16 +104,34 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
     for split in there.own_splits:
         splits[split] = _look(there, split, copies)
     found = [Copy(*map(tuple, zip(*alike, strict=True))) for alike in copies.values() if len(alike) > 1]
-    facts = Facts(splits, there.notes, found, dict(keys))
+    notes = [*there.notes, *(note for one in splits.values() for note in one.notes)]
+    facts = Facts(splits, tuple(dict.fromkeys(notes)), found, dict(keys))
     if "train" not in splits:
         raise DataError(f"{name}: there is no training split, only {', '.join(splits)}.")
+    if not (train := splits["train"]).images:
+        raise DataError(" ".join([*(train.problems or [f"{name}: has no training image."]), *train.broken[:1]]))
+    facts.lacking = not _whole(name, place, {**settings, **({"test": TEST_SHARE} if cut else {})})
+    if bits := max((one.bits or 0 for one in splits.values()), default=0):
+        facts.keys["bits"] = bits
+    if idle := [one for one, count in train.classes.items() if not count]:
+        told = f"{', '.join(idle[:10])}{', ...' if len(idle) > 10 else ''}"
+        facts.notes += (f"{len(idle):,} of {len(train.classes):,} classes have no training image: {told}",)
+    facts.notes += (alike,) if (alike := look_alike(train.classes)) else ()
     if len(facts.sizes) > 1 and "size" not in settings:
         facts.keys["size"] = suggested_size(facts.sizes)
     if cut and "test" not in settings:
         facts.keys["test"] = TEST_SHARE
-    if any(one.broken for one in splits.values()):
+    if facts.lacking or any(one.broken for one in splits.values()):
         facts.keys["broken"] = "skip"
     return facts
+
+
+def _whole(name: str, place: Place, settings: Mapping[str, Any]) -> bool:
+    """Whether nothing that the files' lists name is missing: whether they are found without ``broken: skip``, too."""
+    try:
+        return bool(locate(name, place, **settings).files)
+    except DataError:
+        return False
 
 
 def _located(name: str, place: Place, settings: Mapping[str, Any]) -> tuple[Located, bool]:
@@ -144,7 +171,8 @@ def _look(there: Located, split: str, copies: dict[bytes, list[tuple[str, str, s
                 facts.classes[called] = facts.classes.get(called, 0) + 1
                 content = hashlib.blake2b(str(image.shape).encode() + image.tobytes(), digest_size=16).digest()
                 copies.setdefault(content, []).append((where, split, called))
+            facts.notes = [note for note in contents.notes if BROKEN not in note]
         except DataError as error:
             facts.problems.append(str(error))
-    facts.modes, facts.broken = seen.modes, seen.broken
+    facts.modes, facts.broken, facts.bits = seen.modes, seen.broken, seen.bits
     return facts

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterable
 
-__all__ = ["escaped", "same_name"]
+__all__ = ["escaped", "look_alike", "same_name"]
 
 
 def escaped(name: str, lines: bool = False) -> str:
@@ -29,6 +30,20 @@ def escaped(name: str, lines: bool = False) -> str:
         return text
     kept = "\n" if lines else ""
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in kept else c for c in text)
+
+
+def look_alike(names: Iterable[str]) -> str:
+    """Names that differ in case and in what stands between words alone, in a sentence; "" where there are none.
+
+    Example:
+        >>> look_alike(["Dog", "cat", "dog"])
+        'classes whose names are nearly the same: Dog, dog'
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault("".join(c for c in same_name(name).casefold() if c.isalnum()) or name, []).append(name)
+    told = "; ".join(", ".join(several) for several in alike.values() if len(several) > 1)
+    return told and f"classes whose names are nearly the same: {told}"
 
 
 def same_name(name: str) -> str:

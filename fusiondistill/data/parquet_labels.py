@@ -18,8 +18,11 @@ __all__ = ["Classes", "Columns", "Labels", "blaming", "classes_of", "columns_of"
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-NAME_COLUMNS = (*LABEL_COLUMNS, "class", "category", "class_name", "label_name", "target", "species", "breed")
+_KINDS = (*LABEL_COLUMNS, "class", "category", "class_name", "label_name", "target", "species", "breed")
+NAME_COLUMNS = (*_KINDS, "label_text")
 """Of texts that are class names."""
+ID_COLUMNS = (*_KINDS, "class_id", "label_id", "category_id")
+"""Of numbers, where there are several."""
 ROWS_AT_A_TIME = 32
 BYTES_AT_A_TIME = 256 * 2**20
 MAX_ROWS = 50_000_000
@@ -59,7 +62,7 @@ def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...],
     columns = [f"{field.name} ({str(field.type)[:60]})" for field in schema]
     raise DataError(
         f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
-        f"expected one, or one called {' or '.join(preferred)}."
+        f"expected one, or one called {', '.join(preferred)}. Rename the column."
     )
 
 
@@ -102,7 +105,7 @@ def columns_of(path: Path, schema: Any) -> Columns:
         called = [name for name in NAME_COLUMNS if name in names] or (names if not numbers else [])
         if called:
             return Columns(image, encoded, _column(path, "text label", called, NAME_COLUMNS, schema), True)
-    return Columns(image, encoded, _column(path, "integer label", numbers, LABEL_COLUMNS, schema), False)
+    return Columns(image, encoded, _column(path, "label (integers or texts)", numbers, ID_COLUMNS, schema), False)
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:

@@ -18,7 +18,7 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
-__all__ = ["Background", "Bits", "Broken", "Observed", "Reader", "observing"]
+__all__ = ["BROKEN", "Background", "Bits", "Broken", "Observed", "Reader", "observing"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
@@ -37,6 +37,7 @@ _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _DARK = 2**14
 """Images of 16 bits whose largest value is below this fill 14 bits at most, as cameras' values do."""
 _NAMED = 20
+BROKEN = "broken images that are left out"
 MOST_THREADS = 8
 """That decode side by side: each may hold a photo of 200 MB."""
 
@@ -53,6 +54,8 @@ class Observed:
     modes: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
     """What is wrong with each image that was left out."""
+    bits: int | None = None
+    """How many bits the values of 16-bit images seem to fill, where the user must say it."""
 
 
 _observed: ContextVar[Observed | None] = ContextVar("observed", default=None)
@@ -150,6 +153,8 @@ class Reader:
         if self._sixteen and self.bits is None and self._largest < _DARK:
             fills = max(9, self._largest.bit_length())
             fills += fills % 2  # cameras have 10, 12 or 14
+            if (seen := _observed.get()) is not None:
+                seen.bits = fills
             raise DataError(
                 f"{where}: the largest value of its {self._sixteen:,} images with 16 bits a channel is "
                 f"{self._largest:,}, so they would be nearly black. Say how many bits the values fill: "
@@ -163,7 +168,7 @@ class Reader:
             names = ", ".join(escaped(name) for name in self._skipped[:_NAMED])
             more = len(self._skipped) - _NAMED
             rest = f" and {more:,} more" if more > 0 else ""
-            said.append(f"{split}: broken images that are left out: {len(self._skipped):,} ({names}{rest})")
+            said.append(f"{split}: {BROKEN}: {len(self._skipped):,} ({names}{rest})")
         if self._several:
             said.append(f"{split}: {self._several:,} files have several frames or pages; the first is read")
         if self._deep:

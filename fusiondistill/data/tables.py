@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +25,13 @@ IMAGE_COLUMNS = (
     "img_name", "images", "photo", "name", "id",
 )  # fmt: skip
 LABEL_COLUMNS = (
-    "label", "labels", "class", "class_name", "classname", "category", "target", "species", "breed", "diagnosis", "y",
-    "class_id", "label_id", "category_id",
+    "label", "labels", "class", "class_name", "classname", "category", "kind", "target", "species", "breed",
+    "diagnosis", "y", "class_id", "label_id", "category_id", "cls",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase")
+ONE_OF = "the one that holds a 1"
+"""What the column of labels is called where each class has a column of its own."""
+_WHOLE = re.compile(r"\d+(\.0*)?")
 LOOKED_AT = 200
 """Rows by which the column of the images is told."""
 MOST_ROWS = 10_000_000
@@ -53,15 +58,25 @@ class Images:
                 self._called.setdefault(called.lower(), []).append(key)
 
     def find(self, given: str) -> list[str]:
-        """The images, by their paths below the folder, that a text may mean: none, one, or several of one name."""
+        """The images, by their paths below the folder, that a text may mean: none, one, or several of one name.
+
+        A path whose beginning is not there may lead to the folder itself, not to another folder in it.
+        """
         parts = [part for part in given.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
-            rest = "/".join(parts[start:])
+            rest, before = "/".join(parts[start:]), parts[:start]
             if rest in self.files:
                 return [rest]
-            if found := self._called.get(rest.lower()):
+            found = self._called.get(rest.lower(), [])
+            if found := [key for key in found if self._agree(before, key.split("/")[: start - len(parts)])]:
                 return found
         return []
+
+    def _agree(self, given: list[str], folders: list[str]) -> bool:
+        """Whether the folders that a text names may be those above an image."""
+        shared = min(len(given), len(folders))
+        ends = [[name.lower() for name in names[len(names) - shared :]] for names in (given, folders)]
+        return ends[0] == ends[1] or given[-1].lower() == self.folder.name.lower()
 
 
 class Item(NamedTuple):
@@ -89,6 +104,10 @@ class Table:
     """Words of the split's column that name no split."""
     repeated: int = 0
     """Rows that say of an image what an earlier one has said."""
+    unused: Sequence[str] = ()
+    """Columns that are not read."""
+    named: set[str] = field(default_factory=set)
+    """The images that it names."""
 
 
 def read_table(path: Path, images: Images, wanted: Mapping[str, str | None]) -> Table:
@@ -108,12 +127,24 @@ def read_table(path: Path, images: Images, wanted: Mapping[str, str | None]) -> 
     headed = not any(images.find(cell) for cell in rows[0])
     names = [cell.strip() for cell in rows[0]] if headed else [str(n) for n in range(1, len(rows[0]) + 1)]
     body = rows[1:] if headed else rows
+    if not body:
+        raise DataError(f"{path}: has no line after the names of its columns.")
     at = _columns(path, names, body, images, wanted)
-    table = Table(columns={what: names[column] for what, column in at.items()})
+    unused = [] if ONE_OF in names else [name for n, name in enumerate(names) if n not in at.values()]
+    table = Table(columns={what: names[column] for what, column in at.items()}, unused=unused)
+    _shorten(body, at["label"])
     seen: dict[str, Item] = {}
     for number, row in enumerate(body, start=2 if headed else 1):
         _take(table, seen, row, at, images, f"{path}, line {number}")
     return table
+
+
+def _shorten(body: list[list[str]], column: int) -> None:
+    """Labels that are whole numbers, as pandas writes them where a cell is empty (1.0), in the short form (1)."""
+    rows = [row for row in body if column < len(row) and row[column].strip()]
+    if all(_WHOLE.fullmatch(row[column].strip()) for row in rows):
+        for row in rows:
+            row[column] = row[column].strip().partition(".")[0]
 
 
 def _take(
@@ -124,7 +155,8 @@ def _take(
     named, label, found = cells["image"], cells["label"], images.find(cells["image"])
     if len(found) > 1:
         raise DataError(f"{where}: {named!r} may be {found[0]} or {found[1]} below {images.folder}. Write the path.")
-    if not label:
+    table.named.update(found)
+    if label.lower() in ("", "nan"):
         table.unlabelled.append(f"{where} ({named})")
         return
     if not found:
@@ -158,12 +190,15 @@ def _split_of(word: str) -> str:
 def _rows(path: Path) -> list[list[str]]:
     """The lines of a table, cut into cells; empty lines left out."""
     data = read_bounded(path)
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Excel saves "Unicode text"
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
+    if "\0" in text:
+        raise DataError(f"{path}: is no text. Save the table as CSV.")
     first = text.partition("\n")[0]
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=first.count)
+    separator = "\t" if path.suffix.lower() == ".tsv" and "\t" in first else max(",;\t|", key=first.count)
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(row)]
     except csv.Error as error:
@@ -201,10 +236,27 @@ def _columns(
     if "label" not in at:
         rest = [column for column in range(len(names)) if column not in at.values()]
         found = _called(plain, LABEL_COLUMNS, at.values())
+        if found is None and (marked := _one_of(body, rest)):
+            for row, column in zip(body, marked, strict=True):
+                row.append(names[column])
+            names.append(ONE_OF)
+            found = len(names) - 1
         if found is None and len(rest) != 1:
             raise DataError(_which("label", path, names, f"it may be {' or '.join(names[c] for c in rest) or 'none'}"))
         at["label"] = rest[0] if found is None else found
     return at
+
+
+def _one_of(body: list[list[str]], columns: list[int]) -> list[int]:
+    """Of each row the column that holds a 1, where all others of these hold a 0; empty where it is not so."""
+    marked = []
+    for row in body:
+        ones = [column for column in columns if column < len(row) and row[column].strip() in ("1", "1.0")]
+        zeros = sum(column < len(row) and row[column].strip() in ("0", "0.0") for column in columns)
+        if len(ones) != 1 or zeros != len(columns) - 1 or len(columns) < 2:
+            return []
+        marked += ones
+    return marked
 
 
 def _called(names: list[str], known: Iterable[str], taken: Iterable[int]) -> int | None:

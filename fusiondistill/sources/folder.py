@@ -2,16 +2,18 @@
 
 A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF or PNM. Classes are the folders of `train` in
 alphabetical order, images are in the order of their names. Splits are found by their names in any case: `train` or
-`training`, `test` or `testing`, and `val`, `valid`, `validation`, `dev`, `eval` or `evaluation`. The last is the
-validation split beside a test split, and stands in for it where there is none. A set without a test split needs
-`data.test`, which cuts one off (then a `val` is the validation split). A set without any split is its classes' folders
-themselves. Where the root holds one folder that holds all this, that folder is read. What is left out is counted and
-said; a class without an image is an error.
+`training`, `test` or `testing`, and `val`, `valid`, `validation`, `dev`, `eval` or `evaluation`; or by one of these
+words in a name (`images_train`, `test-set`), of a folder that holds folders of images. The last is the validation split
+beside a test split, and stands in for it where there is none. A set without a test split needs `data.test`, which cuts
+one off (then a `val` is the validation split). A set without any split is its classes' folders themselves. Where the
+root holds one folder that holds all this, that folder is read. What is left out is counted and said; a class without an
+image is an error.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +31,7 @@ __all__ = ["folder"]
 
 VALIDATION_FOLDERS = ("val", "valid", "validation", "dev", "eval", "evaluation")
 SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": VALIDATION_FOLDERS}
+_WORDS = {word for words in SPLIT_FOLDERS.values() for word in words}
 LAYOUT = (
     "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm), perhaps "
     "val/<class>/*.png; or, with data.test, with <class>/*.png"
@@ -36,7 +39,7 @@ LAYOUT = (
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
 SHOWN = 12
 MOST_DEEP = 3
-DEEPER = "folders inside a class"
+DEEPER, IN_THESE = "folders inside a class", "images in these"
 SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"}
 """Written by operating systems; left out like hidden files."""
 
@@ -46,11 +49,11 @@ def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
         raise DataError(f"`folder` needs one root: {LAYOUT}.")
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise DataError(f"{base}: there is no such folder; {EXPECTED}.")
+        raise DataError(f"{base}: {'is a file' if base.exists() else 'there is no such folder'}; {EXPECTED}.")
     base, notes = _descended(base)
     splits = _splits(base, cut, notes)
-    if not splits and cut:
-        splits = {"train": _Split("train", base)}
+    if not splits and cut and not _WORDS.issuperset(map(str.lower, (whole := _Split("train", base)).filled())):
+        splits = {"train": whole}
     if not splits:
         raise DataError(_no_split(base))
     files = {name: path for split in splits.values() for name, path in split.files.items()}
@@ -66,17 +69,18 @@ def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
 
 def _splits(base: Path, cut: bool, notes: list[str]) -> dict[str, _Split]:
     """The folders that are splits, by the splits that they are; notes say what stands in and what is not used."""
-    inside = {entry.name.lower(): Path(entry.path) for entry in _entries(base) if entry.is_dir()}
     found: dict[str, _Split] = {}
     unused: list[tuple[Path, str]] = []
+    inside = _folders(base)
     for split, words in SPLIT_FOLDERS.items():
-        for path in (inside[word] for word in words if word in inside):
+        for path in [one for one in inside if one.name.lower() in words] or _called(inside, split):
             if split in found:
                 unused.append((path, f"{found[split].folder.name} is the {split} split"))
                 continue
             there = _Split(split, _within(path))
             if there.files or (split == "train" and there.classes):
                 found[split] = there
+                notes += [f"{path}: is read as the {split} split"] if path.name.lower() not in words else []
             else:
                 unused.append((path, "it has no folder of a class that holds images"))
     if "test" not in found and "validation" in found and not cut:
@@ -106,7 +110,18 @@ def _descended(base: Path) -> tuple[Path, list[str]]:
 
 
 def _has_split(folders: list[Path]) -> bool:
-    return any(path.name.lower() in SPLIT_FOLDERS["train"] and _folders(path) for path in folders)
+    whole = any(path.name.lower() in SPLIT_FOLDERS["train"] and _folders(path) for path in folders)
+    return whole or bool(_called(folders, "train"))
+
+
+def _called(folders: list[Path], split: str) -> list[Path]:
+    """The folders with one of a split's words in their names, and none of another's, that hold folders of images."""
+
+    def means(path: Path) -> list[str]:
+        said = set(re.split(r"[^a-z]+", re.sub(r"(sets?|data)$", "", path.name.lower())))
+        return [one for one, words in SPLIT_FOLDERS.items() if said.intersection(words)]
+
+    return [path for path in folders if means(path) == [split] and _Split(split, _within(path)).files]
 
 
 def _folders(base: Path) -> list[Path]:
@@ -121,29 +136,36 @@ def _within(split: Path) -> Path:
 
 def _no_split(base: Path) -> str:
     """What to say where no folder is a split: what was found, and what to write."""
-    classes = _Split("train", base)
-    counts = {name: kinds[""] for name, kinds in classes.classes.items() if kinds[""]}
-    words = {word for words in SPLIT_FOLDERS.values() for word in words}
-    if len(counts) > 1 and not words.issuperset(map(str.lower, counts)):
-        shown = ", ".join(f"{name} ({n:,})" for name, n in list(counts.items())[:SHOWN])
-        more = f" and {len(counts) - SHOWN:,} more" if len(counts) > SHOWN else ""
-        return escaped(
-            f"{base}: has no folder called train or test (it holds {len(counts):,} folders with "
-            f"{sum(counts.values()):,} images: {shown}{more}). If these are the classes, write data.test: 0.2, which "
-            "cuts a test split off."
-        )
-    names = [path.name for path in _folders(base)]
-    held = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") or "no folder"
+    classes, found = _Split("train", base), list[str]()
+    counts = classes.filled()
     files = [entry.name for entry in _entries(base) if entry.is_file()]
-    flat = sum(Path(name).suffix.lower() in SUFFIXES for name in files) + sum(counts.values())
-    tables = [name for name in files if name.lower().endswith((".csv", ".tsv"))]
-    remedy = f"Sort the folders of the classes into these two; {EXPECTED}."
-    if flat or tables:
-        remedy = (
-            "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE.csv}."
-        )
-        held += f", {flat:,} images without a folder of a class" + (f", {', '.join(tables[:3])}" if tables else "")
-    return escaped(f"{base}: has no folder called train or test (it holds {held}). {remedy}")
+    flat = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
+    if len(counts) > 1 and not _WORDS.issuperset(map(str.lower, counts)):
+        told = f"{len(counts):,} folders with {sum(counts.values()):,} images: "
+        found = [f"{name} ({n:,})" for name, n in counts.items()]
+        remedy = "If these are the classes, write data.test: 0.2, which cuts a test split off."
+    else:
+        told, found = "", [f"{name} ({_told(kinds) or 'nothing'})" for name, kinds in classes.classes.items()]
+        found += [f"{flat:,} images without a folder of a class"] if flat else []
+        found += [name for name in files if name.lower().endswith((".csv", ".tsv"))][:3]
+        remedy = f"Give the folder that holds those of the classes, or sort them into these two; {EXPECTED}."
+        if len(found) > len(classes.classes) or counts:
+            remedy = (
+                "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE}."
+            )
+        elif (held := sum(classes.classes.values(), Counter())).total() and not held[DEEPER]:
+            remedy = f"Read are {' '.join(sorted(SUFFIXES))}: convert the files."
+    more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+    told += ", ".join(found[:SHOWN]) + more or "no folder"
+    return escaped(
+        f"{base}: has no folder called train or test with a folder for each class (it holds {told}). {remedy}"
+    )
+
+
+def _told(kinds: Counter[str]) -> str:
+    """What a folder holds, counted; the images last."""
+    told = [f"{count:,} {kind}" for kind, count in sorted(kinds.items()) if kind and count]
+    return ", ".join(told + [f"{kinds['']:,} images"] * bool(kinds[""]))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -180,6 +202,7 @@ class _Split:
                 kinds["hidden"] += 1
             elif entry.is_dir():
                 kinds[DEEPER] += 1
+                kinds[IN_THESE] += sum(Path(one.name).suffix.lower() in SUFFIXES for one in _entries(Path(entry.path)))
             elif not entry.is_file():
                 kinds["links that lead nowhere"] += 1
             elif suffix in SUFFIXES:
@@ -192,11 +215,14 @@ class _Split:
     @property
     def notes(self) -> list[str]:
         """What is left out, counted, in a sentence."""
-        kinds = {kind: count for kind, count in sorted(self._left_out.items()) if kind}
+        kinds = Counter({kind: count for kind, count in self._left_out.items() if kind})
         if not kinds:
             return []
-        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        return [f"{self.folder}: {sum(kinds.values()):,} files or folders that are no images are left out ({told})"]
+        return [f"{self.folder}: {sum(kinds.values()):,} files or folders are left out ({_told(kinds)})"]
+
+    def filled(self) -> dict[str, int]:
+        """Class -> its images, of the classes that have some."""
+        return {name: kinds[""] for name, kinds in self.classes.items() if kinds[""]}
 
     def empty(self) -> list[str]:
         """The classes without an image."""
@@ -206,8 +232,8 @@ class _Split:
         """Raise DataError where a class has a folder and no image."""
         if not (empty := self.empty()):
             return
-        kinds = {kind: count for kind, count in sorted(self.classes[empty[0]].items()) if kind}
-        holds = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "nothing"
+        kinds = self.classes[empty[0]]
+        holds = _told(kinds) or "nothing"
         read = " ".join(sorted(SUFFIXES))
         raise DataError(
             f"{self.folder / empty[0]}: holds no image for this class (it holds {holds}; read are {read})."

@@ -118,7 +118,7 @@ def _items(path: Path, classes: Classes, split: str) -> Iterator[tuple[Callable[
 
 def _check_label(number: int | str | None, label: str, where: str, split: str, classes: int) -> None:
     if number is None or number == "":
-        raise DataError(f"{where}: column {label!r} holds no label.")
+        raise DataError(f"{where}: column {label!r} holds no label. Give it one, or delete the row.")
     if isinstance(number, int) and number < 0:
         raise DataError(
             f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "

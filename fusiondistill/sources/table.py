@@ -4,8 +4,9 @@ The table is a .csv or .tsv file with a column of the images' file names and one
 their names and by what they hold, or named (`data.image_column`, `data.label_column`). Names may lack their suffix or
 their folders. A column of splits (`data.split_column`, or one called split, set, subset, partition or phase) says which
 images are for training, validation and test; without it `data.test` cuts a test split off. Classes are the labels in
-alphabetical order, numbers by their value; where they are numbers and a `classes.txt` lies beside the table, it names
-them (`NUMBER NAME` in a line, or a name in a line, in order).
+alphabetical order, numbers by their value (1.0 is 1); where they are numbers and a `classes.txt` lies beside the table,
+it names them (`NUMBER NAME` in a line, or a name in a line, in order). Without a column of labels the label is the name
+of the column that holds a 1, where all others hold a 0.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 __all__ = ["table"]
 
 NEEDS = "images: DIR and labels: FILE.csv (or root: a folder that holds both)"
+_COLUMNS = ("image", "label", "split")
 LABELS, NAMES = "labels", "classes.txt"
 """What the source calls its table, and the names of the classes."""
 SHOWN = 12
@@ -83,7 +85,9 @@ def _locate(
 
 def _by_split(found: Table, file: Path, cut: bool) -> tuple[list[Item], list[str]]:
     """The rows, a validation split in the place of a test split that is not there, and notes."""
-    notes, there = list[str](), {one.split for one in found.items}
+    told = ", ".join(f"of the {what} {found.columns[what]!r}" for what in _COLUMNS if what in found.columns)
+    unused = f"; not read: {', '.join(map(repr, found.unused[:SHOWN]))}" if found.unused else ""
+    notes, there = [f"{file}: column {told}{unused}"], {one.split for one in found.items}
     if not found.items:
         lost = f"{found.missing[0][0]}: there is no such image. " if found.missing else ""
         raise DataError(f"{file}: names no image that is there. {lost}Give the folder that holds them as images.")
@@ -110,7 +114,7 @@ def _left_out(found: Table, file: Path, images: Images, broken: Broken) -> list[
         if broken == "error":
             raise DataError(f"{text}. With data.broken: skip the run goes on without them.")
         notes.append(f"{text}; they are left out")
-    if unnamed := len(images.files) - len(found.items) - sum(found.other_splits.values()):
+    if unnamed := len(images.files.keys() - found.named):
         notes.append(f"{images.folder}: {unnamed:,} images that {file.name} does not name are left out")
     if found.other_splits:
         words = ", ".join(f"{word!r} ({n:,})" for word, n in found.other_splits.most_common(SHOWN))
@@ -155,7 +159,7 @@ LabelColumn = Annotated[str | None, Field(description="the column of the classes
 SplitColumn = Annotated[str | None, Field(description="the column of train, validation, test; default: by its name")]
 
 
-@SOURCES.register("table", locate=_locate, needs_root=NEEDS, by_split=True)
+@SOURCES.register("table", locate=_locate, needs_root=NEEDS, by_split=True, version=2)
 def table(
     files: Files,
     split: str,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from fusiondistill.config import DataConfig
+from fusiondistill.data.names import look_alike
 
 if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
@@ -32,7 +34,8 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> list[str]:
     height, width = image_size(train)
     given = data.labels or data.images or data.root
     name = f"{data.name} {PurePath(given).name}" if given else data.name
-    lines = [f"data: {name}, images: {counts}; {len(train.classes)} classes, {width}x{height} pixels"]
+    told = f"data: {name}, images: {counts}; {len(train.classes)} classes, {width}x{height} pixels"
+    lines = textwrap.wrap(told, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     of_class = train.labels.bincount(minlength=len(train.classes)).tolist()
     most, fewest = of_class.index(max(of_class)), of_class.index(min(of_class))
     share = 100 * of_class[most] / len(train)
@@ -43,6 +46,7 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> list[str]:
             f"  largest class {train.classes[most]}: {of_class[most]:,} training images ({share:.1f} %), "
             f"smallest {train.classes[fewest]}: {of_class[fewest]:,}"
         )
+    lines += [f"  {alike}"] if (alike := look_alike(train.classes)) else []
     if crossing := {} if data.test else _crossing(images):
         told = ", ".join(f"{count:,} {split}" for split, count in crossing.items())
         lines.append(f"  {told} images are training images, too (equal pixels)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill.config import DataConfig
-from fusiondistill.data.guessing import keys_for
+from fusiondistill.data.guessing import keys_for, tables_in
 from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
 from fusiondistill.data.resizing import listed
 
@@ -38,7 +39,17 @@ def check_data(path: str, overrides: tuple[str, ...]) -> Facts:
     else:
         keys = [f"data.{key}={json.dumps(value)}" for key, value in keys_for(place).items()]
         data = config_file.parse("experiment: check\n", source=path, overrides=[*keys, *overrides]).data
-    return inspect(data.name, data.place, _keys(data), data.loading)
+    facts = inspect(data.name, data.place, _keys(data), data.loading)
+    return replace(facts, notes=(*facts.notes, *_beside(place, data)))
+
+
+def _beside(place: Path, data: DataConfig) -> list[str]:
+    """A note on tables that lie in the folder and are not read."""
+    used = {Path(data.labels).absolute()} if data.labels else set()
+    others = [] if data.name == "parquet" or not place.is_dir() else tables_in(place)
+    names = [path.name for path in others if path.absolute() not in used]
+    told = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    return [f"tables that are not read: {told}; one is by `data check {place / names[0]}`"] if names else []
 
 
 def _is_shipped(name: str) -> bool:
@@ -75,7 +86,7 @@ def _split(one: SplitFacts) -> dict[str, Any]:
 
 
 def lines(facts: Facts) -> Iterator[str]:
-    """The facts for people, at most 80 columns wide where names are short."""
+    """The facts for people, at most 80 columns wide where names are short; what to write can be pasted as it stands."""
     counts = ", ".join(f"{name} {one.images:,}" for name, one in facts.splits.items())
     classes = list(facts.splits["train"].classes)
     yield f"{sum(one.images for one in facts.splits.values()):,} images ({counts}), {len(classes):,} classes"
@@ -84,17 +95,20 @@ def lines(facts: Facts) -> Iterator[str]:
     modes = sum((one.modes for one in facts.splits.values()), type(facts.sizes)())
     if modes:
         yield from _about("modes", ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common()))
-    broken = [text for one in facts.splits.values() for text in one.broken]
+    root = f"{Path(facts.keys.get('images') or facts.keys.get('root') or '.').expanduser().absolute()}/"
+    broken = [text.replace(root, "") for one in facts.splits.values() for text in one.broken]
     yield from _about("broken", _some(f"{len(broken):,}", broken))
-    yield from _copies(facts.copies)
+    yield from _copies(facts.copies, root)
     yield from _about("balance", _balance(facts))
-    for text in facts.notes:
-        yield from _about("note", text)
-    for text in facts.wrong:
-        yield from _about("wrong", text)
-    said = ", ".join(f"{key}: {_yaml(value)}" for key, value in facts.keys.items())
+    for what, texts in (("note", facts.notes), ("wrong", facts.wrong)):
+        for text in texts:
+            yield from _about(what, text.replace(root, ""))
+    if "size" in facts.keys:
+        yield from _about("size", "is a suggestion: larger images show more and take longer; see data.fit, too")
+    said = ", ".join(f"{key}: {_yaml(value)}".replace(" ", "\0") for key, value in facts.keys.items())
     yield "write into the config:"
-    yield f"  data: {{{said}}}"
+    for line in _wrapped(f"data:\0{{{said}}}", "  "):
+        yield line.replace("\0", " ")
 
 
 def _yaml(value: Any) -> str:
@@ -120,16 +134,28 @@ def _sizes(facts: Facts) -> str:
     if len(sizes) == 1:
         return f"all {listed(sizes)}"
     sides = [side for size in sizes for side in size]
-    return f"{len(sizes):,}, sides of {min(sides):,} to {max(sides):,} pixels: {listed(sizes)}"
+    named = f": {listed(sizes)}" if max(sizes.values()) > 1 else ""
+    return f"{len(sizes):,} different ones, sides of {min(sides):,} to {max(sides):,} pixels{named}"
 
 
-def _copies(copies: list[Copy]) -> Iterator[str]:
-    """Images that are there more than once, those in two splits and with two labels apart."""
+def _copies(copies: list[Copy], root: str) -> Iterator[str]:
+    """How many images are there more than once; examples, those in two splits and with two labels apart."""
     extra = sum(len(copy.where) - 1 for copy in copies)
-    yield from _about("copies", _some(f"{extra:,} images are copies of others, pixel by pixel", map(_pair, copies)))
-    for what, several in (("in two splits", "splits"), ("with two labels", "classes")):
-        if found := [copy for copy in copies if len(set(getattr(copy, several))) > 1]:
-            yield from _about("", _some(f"{len(found):,} {what}", map(_pair, found)))
+    yield from _about("copies", f"{extra:,} images are copies of others, pixel by pixel")
+    groups = dict[str, list[Copy]]()
+    for copy in copies:
+        apart = [f"{len(set(several)) > 1:d}" for several in (copy.splits, copy.classes)]
+        groups.setdefault(_KINDS["".join(apart)], []).append(copy)
+    for kind, found in sorted(groups.items()):
+        yield from _about("", _some(f"{len(found):,} {kind}", [_pair(copy).replace(root, "") for copy in found]))
+
+
+_KINDS = {
+    "00": "in one class",
+    "01": "with two labels",
+    "10": "in two splits",
+    "11": "in two splits and with two labels",
+}
 
 
 def _pair(copy: Copy) -> str:
@@ -160,6 +186,8 @@ def _some(what: str, examples: Any) -> str:
 
 
 def _about(what: str, text: str) -> Iterator[str]:
-    yield from textwrap.wrap(
-        f"{what:8} {text}", WIDTH, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
-    )
+    yield from _wrapped(f"{what:8} {text}", " " * 9)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
