@@ -42,7 +42,7 @@ class DataFacts:
     def __init__(self, read: Callable[[str], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> None:
         self._read = read
         self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
-        self._cards: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._cards: dict[tuple[Any, ...], tuple[Mapping[str, Any], tuple[str, ...]]] = {}
 
     def of(self, plan: Plan, images: Mapping[str, ImageSet]) -> list[str]:
         """What users should know of a plan's images, by split, a sentence each.
@@ -67,7 +67,9 @@ class DataFacts:
     def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
         name, classes, resized = plan.config.data.name, list(train.classes), list[str]()
         for spec in (stage.spec for stage in plan.stages if isinstance(stage.spec, CheckpointSpec)):
-            card = self._card(spec, train)
+            card, done = self._card(spec, train)
+            if done:
+                yield f"{spec.path}: {'; '.join(done)}"
             known, learned = card.get("classes"), card.get("size")
             if known is not None and list(known) != classes:
                 if permutation(known, classes) is None:
@@ -81,19 +83,20 @@ class DataFacts:
                 )
         yield from resized
 
-    def _card(self, spec: CheckpointSpec, train: ImageSet) -> Mapping[str, Any]:
-        """The card of a checkpoint; raises CheckpointError where its weights do not fit the network."""
+    def _card(self, spec: CheckpointSpec, train: ImageSet) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+        """The card of a checkpoint, and what was done to its names; CheckpointError where its weights do not fit."""
         from fusiondistill.checkpoints import fitted
         from fusiondistill.starting import built
 
         key = (spec.path, spec.model, len(train.classes))
         if key not in self._cards:
             state, card = self._read(spec.path)
+            notes: tuple[str, ...] = ()
             named = card.get("classes")
             if named is None or len(named) == len(train.classes):  # else the classes are told by their names
                 network = built(spec.model, len(train.classes))
-                fitted(state, card, spec.path, spec.model.name, network.state_dict())
-            self._cards[key] = card
+                notes = fitted(state, card, spec.path, spec.model.name, network.state_dict()).notes
+            self._cards[key] = card, notes
         return self._cards[key]
 
 
