@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,10 +49,9 @@ Inside = Callable[..., str]
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Inside]:
+def site() -> Iterator[Inside]:
     """Calls a program inside of a running Slurm site; returns what it prints."""
-    folder = tmp_path / "site"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="site"))  # a short path: Slurm's sockets lie in it
     with (folder / "site.log").open("w") as log:
         process = subprocess.Popen([str(HERE / "slurm_site.sh"), str(folder)], stdout=log, stderr=log)
 
@@ -72,6 +72,7 @@ def site(tmp_path: Path) -> Iterator[Inside]:
     finally:
         process.kill()  # all that runs in the namespaces ends with it
         process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(condition: Callable[[], object], seconds: float) -> None:
