@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
 
 # Two files side by side, in the order of tests/conftest.py.
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TWO := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow" $(TWO)

@@ -116,6 +116,7 @@ def test_a_second_driver_is_refused_and_a_killed_one_goes_on(config: Path, tmp_p
         wait_for(lambda: epochs_stored(store, "base") >= 2)
         wait_for(lambda: json.loads((store / "status.json").read_text())["running"])
         status = json.loads((store / "status.json").read_text())
+        process.send_signal(signal.SIGSTOP)  # before its end, however long the second one takes
         second = fusiondistill("run", str(config), "--local", "--store", str(store), cache=cache)
         process.kill()
         process.wait()

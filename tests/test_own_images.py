@@ -75,6 +75,11 @@ def reference(image: np.ndarray, height: int, width: int, left: int = 0, right: 
     return np.clip(np.einsum("ih,hwc,jw->ijc", rows, image.astype(np.float64), columns), 0, 255)
 
 
+def fits(said: str) -> bool:
+    """Whether the lines have at most 80 columns, but for a word (a path) that is longer by itself."""
+    return all(len(line) <= 80 or len(line.split()) == 1 for line in said.splitlines())
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_an_image_is_resized_with_antialiasing(fit):
     image, wanted = photo(0, 24, 48), (8, 8)
@@ -435,7 +440,7 @@ def test_a_look_at_a_folder_says_what_is_there_and_what_to_write(tmp_path):
     classes_of(Path("photos"), count=5)
     put(Path("photos/a/wide.png"), 50, 64, 80)
     code, said = checked("photos")
-    assert code == 0 and max(map(len, said.splitlines())) <= 80, said
+    assert code == 0 and fits(said), said
     for told in ("11 images (train 11), 2 classes", "10 of 8x8, 1 of 80x64", "11 RGB", "0 images are copies"):
         assert told in said, said
     assert "data: {name: folder, root: photos, size: 8, test: 0.2}" in said and "1.2 to 1" in said
@@ -483,7 +488,7 @@ def test_what_is_to_be_written_can_be_pasted(tmp_path):
     a_table(place / "labels.csv", [*rows, ["gone.png", "dog", 9], ["0.png", "", 9]])
     a_table(place / "test.csv", rows)
     code, said = checked(str(place))
-    assert code == 1 and max(map(len, said.splitlines())) <= 80, said
+    assert code == 1 and fits(said), said
     for told in ("nearly the same: Cat, cat", "tables that are not read: test.csv", "lack their image or label"):
         assert told in said, said
     Path("c.yaml").write_text(BASE + said.partition("write into the config:\n")[2])
