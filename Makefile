@@ -10,14 +10,14 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
 
-# Two files side by side, in the order of tests/conftest.py.
-TWO := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Files side by side, in the order of tests/conftest.py. Many tests wait; those that are slow keep two cores at work.
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder --numprocesses
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" $(TWO)
+	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) 3
 
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -m slow --timeout 900 $(TWO)
+	$(BIN)/python -m pytest -m slow --timeout 900 $(SIDE_BY_SIDE) 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .
