@@ -23,7 +23,7 @@ LONGEST = (
     "test_bucket_runs", "test_growing", "test_local_trust", "test_local", "test_openness", "test_models", "test_lease",
     "test_bucket", "test_fuzz", "test_folding", "test_parallel_training", "test_large_plans", "test_bench_evaluation",
 )  # fmt: skip
-"""Files in the order in which two processes take them, the longest first: they come to their end together."""
+"""Files in the order in which processes take them, the longest first: all processes come to their end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
