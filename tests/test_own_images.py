@@ -450,7 +450,7 @@ def test_a_look_at_a_folder_says_what_is_there_and_what_to_write(tmp_path):
     code, said = checked("photos", "--json")
     found = json.loads(said)
     assert code == 1 and found["data"]["broken"] == "skip"
-    assert found["wrong"] == ["1 files are broken", "1 images are there with two labels"]
+    assert found["wrong"] == ["1 file is broken", "1 image is there with two labels"]
     assert found["splits"]["train"]["modes"] == {"RGB": 12, "L": 1} and "broken.png" in str(found["splits"])
     assert found["splits"]["train"]["classes"] == {"a": 7, "b": 6}
 

@@ -81,8 +81,8 @@ class Facts:
         found += ["no class has two images"] if max(own.values()) == 1 else []
         found += ["rows of the table lack their image or label"] if self.lacking else []
         found += [f"{broken:,} files are broken" if broken > 1 else "1 file is broken"] if broken else []
-        found += [f"{crossing:,} images stand in two splits"] if crossing else []
-        found += [f"{doubtful:,} images are there with two labels"] if doubtful else []
+        found += [f"{crossing:,} image{'s stand' if crossing > 1 else ' stands'} in two splits"] if crossing else []
+        found += [f"{doubtful:,} image{'s are' if doubtful > 1 else ' is'} there with two labels"] if doubtful else []
         told = f"{len(lacking):,} classes of other splits have no training image: {', '.join(lacking[:10])}"
         return [*found, *([told] if lacking else [])]
 
