@@ -202,9 +202,7 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     if data[8:9] != b"{" and not data.startswith(_OF_TORCH_SAVE) and not source.endswith(".safetensors"):
         start = f"begins with {data[:8]!r}" if data else "is empty"
         raise CheckpointError(f"{source} {start}: it is neither a file of torch.save nor of safetensors")
-    pickled = (data.startswith(_OF_TORCH_SAVE) and data[8:9] != b"{") or (
-        source.endswith((".pt", ".pth")) and data.startswith(_OF_TORCH_SAVE)
-    )
+    pickled = data.startswith(_OF_TORCH_SAVE) and (data[8:9] != b"{" or source.endswith((".pt", ".pth")))
     tensors, card = (parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
     _check_finite(tensors, source)
     return tensors if card else widened(tensors), card

@@ -9,14 +9,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    FiniteFloat,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from fusiondistill.data.arrangement import Arranged
 from fusiondistill.degradation_config import DegradationConfig
@@ -106,13 +99,7 @@ class ModelConfig(Parametrised):
         "a checkpoint, whose head is kept where it has as many outputs",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_weights(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave weights out where there are none: configs and stages from before the key was there are the same."""
-        content: dict[str, Any] = handler(self)
-        if content.get("weights") is None:
-            content.pop("weights", None)
-        return content
+    later = frozenset({"weights"})
 
     @property
     def network(self) -> ModelConfig:

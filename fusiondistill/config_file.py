@@ -22,7 +22,7 @@ from fusiondistill.old_spellings import modern, say_modern
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.plugins import PluginError, load_plugins, read_plugins
 from fusiondistill.resolution import resolve, where
-from fusiondistill.safe_yaml import Location, YAMLProblem
+from fusiondistill.safe_yaml import Location, YAMLProblem, mapping
 from fusiondistill.shorthands import ambiguous, write_out
 
 __all__ = ["ConfigError", "Mistake", "find", "load", "load_points", "parse", "parse_points"]
@@ -180,8 +180,8 @@ def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tu
     if content.get("sweep") is None:
         config, mistakes = _check(content, lines)
         return [config], mistakes
-    known = sweep.Known((*SECTIONS, *METHODS), tuple(_mapping(content.get("define"))))
-    for axis in _mapping(content["sweep"]):
+    known = sweep.Known((*SECTIONS, *METHODS), tuple(mapping(content.get("define"))))
+    for axis in mapping(content["sweep"]):
         say_modern(str(axis))
     if wrong := list(sweep.problems(content, known)):
         at: list[tuple[Location, str]] = [(("sweep",) if a is None else ("sweep", a), text) for a, text in wrong]
@@ -199,10 +199,6 @@ def _points(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tu
         points.append(config)
         mistakes += [m for m in wrong_there if m not in mistakes]
     return points, mistakes
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _check(content: dict[str, Any], lines: Mapping[Location, int | None]) -> tuple[Config | None, list[Mistake]]:
@@ -236,7 +232,7 @@ def _override(content: dict[str, Any], lines: dict[Location, int | None], text: 
         return Mistake("", f"{text!r} is not KEY=VALUE", None)
     say_modern(dotted.strip())
     location = tuple(dotted.strip().split("."))
-    if location[0] in _mapping(content.get("define")) and location[0] not in METHODS:
+    if location[0] in mapping(content.get("define")) and location[0] not in METHODS:
         location = ("define", *location)
     elif location[:2] == ("search", "space") and len(location) > 2:
         # A dimension's key has dots of its own; one of its forms replaces the others.
@@ -290,7 +286,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         location = location[1 if location[0] in METHODS else 2 :]
     for part in location:
         items = isinstance(raw, list) and isinstance(part, int) and part < len(raw)
-        raw = raw[part] if items else _mapping(raw).get(str(part))
+        raw = raw[part] if items else mapping(raw).get(str(part))
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue  # the key of a mapping, whose values are this model
@@ -300,7 +296,7 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
             return []
         model = candidates[0]
     keys = [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
-    return keys + (model.parameter_names(_mapping(raw)) if issubclass(model, Parametrised) else [])
+    return keys + (model.parameter_names(mapping(raw)) if issubclass(model, Parametrised) else [])
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:
@@ -332,7 +328,7 @@ def _place(location: Location, content: Mapping[str, Any]) -> Location:
 
 def _paths(location: Location, content: Mapping[str, Any]) -> Iterator[Location]:
     """All keys that are known at a place of a config and below it."""
-    keys = list(_mapping(content.get("define"))) if location == ("define",) else _fields_at(location, content)
+    keys = list(mapping(content.get("define"))) if location == ("define",) else _fields_at(location, content)
     for key in keys:
         yield (*location, key)
         if len(location) < _DEEPEST + (location[:1] == ("define",)):
@@ -371,15 +367,15 @@ def _explain(
     if (
         location[:1] == ("define",)
         and len(location) > 2
-        and _mapping(content["define"].get(str(location[1]))).get("like")
+        and mapping(content["define"].get(str(location[1]))).get("like")
     ):
-        own = _mapping(content["define"][str(location[1])])
+        own = mapping(content["define"][str(location[1])])
         if location[2] not in own:
             return None
     if problem["type"] == "extra_forbidden":
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
         message = _unknown(location, content, known, elsewhere())
-        if len(location) == 1 and {"like", "start", "train_on", "of"} & _mapping(shown).keys():
+        if len(location) == 1 and {"like", "start", "train_on", "of"} & mapping(shown).keys():
             message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
         message = "is missing"

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fusiondistill.data import ImageSet
+from fusiondistill.pixel_scale import of_unit
 
 __all__ = ["COMMON", "Tried", "candidates", "compared", "looked_at", "other_order", "winner"]
 
@@ -27,8 +28,7 @@ Statistics = tuple[Numbers, Numbers]
 
 def _unit(mean: Numbers, std: Numbers) -> Statistics:
     """Statistics on the scale 0..255, of those on 0..1."""
-    scaled = [tuple(round(255 * value, 6) for value in values) for values in (mean, std)]
-    return scaled[0], scaled[1]
+    return of_unit(mean), of_unit(std)
 
 
 COMMON: Mapping[str, Statistics] = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fusiondistill.frozen import Frozen
@@ -24,6 +24,9 @@ class Parametrised(Frozen):
     """A name of a registry, with the entry's parameters flat beside it. Defaults are filled in."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are not dumped at their default: what was stored before a key was there stays the same."""
 
     def entry(self) -> Entry | None:
         """The entry that is named, None where the name is not for a registry."""
@@ -52,6 +55,15 @@ class Parametrised(Frozen):
         resolved = entry.plain(self.parameters) if entry else {}
         object.__setattr__(self, "__pydantic_extra__", resolved)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        said = {name for name in self.later if getattr(self, name) != fields[name].default}
+        # The later keys come last, so that those that were there before keep their order.
+        return {name: dumped[name] for name in sorted(dumped, key=self.later.__contains__)
+                if name in said or name not in self.later}  # fmt: skip
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -17,7 +17,7 @@ from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import PRETRAINED, RECIPES, recipe_of_data, shape_of
 from fusiondistill.registry import close_to
-from fusiondistill.safe_yaml import Location
+from fusiondistill.safe_yaml import Location, mapping
 
 __all__ = ["Table", "default_methods", "resolve", "where"]
 
@@ -40,7 +40,7 @@ def where(name: str, *keys: str | int) -> Location:
 
 def default_methods(content: Mapping[str, Any]) -> tuple[str, ...]:
     """The rows of a table whose config names none."""
-    return (*DEFAULT_ROWS, *(name for name in _mapping(content.get("define")) if name not in METHODS))
+    return (*DEFAULT_ROWS, *(name for name in mapping(content.get("define")) if name not in METHODS))
 
 
 @dataclass
@@ -83,7 +83,7 @@ def resolve(content: Mapping[str, Any]) -> Table:
     table = Table()
     if named := ids_in(content.get("degradations")):
         table.degradations = tuple(named)
-    defined = _mapping(content.get("define"))
+    defined = mapping(content.get("define"))
     told: set[object] = set()
     for name in (*METHODS, *(name for name in defined if name not in METHODS and NAME.fullmatch(name))):
         try:
@@ -108,20 +108,16 @@ class _Unresolvable(Exception):
         self.location, self.text, self.key = location, text, key
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _given(
     name: str, content: Mapping[str, Any], defined: Mapping[str, Any], below: tuple[str, ...]
 ) -> tuple[dict[str, Any], str]:
     """What is said of a method, and the name of the one that its chain of ``like`` ends at."""
     if name in METHODS:
         section, method = content.get(name), METHODS[name]
-        if name == BASE and _mapping(content.get("model")).get("weights") is not None:
+        if name == BASE and mapping(content.get("model")).get("weights") is not None:
             method = {**method, "start": PRETRAINED}
-        return _laid_over(method, _mapping(section)), name
-    own = _mapping(defined.get(name))
+        return _laid_over(method, mapping(section)), name
+    own = mapping(defined.get(name))
     like = own.get("like")
     if like is None:
         return _laid_over({}, own), name
@@ -168,7 +164,7 @@ def _with_defaults(
         return dict(raw)
     settings = {key: value for key, value in raw.items() if key != "recipe"}
     shaped = shape_of(root if form_of(root) == "trained" else raw, table.is_merged)
-    chosen = raw.get("recipe") or content.get("recipe") or recipe_of_data(_mapping(content.get("data")).get("name"))
+    chosen = raw.get("recipe") or content.get("recipe") or recipe_of_data(mapping(content.get("data")).get("name"))
     defaults = RECIPES[chosen if isinstance(chosen, str) and chosen in RECIPES else "paper"].get(shaped, {})
     protocol = PROTOCOLS.get(str(content.get("protocol") or "standard"), PROTOCOLS["standard"])
     for more in (protocol.recipe, protocol.shapes.get(shaped, {})):

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Location", "YAMLProblem", "read", "read_text"]
+__all__ = ["Location", "YAMLProblem", "mapping", "read", "read_text"]
 
 Location = tuple[str | int, ...]
 
@@ -31,6 +31,11 @@ class YAMLProblem(ValueError):
     def __init__(self, problem: str, line: int) -> None:
         super().__init__(problem)
         self.line = line
+
+
+def mapping(value: Any) -> dict[Any, Any]:
+    """The value, if it is a mapping; else an empty one, for content that is not checked yet."""
+    return value if isinstance(value, dict) else {}
 
 
 def read_text(path: Path) -> str:

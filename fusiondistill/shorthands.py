@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fusiondistill.methods import METHODS
-from fusiondistill.safe_yaml import Location
+from fusiondistill.safe_yaml import Location, mapping
 
 __all__ = ["ambiguous", "write_out"]
 
@@ -34,7 +34,7 @@ def write_out(content: dict[str, Any]) -> None:
         if value is False or (isinstance(value, str) and value.strip().lower() in _NOTHING):
             place[key] = _EMPTY.get(location)
     rows = [content.get(name) for name in METHODS]
-    rows += _mapping(content.get("define")).values()
+    rows += mapping(content.get("define")).values()
     for section, names in ((content, _NAMED), *((row, _NAMED_OF_ROWS) for row in rows)):
         for name in names:
             if isinstance(section, dict) and isinstance(section.get(name), str):
@@ -43,17 +43,13 @@ def write_out(content: dict[str, Any]) -> None:
         place, key = _place(content, location)
         if isinstance(place.get(key), str):
             place[key] = [one.strip() for one in place[key].split(",")]
-    if content.get("methods") in ("all", ["all"]) and "all" not in _mapping(content.get("define")):
+    if content.get("methods") in ("all", ["all"]) and "all" not in mapping(content.get("define")):
         content["methods"] = None  # what a table has by default
     search = content.get("search")
     for one in search if isinstance(search, list) else [search]:
         if isinstance(one, dict) and isinstance(one.get("space"), dict):
             one["space"] = _dotted(one["space"])
     content.update({"seeds": seeds} if (seeds := _seeds(content.get("seeds"))) is not None else {})
-
-
-def _mapping(value: Any) -> dict[Any, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _dotted(space: dict[Any, Any]) -> dict[Any, Any]:

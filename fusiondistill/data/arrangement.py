@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_serializer
+from pydantic import ConfigDict, Field, field_validator
 
 from fusiondistill.frozen import Frozen
 from fusiondistill.parametrised import Parametrised
@@ -53,25 +53,13 @@ class Arrangement(Frozen):
 
 
 class Arranged(Parametrised, Arrangement):
-    """A data set with its source's parameters and its arrangement beside its own keys.
-
-    A setting at its default is not dumped: what was stored before the setting was there stays the same.
-    """
+    """A data set with its source's parameters and its arrangement beside its own keys."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    later: ClassVar[frozenset[str]] = frozenset(Arrangement.model_fields)
-    """Keys that are not dumped at their default."""
+    later = frozenset(Arrangement.model_fields)
 
     @property
     def loading(self) -> dict[str, Any]:
         """What :func:`fusiondistill.load_images` takes by name, JSON-able."""
         return {**self.parameters, **self.arrangement}
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, handler: Any) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
-        own = {name: value for name, value in dumped.items() if name not in self.later}
-        return {**own, **{name: dumped[name] for name in dumped if name in self.later - unsaid}}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub import SUFFIXES as PARQUET
-from fusiondistill.data.tables import TABLES
+from fusiondistill.data.tables import TABLES, tables_in
 
-__all__ = ["keys_for", "tables_in"]
+__all__ = ["keys_for"]
 
 KNOWN = {"wnids.txt": "tiny_imagenet", "batches.meta": "cifar10"}
 """A file that only one published layout has -> its source."""
@@ -65,11 +65,6 @@ def _folder(path: Path) -> dict[str, str]:
     if len(tables) == 1 and not _has_classes(path):
         return {"name": "table", "images": str(_images_beside(tables[0])), "labels": str(tables[0])}
     return {"name": "folder", **root}
-
-
-def tables_in(folder: Path) -> list[Path]:
-    """The tables in a folder, by their names."""
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
 
 
 def _has_parquet(path: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 from fusiondistill.data.errors import DataError
 
-__all__ = ["KEYWORDS", "VALIDATION", "Place", "check_shards", "chosen_label", "place_of", "stands_in"]
+__all__ = ["KEYWORDS", "SPLIT_WORDS", "VALIDATION", "Place", "check_shards", "chosen_label", "place_of", "stands_in"]
 
 KEYWORDS = {
     "train": ("train", "training"),
@@ -27,6 +27,9 @@ stands in for a test split that is not there."""
 
 VALIDATION = ("validation", "valid", "val", "dev", "eval", "evaluation")
 """Words that name a validation split, where there is a test split beside it."""
+
+SPLIT_WORDS = {"train": KEYWORDS["train"], "test": ("test", "testing"), "validation": VALIDATION}
+"""Split -> words that name it, where each word is of one split."""
 
 _ALL = frozenset(word for words in KEYWORDS.values() for word in words)
 _BETWEEN = re.compile(r"[-._ =0-9]+")

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError, unknown
-from fusiondistill.data.hub_names import KEYWORDS, VALIDATION
+from fusiondistill.data.hub_names import SPLIT_WORDS
 
-__all__ = ["TABLES", "Images", "Item", "Table", "read_table"]
+__all__ = ["TABLES", "Images", "Item", "Table", "read_table", "tables_in"]
 
 TABLES = (".csv", ".tsv")
 IMAGE_COLUMNS = (
@@ -35,6 +35,11 @@ _WHOLE = re.compile(r"\d+(\.0*)?")
 LOOKED_AT = 200
 """Rows by which the column of the images is told."""
 MOST_ROWS = 10_000_000
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The tables in a folder, by their names."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
 
 
 class Images:
@@ -183,8 +188,7 @@ def _in(split: str) -> str:
 
 def _split_of(word: str) -> str:
     word = word.lower()
-    words = {"train": KEYWORDS["train"], "test": ("test", "testing"), "validation": VALIDATION}
-    return next((split for split, known in words.items() if word in known), "")
+    return next((split for split, known in SPLIT_WORDS.items() if word in known), "")
 
 
 def _rows(path: Path) -> list[list[str]]:

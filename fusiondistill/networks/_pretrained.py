@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusiondistill.commits import CheckpointError
+from fusiondistill.pixel_scale import of_unit
 
 __all__ = ["Pretrained", "torch_hub_file"]
 
@@ -32,8 +33,7 @@ class Pretrained:
     @classmethod
     def of_unit(cls, name: str, mean: Numbers, std: Numbers, fetch: Callable[[], Path]) -> Pretrained:
         """With mean and std on the scale 0..1, as most libraries give them."""
-        pixels = [tuple(round(255 * value, 6) for value in values) for values in (mean, std)]
-        return cls(name, pixels[0], pixels[1], fetch)
+        return cls(name, of_unit(mean), of_unit(std), fetch)
 
 
 def torch_hub_file(url: str) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.hub_names import stands_in
+from fusiondistill.data.hub_names import SPLIT_WORDS, stands_in
 from fusiondistill.data.names import escaped, same_name
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
 from fusiondistill.data.source import Located
@@ -29,9 +29,7 @@ from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["folder"]
 
-VALIDATION_FOLDERS = ("val", "valid", "validation", "dev", "eval", "evaluation")
-SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "testing"), "validation": VALIDATION_FOLDERS}
-_WORDS = {word for words in SPLIT_FOLDERS.values() for word in words}
+_WORDS = {word for words in SPLIT_WORDS.values() for word in words}
 LAYOUT = (
     "a folder with train/<class>/*.png and test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm), perhaps "
     "val/<class>/*.png; or, with data.test, with <class>/*.png"
@@ -72,7 +70,7 @@ def _splits(base: Path, cut: bool, notes: list[str]) -> dict[str, _Split]:
     found: dict[str, _Split] = {}
     unused: list[tuple[Path, str]] = []
     inside = _folders(base)
-    for split, words in SPLIT_FOLDERS.items():
+    for split, words in SPLIT_WORDS.items():
         for path in [one for one in inside if one.name.lower() in words] or _called(inside, split):
             if split in found:
                 unused.append((path, f"{found[split].folder.name} is the {split} split"))
@@ -110,7 +108,7 @@ def _descended(base: Path) -> tuple[Path, list[str]]:
 
 
 def _has_split(folders: list[Path]) -> bool:
-    whole = any(path.name.lower() in SPLIT_FOLDERS["train"] and _folders(path) for path in folders)
+    whole = any(path.name.lower() in SPLIT_WORDS["train"] and _folders(path) for path in folders)
     return whole or bool(_called(folders, "train"))
 
 
@@ -119,7 +117,7 @@ def _called(folders: list[Path], split: str) -> list[Path]:
 
     def means(path: Path) -> list[str]:
         said = set(re.split(r"[^a-z]+", re.sub(r"(sets?|data)$", "", path.name.lower())))
-        return [one for one, words in SPLIT_FOLDERS.items() if said.intersection(words)]
+        return [one for one, words in SPLIT_WORDS.items() if said.intersection(words)]
 
     return [path for path in folders if means(path) == [split] and _Split(split, _within(path)).files]
 

@@ -23,7 +23,7 @@ from fusiondistill.data.decoding import read_bounded
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
 from fusiondistill.data.source import Located
-from fusiondistill.data.tables import TABLES, Images, Item, Table, read_table
+from fusiondistill.data.tables import Images, Item, Table, read_table, tables_in
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["table"]
@@ -47,7 +47,7 @@ def _places(root: Root) -> tuple[Path, Path]:
     if len(given) == 2:
         folder, file = given
     elif given[0].is_dir():
-        found = [p for p in sorted(given[0].iterdir()) if p.suffix.lower() in TABLES and p.name[0] != "."]
+        found = tables_in(given[0])
         if len(found) != 1:
             told = ", ".join(path.name for path in found[:SHOWN]) or "none"
             raise DataError(f"{given[0]}: holds {len(found)} tables ({told}), expected one. Write labels: FILE.csv.")

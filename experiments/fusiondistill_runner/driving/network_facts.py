@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill.config import Config, DataConfig, ModelConfig
 from fusiondistill.methods import BASE
+from fusiondistill.pixel_scale import in_words, of_unit
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill_runner.driving.normalisations import Normalisations
 from fusiondistill_runner.planning.rows import Plan
@@ -40,6 +41,7 @@ class NetworkFacts:
         self._weights: dict[str, str] = {}
         self._files: dict[str, tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]] = {}
         self._without_batchnorm: set[str] = set()
+        self._fitting: set[tuple[ModelConfig, tuple[str, ...]]] = set()
         self.normalisations = Normalisations(self.read, self._say)
         self._parameters: dict[tuple[ModelConfig, int, tuple[int, int]], int] = {}
 
@@ -83,10 +85,10 @@ class NetworkFacts:
             return data
         if data.mean or data.std:
             if (data.mean or mean, data.std or std) != (mean, std):
-                self._say(f"model.weights were trained with mean {_numbers(mean)} and std {_numbers(std)} ({name}); "
+                self._say(f"model.weights were trained with mean {in_words(mean)} and std {in_words(std)} ({name}); "
                           "data.mean and data.std stay as they are given")  # fmt: skip
             return data
-        self._say(f"normalisation: mean {_numbers(mean)}, std {_numbers(std)}, from {name}")
+        self._say(f"normalisation: mean {in_words(mean)}, std {in_words(std)}, from {name}")
         return data.model_copy(update={"mean": mean, "std": std})
 
     def read(self, path: str) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
@@ -107,7 +109,7 @@ class NetworkFacts:
         return self._files[path]
 
     def check_weights(self, model: ModelConfig, classes: list[str]) -> None:
-        """Check that a network's weights fit it; a note says what becomes of its head.
+        """Check once that a network's weights fit it; a note says what becomes of its head.
 
         Raises:
             CheckpointError: they do not.
@@ -115,8 +117,8 @@ class NetworkFacts:
         from fusiondistill.starting import built, start_from
         from fusiondistill_runner.working.pretrained import makes_head
 
-        path = self.weights(model)
-        if path is None:
+        path, key = self.weights(model), (model, tuple(classes))
+        if path is None or key in self._fitting:
             return
         start = start_from(
             built(model, len(classes)),
@@ -127,6 +129,7 @@ class NetworkFacts:
             new_head=makes_head(model.weights == PRETRAINED, self.read(path)[1], classes),
         )
         self._say(f"{BASE} starts from {path}: {'; '.join(start.notes)}")
+        self._fitting.add(key)
 
     def parameters(self, model: ModelConfig, classes: int, size: tuple[int, int]) -> int:
         """How many parameters a network has. One black image goes through it.
@@ -222,20 +225,16 @@ def on_pixel_scale(data: DataConfig, say: Any) -> DataConfig:
             say("data.std of 1 is on the scale 0..255; for images of 0..1 without normalisation write std: 255")
         if "mean" in unit and any(given["mean"]):
             raise ValueError(
-                f"data.mean {_numbers(given['mean'])} looks like the scale 0..1, data.std {_numbers(given['std'])} "
+                f"data.mean {in_words(given['mean'])} looks like the scale 0..1, data.std {in_words(given['std'])} "
                 "like 0..255: give both on the scale 0..255"
             )
         return data
     if "std" in unit and "mean" in given and "mean" not in unit:
         raise ValueError(
-            f"data.std {_numbers(given['std'])} is on the scale 0..1, data.mean {_numbers(given['mean'])} is not: give "
+            f"data.std {in_words(given['std'])} is on the scale 0..1, data.mean {in_words(given['mean'])} is not: give "
             "both on one scale"
         )
-    changed = {name: tuple(round(255 * value, 6) for value in given[name]) for name in unit if any(given[name])}
+    changed = {name: of_unit(given[name]) for name in unit if any(given[name])}
     for name, values in changed.items():
-        say(f"data.{name} is read as on the scale 0..1: {_numbers(given[name])} is {_numbers(values)} of 255")
+        say(f"data.{name} is read as on the scale 0..1: {in_words(given[name])} is {in_words(values)} of 255")
     return data.model_copy(update=changed)
-
-
-def _numbers(values: Any) -> str:
-    return f"[{', '.join(f'{value:g}' for value in values)}]"

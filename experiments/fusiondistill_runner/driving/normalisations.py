@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError, checkpoint_digest
 from fusiondistill.config import ModelConfig
+from fusiondistill.pixel_scale import in_words
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import CheckpointSpec, PretrainedSpec
@@ -99,8 +100,8 @@ class Normalisations:
         others = [one for one in tried if one is not best]
         said = (
             f"it does not say its normalisation; of {len(tried)} common ones {best.name} fits clearly best on "
-            f"{len(best.right)} training images ({best}; next: {others[0]}), and is used: mean {_list(best.mean)}, std "
-            f"{_list(best.std)}"
+            f"{len(best.right)} training images ({best}; next: {others[0]}), and is used: mean "
+            f"{in_words(best.mean)}, std {in_words(best.std)}"
         )
         self.say(f"{path}: {said}")
         remember(_memo(key), {"mean": best.mean, "std": best.std, "said": said})
@@ -122,7 +123,7 @@ def _filled(path: str, model: ModelConfig, classes: int, weights: Weights, start
 
 
 def _question(path: str, tried: list[Tried]) -> str:
-    shown = "; ".join(f"{one} (mean {_list(one.mean)}, std {_list(one.std)})" for one in tried[:SHOWN])
+    shown = "; ".join(f"{one} (mean {in_words(one.mean)}, std {in_words(one.std)})" for one in tried[:SHOWN])
     return (
         f"{path} does not say by which mean and std the images of its training were normalised, and "
         f"{len(tried[0].right)} training images do not tell: {shown}. Say it, on the scale 0..255 or 0..1: in a config "
@@ -137,10 +138,6 @@ def _of_other_order(path: str, tried: Tried, order: list[int], classes: list[str
         f"({tried}): output by output they look like {seems}. Write its classes into a card, in Python: "
         "save_checkpoint('mine.safetensors', state_dict, card_of(..., classes=[...], ...)), and give that file"
     )
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
 def _key(path: str, model: ModelConfig, train: ImageSet) -> str:

@@ -301,8 +301,8 @@ class EvaluateSpec(_Spec):
         return 0.06 * len(self.levels) * (inputs or 1)
 
 
-class CheckpointSpec(_Spec):
-    """An existing checkpoint that stands for a stage; its digest says which one, wherever it lies."""
+class _FileSpec(_Spec):
+    """Weights of a file; their digest says which, wherever they lie."""
 
     kind: ClassVar[str] = "import"
     version: ClassVar[int] = 1
@@ -318,23 +318,15 @@ class CheckpointSpec(_Spec):
         yield from (("networks", self.model.name), ("sources", self.data.name))
 
 
-class PretrainedSpec(_Spec):
-    """Weights that trainings start from, with a head for the classes; their digest says which, wherever they lie."""
+class CheckpointSpec(_FileSpec):
+    """An existing checkpoint that stands for a stage."""
 
-    kind: ClassVar[str] = "import"
-    version: ClassVar[int] = 1
-    left_out: ClassVar[frozenset[str]] = frozenset({"path"})
 
-    sha256: str
+class PretrainedSpec(_FileSpec):
+    """Weights that trainings start from, with a head for the classes."""
+
     new_head: bool
     """Whether the head is made anew even where it has as many outputs."""
-    model: ModelConfig
-    data: DataSpec
-    path: str
-
-    def entries(self) -> Iterator[tuple[str, str]]:
-        """Network and data source."""
-        yield from (("networks", self.model.name), ("sources", self.data.name))
 
 
 Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | CheckpointSpec | PretrainedSpec

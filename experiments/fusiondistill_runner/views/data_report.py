@@ -11,9 +11,10 @@ from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill.config import DataConfig
-from fusiondistill.data.guessing import keys_for, tables_in
+from fusiondistill.data.guessing import keys_for
 from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
 from fusiondistill.data.resizing import listed
+from fusiondistill.data.tables import tables_in
 
 __all__ = ["check_data", "content", "lines"]
 

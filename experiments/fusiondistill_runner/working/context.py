@@ -9,10 +9,14 @@ from typing import Any
 from fusiondistill.registry import Plugin
 from fusiondistill_runner.planning.specs import DataSpec
 
-__all__ = ["Context", "DataSet", "Report"]
+__all__ = ["Context", "DataSet", "Place", "Report"]
 
 Report = Callable[[dict[str, Any]], None]
 """Takes facts about a stage in progress: ``epoch``, ``epochs``, ``validation``, ..."""
+
+
+Place = str | tuple[str, ...] | None
+"""Where the files of a data set lie, absolute; several of a source that takes several; None: its own place."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,7 @@ class DataSet:
     """A data set at a place, and the fingerprint that its files must have: all that a process needs to look for it."""
 
     name: str
-    root: str | tuple[str, ...] | None
-    """Absolute; several of a source that takes several; None: the data set's own place."""
+    root: Place
     fingerprint: str
     """Of the driver's files."""
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -29,7 +32,7 @@ class DataSet:
     a list cannot be hashed."""
 
     @classmethod
-    def of(cls, data: DataSpec, root: str | tuple[str, ...] | None) -> DataSet:
+    def of(cls, data: DataSpec, root: Place) -> DataSet:
         """The whole data set that a stage takes its images from."""
         return cls(data.name, root, data.fingerprint, data.loading)
 
@@ -46,7 +49,7 @@ class Context:
     """Where a stage runs, which cannot change its result."""
 
     store: str
-    roots: tuple[tuple[str, str | tuple[str, ...] | None], ...] = ()
+    roots: tuple[tuple[str, Place], ...] = ()
     """(fingerprint, where its files lie) of each data set that lies at a place of its own."""
     corruptions: tuple[tuple[str, str], ...] = ()
     """(digest, folder) of each published corruption."""
@@ -55,7 +58,7 @@ class Context:
     """The users' files that register entries; every process runs them before it does a stage."""
     worker: str = "local"
 
-    def root(self, data: DataSpec) -> str | tuple[str, ...] | None:
+    def root(self, data: DataSpec) -> Place:
         """Where the files of a data set lie; None: where the data set is by default."""
         return dict(self.roots).get(data.fingerprint)
 

@@ -8,10 +8,7 @@ from functools import lru_cache
 from fusiondistill.data import DataError, ImageSet, fingerprint, load_images
 from fusiondistill.data.loading import locate
 from fusiondistill_runner.planning.specs import DataSpec
-from fusiondistill_runner.working.context import DataSet
-
-Place = str | tuple[str, ...] | None
-"""Where the files of a data set lie, absolute; None: where it is by default."""
+from fusiondistill_runner.working.context import DataSet, Place
 
 __all__ = ["image_size", "load_all", "load_data", "load_split", "splits"]
 
