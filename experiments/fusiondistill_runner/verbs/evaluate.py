@@ -1,0 +1,113 @@
+"""Checkpoints on the test images of a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fusiondistill_runner.command import local_option, overrides_option, plugin_option, told_as_options, verb
+from fusiondistill_runner.session import carry_out, say_first
+
+
+def _three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
+    """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.strip("[]() ").replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 3):
+        raise click.BadParameter(f"{text!r} is not three numbers, like 0.485,0.456,0.406 or '0.485 0.456 0.406'")
+    return found * 3 if len(found) == 1 else found
+
+
+@verb(
+    "evaluate",
+    "fusiondistill evaluate runs/quickstart/base-0123456789abcdef --data digits --every 5\n"
+    "fusiondistill evaluate model.safetensors --data cifar10 --corruptions CIFAR-10-C\n"
+    "fusiondistill evaluate mine.pt --data folder --root photos --model resnet18 --mean 0.485,0.456,0.406"
+    " --std 0.229,0.224,0.225",
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
+@click.option("--data", "data", required=True, help="Name of the data set.")
+@click.option("--root", help="Where its files are.")
+@click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
+@click.option(
+    "--mean",
+    metavar="R,G,B",
+    callback=_three,
+    help="What such a network's images are normalised by: 0.485,0.456,0.406 or 123.7,116.3,103.5. Left out, common "
+    "values are compared on training images.",
+)
+@click.option("--std", metavar="R,G,B", callback=_three, help="The same for their deviation.")
+@click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
+)
+@click.option("--unseen", multiple=True, metavar="NAME", help="The same, shown apart from these; may be repeated.")
+@click.option("--corruptions", metavar="DIR", help="A published set in the layout of CIFAR-10-C.")
+@plugin_option
+@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluate every k-th level.")
+@click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
+@click.option("--batch-size", type=click.IntRange(min=2), default=500, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
+@click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/evaluate-<data>.")
+@local_option
+@overrides_option
+def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, local: bool, **options: Any) -> None:
+    """Evaluate checkpoints (stage directories or files) on the test split of a data set, over the cluster's workers.
+
+    Started again, it does only what is missing.
+    """
+    import json
+
+    say_first(checkpoints[0] if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints", local)
+    from fusiondistill_runner.driving.prepared import prepare_evaluation
+
+    keys = {
+        "root": "data.root",
+        "model": "model.name",
+        "mean": "data.mean",
+        "std": "data.std",
+        "images": "data.test_images",
+        "degradations": "degradations",
+        "unseen": "evaluation.unseen",
+        "corruptions": "evaluation.corruptions",
+        "plugins": "plugins",
+        "every": "evaluation.every",
+        "seed": "evaluation.seed",
+        "batch_size": "evaluation.batch_size",
+        "precision": "evaluation.precision",
+        "protocol": "protocol",
+    }
+    written = {**options, "data": data}
+    for name in ("degradations", "unseen"):
+        options[name] = [_degradation(text) for text in options[name]]
+    given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, (), [])]
+    overrides = [*given, *options["overrides"]]
+    with told_as_options({**keys, "data": "data.name"}, written):
+        prepared = prepare_evaluation(checkpoints, overrides, store, data=data, local=local)
+    carry_out(prepared, local=local)
+
+
+def _degradation(text: str) -> Any:
+    """A degradation of the command line: a name, or a mapping as in a config, like ``{name: blur, levels: 0..20}``.
+
+    Raises:
+        ValueError: a mapping that is none.
+    """
+    from fusiondistill import safe_yaml
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return safe_yaml.read(text)[0]
+    except safe_yaml.YAMLProblem as error:
+        raise ValueError(f"{text!r}: {error}; write it like '{{name: blur, as: light, levels: 0..20}}'") from error

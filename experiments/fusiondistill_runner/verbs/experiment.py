@@ -1,0 +1,125 @@
+"""Whole experiments: run, search, sweep; and before them: plan, validate."""
+
+from __future__ import annotations
+
+import click
+
+from fusiondistill_runner.command import local_option, overrides_option, store_option, verb, yes_option
+from fusiondistill_runner.session import execute, headlines, stage_lines, summary_lines
+
+
+@verb("run", "fusiondistill run quickstart\nfusiondistill run my.yaml --set seeds=[0,1,2] --store /shared/runs/mine")
+@click.argument("config")
+@store_option
+@overrides_option
+@local_option
+@yes_option
+def run_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
+    """Run a whole experiment: plan, train, fuse, search, distill, evaluate, report.
+
+    CONFIG is a YAML file or the name of a shipped one. Started again, it does only what is missing.
+    """
+    execute(config, overrides, store, verb="run", yes=yes, local=local)
+
+
+@verb("search", "fusiondistill search quickstart --set search.trials=20")
+@click.argument("config")
+@store_option
+@overrides_option
+@local_option
+@yes_option
+def search_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
+    """Run the search of a config, and what it rests on.
+
+    Prints the ranking of the trials and how much each dimension mattered, and writes the best as a config file.
+    """
+    execute(config, overrides, store, verb="search", yes=yes, local=local)
+
+
+@verb("sweep", "fusiondistill sweep quickstart --set 'sweep={model.name: [cifar_resnet8, cifar_resnet14]}'")
+@click.argument("config")
+@store_option
+@overrides_option
+@local_option
+@yes_option
+def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
+    """Run an experiment for every point of a config's sweep, as one plan over one store.
+
+    What points share (a base and its experts, say) is trained once. Each point has all seeds and methods of the config.
+    """
+    execute(config, overrides, store, verb="sweep", yes=yes, local=local)
+
+
+@verb(
+    "plan",
+    "fusiondistill plan cifar10 --set seeds=[0,1,2]\nfusiondistill plan quickstart --stages\n"
+    "fusiondistill plan quickstart --simulate workers=2 --simulate nodes=30,gpus=8 --times train=600 --times evaluate=9"
+    " --times fuse=9 --times search=600",
+    reads=True,
+)
+@click.argument("config")
+@store_option
+@overrides_option
+@click.option(
+    "--simulate",
+    multiple=True,
+    metavar="CLUSTER",
+    help="Also say how long the rest takes on workers=N, or on nodes=N,gpus=N or nodes=N,cpus=N (of each node); "
+    "may be repeated.",
+)
+@click.option(
+    "--times",
+    multiple=True,
+    metavar="FILE|NAME=SECONDS",
+    help="Assumed seconds of a stage by its name or kind, or a YAML file of them; for --simulate, may be repeated.",
+)
+@click.option("--stages", "listed", is_flag=True, help="Also list every stage, with what it needs.")
+def plan_verb(
+    config: str,
+    store: str | None,
+    overrides: tuple[str, ...],
+    simulate: tuple[str, ...],
+    times: tuple[str, ...],
+    listed: bool,
+) -> None:
+    """Print how many stages there are of each kind, what is stored, and what the rest will cost.
+
+    Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
+    """
+    from fusiondistill_runner.driving.changes import changed_plugins
+    from fusiondistill_runner.driving.prepared import prepare
+    from fusiondistill_runner.forecasting.estimates import cost_lines, measured
+    from fusiondistill_runner.forecasting.forecast import forecast
+    from fusiondistill_runner.storage.noted_plans import check_format
+
+    prepared = prepare(config, overrides, store)
+    check_format(prepared.store)
+    prepared = prepared.looked_up()
+    estimates = measured(prepared.store)
+    simulated = forecast(prepared, simulate, times, estimates)
+    costs = cost_lines(prepared.missing, estimates, prepared.config.resources)
+    stages = (stage_lines if listed else summary_lines)(prepared)
+    notes = (f"note: {text}" for text in prepared.notes)
+    for line in (*prepared.data, *notes, *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
+        click.echo(line)
+    if not listed:
+        click.echo("--stages lists the stages")
+
+
+@verb("validate", "fusiondistill validate my.yaml", reads=True)
+@click.argument("config")
+@overrides_option
+def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
+    """Check a config: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
+
+    Images that are fetched by their name are left to ``plan``: only a data set with a root is read.
+    """
+    from fusiondistill import config_file
+    from fusiondistill_runner.driving.prepared import look_for_data, prepare
+
+    checked, points = config_file.load_points(config, overrides)
+    at_roots = all(point.data.place for point in points)
+    notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
+    for text in notes:
+        click.echo(f"note: {text}")
+    click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")

@@ -1,0 +1,81 @@
+"""What a config can name, what degradations look like, how images are: list, degrade, data check."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, verb
+
+
+@verb("list", "fusiondistill list\nfusiondistill list networks --plugin mine.py", reads=True)
+@click.argument("kind", required=False)
+@plugin_option
+def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
+    """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
+
+    KIND: degradations, sources, networks, losses, merging or inference. Default: all.
+    """
+    import shutil
+
+    from fusiondistill.catalogue import catalogue
+    from fusiondistill.plugins import all_registries, load_plugins, read_plugins
+
+    load_plugins(read_plugins(plugins))
+    width = min(118, shutil.get_terminal_size().columns)
+    for line in catalogue(all_registries(), kind, width=max(60, width)):
+        click.echo(line)
+
+
+@verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
+@click.argument("image")
+@click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")
+@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@plugin_option
+@click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
+@click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
+def degrade_verb(
+    image: str, out: str, degradations: tuple[str, ...], plugins: tuple[str, ...], seed: int, protocol: str
+) -> None:
+    """Show an image under every degradation at five levels."""
+    from fusiondistill.degradations import degrade_grid
+    from fusiondistill.plugins import load_plugins, read_plugins
+
+    load_plugins(read_plugins(plugins))
+    degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
+    click.echo(f"written: {out}")
+
+
+@main.group("data")
+def data_group() -> None:
+    """Look at images before they are used."""
+
+
+@verb(
+    "check",
+    "fusiondistill data check photos/\nfusiondistill data check labels.csv --set data.images=photos\n"
+    "fusiondistill data check my.yaml --json",
+    group=data_group,
+    reads=True,
+)
+@click.argument("path")
+@overrides_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def data_check_verb(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Look at every image of a data set, and say what to write into a config for it.
+
+    PATH is a folder (train/test or not), a table of labels (.csv, .tsv), a Parquet file, or a config. Says how many
+    images of each class and split there are, their sizes and modes, which are broken, there twice or in two splits, and
+    how uneven the classes are. Exit code: 1 where something is wrong that no key of the config mends (also broken
+    files, images in two splits or with two labels), else 0.
+    """
+    import json
+
+    from fusiondistill_runner.views.data_report import check_data, content, lines
+
+    facts = check_data(path, overrides)
+    for line in [json.dumps(content(facts), indent=1)] if as_json else lines(facts):
+        click.echo(line)
+    if facts.wrong:
+        sys.exit(FAILED)

@@ -1,0 +1,69 @@
+"""What the machines can do: bench, cluster check."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fusiondistill_runner.command import FAILED, main, overrides_option, store_option, verb
+
+
+@verb(
+    "bench",
+    "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
+    "fusiondistill bench schedule --speed 32=12000 --speed 64=5000",
+)
+@click.argument("what", type=click.Choice(["degradations", "evaluation", "reading", "schedule"]))
+@click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
+@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@click.option(
+    "--speed",
+    "speeds",
+    multiple=True,
+    metavar="SIDE=IMAGES",
+    help="schedule only: training images a second of a device at 32 or 64 pixels. Default: 32=8500 (measured on an "
+    "H200), 64=4000 (assumed).",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
+def bench_verb(
+    what: str, device: str, degradations: tuple[str, ...], speeds: tuple[str, ...], json_file: str | None
+) -> None:
+    """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
+
+    degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    reading: images of a large file, read ahead of need beside straight out of the file's map, in memory and on disk.
+    schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
+    beside others.
+    """
+    from fusiondistill_runner import runner
+
+    if what == "schedule":
+        runner.bench_schedule(speeds, json_file, click.echo)
+    else:
+        runner.bench(what, device, degradations, json_file, click.echo)
+
+
+@main.group("cluster")
+def cluster_group() -> None:
+    """Look at the cluster that runs would use."""
+
+
+@verb("check", "fusiondistill cluster check my.yaml --store /shared/runs/mine", group=cluster_group)
+@click.argument("config", required=False)
+@store_option
+@overrides_option
+def cluster_check_verb(config: str | None, store: str | None, overrides: tuple[str, ...]) -> None:
+    """Ask every node of the cluster what a run needs of it, and name what does not fit.
+
+    Versions, devices, store, bandwidth; with a CONFIG its data set (fetched on each node, if it is downloaded by name)
+    and resources. The cluster is RAY_ADDRESS's (which may have to grow first) or local. Exit code 1: it does not fit.
+    """
+    from fusiondistill_runner import runner
+
+    found = runner.check_cluster(config, overrides, store, click.echo)
+    for text in found:
+        click.echo(f"does not fit: {text}", err=True)
+    if found:
+        sys.exit(FAILED)
+    click.echo("fits")
