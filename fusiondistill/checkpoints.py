@@ -96,11 +96,11 @@ def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict
     """Load weights and their card.
 
     Args:
-        path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote), a
-            ``.safetensors`` file, or a file of ``torch.save`` that holds a state dict, by itself or as ``state_dict``,
-            ``model`` and the like beside other things, such as a Lightning checkpoint; may be a URI. Pickles are read
-            with ``weights_only=True``: an object that is no weight is never made, and :class:`UnreadObjects` warns of
-            it.
+        path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote) or with a
+            ``model.safetensors`` (such as ``STORE/best``), a ``.safetensors`` file, or a file of ``torch.save`` that
+            holds a state dict, by itself or as ``state_dict``, ``model`` and the like beside other things, such as a
+            Lightning checkpoint; may be a URI. Pickles are read with ``weights_only=True``: an object that is no weight
+            is never made, and :class:`UnreadObjects` warns of it.
         as_written: keep the names of a file without a card.
 
     Returns:
@@ -159,7 +159,11 @@ def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
     """(file system, path, manifest) of a checkpoint; the manifest is None for a single file."""
     filesystem, place = open_location(path)
     place = place.removesuffix("/" + MANIFEST)
-    manifest = None if place.endswith((".safetensors", ".pt", ".pth")) else read_manifest(filesystem, place)
+    if place.endswith((".safetensors", ".pt", ".pth")):
+        return filesystem, place, None
+    manifest = read_manifest(filesystem, place)
+    if manifest is None and filesystem.get_file_info(f"{place}/{MODEL}").is_file:
+        place = f"{place}/{MODEL}"  # a folder that was exported, or the best network of a store
     return filesystem, place, manifest
 
 

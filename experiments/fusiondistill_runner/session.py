@@ -131,7 +131,7 @@ def summary_lines(prepared: Any) -> list[str]:
     for kind in dict.fromkeys(stage.kind for stage in prepared.plan.stages):
         own = [stage for stage in prepared.plan.stages if stage.kind == kind]
         stored = sum(stage.digest in prepared.stored for stage in own)
-        names = ", ".join(dict.fromkeys(stage.name.removeprefix("evaluate-") for stage in own))
+        names = ", ".join(dict.fromkeys(stage.name.removeprefix(f"{kind}-") for stage in own))
         lines.append(f"  {kind:8}  {len(own):6,}  {stored:6,}  {textwrap.shorten(names, 52, placeholder=' ...')}")
     return lines
 
@@ -156,6 +156,8 @@ def _print_end(prepared: Any) -> None:
     for plan in prepared.points:
         for line in searches.search_end(prepared.store, plan, ranked=False):
             click.echo(line)
+    for line in results.choice_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
+        click.echo(line)
     click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
 
 

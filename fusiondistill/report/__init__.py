@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusiondistill.locations import move_into_place
+from fusiondistill.report.choice import choice_blocks, choice_markdown, choice_sections, choices
 from fusiondistill.report.groups import Cell, Comparison, Group, Row
 from fusiondistill.report.methods import described
 from fusiondistill.report.published import published
@@ -41,6 +42,7 @@ def write(
     timeline: pa.Table | None = None,
     surface: pa.Table | None = None,
     unfinished: pa.Table | None = None,
+    judged: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; a missing number is a "–".
@@ -72,6 +74,8 @@ def write(
             BatchNorm recomputed at every point.
         unfinished: rows (experiment: str, name: str, kind: str, seed: int64, epochs: int64 (stored so far, or null),
             error: str (null without one)) of stages that are not stored.
+        judged: a row for each network that may be chosen as the best one: see
+            :data:`~fusiondistill.report.choice.SCHEMA`.
         facts: name -> text, in the order to show: command, versions, hardware, config ...
 
     ``curves`` and all tables after it may have a column experiment: str; then each experiment gets a part.
@@ -89,10 +93,12 @@ def write(
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
-        "unfinished": unfinished,
+        "unfinished": unfinished, "judged": judged,
     }  # fmt: skip
     known = described(planned)
+    chosen = choices(judged, groups, known)
     found = page.contents(groups, results, tables, known)
+    found.sections += choice_sections(chosen)
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)
@@ -102,9 +108,10 @@ def write(
     for picture in found.pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
-    _replace(paths[1], markdown(groups, comparisons, known[""]).encode())
+    _replace(paths[1], markdown(groups, comparisons, known[""], choice_markdown(chosen, judged)).encode())
     _replace(paths[2], latex(groups).encode())
-    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news)
+    best = choice_blocks(chosen, judged)
+    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news, best=best)
     _replace(paths[0], text.encode())
     for path in earlier - set(paths):
         path.unlink(missing_ok=True)

@@ -50,12 +50,14 @@ def page(
     end: Section | None = None,
     counts: str = "{}",
     news: Sequence[Block] = (),
+    best: Sequence[Block] = (),
 ) -> str:
     """The whole HTML file: the answer and the other sections, then what the rows and protocols are, then the end.
 
     Args:
         counts: JSON that the page's script reads; safe within a script element.
         news: shown before everything else.
+        best: which network is the best one, shown below the answer.
     """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
     opening = [_overview(groups)] if len(groups) > 1 else []
@@ -66,7 +68,7 @@ def page(
         .get_template("page.html")
         .render(
             title=_title(names),
-            lead=[*news, *_lead(groups)],
+            lead=[*news, *_lead(groups), *best],
             contents=_contents(groups, every),
             sections=every,
             counts=counts,

@@ -79,9 +79,12 @@ def _hanging(text: str) -> list[str]:
     return [indent + line for line in wrapped(text.strip())]
 
 
-def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Methods) -> str:
-    """The tables as Markdown, with the rows and protocols explained, and the tests between points of a sweep."""
-    parts = ["# Results"] if groups else ["# Results", NOTHING]
+def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Methods, best: Sequence[str] = ()) -> str:
+    """The tables as Markdown, with the rows and protocols explained, and the tests between points of a sweep.
+
+    ``best``: Markdown about the best single network, for the top.
+    """
+    parts = ["# Results", *best] if groups else ["# Results", NOTHING]
     if overview := overview_grid(groups):
         parts += ["## Overview", markdown_grid(overview)]
     parts += _sections(*sweep_grids(comparisons, methods), level="##")

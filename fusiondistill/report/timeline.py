@@ -18,8 +18,8 @@ __all__ = ["Clock", "Ran", "chain", "clock", "lane_chart", "lane_names", "lanes"
            "worker_hours"]  # fmt: skip
 
 _LANES = 40  # rows that a chart has at most
-_KINDS = {"train": "blue", "search": "orange", "fuse": "ink", "evaluate": "sky"}
-_SPARE = ("vermilion", "purple", "green", "grey")
+_KINDS = {"train": "blue", "search": "orange", "fuse": "ink", "evaluate": "sky", "validate": "green"}
+_SPARE = ("vermilion", "purple", "grey")
 _PAUSE = 60.0  # seconds without any stage that are cut out of the axis, if they are also a twentieth of the busy time
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from fusiondistill_runner.driving.tasks import Task
+from fusiondistill_runner.planning.specs import JUDGING
 
 __all__ = ["ATTEMPTS", "GRACE", "Counts", "Dispatcher", "Event"]
 
@@ -74,7 +75,7 @@ class Dispatcher(Generic[T]):
         for task in tasks:
             self.offered += 1
             insort(self.training if task.kind == "train" else self.others, (-task.priority, self.offered, task))
-            if task.kind == "evaluate":
+            if task.kind in JUDGING:
                 self.ready_models[task.needs] += 1
         self.last_news = self.clock()
 
@@ -120,8 +121,8 @@ class Dispatcher(Generic[T]):
         if not queues:
             return None
         first = min(queues)  # by the priority of their first tasks
-        _, _, task = first.pop(self._evaluation(worker) if first[0][2].kind == "evaluate" else 0)
-        if task.kind == "evaluate":
+        _, _, task = first.pop(self._evaluation(worker) if first[0][2].kind in JUDGING else 0)
+        if task.kind in JUDGING:
             self.ready_models[task.needs] -= 1
             if not self.ready_models[task.needs]:
                 del self.ready_models[task.needs]
@@ -142,11 +143,11 @@ class Dispatcher(Generic[T]):
         return 0
 
     def _first(self, wanted: Callable[[tuple[str, ...]], bool]) -> int:
-        return next(i for i, (_, _, task) in enumerate(self.others) if task.kind == "evaluate" and wanted(task.needs))
+        return next(i for i, (_, _, task) in enumerate(self.others) if task.kind in JUDGING and wanted(task.needs))
 
     def _start(self, worker: str, task: T) -> None:
         self.running[worker] = task
-        if task.kind == "evaluate":
+        if task.kind in JUDGING:
             self.models[worker] = task.needs
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         self._tell("started", task.key, worker, attempt=self.attempts[task.key])

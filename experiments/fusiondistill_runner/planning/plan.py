@@ -12,14 +12,16 @@ from fusiondistill.methods import Combined, Inference, Trained, searched_name
 from fusiondistill_runner.planning.descriptions import Description, of_method, of_network
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
-from fusiondistill_runner.planning.rows import Kind, Plan, Row, Shown
-from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.rows import Kind, Plan, Row, Shown, Validated
+from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage, ancestors
 
 __all__ = ["build", "build_evaluation"]
 
 SHOWN = 5
 """Levels of a degradation at which evaluations keep a few images."""
+DRAWS = 2
+"""Levels of each degradation at which a validation shows an image."""
 
 
 def build(config: Config, fingerprint: str, levels: Callable[[str], range], **outside: Any) -> Plan:
@@ -94,18 +96,21 @@ class _Builder:
         )
         self.validation = validation and self.networks.data(config.seeds[0]).validation_split
         self.rows: dict[tuple[str, int, str], list[Row]] = {}
+        self.validated: dict[tuple[str, int], Validated] = {}
         self.descriptions: dict[str, Description] = {}
 
     def plan(self) -> Plan:
         """What the rows need, inputs first."""
         rows = [row for pieces in self.rows.values() for row in pieces]
-        needed = {stage.digest for row in rows for stage in ancestors(row.stage)}
+        validated = tuple(self.validated.values())
+        ends = [*(row.stage for row in rows), *(one.stage for one in validated)]
+        needed = {stage.digest for end in ends for stage in ancestors(end)}
         stages = tuple(stage for stage in self.stages.values() if stage.digest in needed)
         ids = [name for name in dict.fromkeys(row.degradation for row in rows) if name not in self.corruptions]
         shown = {name: Shown.of(self.known[name], self._levels(self.known[name])) for name in ids}
         # Networks that are for one degradation come last.
         described = sorted(self.descriptions.values(), key=lambda one: bool(one.own))
-        return Plan(self.config, stages, tuple(rows), shown, tuple(described), self.size, self.validation)
+        return Plan(self.config, stages, tuple(rows), shown, tuple(described), self.size, validated, self.validation)
 
     def _levels(self, degradation: DegradationConfig) -> Sequence[int]:
         return self.levels(degradation.name) if degradation.levels is None else degradation.levels
@@ -130,6 +135,7 @@ class _Builder:
         if inference is None and "" in networks:
             self.describe(of_method(self.config, name, self.parameters))
             self.evaluate(name, seed, {"model": networks[""]})
+            self._validate(name, seed, networks[""])
         elif inference is None:
             self._matrix(name, seed, networks, whole=True)
         elif inference.entry().facts.get("alone"):
@@ -162,6 +168,23 @@ class _Builder:
             self.describe(of_network(f"{name}-{own}", self.parameters, self.config, name, own))
             on = tuple(one.id for one in self.config.degradations) if whole else (own,)
             self.evaluate(f"{name}-{own}", seed, {"model": stage}, on)
+            if whole:
+                self._validate(f"{name}-{own}", seed, stage)
+
+    def _validate(self, method: str, seed: int, network: Stage) -> None:
+        """Judge a network on the validation split, where no test image played a part in its making."""
+        data = self.networks.data(seed)
+        if self.config.epoch_choice == "test" or not (data.held_out or data.validation_split):
+            return
+        spec = ValidateSpec(
+            degradations=self.config.degradations,
+            draws=DRAWS,
+            data=data,
+            protocol=self.config.protocol,
+            threads=self.config.threads,
+        )
+        stage = self.networks.stage(f"validate-{method}", seed, spec, {"model": network})
+        self.validated.setdefault((method, seed), Validated(method, seed, network, stage))
 
     def _add(self, row: Row) -> None:
         pieces = self.rows.setdefault((row.method, row.seed, row.degradation), [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,9 +17,10 @@ from fusiondistill.config import Config
 from fusiondistill.degradation_config import DegradationConfig, spelled
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill_runner.planning.descriptions import Description
+from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.planning.stage import FORMAT, Stage
 
-__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "Shown", "check_plan", "union"]
+__all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "Shown", "Validated", "check_plan", "union"]
 
 Kind = Literal["trained", "unseen", "corruption"]
 """Degradations with an expert, degradations without one, and published sets of corrupted images."""
@@ -34,6 +37,23 @@ class Row:
     degradation: str
     stage: Stage
     kind: Kind = "trained"
+
+
+@dataclass(frozen=True)
+class Validated:
+    """One network of a row: the stage that made it, and the stage that judges it on the validation split."""
+
+    method: str
+    seed: int
+    network: Stage
+    stage: Stage
+
+    @property
+    def same(self) -> str:
+        """Equal for networks that are judged on the same images in the same way, but for the split's seed."""
+        spec = self.stage.spec.model_dump(mode="json")
+        spec["data"]["holdout_seed"] = 0
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,8 @@ class Plan:
     """What each row is, in the order of the table."""
     size: tuple[int, int] | None = None
     """(height, width) of the images in pixels, where it is known: a level means something at a size."""
+    validated: tuple[Validated, ...] = ()
+    """The networks among which the best single one is chosen; none where the images leave no validation split."""
     validation: bool = False
     """Whether epochs and weights are picked on the set's own validation split."""
 
@@ -89,7 +111,7 @@ class Plan:
         return {
             stage.digest: stage.name
             + (f"[{stage.seed}]" if len(seeds) > 1 else "")
-            + (f" ({stage.digest[:6]})" if alike[stage.name, stage.seed] > 1 and stage.kind != "evaluate" else "")
+            + (f" ({stage.digest[:6]})" if alike[stage.name, stage.seed] > 1 and stage.kind not in JUDGING else "")
             for stage in self.stages
         }
 
@@ -111,6 +133,16 @@ class Plan:
                 }
                 for r in self.rows
             ],
+            "validated": [
+                {
+                    "method": v.method,
+                    "seed": v.seed,
+                    "network": v.network.directory,
+                    "same": v.same,
+                    "directory": v.stage.directory,
+                }
+                for v in self.validated
+            ],
             "levels": {name: [of.levels[0], of.levels[-1]] for name, of in self.degradations.items()},
             "degradations": {name: of.content() for name, of in self.degradations.items()},
             "size": list(self.size) if self.size else None,
@@ -122,6 +154,7 @@ class Plan:
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
 _METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Description)}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
+_VALIDATED = {"method": str, "seed": int, "network": str, "same": str, "directory": str}
 
 
 class OtherFormat(CheckpointError):
@@ -148,19 +181,26 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
         raise OtherFormat(content, path)
     if content.get("experiment") != experiment:
         raise CheckpointError(f"{path} is damaged: it is the plan of {content.get('experiment')!r}")
-    for name, kinds in (("stages", _STAGE), ("rows", _ROW), ("methods", _METHOD)):
+    content = {"validated": [], **content}  # a plan noted before there were such stages
+    parts = {"stages": _STAGE, "rows": _ROW, "methods": _METHOD, "validated": _VALIDATED}
+    for name, kinds in parts.items():
         entries: list[Any] = content[name] if isinstance(content.get(name), list) else [None]
         for entry in entries:
             sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
-            if not sound or "/" in entry.get("directory", "") or entry.get("directory") in (".", ".."):
+            if not sound or any(_leads_out(entry.get(key, "")) for key in ("directory", "network")):
                 raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")
     about = content.get("degradations", {})
     if not isinstance(about, dict) or not all(_sound_column(one) for one in about.values()):
         raise CheckpointError(f"{path} is damaged: {str(about)[:100]} are not the degradations of a plan")
     config = content.get("config")
-    parts = [config.get(name) for name in ("model", "data", "evaluation")] if isinstance(config, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts) or not isinstance(config, dict) or "protocol" not in config:
+    given = [config.get(name) for name in ("model", "data", "evaluation")] if isinstance(config, dict) else [None]
+    if not all(isinstance(part, dict) for part in given) or not isinstance(config, dict) or "protocol" not in config:
         raise CheckpointError(f"{path} is damaged: it holds no config")
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a directory's name from an untrusted file is more than a name."""
+    return "/" in name or name in (".", "..")
 
 
 def _sound_column(one: Any) -> bool:
@@ -176,4 +216,5 @@ def union(config: Config, plans: Sequence[Plan]) -> Plan:
     stages = {stage.digest: stage for plan in plans for stage in plan.stages}
     rows = tuple(row for plan in plans for row in plan.rows)
     described = {one.id: one for plan in plans for one in plan.descriptions}
-    return Plan(config, tuple(stages.values()), rows, descriptions=tuple(described.values()))
+    validated = tuple(one for plan in plans for one in plan.validated)
+    return Plan(config, tuple(stages.values()), rows, descriptions=tuple(described.values()), validated=validated)

@@ -17,6 +17,7 @@ from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
 
 __all__ = [
+    "JUDGING",
     "CheckpointSpec",
     "DataSpec",
     "EvaluateSpec",
@@ -25,6 +26,7 @@ __all__ = [
     "SearchSpec",
     "Spec",
     "TrainSpec",
+    "ValidateSpec",
 ]
 
 
@@ -301,6 +303,33 @@ class EvaluateSpec(_Spec):
         return 0.06 * len(self.levels) * (inputs or 1)
 
 
+class ValidateSpec(_Spec):
+    """Count right answers of one network on the validation split, clean and at random levels of each degradation.
+
+    All networks of a table see the same pixels, on which no training took a step. The best single network is the one
+    with the most right answers.
+    """
+
+    kind: ClassVar[str] = "validate"
+    version: ClassVar[int] = 1
+
+    degradations: tuple[DegradationConfig, ...]
+    draws: int
+    """Levels at which each image is seen, of each degradation."""
+    data: DataSpec
+    protocol: str
+    threads: int
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Degradations and data source."""
+        yield from (("degradations", one.name) for one in self.degradations)
+        yield ("sources", self.data.name)
+
+
+JUDGING = frozenset({EvaluateSpec.kind, ValidateSpec.kind})
+"""Kinds of stages that judge a stored network: short, and many."""
+
+
 class _FileSpec(_Spec):
     """Weights of a file; their digest says which, wherever they lie."""
 
@@ -329,4 +358,4 @@ class PretrainedSpec(_FileSpec):
     """Whether the head is made anew even where it has as many outputs."""
 
 
-Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | CheckpointSpec | PretrainedSpec
+Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | ValidateSpec | CheckpointSpec | PretrainedSpec

@@ -79,7 +79,8 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
     places = side_by_side.open_stores(stores)
     if len(places) == 1 and out is None:
         table = results.write_results(places[0])
-        lines, page = results.table_lines(places[0], table), results.write_report(places[0], table)
+        lines = [*results.table_lines(places[0], table), *results.choice_lines(places[0], table)]
+        page = results.write_report(places[0], table)
     else:
         tables = side_by_side.side_by_side(places)
         planned, comparisons = tables.get("planned"), tables.get("comparisons")

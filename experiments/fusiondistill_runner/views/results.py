@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill.checkpoints import MANIFEST
 from fusiondistill.report.methods import COLUMNS as ABOUT
 from fusiondistill.report.methods import methods_of
+from fusiondistill_runner.storage.best import FACTS
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.best import judged_table, keep_choice
 from fusiondistill_runner.views.comparisons import comparisons_table
 from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.settings import settings
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "planned_table", "report_tables", "results_table", "table_lines", "write_report",
+    "choice_lines", "planned_table", "report_tables", "results_table", "table_lines", "write_report",
     "write_results",
 ]  # fmt: skip
 
@@ -174,6 +176,29 @@ def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | 
     return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]
 
 
+def choice_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
+    """Choose the best single network, lay it under its stable name, and say what it is and how it is used.
+
+    Args:
+        experiments: those of this run; None: all of the store.
+    """
+    import pyarrow as pa
+
+    from fusiondistill.report import choice, described, summarise
+
+    known = plans(store)
+    planned = planned_table(known, results)
+    groups, methods = summarise(results, planned=planned), described(planned)
+    judged = judged_table(store.glance(MANIFEST, FACTS), known)
+    if keep_choice(store, choice.choices(judged, groups, methods), experiments):
+        judged = judged_table(store.glance(MANIFEST, FACTS), known)
+    if experiments is not None:
+        # Other experiments of the store stay beside those of this run where all can be compared.
+        ours = {one["same"] for one in judged.to_pylist() if one["experiment"] in experiments}
+        judged = judged.filter(pa.array([one in ours for one in judged["same"].to_pylist()], pa.bool_()))
+    return choice.choice_lines(choice.choices(judged, groups, methods), judged)
+
+
 def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | None:
     """The rows of these experiments."""
     import pyarrow as pa
@@ -186,9 +211,15 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
 def report_tables(store: Store, results: pa.Table, tests: pa.Table | None = None) -> dict[str, Any]:
     """The report's tables beside the results. ``tests`` are the paired tests; default: those in the store."""
     known = plans(store)
-    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR)
+    seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR, FACTS)
     given = {} if tests is None else {"comparisons": tests}
-    return {**_of_tables(store, known, results), **given, **stage_tables(seen, known), "facts": facts(seen, known)}
+    return {
+        **_of_tables(store, known, results),
+        **given,
+        **stage_tables(seen, known),
+        "judged": judged_table(seen, known),
+        "facts": facts(seen, known),
+    }
 
 
 def write_report(store: Store, results: pa.Table) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.storage.store import ERROR, Store
 from fusiondistill_runner.views.timeline import Manifests
 
@@ -31,7 +32,7 @@ def unfinished(store: Store, plans: Sequence[Mapping[str, Any]], manifests: Mani
             continue
         seen.add(directory)
         error = store.read_raw(directory, ERROR)
-        if error is None and stage["kind"] == "evaluate":
+        if error is None and stage["kind"] in JUDGING:
             continue
         rows.append(
             {

@@ -11,6 +11,7 @@ from typing import Any
 
 from fusiondistill_runner.driving.queue import Event
 from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.planning.stage import Stage
 
 __all__ = ["Display", "Listener", "duration", "progress", "running_table"]
@@ -111,7 +112,7 @@ class Display:
             self.say(f"{self._clock()} {name}: FAILED\n{event.facts['error']}")
             return
         done = self.total - len(self.missing)
-        if stage.kind == "evaluate" and not self._due_evaluation():
+        if stage.kind in JUDGING and not self._due_evaluation():
             return
         detail = progress({name: facts[name] for name in _KEPT if name in facts})
         detail = f" ({detail})" if detail else ""
@@ -181,8 +182,8 @@ class Display:
         running = [(self.plan.labels[one.stage.digest], one.worker, one.facts) for one in list(self.running.values())]
         table = running_table(title, running)
         if waiting:
-            names = ", ".join(dict.fromkeys(self.plan.labels[s.digest] for s in waiting if s.kind != "evaluate"))
-            count = sum(s.kind == "evaluate" for s in waiting)
+            names = ", ".join(dict.fromkeys(self.plan.labels[s.digest] for s in waiting if s.kind not in JUDGING))
+            count = sum(s.kind in JUDGING for s in waiting)
             rest = f"{count} evaluations" if count else ""
             table.add_section()
             table.add_row(Text("waiting: " + "; ".join(t for t in (names, rest) if t), style="dim"))

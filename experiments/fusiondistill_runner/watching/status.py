@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.storage.noted_plans import holds_plans, plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
 from fusiondistill_runner.views.networks import left_over, networks
@@ -253,7 +254,7 @@ def _news(seen: Seen, said: dict[str, str]) -> list[str]:
     texts = {directory: seen.state(directory) for directory in seen.stages}
     for directory, text in texts.items():
         old = said.get(directory, text if text in ("missing", "done") else None)
-        many = seen.stages[directory]["kind"] == "evaluate" and directory not in seen.errors
+        many = seen.stages[directory]["kind"] in JUDGING and directory not in seen.errors
         if text != old and not many:
             lines.append(f"{_name(seen.stages[directory])}: {text}")
     heads = {f"plan {plan['experiment']}": _head(seen, plan) for plan in seen.plans}
@@ -288,8 +289,8 @@ def _table(seen: Seen) -> Any:
     heads = "\n".join(_head(seen, plan) for plan in seen.plans[:8])
     parts: list[Any] = [running_table(heads, running)]
     waiting = [s for d, s in seen.stages.items() if seen.state(d) == "missing"]
-    names = list(dict.fromkeys(short(s) for s in waiting if s["kind"] != "evaluate"))
-    count = sum(s["kind"] == "evaluate" for s in waiting)
+    names = list(dict.fromkeys(short(s) for s in waiting if s["kind"] not in JUDGING))
+    count = sum(s["kind"] in JUDGING for s in waiting)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     texts = [", ".join(names[:8]) + more, f"{count} evaluations" if count else ""]
     if waiting:

@@ -16,7 +16,14 @@ from fusiondistill import checkpoints
 from fusiondistill.code import code_digest
 from fusiondistill.locations import be_patient
 from fusiondistill.plugins import load_plugins
-from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, PretrainedSpec, TrainSpec
+from fusiondistill_runner.planning.specs import (
+    CheckpointSpec,
+    EvaluateSpec,
+    MergeSpec,
+    PretrainedSpec,
+    TrainSpec,
+    ValidateSpec,
+)
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.progress import ProgressWriter
 from fusiondistill_runner.storage.store import ERROR, Store
@@ -28,6 +35,7 @@ from fusiondistill_runner.working.job import Inputs, Job, Result, Team, never
 from fusiondistill_runner.working.merge import merge_networks
 from fusiondistill_runner.working.pretrained import take_pretrained
 from fusiondistill_runner.working.train import train
+from fusiondistill_runner.working.validate import validate
 
 __all__ = ["WORK", "execute", "note_error", "open_store", "perform"]
 
@@ -35,6 +43,7 @@ WORK: Mapping[type, Callable[[Job], Result | None]] = {
     TrainSpec: train,
     MergeSpec: merge_networks,
     EvaluateSpec: evaluate,
+    ValidateSpec: validate,
     CheckpointSpec: import_checkpoint,
     PretrainedSpec: take_pretrained,
 }

@@ -1,0 +1,228 @@
+"""The best single network: chosen by validation, then what the test split says of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill import NAME
+from fusiondistill.report.blocks import Block, Section, Text, grid_blocks
+from fusiondistill.report.grid import Grid, escaped, wrapped
+from fusiondistill.report.groups import Cell, Group, Row
+from fusiondistill.report.methods import Method, Methods
+from fusiondistill.report.tables import cell_text
+from fusiondistill.report.words import MISSING, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "SCHEMA", "Candidate", "Choice", "choice_blocks", "choice_lines", "choice_markdown", "choice_sections", "choices",
+]  # fmt: skip
+
+SCHEMA = {
+    **dict.fromkeys(("same", "experiment", "model", "method"), "string"),
+    "seed": "int64",
+    **dict.fromkeys(("network", "place", "why"), "string"),
+    **dict.fromkeys(("right", "seen", "clean_right", "clean_seen"), "int64"),
+}
+"""A row for each network that may be chosen. ``same``: equal where two networks were judged on the same images in the
+same way; ``network``: its stage directory; ``place``: where the chosen network of its kind lies under a stable name,
+"" where it does not; ``right`` of ``seen`` images under degradations and ``clean_right`` of ``clean_seen`` clean ones,
+null while the network is not judged. A row with ``why`` instead says why an experiment has no such networks."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the table whose networks were judged on validation images: one network for each seed."""
+
+    experiment: str
+    model: str
+    about: Method
+    row: Row | None
+    """Its figures on the test split."""
+    seeds: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the networks of all seeds are judged."""
+        return all(one["seen"] for one in self.seeds.values())
+
+    def validation(self, part: str = "") -> Cell:
+        """Percent right on validation images by seed; ``clean_``: on clean ones."""
+        seen = {seed: one for seed, one in self.seeds.items() if one[f"{part}seen"]}
+        return Cell({seed: 100 * one[f"{part}right"] / one[f"{part}seen"] for seed, one in seen.items()})
+
+    @property
+    def test(self) -> Cell:
+        """Percent right on the test images, the mean over levels and degradations, by seed."""
+        return self.row.average if self.row else Cell({})
+
+    @property
+    def test_clean(self) -> Cell:
+        """Percent right on clean test images by seed."""
+        return self.row.clean if self.row else Cell({})
+
+    @property
+    def score(self) -> float:
+        """The part of all images of all seeds that is right; each seed holds out images of its own."""
+        right, seen = (sum(one[key] for one in self.seeds.values()) for key in ("right", "seen"))
+        return float(right / seen)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Networks that were judged on the same images, and the best of them.
+
+    Attributes:
+        candidates: in the order of the table.
+        best: the finished one with the highest score, of equal ones the first; None while none is finished.
+        seed: of its network that is best on validation images.
+    """
+
+    candidates: tuple[Candidate, ...]
+    best: Candidate | None
+    seed: int
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The row of :data:`SCHEMA` of the chosen network."""
+        assert self.best is not None
+        return self.best.seeds[self.seed]
+
+
+def choices(judged: pa.Table | None, groups: Sequence[Group], methods: Mapping[str, Methods]) -> list[Choice]:
+    """The choice for each set of networks that can be compared.
+
+    Args:
+        judged: rows of :data:`SCHEMA`; None: nothing was judged.
+        groups: the tables of results.
+        methods: experiment -> its methods.
+    """
+    found: dict[str, dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
+    for one in judged.to_pylist() if judged is not None else ():
+        if not one["why"]:
+            rows = found.setdefault(one["same"], {}).setdefault((one["experiment"], one["method"]), {})
+            rows[one["seed"]] = one
+    return [_choice(rows, groups, methods) for rows in found.values()]
+
+
+def _choice(
+    rows: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]],
+    groups: Sequence[Group],
+    methods: Mapping[str, Methods],
+) -> Choice:
+    candidates = []
+    for (experiment, method), seeds in rows.items():
+        model = next(iter(seeds.values()))["model"]
+        group = next((g for g in groups if (g.experiment, g.model) == (experiment, model)), None)
+        about = methods.get(experiment, methods[""])[method]
+        candidates.append(Candidate(experiment, model, about, group.row(method) if group else None, seeds))
+    finished = [one for one in candidates if one.finished]
+    best = max(finished, key=lambda one: one.score, default=None)
+    by_seed = best.validation().by_seed if best else {0: 0.0}
+    return Choice(tuple(candidates), best, max(by_seed, key=lambda seed: by_seed[seed]))
+
+
+def choice_lines(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
+    """What the choices came to, for a terminal."""
+    lines = []
+    for choice in found:
+        lines += [
+            "",
+            *(line for text in _said(choice) for line in wrapped(text)),
+            *(f"  {use}" for use in _use(choice)),
+        ]
+    for reason in _unnamed(judged):
+        lines += ["", *wrapped(reason)]
+    return lines
+
+
+def _said(choice: Choice) -> list[str]:
+    """The network, its accuracy, and where it lies."""
+    best = choice.best
+    if best is None:
+        return ["Best single network: not known before one row is finished and judged on the validation images."]
+    several = len({one.experiment for one in choice.candidates}) > 1
+    seeds = len({seed for one in choice.candidates for seed in one.seeds}) > 1
+    where = ([best.experiment] if several else []) + ([f"seed {choice.seed}"] if seeds else [])
+    name = best.about.name + (f" ({', '.join(where)})" if where else "")
+    unfinished = sum(not one.finished for one in choice.candidates)
+    so_far = f" so far ({unfinished} rows are not finished)" if unfinished else ""
+    lines = [
+        f"Best single network{so_far}: {name}. Validation chose it among {len(choice.candidates)} rows; there it has "
+        f"{_percent(best.validation(), choice.seed)} of degraded and {_percent(best.validation('clean_'), choice.seed)}"
+        " of clean images right.",
+        f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
+        f"{_percent(best.test_clean, choice.seed)} clean.",
+        f"It lies in {choice.chosen['place']}",
+    ]
+    return [printable(line) for line in lines]
+
+
+def _use(choice: Choice) -> list[str]:
+    """The two lines that use the network."""
+    if choice.best is None:
+        return []
+    place = choice.chosen["place"]
+    return [
+        f"{NAME} predict {shlex.quote(place)} PHOTO...",
+        f'python: {NAME}.load_model({place!r}).predict(["photo.jpg"])',
+    ]
+
+
+def _percent(cell: Cell, seed: int) -> str:
+    value = cell.by_seed.get(seed)
+    return f"{MISSING} %" if value is None else f"{value:.1f} %"
+
+
+def _unnamed(judged: pa.Table | None) -> Iterator[str]:
+    """Why experiments have no best network, each reason once."""
+    why = dict.fromkeys(one["why"] for one in judged.to_pylist() if one["why"]) if judged is not None else ()
+    yield from (f"No best single network is named: {reason}." for reason in why)
+
+
+def choice_blocks(found: Sequence[Choice], judged: pa.Table | None) -> list[Block]:
+    """The choices for the top of the page."""
+    blocks: list[Block] = []
+    for choice in found:
+        blocks += [Text(line) for line in _said(choice)]
+        blocks += [Text("\n".join(_use(choice)), "", "pre")] if choice.best else []
+    return [*blocks, *map(Text, _unnamed(judged))]
+
+
+def choice_markdown(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
+    """The choices for the top of the Markdown file."""
+    parts = []
+    for choice in found:
+        parts.append(escaped(" ".join(_said(choice))))
+        parts += ["```\n" + "\n".join(_use(choice)) + "\n```"] if choice.best else []
+    return [*parts, *map(escaped, _unnamed(judged))]
+
+
+def choice_sections(found: Sequence[Choice]) -> list[Section]:
+    """All networks that stood for choice, with validation beside test."""
+    blocks: list[Block] = []
+    for choice in found:
+        blocks += grid_blocks(_grid(choice))
+    return [Section("choice", "Best single network", blocks)] if blocks else []
+
+
+def _grid(choice: Choice) -> Grid:
+    seeds = len({seed for one in choice.candidates for seed in one.seeds})
+    several = len({one.experiment for one in choice.candidates}) > 1
+    rows = []
+    for one in choice.candidates:
+        cells = (one.validation(), one.validation("clean_"), one.test, one.test_clean)
+        name = (f"{one.experiment} · " if several else "") + one.about.name
+        rows.append(((printable(name), ""), *(cell_text(cell, seeds) for cell in cells)))
+    heading = ("", "validation", "validation, clean", "test", "test, clean")
+    note = (
+        "Accuracy in % of every network that answers alone and is not told the degradation. Validation chooses: images "
+        "on which no training took a step, each at random levels of every degradation, all networks of a seed on the "
+        "same pixels. Epochs were picked on images of the same split, so validation flatters; the test columns had no "
+        "part in the choice."
+    )
+    return Grid("Best single network", heading, tuple(rows), note)
