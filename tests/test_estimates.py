@@ -14,6 +14,7 @@ from fusiondistill_runner.cli import main
 from fusiondistill_runner.forecasting.estimates import Estimates, cost_lines, measured
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
+from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.storage import noted_plans
@@ -50,7 +51,7 @@ def test_nothing_is_claimed_of_what_was_never_measured(tmp_path: Path) -> None:
 
 def test_time_grows_with_the_work_and_another_config_of_the_same_store_counts(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store_all(store, plan("data.train_images=100"), {"train": 60.0, "fuse": 5.0, "evaluate": 8.0})
+    store_all(store, plan("data.train_images=100"), {"train": 60.0, "fuse": 5.0, "evaluate": 8.0, "validate": 1.0})
     found = measured(store)
     same = plan("data.train_images=100", "seeds=[7]")
     assert found.seconds(named(same, "base", 7)) == pytest.approx(60)
@@ -67,11 +68,11 @@ def test_time_grows_with_the_work_and_another_config_of_the_same_store_counts(tm
 
 def test_the_cost_is_in_device_hours(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store_all(store, plan("methods=[base]"), {"train": 3600.0, "evaluate": 450.0})
+    store_all(store, plan("methods=[base]"), {"train": 3600.0, "evaluate": 450.0, "validate": 0.0})
     found = measured(store)
     missing = list(plan("methods=[base]", "seeds=[1, 2]").stages)
     lines = cost_lines(missing, found, Resources())
-    assert lines[0] == "10 stages to do: 2 train, 8 evaluate" and "about 3.00 device-hours" in lines[1]
+    assert lines[0] == "12 stages to do: 2 train, 8 evaluate, 2 validate" and "about 3.00 device-hours" in lines[1]
     assert "0.75 GPU-hours (3 worker-hours)" in cost_lines(missing, found, Resources(gpus_per_worker=0.25))[1]
     vanilla = plan("methods=[base, fusiondistill]", "seeds=[1]").stages
     assert "unknown time for 5 train, 1 fuse" in cost_lines(vanilla, found, Resources())[2]
@@ -82,7 +83,7 @@ def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="is no store"):
         unneeded(store)
     assert not (tmp_path / "store").exists()
-    seconds = {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "search": 1.0}
+    seconds = {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "validate": 1.0, "search": 1.0}
     before, after = plan("methods=[base, vanilla]"), plan("methods=[base, vanilla]", "vanilla.epochs=3")
     store_all(store, before, seconds)
     (tmp_path / "store" / "my notes-0123").mkdir()
@@ -100,7 +101,7 @@ def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_prune_goes_by_the_kind_of_a_stage_and_not_by_its_name(tmp_path: Path) -> None:
-    store, seconds = Store(tmp_path), {"train": 1.0, "fuse": 1.0, "evaluate": 1.0}
+    store, seconds = Store(tmp_path), {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "validate": 1.0}
     odd = "define={search-x: {like: base, epochs: 3}, trial-y: {like: base, epochs: 2}}"
     content = plan(odd, "methods=[base, search-x, trial-y]", "base.epochs=1")
     store_all(store, content, seconds)
@@ -117,7 +118,7 @@ def test_prune_keeps_what_an_unfinished_search_may_need_and_nothing_else(tmp_pat
     (trial,) = (one for one in trials if one.inputs["start"] is not search.inputs["start"])
     merge = trial.inputs["start"]
     other = plan("base.epochs=3", "define={trial-y: {like: base, epochs: 2}}", "methods=[base, modelsoups, trial-y]")
-    strangers = [stage for stage in other.stages if stage.kind != "evaluate"]
+    strangers = [stage for stage in other.stages if stage.kind not in JUDGING]
     for stage in (*content.stages, trial, merge, *strangers):
         if stage is not search:
             store.commit(stage, {"a.txt": b"a"}, {"seconds": 1.0}, new_attempt())

@@ -40,7 +40,7 @@ from fusiondistill_runner.forecasting.simulation import simulate
 from fusiondistill_runner.forecasting.traffic import network_of, traffic, weight_bytes
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
+from fusiondistill_runner.planning.specs import JUDGING, EvaluateSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage, priorities
 from fusiondistill_runner.working.train import pack
 from running import TINY
@@ -127,14 +127,14 @@ def test_files_of_times_that_are_none(tmp_path: Path) -> None:
 def test_what_is_unknown_is_named_and_nothing_is_simulated() -> None:
     content = plan()
     lines = forecast_lines(content.stages, [parse_cluster("workers=2", Resources())], Times({"train": 9.0}), {})
-    assert lines[0] == "no simulation: some times are unknown" and len(lines) == 3
-    assert "unknown for 1 stage of kind fuse (fused): give --times fuse=SECONDS, or run one seed first" in lines[2]
+    assert lines[0] == "no simulation: some times are unknown" and len(lines) == 4
+    assert any("1 stage of kind fuse (fused): give --times fuse=SECONDS, or run one seed first" in line for line in lines)
     assert forecast_lines([], [], Times(), {}) == []
 
 
 def test_jobs_carry_the_drivers_order_and_stored_inputs_are_no_needs() -> None:
     content = plan(SEARCH)
-    missing = [s for s in content.stages if s.name != "base" and s.kind != "evaluate"]
+    missing = [s for s in content.stages if s.name != "base" and s.kind not in JUDGING]
     jobs = {job.key: job for job in jobs_of(missing, {s.digest: 10.0 for s in missing})}
     order = priorities(missing)
     assert all(job.priority == order[key] for key, job in jobs.items())
@@ -205,11 +205,11 @@ def test_plan_simulates_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return CliRunner().invoke(main, ["plan", str(config), "--store", str(tmp_path / "store"), *options])
 
     done = planned(*clusters, *times)
-    assert done.exit_code == 0 and "60 stages, times 60 assumed (--times), 0 measured" in done.output
-    spans = re.findall(r"^  (.*): (\d+) min (\d+) s, 0.336 device-hours, utilisation (\d+)%", done.output, re.M)
+    assert done.exit_code == 0 and "71 stages, times 71 assumed (--times), 0 measured" in done.output
+    spans = re.findall(r"^  (.*): (\d+) min (\d+) s, 0.345 device-hours, utilisation (\d+)%", done.output, re.M)
     assert [label for label, *_ in spans] == ["1 worker", "2 nodes with 4 GPUs, 8 workers"]
     seconds = [int(minutes) * 60 + int(rest) for _, minutes, rest, _ in spans]
-    work = 10 * 100 + 5 + 48 * 3 + 60
+    work = 10 * 100 + 5 + (48 + 11) * 3 + 60
     assert work < seconds[0] < work + 60 and seconds[1] < seconds[0] / 2
     assert "critical path 5 min 28 s" in done.output and "base 1 min 40 s -> expert-" in done.output
     assert "through the store: about" in done.output and not (tmp_path / "store").exists()
@@ -230,13 +230,13 @@ def test_one_seed_that_was_run_tells_what_the_others_take(tmp_path: Path, monkey
         facts = {"seconds": 20.0, "training_seconds": 20.0}
         done.store.commit(stage, {"model.safetensors": b"w" * 1000}, facts, new_attempt())
     more = prepare(str(config), ["seeds=[0, 1]"], store).looked_up()
-    assert len(more.missing) == 60
+    assert len(more.missing) == 71
     lines = forecast(more, ["workers=1"], [], measured(more.store))
-    assert "60 stages, times measured" in lines[0]
-    assert lines[1].startswith("  1 worker: 20 min") and lines[3].startswith("  through the store: about 1")
+    assert "71 stages, times measured" in lines[0]
+    assert lines[1].startswith("  1 worker: 23 min") and lines[3].startswith("  through the store: about 1")
     assert "kB of it progress" in lines[3]  # so small are the weights that are stored
     assert (
-        forecast(more, ["workers=1"], ["train=40"], measured(more.store))[0].count("10 assumed (--times), 50 measured")
+        forecast(more, ["workers=1"], ["train=40"], measured(more.store))[0].count("10 assumed (--times), 61 measured")
         == 1
     )
     assert forecast(done.looked_up(), ["workers=1"], [], measured(done.store)) == []

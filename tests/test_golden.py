@@ -19,7 +19,14 @@ from fusiondistill.plugins import _loaded, load_plugins, read_plugins
 from fusiondistill.registry import Registry
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import CheckpointSpec, EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import (
+    CheckpointSpec,
+    EvaluateSpec,
+    MergeSpec,
+    SearchSpec,
+    TrainSpec,
+    ValidateSpec,
+)
 from fusiondistill_runner.planning.stage import ancestors
 from golden import cases, stages
 from golden.comparing import FILE, problem, read, text, written
@@ -45,7 +52,7 @@ def test_there_are_results_of_every_entry_and_every_kind_of_stage() -> None:
         ("degradations", DEGRADATIONS), ("merging", MERGING), ("losses", LOSSES), ("inference", INFERENCE),
     ):  # fmt: skip
         assert {f"{folder}/{name}" for name in registry.builtin} <= STORED.keys()
-    for spec in (TrainSpec, MergeSpec, SearchSpec, EvaluateSpec, CheckpointSpec):
+    for spec in (TrainSpec, MergeSpec, SearchSpec, EvaluateSpec, ValidateSpec, CheckpointSpec):
         found = [one for key, one in STORED.items() if key.split()[0] == f"stages/{spec.kind}"]
         assert found and all(f"{spec.kind} {spec.version}" in one["version"] for one in found)
 
@@ -175,10 +182,10 @@ def test_a_new_version_of_ties_makes_what_uses_it_new_and_keeps_base_and_experts
     after = plan()
     four = {"jpeg", "blur", "noise", "saltpepper"}
     assert new(before, after) == using(after, "merging/ties")
-    merged = {name for name in new(before, after) if not name.startswith("evaluate")}
+    merged = {name for name in new(before, after) if not name.startswith(("evaluate", "validate"))}
     kept = {stage.name for stage in after.stages if stage.digest in {s.digest for s in before.stages}}
     assert {"base", "fusiondistill", "scratch", "vanilla", *(f"expert-{d}" for d in four)} <= kept
-    assert "mine" in merged and new(before, after) - merged == {f"evaluate-mine-{d}" for d in four}
+    assert "mine" in merged and new(before, after) - merged == {"validate-mine", *(f"evaluate-mine-{d}" for d in four)}
     assert {stage.kind for stage in after.stages if stage.name in merged} == {"fuse", "train"}
     assert (
         sum(stage.kind == "fuse" and stage.digest not in {s.digest for s in before.stages} for stage in after.stages)

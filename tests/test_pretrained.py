@@ -17,7 +17,7 @@ from fusiondistill.config import ModelConfig
 from fusiondistill.starting import head_of, start_from
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import Prepared, prepare
-from fusiondistill_runner.planning.specs import PretrainedSpec
+from fusiondistill_runner.planning.specs import JUDGING, PretrainedSpec
 from running import stages
 
 timm = pytest.importorskip("timm")
@@ -101,7 +101,7 @@ def test_weights_are_a_start_of_the_base_and_their_content_is_digested(cached: P
     assert spec_of(other).sha256 == spec.sha256 and not spec_of(other).new_head
     assert not any(stage.kind == "import" for stage in planned(tmp_path, weights, "base.start=random").plan.stages)
     scratch = planned(tmp_path, weights, "methods=[scratch]", "scratch.batch_size=20")
-    assert [stage.kind for stage in scratch.plan.stages if stage.kind != "evaluate"] == ["train"]
+    assert [stage.kind for stage in scratch.plan.stages if stage.kind not in JUDGING] == ["train"]
 
 
 def test_what_is_not_in_a_cache_is_named_with_the_place(cached: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_network_of_timm_without_batchnorm_goes_through_the_whole_run(cached: 
     # Of one expert the merge is that expert, to the bit: nothing was recalibrated.
     one, other = (load_checkpoint(place)[0] for place in (expert, merged))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert {stage.kind for stage in outcome.done} == {"train", "fuse", "evaluate"}
+    assert {stage.kind for stage in outcome.done} == {"train", "fuse", "evaluate", "validate"}
 
 
 class Net(nn.Module):

@@ -15,9 +15,17 @@ from fusiondistill import build_model, save_checkpoint
 from fusiondistill.batches import Pipeline
 from fusiondistill.checkpoints import card_of, checkpoint_digest
 from fusiondistill.config import ModelConfig
+from fusiondistill.degradation_config import as_degradation
 from fusiondistill.evaluation import validate
 from fusiondistill_runner.driving.prepared import Prepared, prepare
-from fusiondistill_runner.planning.specs import CheckpointSpec, DataSpec, EvaluateSpec, SearchSpec, TrainSpec
+from fusiondistill_runner.planning.specs import (
+    CheckpointSpec,
+    DataSpec,
+    EvaluateSpec,
+    SearchSpec,
+    TrainSpec,
+    ValidateSpec,
+)
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import trial_stage
 from fusiondistill_runner.searching.journal import Candidate
@@ -69,7 +77,8 @@ def cases() -> dict[str, Callable[[], common.Found]]:
     fused = {f"stages/fuse {protocol}": lambda p=protocol: of_run(p, "fuse") for protocol in PROTOCOLS}
     return {
         **trained, **fused, "stages/train batches": batches, "stages/train validation": validation,
-        "stages/evaluate": evaluated, "stages/import": imported, "stages/search": searched,
+        "stages/evaluate": evaluated, "stages/validate": validated, "stages/import": imported,
+        "stages/search": searched,
     }  # fmt: skip
 
 
@@ -242,6 +251,20 @@ def evaluated() -> common.Found:
             exact[way] = common.sha256(*tables)
             made.append(stage)
         return common.Found(version(*made), raised(EvaluateSpec), exact)
+
+
+def validated() -> common.Found:
+    """The right answers of a network of whole numbers on the images that are held out."""
+    with common.toys():
+        network, context = counter(0)
+        data = network.spec.data.model_copy(update={"held_out": 0.5, "holdout_seed": 3})  # type: ignore[union-attr]
+        degradations = tuple(map(as_degradation, ("jpeg", "noise")))
+        spec = ValidateSpec(degradations=degradations, draws=2, data=data, protocol="standard", threads=1)
+        stage = Stage("validate", 7, spec, {"model": network})
+        execute(stage, context, CPU, lambda facts: None)
+        manifest = Store(context.store).manifest(stage)
+        assert manifest is not None
+        return common.Found(version(stage), raised(ValidateSpec), {"counts": common.sha256(manifest["outcome"])})
 
 
 def searched() -> common.Found:

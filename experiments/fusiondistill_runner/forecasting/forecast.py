@@ -17,6 +17,7 @@ from fusiondistill_runner.forecasting.paths import critical_path
 from fusiondistill_runner.forecasting.simulation import Job, Schedule, simulate
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from fusiondistill_runner.nodes.cluster import share_of, slots, slots_on
+from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 
 __all__ = [
@@ -115,7 +116,10 @@ class Times:
 
 def _keys(stage: Stage) -> tuple[str, ...]:
     data = network_of(stage)[1]
-    return f"{data}/{stage.name}", stage.name, f"{data}/{stage.kind}", stage.kind
+    own = (f"{data}/{stage.name}", stage.name, f"{data}/{stage.kind}", stage.kind)
+    # A validation takes no longer than an evaluation.
+    longer = EvaluateSpec.kind if isinstance(stage.spec, ValidateSpec) else ""
+    return (*own, f"{data}/{longer}", longer) if longer else own
 
 
 def read_times(sources: Sequence[str], stages: Iterable[Stage]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fusiondistill.config import ModelConfig
-from fusiondistill_runner.planning.specs import EvaluateSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import AS_IT_STANDS
 
@@ -72,6 +72,8 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     if isinstance(spec, EvaluateSpec):
         images = spec.data.test_images or TEST_IMAGES
         return inputs * size, 2.0 * images * (len(spec.levels) + 2), 0.0
+    if isinstance(spec, ValidateSpec):
+        return inputs * size, 0.0, 0.0
     return inputs * size, size, 0.0
 
 
