@@ -128,7 +128,9 @@ def test_what_is_unknown_is_named_and_nothing_is_simulated() -> None:
     content = plan()
     lines = forecast_lines(content.stages, [parse_cluster("workers=2", Resources())], Times({"train": 9.0}), {})
     assert lines[0] == "no simulation: some times are unknown" and len(lines) == 4
-    assert any("1 stage of kind fuse (fused): give --times fuse=SECONDS, or run one seed first" in line for line in lines)
+    assert any(
+        "1 stage of kind fuse (fused): give --times fuse=SECONDS, or run one seed first" in line for line in lines
+    )
     assert forecast_lines([], [], Times(), {}) == []
 
 
@@ -233,7 +235,7 @@ def test_one_seed_that_was_run_tells_what_the_others_take(tmp_path: Path, monkey
     assert len(more.missing) == 71
     lines = forecast(more, ["workers=1"], [], measured(more.store))
     assert "71 stages, times measured" in lines[0]
-    assert lines[1].startswith("  1 worker: 23 min") and lines[3].startswith("  through the store: about 1")
+    assert lines[1].startswith("  1 worker: 24 min") and lines[3].startswith("  through the store: about 1")
     assert "kB of it progress" in lines[3]  # so small are the weights that are stored
     assert (
         forecast(more, ["workers=1"], ["train=40"], measured(more.store))[0].count("10 assumed (--times), 61 measured")

@@ -217,7 +217,11 @@ def test_an_edited_loss_plugin_makes_the_trainings_that_use_it_new_and_no_base(p
     assert not new(before, plan(plugin))
     plugin.write_text(plugin.read_text() + "\n# mended\n")
     after = plan(plugin)
-    assert new(before, after) == {"lossy", *(f"evaluate-lossy-{d}" for d in LEVELS)} == using(after, "losses/margin")
+    assert (
+        new(before, after)
+        == {"lossy", "validate-lossy", *(f"evaluate-lossy-{d}" for d in LEVELS)}
+        == using(after, "losses/margin")
+    )
     load_plugins(read_plugins([str(plugin)]))
     assert not new(after, plan(plugin))
 
