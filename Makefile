@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 # Each test process would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow lint golden constraints image image-test clean
+.PHONY: demo test test-slow lint golden schema constraints image image-test clean
 
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
@@ -35,6 +35,10 @@ lint: .venv/installed
 # Golden results of what got a new version; refuses where a result changed and its version did not.
 golden: .venv/installed
 	$(BIN)/python tests/golden/write.py
+
+# The JSON Schema of a config, for editors; a test says when it is out of date.
+schema: .venv/installed
+	$(BIN)/fusiondistill list config --schema >configs/config.schema.json
 
 # The newest releases that pyproject.toml admits, as they come in a fresh environment.
 FRESH := build/constraints

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from fusiondistill import NAME
 from fusiondistill.registry import Entry, Registry, close_to
 
-__all__ = ["catalogue", "described", "described_parameter"]
+__all__ = ["catalogue", "described", "described_parameter", "parameter_text", "value_text", "wrapped"]
 
 WIDTH = 80
 INDENT = " " * 20
@@ -25,7 +27,8 @@ _USED = {
     "inference": "inference: NAME, or {name: NAME, PARAMETER: ...}",
 }
 """How a config names an entry of each kind."""
-_TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "nothing"}
+_TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "nothing",
+          "Any": "anything"}  # fmt: skip
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
@@ -60,7 +63,7 @@ def _for_each_source(width: int) -> Iterator[str]:
 
     name = "  each of them"
     for key, field in Arrangement.model_fields.items():
-        lines = _wrapped(_parameter(key, field), width - len(INDENT))
+        lines = wrapped(parameter_text(key, field), width - len(INDENT))
         yield f"{name:{len(INDENT)}}{lines[0]}"
         yield from (INDENT + line for line in lines[1:])
         name = ""
@@ -76,42 +79,70 @@ def described(entry: Entry, *, whole: bool = True, width: int = WIDTH) -> Iterat
     source = (f"source: {entry.source}",) if entry.source else ()
     plugin = (f"plugin: {entry.plugin.path}",) if entry.plugin else ()
     for note in (*entry.notes(), *source):
-        lines = _wrapped(note, body) if whole else [textwrap.shorten(note, body, placeholder=" ...")]
+        lines = wrapped(note, body) if whole else [textwrap.shorten(note, body, placeholder=" ...")]
         yield from (INDENT + line for line in lines)
     for text in (*plugin, *(described_parameter(entry, key) for key in entry.parameters.model_fields)):
-        yield from (INDENT + line for line in _wrapped(text, body))
+        yield from (INDENT + line for line in wrapped(text, body))
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines, the second one on indented; a long path or word may go beyond the width."""
     return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def described_parameter(entry: Entry, key: str) -> str:
     """A parameter in one line: name, type, default, range, meaning."""
-    return _parameter(key, entry.parameters.model_fields[key])
+    return parameter_text(key, entry.parameters.model_fields[key])
 
 
-def _parameter(key: str, field: FieldInfo) -> str:
-    default = ", has to be given" if field.is_required() else f" = {_value(field.default)}"
+def parameter_text(key: str, field: FieldInfo, default: str | None = None) -> str:
+    """A field of a model in one line: name, type, default, range, meaning.
+
+    Args:
+        default: what stands for the default, like ``, by the recipe``; left out, that of the field.
+    """
+    if default is None:
+        default = ", has to be given" if field.is_required() else f" = {value_text(field.get_default())}"
     bounds = [
         f"{word} {getattr(part, bound)}"
-        for part in field.metadata
+        for part in _constraints(field.annotation, field.metadata)
         for bound, word in _BOUNDS.items()
         if getattr(part, bound, None) is not None
     ]
-    extent = f", {', '.join(bounds)}" if bounds else ""
+    kind = _type_name(field.annotation)
+    each = "each " if kind.startswith("list of") else ""
+    extent = f", {each}{', '.join(dict.fromkeys(bounds))}" if bounds else ""
     meaning = f": {field.description}" if field.description else ""
-    return f"{key} ({_type_name(field.annotation)}){default}{extent}{meaning}"
+    return f"{key} ({kind}){default}{extent}{meaning}"
 
 
-def _value(value: Any) -> str:
-    """A default as YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _constraints(annotation: Any, own: Iterable[Any] = ()) -> Iterator[Any]:
+    """What limits a value, or the parts that it has."""
+    for one in own:
+        yield from one.metadata if isinstance(one, FieldInfo) else (one,)
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from _constraints(parts[0], parts[1:])
+    elif get_origin(annotation) is not Literal:
+        for part in parts:
+            yield from _constraints(part)
+
+
+def value_text(value: Any) -> str:
+    """A value as YAML has it, in one line."""
+    plain = to_jsonable_python(value)
+    if isinstance(plain, list):
+        return f"[{', '.join(map(value_text, plain))}]"
+    if isinstance(plain, dict):
+        return f"{{{', '.join(f'{key}: {value_text(one)}' for key, one in plain.items())}}}"
+    return "null" if plain is None else str(plain).lower() if isinstance(plain, bool) else str(plain) or "''"
 
 
 def _type_name(annotation: Any) -> str:
     """A type in words: ``number or nothing``, ``list of number``, ``mapping of text to number``."""
     origin = get_origin(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
     if origin is None:
         name = "NoneType" if annotation is None else getattr(annotation, "__name__", str(annotation))
         return _TYPES.get(name, name)

@@ -236,9 +236,11 @@ class Config(Frozen):
         None,
         description="defaults of the methods' recipes; default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",
     )
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field((0,), description="one complete run per seed")
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
+        (0,), description="one complete run per seed: [0, 1, 2], or 0..2"
+    )
+    data: DataConfig = Field(DataConfig(), description="which images; a name alone stands for {name: ...}")
+    model: ModelConfig = Field(ModelConfig(), description="which network; a name alone stands for {name: ...}")
     degradations: Annotated[tuple[DegradationConfig, ...], Field(min_length=1)] = Field(
         tuple(DegradationConfig(name=name) for name in PAPER_DEGRADATIONS),
         description="what the experts are trained for: names, or {name: blur, as: light, levels: 0..10}",
@@ -251,8 +253,8 @@ class Config(Frozen):
     )
     table: dict[str, Method] = Field(description="all methods by name: sections laid over built-ins, and ``define``")
     search: tuple[SearchConfig, ...] = Field((), description="one search or a list; leave it out, or null, for none")
-    evaluation: EvaluationConfig = EvaluationConfig()
-    resources: Resources = Resources()
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="what is measured on the test split")
+    resources: Resources = Field(Resources(), description="what a worker holds, and how many there are")
     tracking: TrackingConfig | None = Field(None, description="leave it out for none; event files are always written")
     plugins: tuple[str, ...] = Field(
         (), description="Python files that register entries of your own: degradations, loss terms, networks, ..."

@@ -96,8 +96,8 @@ class Recipe(Frozen):
 
     epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
-    optimizer: Optimizer
-    schedule: Schedule
+    optimizer: Optimizer = Field(description="how weights follow the gradient; a name alone stands for {name: ...}")
+    schedule: Schedule = Field(description="the learning rate by the epoch; replaces the default as a whole")
     loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
     teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")

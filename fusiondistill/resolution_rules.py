@@ -36,6 +36,8 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     for name in METHODS:
         if not isinstance(content.get(name) or {}, Mapping):
             yield (name,), f"must be a mapping of settings, not {content[name]!r}"
+        elif _said(name, content).get("like") is not None:
+            yield (name, "like"), "is for methods below define: this one is built in, and inherits from none"
     yield from table.problems
     for name in table.given:
         yield from _schedule(name, content)

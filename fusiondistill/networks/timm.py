@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from fusiondistill.networks import NETWORKS
 from fusiondistill.networks._pretrained import Pretrained, not_here, torch_hub_file
@@ -122,7 +124,13 @@ def _made(name: str, classes: int, parameters: Mapping[str, Any], **more: Any) -
     "timm", names=names, provides=provides, pretrained=pretrained, adapted=adapted, source="timm (PyTorch Image Models)"
 )
 def timm(
-    name: str, classes: int, *, feature_layer: str | None = None, img_size: tuple[int, int] | None = None
+    name: str,
+    classes: int,
+    *,
+    feature_layer: str | None = None,
+    img_size: Annotated[
+        tuple[int, int] | None, Field(description="[height, width] that it is built for; default: that of the images")
+    ] = None,
 ) -> nn.Module:
     """timm's classifiers as timm/<name>, or timm/<name>.<tag> for the tag's weights, with a head for the classes.
 

@@ -9,23 +9,43 @@ import click
 from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, verb
 
 
-@verb("list", "fusiondistill list\nfusiondistill list networks --plugin mine.py", reads=True)
+@verb(
+    "list",
+    "fusiondistill list\nfusiondistill list networks --plugin mine.py\nfusiondistill list config base.optimizer\n"
+    "fusiondistill list config --schema",
+    reads=True,
+)
 @click.argument("kind", required=False)
+@click.argument("key", required=False)
+@click.option("--schema", is_flag=True, help="Of config: write its JSON Schema, for editors.")
 @plugin_option
-def list_verb(kind: str | None, plugins: tuple[str, ...]) -> None:
+def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[str, ...]) -> None:
     """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
 
-    KIND: degradations, sources, networks, losses, merging or inference. Default: all.
+    KIND: degradations, sources, networks, losses, merging or inference. Default: all. Or config: every key of a config,
+    with type, default, range and meaning; a KEY, like base.optimizer, or a word shows a part.
     """
     import shutil
 
     from fusiondistill.catalogue import catalogue
     from fusiondistill.plugins import all_registries, load_plugins, read_plugins
 
+    if kind != "config" and (key or schema):
+        raise ValueError("a KEY and --schema go with config: fusiondistill list config [KEY] [--schema]")
     load_plugins(read_plugins(plugins))
-    width = min(118, shutil.get_terminal_size().columns)
-    for line in catalogue(all_registries(), kind, width=max(60, width)):
-        click.echo(line)
+    width = max(60, min(118, shutil.get_terminal_size().columns))
+    if schema:
+        from fusiondistill.config_schema import schema_text
+
+        click.echo(schema_text(), nl=False)
+    elif kind == "config":
+        from fusiondistill.config_keys import config_lines
+
+        for line in config_lines(key or "", width=width):
+            click.echo(line)
+    else:
+        for line in catalogue(all_registries(), kind, width=width):
+            click.echo(line)
 
 
 @verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
