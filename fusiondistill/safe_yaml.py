@@ -1,4 +1,4 @@
-"""Reads untrusted YAML in bounded time: plain values, with the line of each key.
+"""Reads untrusted YAML in bounded time: plain values, with the line of each key. Writes what it reads as the same.
 
 Numbers are those of YAML 1.2, as people write them: ``1e-3`` is a number, ``010`` is ten, ``12:30`` is a text. Dates
 are texts, too. (PyYAML follows YAML 1.1: there ``1e-3`` is a text, ``010`` eight and ``12:30`` seven hundred fifty.)
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Location", "YAMLProblem", "mapping", "read", "read_text"]
+__all__ = ["Location", "YAMLProblem", "mapping", "read", "read_text", "write"]
 
 Location = tuple[str | int, ...]
 
@@ -128,6 +128,27 @@ for _tag, _form in (("int", _INTEGER), ("float", _FLOAT)):
         f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form.pattern})$"), list("-+.0123456789")
     )
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what :class:`_Loader` would take for a number, and repeats what is there twice: no anchors."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own attribute
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()),
+            *_Loader.yaml_implicit_resolvers.get(first, ()),
+        ]
+        for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write(content: Any) -> str:
+    """Plain values as YAML that :func:`read` reads as these; the innermost mappings and lists take a line each."""
+    options = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": True}
+    return str(yaml.dump(content, Dumper=_Dumper, **options))
 
 
 def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:

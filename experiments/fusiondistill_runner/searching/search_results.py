@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fusiondistill import safe_yaml
 from fusiondistill.config import Config
 from fusiondistill.methods import SEARCHED, Merge, Trained
 from fusiondistill.recipe import Recipe
@@ -111,8 +112,6 @@ def best_config(config: Config, method: str, values: Mapping[str, Any], seed: in
         values: ``values`` of ``best.json``.
         seed: of the search; default: the first.
     """
-    import yaml
-
     seed = config.seeds[0] if seed is None else seed
     end = f"-best-seed{seed}" if method == SEARCHED else f"-best-{method}-seed{seed}"
     kept = [name for name in config.methods if name == method or config.table[name].form == "clean"]
@@ -131,7 +130,7 @@ def best_config(config: Config, method: str, values: Mapping[str, Any], seed: in
         "# Run it with the --store of the search: only the training itself and its evaluation are new.\n"
     )
     content = without_nothing(best.content())
-    return head + str(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100))
+    return head + safe_yaml.write(content)
 
 
 def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:

@@ -106,13 +106,15 @@ def plan_verb(
         click.echo("--stages lists the stages")
 
 
-@verb("validate", "fusiondistill validate my.yaml", reads=True)
+@verb("validate", "fusiondistill validate my.yaml\nfusiondistill validate quickstart --show > all.yaml", reads=True)
 @click.argument("config")
 @overrides_option
-def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
+@click.option("--show", is_flag=True, help="Print the config as YAML with every default filled in.")
+def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
     """Check a config: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
 
-    Images that are fetched by their name are left to ``plan``: only a data set with a root is read.
+    Images that are fetched by their name are left to ``plan``: only a data set with a root is read. What --show prints
+    is a config that makes the same stages; of a sweep one for each point.
     """
     from fusiondistill import config_file
     from fusiondistill_runner.driving.prepared import look_for_data, prepare
@@ -120,6 +122,11 @@ def validate_verb(config: str, overrides: tuple[str, ...]) -> None:
     checked, points = config_file.load_points(config, overrides)
     at_roots = all(point.data.place for point in points)
     notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
+    if show:
+        from fusiondistill.resolved import resolved_text
+
+        click.echo(resolved_text(config, points, notes), nl=False)
+        return
     for text in notes:
         click.echo(f"note: {text}")
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill import NAME
+from fusiondistill import NAME, safe_yaml
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
 from fusiondistill.report.words import protocol_line
@@ -152,8 +152,6 @@ def _trials(
 
 def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What a reader needs to run the experiments again, and where they ran: name -> text, in the order to show."""
-    import yaml
-
     said: dict[str, str] = {}
     directories = dict.fromkeys(stage["directory"] for plan in plans for stage in plan["stages"])
     manifests = {directory: manifest for directory in directories if (manifest := store.manifest_of(directory))}
@@ -170,7 +168,7 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         said[f"{prefix}started on"] = plan.get("machine", "")
         said[f"{prefix}networks"] = _networks(plan, others)
         content = without_nothing(plan.get("content") or {})
-        said[f"{prefix}config"] = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
+        said[f"{prefix}config"] = safe_yaml.write(content)
     return {name: text for name, text in {**said, **_of_stages(list(manifests.values()), plans)}.items() if text}
 
 
