@@ -147,8 +147,8 @@ class _Dumper(yaml.SafeDumper):
 
 def write(content: Any) -> str:
     """Plain values as YAML that :func:`read` reads as these; the innermost mappings and lists take a line each."""
-    options = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": True}
-    return str(yaml.dump(content, Dumper=_Dumper, **options))
+    form: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": True}
+    return str(yaml.dump(content, Dumper=_Dumper, **form))
 
 
 def _mistaken(place: Any, problem: str) -> yaml.MarkedYAMLError:

@@ -18,16 +18,9 @@ from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.training import Progress
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.forecasting.assumptions import Times, parse_cluster, read_times
 from fusiondistill_runner.forecasting.estimates import Estimates, measured
-from fusiondistill_runner.forecasting.forecast import (
-    Times,
-    clock,
-    forecast,
-    forecast_lines,
-    jobs_of,
-    parse_cluster,
-    read_times,
-)
+from fusiondistill_runner.forecasting.forecast import Forecast, clock, forecast, jobs_of
 from fusiondistill_runner.forecasting.paper_schedule import (
     SPEEDS,
     bench_schedule,
@@ -126,12 +119,12 @@ def test_files_of_times_that_are_none(tmp_path: Path) -> None:
 
 def test_what_is_unknown_is_named_and_nothing_is_simulated() -> None:
     content = plan()
-    lines = forecast_lines(content.stages, [parse_cluster("workers=2", Resources())], Times({"train": 9.0}), {})
+    lines = Forecast.of(content.stages, [parse_cluster("workers=2", Resources())], Times({"train": 9.0}), {}).lines()
     assert lines[0] == "no simulation: some times are unknown" and len(lines) == 4
     assert any(
         "1 stage of kind fuse (fused): give --times fuse=SECONDS, or run one seed first" in line for line in lines
     )
-    assert forecast_lines([], [], Times(), {}) == []
+    assert Forecast.of([], [], Times(), {}).lines() == []
 
 
 def test_jobs_carry_the_drivers_order_and_stored_inputs_are_no_needs() -> None:
@@ -233,15 +226,17 @@ def test_one_seed_that_was_run_tells_what_the_others_take(tmp_path: Path, monkey
         done.store.commit(stage, {"model.safetensors": b"w" * 1000}, facts, new_attempt())
     more = prepare(str(config), ["seeds=[0, 1]"], store).looked_up()
     assert len(more.missing) == 71
-    lines = forecast(more, ["workers=1"], [], measured(more.store))
+    lines = forecast(more, ["workers=1"], [], measured(more.store)).lines()
     assert "71 stages, times measured" in lines[0]
     assert lines[1].startswith("  1 worker: 24 min") and lines[3].startswith("  through the store: about 1")
     assert "kB of it progress" in lines[3]  # so small are the weights that are stored
     assert (
-        forecast(more, ["workers=1"], ["train=40"], measured(more.store))[0].count("10 assumed (--times), 61 measured")
+        forecast(more, ["workers=1"], ["train=40"], measured(more.store))
+        .lines()[0]
+        .count("10 assumed (--times), 61 measured")
         == 1
     )
-    assert forecast(done.looked_up(), ["workers=1"], [], measured(done.store)) == []
+    assert forecast(done.looked_up(), ["workers=1"], [], measured(done.store)).lines() == []
 
 
 def test_the_paper_sweep_has_every_published_table() -> None:

@@ -144,7 +144,7 @@ def test_what_a_changed_file_makes_new(
         trained = {name for name in missing if not name.startswith("evaluate-")}
         judged = {re.sub(r"^evaluate-(.*)-(fog|blur)$", r"\1", name) for name in missing - trained}
         assert trained | judged == new and "base" not in trained and "expert-blur" not in trained
-    (line,) = changed_plugins(prepared)
+    (line,) = map(str, changed_plugins(prepared))
     assert line.startswith(f"plugin {file}.py changed") and f"{len(prepared.missing)} stages are new" in line
 
 

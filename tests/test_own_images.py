@@ -213,7 +213,7 @@ def test_layouts_of_folders(layout, tmp_path):
             specs["train"].validation_split and specs["train"].held_out == 0 and not specs["evaluate"].validation_split
         )
         assert len(load_images("folder", "validation", tmp_path / "set")) == 6
-        assert "train 10, validation 6, test 4" in prepared.data[0]
+        assert "train 10, validation 6, test 4" in prepared.data[0].lines()[0]
         by_share = planned(f"{{name: folder, root: {tmp_path}/set, validation: 0.2}}")
         assert any("6 validation images are not used" in note for note in by_share.notes)
     else:
@@ -459,7 +459,8 @@ def test_a_look_at_other_forms(tmp_path):
     for split in ("train", "test"):
         classes_of(Path("set") / split, count=3)  # the same images in both
     assert (
-        "6 test images are training images, too" in planned("{name: folder, root: set}", "data.validation=0.4").data[2]
+        "6 test images are training images, too"
+        in planned("{name: folder, root: set}", "data.validation=0.4").data[0].lines()[2]
     )
     code, said = checked("set")
     assert code == 1 and "6 images stand in two splits" in said and "data: {name: folder, root: set}" in said
@@ -493,7 +494,7 @@ def test_what_is_to_be_written_can_be_pasted(tmp_path):
         assert told in said, said
     Path("c.yaml").write_text(BASE + said.partition("write into the config:\n")[2])
     prepared = prepare("c.yaml", ["data.validation=0.3"])
-    assert prepared.points[0].size == (8, 8) and any("nearly the same" in line for line in prepared.data)
+    assert prepared.points[0].size == (8, 8) and "nearly the same" in prepared.data[0].alike
 
 
 def test_a_set_that_cannot_be_used_is_said(tmp_path):

@@ -11,7 +11,7 @@ import click
 from fusiondistill import NAME
 from fusiondistill_runner.command import FAILED
 
-__all__ = ["carry_out", "execute", "headlines", "say_first", "stage_lines", "summary_lines"]
+__all__ = ["carry_out", "execute", "headlines", "said_before", "say_first", "stage_lines", "summary_lines"]
 
 MANY_TRIALS = 1000
 
@@ -86,14 +86,14 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
 
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
-    for text in (*prepared.data, *(f"note: {text}" for text in prepared.notes)):
+    for text in said_before(prepared):
         click.echo(text)
     check_format(prepared.store)
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:
             click.echo(f"damaged, will be made again: {text}", err=True)
-        for text in changed_plugins(prepared):
+        for text in map(str, changed_plugins(prepared)):
             click.echo(text)
         runner.note_plan(prepared, shlex.join([NAME, *sys.argv[1:]]), whole=only is None)
         wanted = prepared if only is None else prepared.narrowed(only)
@@ -113,6 +113,12 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
         else:
             _print_rankings(prepared)
     _report_failures(outcome)
+
+
+def said_before(prepared: Any) -> list[str]:
+    """What the images are, and what the user should know of how the config was read."""
+    about = [line for one in prepared.data for line in one.lines()]
+    return [*about, *(f"note: {text}" for text in prepared.notes)]
 
 
 def headlines(prepared: Any) -> list[str]:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.noted_plans import noted_plugins
 
-__all__ = ["changed_plugins"]
+__all__ = ["Changed", "changed_plugins"]
 
 
-def changed_plugins(prepared: Prepared) -> Iterator[str]:
-    """A line for each plugin that changed since the last run that the store notes.
+@dataclass(frozen=True)
+class Changed:
+    """A plugin that changed since the last run that a store notes.
+
+    Attributes:
+        plugin: the file's name.
+        since: when that run was started, as ISO 8601 has it.
+        stages: how many stages are new because of that.
+    """
+
+    plugin: str
+    since: str
+    stages: int
+
+    def __str__(self) -> str:
+        count = f"{self.stages} stages are new" if self.stages != 1 else "1 stage is new"
+        return f"plugin {self.plugin} changed since the run of {self.since[:16].replace('T', ' ')}: {count}"
+
+
+def changed_plugins(prepared: Prepared) -> Iterator[Changed]:
+    """Each plugin that changed since the last run that the store notes.
 
     Args:
         prepared: after a look at what the store holds.
@@ -23,11 +43,9 @@ def changed_plugins(prepared: Prepared) -> Iterator[str]:
     started, before = noted_plugins(prepared.store, prepared.points[0].config.experiment)
     missing = {stage.digest for stage in prepared.missing}
     for plugin in plugins:
-        if before.get(plugin.file, plugin.sha256) == plugin.sha256:
-            continue
-        new = [stage for stage in _resting_on(prepared.plan.stages, plugin.sha256) if stage.digest in missing]
-        count = f"{len(new)} stages are new" if len(new) != 1 else "1 stage is new"
-        yield f"plugin {plugin.file} changed since the run of {started[:16].replace('T', ' ')}: {count}"
+        if before.get(plugin.file, plugin.sha256) != plugin.sha256:
+            new = [stage for stage in _resting_on(prepared.plan.stages, plugin.sha256) if stage.digest in missing]
+            yield Changed(plugin.file, started, len(new))
 
 
 def _resting_on(stages: tuple[Stage, ...], sha256: str) -> list[Stage]:

@@ -1,11 +1,12 @@
-"""A plan's images in a few lines, so that nobody trains on half a folder unknowingly."""
+"""What a plan says of its images, so that its reader sees where half a folder is missing."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusiondistill.config import DataConfig
 from fusiondistill.data.names import look_alike
@@ -13,15 +14,82 @@ from fusiondistill.data.names import look_alike
 if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
 
-__all__ = ["summary"]
+__all__ = ["Summary", "summary"]
 
 
 LARGEST = 2**32
 """Bytes of pixels; in larger sets a plan does not look for equal images, ``data check`` does."""
 
 
-def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> list[str]:
-    """Images of each split, classes, size and balance, in lines of at most 80 columns where names are short.
+@dataclass(frozen=True)
+class Summary:
+    """What a plan says of a data set.
+
+    Attributes:
+        name: of the set, with the name of its place.
+        images: (split, how many).
+        classes: how many.
+        size: (height, width) of the training images in pixels.
+        largest, smallest: the class with most and the one with fewest training images, and how many these are.
+        alike: classes whose names look alike, in a sentence; "" for none.
+        crossing: (split, how many of its images are training images, too).
+        used: (training or test, how many images are used), where the config limits them.
+    """
+
+    name: str
+    images: tuple[tuple[str, int], ...]
+    classes: int
+    size: tuple[int, int]
+    largest: tuple[str, int]
+    smallest: tuple[str, int]
+    alike: str = ""
+    crossing: tuple[tuple[str, int], ...] = ()
+    used: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The largest class's part of the training images."""
+        return self.largest[1] / dict(self.images)["train"]
+
+    def lines(self) -> list[str]:
+        """Images of each split, classes, size and balance, in lines of at most 80 columns where names are short."""
+        counts = ", ".join(f"{split} {count:,}" for split, count in self.images)
+        height, width = self.size
+        told = f"data: {self.name}, images: {counts}; {self.classes} classes, {width}x{height} pixels"
+        lines = textwrap.wrap(told, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        (most, count), (fewest, least) = self.largest, self.smallest
+        if count == least:
+            lines.append(f"  each class has {count:,} training images")
+        else:
+            share = f"({100 * self.share:.1f} %)"
+            lines.append(f"  largest class {most}: {count:,} training images {share}, smallest {fewest}: {least:,}")
+        lines += [f"  {self.alike}"] if self.alike else []
+        if self.crossing:
+            told = ", ".join(f"{count:,} {split}" for split, count in self.crossing)
+            lines.append(f"  {told} images are training images, too (equal pixels)")
+        if self.used:
+            limits = " and ".join(f"{count:,} {split} images" for split, count in self.used)
+            lines.append(f"  used: {limits}, balanced over the classes")
+        return lines
+
+    def content(self) -> dict[str, Any]:
+        """The same, JSON-able."""
+        return {
+            "name": self.name,
+            "images": dict(self.images),
+            "classes": self.classes,
+            "height": self.size[0],
+            "width": self.size[1],
+            "largest_class": {"name": self.largest[0], "images": self.largest[1], "share": self.share},
+            "smallest_class": {"name": self.smallest[0], "images": self.smallest[1]},
+            "alike": self.alike or None,
+            "also_training_images": dict(self.crossing),
+            "used": dict(self.used),
+        }
+
+
+def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:
+    """What a config's images are.
 
     Args:
         data: of the config.
@@ -30,30 +98,21 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> list[str]:
     from fusiondistill_runner.working.data import image_size  # torch, which waits until the config is checked
 
     train = images["train"]
-    counts = ", ".join(f"{split} {len(one):,}" for split, one in images.items())
-    height, width = image_size(train)
     given = data.labels or data.images or data.root
-    name = f"{data.name} {PurePath(given).name}" if given else data.name
-    told = f"data: {name}, images: {counts}; {len(train.classes)} classes, {width}x{height} pixels"
-    lines = textwrap.wrap(told, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     of_class = train.labels.bincount(minlength=len(train.classes)).tolist()
     most, fewest = of_class.index(max(of_class)), of_class.index(min(of_class))
-    share = 100 * of_class[most] / len(train)
-    if of_class[most] == of_class[fewest]:
-        lines.append(f"  each class has {of_class[most]:,} training images")
-    else:
-        lines.append(
-            f"  largest class {train.classes[most]}: {of_class[most]:,} training images ({share:.1f} %), "
-            f"smallest {train.classes[fewest]}: {of_class[fewest]:,}"
-        )
-    lines += [f"  {alike}"] if (alike := look_alike(train.classes)) else []
-    if crossing := {} if data.test else _crossing(images):
-        told = ", ".join(f"{count:,} {split}" for split, count in crossing.items())
-        lines.append(f"  {told} images are training images, too (equal pixels)")
     used = {"training": data.train_images, "test": data.test_images}
-    if limits := [f"{count:,} {split} images" for split, count in used.items() if count is not None]:
-        lines.append(f"  used: {' and '.join(limits)}, balanced over the classes")
-    return lines
+    return Summary(
+        name=f"{data.name} {PurePath(given).name}" if given else data.name,
+        images=tuple((split, len(one)) for split, one in images.items()),
+        classes=len(train.classes),
+        size=image_size(train),
+        largest=(train.classes[most], of_class[most]),
+        smallest=(train.classes[fewest], of_class[fewest]),
+        alike=look_alike(train.classes),
+        crossing=tuple(({} if data.test else _crossing(images)).items()),
+        used=tuple((split, count) for split, count in used.items() if count is not None),
+    )
 
 
 def _crossing(images: Mapping[str, ImageSet]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
-from fusiondistill_runner.driving.data_summary import summary
+from fusiondistill_runner.driving.data_summary import Summary, summary
 from fusiondistill_runner.driving.network_facts import NetworkFacts, sized
 from fusiondistill_runner.driving.recipe_notes import recipe_notes
 from fusiondistill_runner.planning.plan import build, build_evaluation
@@ -44,8 +44,8 @@ class Prepared:
     context: Any
     notes: tuple[str, ...] = ()
     """What the user should know about how the config was read."""
-    data: tuple[str, ...] = ()
-    """What the images are, in a few lines."""
+    data: tuple[Summary, ...] = ()
+    """What the images of each data set are."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -304,12 +304,12 @@ class _Outside:
         roots = tuple((found.fingerprint, _absolute(one.place)) for one, found in self.data.items() if one.place)
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
-        facts, notes, about = DataFacts(self.networks.read), list[str](self.networks.notes), list[str]()
+        facts, notes, about = DataFacts(self.networks.read), list[str](self.networks.notes), list[Summary]()
         for plan in plans:
             data = self._data(plan.config)
             notes += recipe_notes(plan, len(data.test.classes), data.size)
             notes += [*self.networks.of(plan), *facts.of(plan, data.images)]
-            about += summary(plan.config.data, data.images)
+            about.append(summary(plan.config.data, data.images))
         whole = union(config, plans)
         said = tuple(dict.fromkeys(notes))
         return Prepared(config, whole, plans, place, context, said, data=tuple(dict.fromkeys(about)))

@@ -2,162 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fusiondistill.checkpoints import MODEL
-from fusiondistill.config import ModelConfig, Resources
+from fusiondistill.config import ModelConfig
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.driving.tasks import tasks_of
+from fusiondistill_runner.forecasting.assumptions import Cluster, Times, counted, parse_cluster, read_times
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.paths import critical_path
-from fusiondistill_runner.forecasting.simulation import Job, Schedule, simulate
+from fusiondistill_runner.forecasting.simulation import Job, Schedule
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
-from fusiondistill_runner.nodes.cluster import share_of, slots, slots_on
-from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = [
-    "Cluster",
-    "Times",
-    "clock",
-    "forecast",
-    "forecast_lines",
-    "jobs_of",
-    "parse_cluster",
-    "path_line",
-    "read_times",
-    "traffic_line",
-]
+__all__ = ["Forecast", "clock", "forecast", "jobs_of", "path_line", "traffic_line"]
 
 Sizes = dict[tuple[ModelConfig, str], float]
 """(network, name of the data set) -> bytes of its weights."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster to simulate.
-
-    Attributes:
-        label: its nodes or workers, in words.
-        nodes: how many workers fit on each node.
-        resources: of the config, which may allow fewer workers at once.
-    """
-
-    label: str
-    nodes: tuple[int, ...]
-    resources: Resources
-
-    @property
-    def slots(self) -> int:
-        """How many workers there are at once."""
-        return min(sum(self.nodes), self.resources.workers or sum(self.nodes))
-
-    def simulate(self, jobs: Sequence[Job]) -> Schedule:
-        """Run jobs on it as the driver would."""
-        return simulate(jobs, self.nodes, group_size=self.resources.group_size, most=self.resources.workers)
-
-
-def parse_cluster(text: str, resources: Resources) -> Cluster:
-    """Read ``nodes=30,gpus=8`` (``gpus`` and ``cpus`` of each node), or ``workers=8`` for so many equal workers.
-
-    A worker holds what ``resources`` say, as in a run. Without ``cpus`` the nodes have enough of them.
-
-    Raises:
-        ValueError: not of this form, or no node can hold a worker.
-    """
-    given: dict[str, int] = {}
-    for part in text.split(","):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        if name not in ("nodes", "gpus", "cpus", "workers") or not value.isdecimal() or name in given:
-            raise ValueError(f"--simulate {text}: expected nodes=30,gpus=8 or nodes=4,cpus=16 or workers=8")
-        given[name] = int(value)
-    if "workers" in given:
-        if len(given) > 1 or not given["workers"]:
-            raise ValueError(f"--simulate {text}: give workers=N alone, with N of at least 1")
-        unlimited = resources.model_copy(update={"workers": None})
-        return Cluster(_count(given["workers"], "worker"), (given["workers"],), unlimited)
-    count = given.get("nodes", 1)
-    if not count or not ("gpus" in given or "cpus" in given):
-        raise ValueError(f"--simulate {text}: give gpus=N or cpus=N for each of at least one node, or workers=N")
-    node = {"CPU": float(given.get("cpus", 1_000_000)), "GPU": float(given.get("gpus", 0))}
-    nodes: list[Mapping[str, float]] = [node] * count
-    share = share_of(resources, nodes)
-    slots(share, nodes)  # raises where none fits
-    have = " and ".join(f"{given[name]} {name[:-1].upper()}s" for name in ("gpus", "cpus") if name in given)
-    found = Cluster(f"{_count(count, 'node')} with {have}", (slots_on(share, node),) * count, resources)
-    return replace(found, label=f"{found.label}, {_count(found.slots, 'worker')}")
-
-
-@dataclass
-class Times:
-    """Seconds of each stage: the given ones, else the estimate from stored stages.
-
-    Attributes:
-        given: ``DATA/NAME``, ``NAME``, ``DATA/KIND`` or ``KIND`` -> seconds of one such stage (of a search: of all its
-            trials together). The first of these that is given counts. NAME is printed by ``plan`` (without its hash),
-            DATA is the data set's name.
-        estimates: from stored stages.
-    """
-
-    given: Mapping[str, float] = field(default_factory=dict)
-    estimates: Estimates = field(default_factory=Estimates)
-
-    def of(self, stage: Stage) -> tuple[float | None, bool]:
-        """(seconds, None if unknown; whether they were given rather than measured)."""
-        if stage.kind == "import":
-            return 0.0, False
-        key = next((key for key in _keys(stage) if key in self.given), None)
-        return (self.given[key], True) if key else (self.estimates.seconds(stage), False)
-
-
-def _keys(stage: Stage) -> tuple[str, ...]:
-    data = network_of(stage)[1]
-    own = (f"{data}/{stage.name}", stage.name, f"{data}/{stage.kind}", stage.kind)
-    # A validation takes no longer than an evaluation.
-    longer = EvaluateSpec.kind if isinstance(stage.spec, ValidateSpec) else ""
-    return (*own, f"{data}/{longer}", longer) if longer else own
-
-
-def read_times(sources: Sequence[str], stages: Iterable[Stage]) -> dict[str, float]:
-    """Read times from the command line: each NAME=SECONDS, or a YAML or JSON file of them; the last one counts.
-
-    Raises:
-        ValueError: not of this form, or no stage has this name or kind.
-        FileNotFoundError: no such file.
-    """
-    found: dict[str, float] = {}
-    known = dict.fromkeys(key for stage in stages for key in _keys(stage))
-    for source in sources:
-        name, is_pair, value = source.partition("=")
-        content: Any = {name: value} if is_pair else _read(source)
-        if not isinstance(content, dict):
-            raise ValueError(f"--times {source}: expected a mapping of names or kinds of stages to seconds")
-        for key, seconds in content.items():
-            if str(key) not in known:
-                short = ", ".join(key for key in known if "/" not in key and not key.startswith("evaluate-"))
-                raise ValueError(f"--times {source}: no stage or kind is called {key!r}; there are: {short}")
-            try:
-                found[str(key)] = float(seconds)
-            except (TypeError, ValueError):
-                found[str(key)] = math.nan
-            if not 0 <= found[str(key)] < math.inf:
-                raise ValueError(f"--times {source}: {key}: {seconds!r} is no number of seconds")
-    return found
-
-
-def _read(path: str) -> Any:
-    from fusiondistill import safe_yaml
-
-    if not Path(path).exists():
-        raise FileNotFoundError(f"--times {path}: no such file; give a YAML file or NAME=SECONDS")
-    try:
-        return safe_yaml.read(safe_yaml.read_text(Path(path)))[0]
-    except safe_yaml.YAMLProblem as error:
-        raise ValueError(f"--times {path}: {error}") from error
 
 
 def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
@@ -173,8 +36,88 @@ def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
     ]
 
 
-def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> list[str]:
-    """The lines of ``fusiondistill plan CONFIG --simulate ... --times ...`` about the missing stages.
+@dataclass(frozen=True)
+class Forecast:
+    """Simulated runs of stages.
+
+    Attributes:
+        stages: those to run, inputs before what uses them.
+        schedules: (cluster, its simulated run); empty where a time is unknown.
+        unknown: the stages whose time is unknown.
+        assumed: how many times were given.
+        jobs: the stages as jobs.
+        moved: the bytes through the store.
+    """
+
+    stages: Sequence[Stage] = ()
+    schedules: Sequence[tuple[Cluster, Schedule]] = ()
+    unknown: Sequence[Stage] = ()
+    assumed: int = 0
+    jobs: Sequence[Job] = ()
+    moved: Traffic | None = None
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Sizes) -> Forecast:
+        """Simulate each cluster in turn.
+
+        Args:
+            stages: to run, inputs before what uses them.
+            clusters: to run them on.
+            times: seconds of the stages.
+            sizes: measured; others are computed.
+        """
+        found = {stage.digest: times.of(stage) for stage in stages}
+        known = {digest: seconds for digest, (seconds, _) in found.items() if seconds is not None}
+        if not stages or len(known) < len(stages):
+            return cls(stages, unknown=[stage for stage in stages if stage.digest not in known])
+        jobs = jobs_of(stages, known)
+        moved = traffic(stages, lambda stage: _size(stage, sizes))
+        assumed = sum(is_assumed for _, is_assumed in found.values())
+        return cls(stages, [(one, one.simulate(jobs)) for one in clusters], (), assumed, jobs, moved)
+
+    def lines(self) -> list[str]:
+        """Lines about the simulated runs; where times are unknown, lines that name these instead."""
+        if self.unknown:
+            return _unknown(self.unknown)
+        if not self.moved:
+            return []
+        measured = len(self.stages) - self.assumed
+        source = f"{self.assumed} assumed (--times), {measured} measured" if self.assumed else "measured"
+        what = f"simulated as the driver would run it, {len(self.stages)} stages"
+        head = f"{what}, times {source}; start of Ray not counted:"
+        lines = [f"  {cluster.label}: {_line(schedule)}" for cluster, schedule in self.schedules]
+        by_key = {stage.digest: stage for stage in self.stages}
+        return [head, *lines, f"  {path_line(self.jobs, by_key)}", f"  {traffic_line(self.moved)}"]
+
+    def content(self) -> dict[str, Any]:
+        """The same, JSON-able: seconds, and bytes through the store."""
+        by_key = {stage.digest: stage for stage in self.stages}
+        chain = critical_path(self.jobs) if self.jobs else []
+        return {
+            "clusters": [
+                {
+                    "cluster": cluster.label,
+                    "workers": cluster.slots,
+                    "seconds": schedule.makespan,
+                    "device_seconds": schedule.device_seconds,
+                    "utilisation": schedule.utilisation,
+                }
+                for cluster, schedule in self.schedules
+            ],
+            "times": {
+                "assumed": self.assumed,
+                "measured": len(self.stages) - self.assumed - len(self.unknown),
+                "unknown": [stage.directory for stage in self.unknown],
+            },
+            "critical_path": [{"stage": by_key[job.key].directory, "seconds": job.shortest} for job in chain],
+            "bytes": {"written": self.moved.written, "progress": self.moved.progress, "read": self.moved.read}
+            if self.moved
+            else None,
+        }
+
+
+def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> Forecast:
+    """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says about the missing stages.
 
     Args:
         estimates: from the store's stages.
@@ -185,7 +128,7 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
     if not clusters:
         if times:
             raise ValueError("--times is for a simulation: give --simulate workers=N, or nodes=N,gpus=N, too")
-        return []
+        return Forecast()
     parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
     given = Times(read_times(times, prepared.plan.stages), estimates)
     sizes: Sizes = {}
@@ -193,31 +136,7 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
         manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None
         if manifest and MODEL in manifest["files"]:
             sizes[network_of(stage)] = manifest["files"][MODEL]["bytes"]
-    return forecast_lines(prepared.missing, parsed, given, sizes)
-
-
-def forecast_lines(stages: Sequence[Stage], clusters: Sequence[Cluster], times: Times, sizes: Sizes) -> list[str]:
-    """Lines about the simulated runs of stages; where times are unknown, lines that name these instead.
-
-    Args:
-        stages: the stages to run, inputs before what uses them.
-        clusters: simulated in turn, a line for each.
-        times: seconds of the stages.
-        sizes: measured; others are computed.
-    """
-    if not stages:
-        return []
-    found = {stage.digest: times.of(stage) for stage in stages}
-    known = {digest: seconds for digest, (seconds, _) in found.items() if seconds is not None}
-    if len(known) < len(stages):
-        return _unknown([stage for stage in stages if stage.digest not in known])
-    jobs = jobs_of(stages, known)
-    assumed = sum(is_assumed for _, is_assumed in found.values())
-    source = f"{assumed} assumed (--times), {len(stages) - assumed} measured" if assumed else "measured"
-    lines = [f"simulated as the driver would run it, {len(stages)} stages, times {source}; start of Ray not counted:"]
-    lines += [f"  {cluster.label}: {_line(cluster.simulate(jobs))}" for cluster in clusters]
-    moved = traffic(stages, lambda stage: _size(stage, sizes))
-    return [*lines, f"  {path_line(jobs, {s.digest: s for s in stages})}", f"  {traffic_line(moved)}"]
+    return Forecast.of(prepared.missing, parsed, given, sizes)
 
 
 def _unknown(stages: Sequence[Stage]) -> list[str]:
@@ -229,7 +148,7 @@ def _unknown(stages: Sequence[Stage]) -> list[str]:
         some = list(dict.fromkeys(of))
         which = ", ".join(some[:4]) + (", ..." if len(some) > 4 else "")
         lines.append(
-            f"  unknown for {_count(len(of), 'stage')} of kind {kind} ({which}): give --times {kind}=SECONDS, "
+            f"  unknown for {counted(len(of), 'stage')} of kind {kind} ({which}): give --times {kind}=SECONDS, "
             "or run one seed first"
         )
     return lines
@@ -277,7 +196,3 @@ def _bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

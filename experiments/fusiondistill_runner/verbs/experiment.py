@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fusiondistill_runner.command import local_option, overrides_option, store_option, verb, yes_option
-from fusiondistill_runner.session import execute, headlines, stage_lines, summary_lines
+from fusiondistill_runner.session import execute, headlines, said_before, stage_lines, summary_lines
 
 
 @verb("run", "fusiondistill run quickstart\nfusiondistill run my.yaml --set seeds=[0,1,2] --store /shared/runs/mine")
@@ -53,6 +53,7 @@ def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local
 @verb(
     "plan",
     "fusiondistill plan cifar10 --set seeds=[0,1,2]\nfusiondistill plan quickstart --stages\n"
+    "fusiondistill plan quickstart --json > plan.json\n"
     "fusiondistill plan quickstart --simulate workers=2 --simulate nodes=30,gpus=8 --times train=600 --times evaluate=9"
     " --times fuse=9 --times search=600",
     reads=True,
@@ -74,6 +75,7 @@ def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local
     help="Assumed seconds of a stage by its name or kind, or a YAML file of them; for --simulate, may be repeated.",
 )
 @click.option("--stages", "listed", is_flag=True, help="Also list every stage, with what it needs.")
+@click.option("--json", "as_json", is_flag=True, help="For scripts: every stage, and all numbers.")
 def plan_verb(
     config: str,
     store: str | None,
@@ -81,6 +83,7 @@ def plan_verb(
     simulate: tuple[str, ...],
     times: tuple[str, ...],
     listed: bool,
+    as_json: bool,
 ) -> None:
     """Print how many stages there are of each kind, what is stored, and what the rest will cost.
 
@@ -97,10 +100,17 @@ def plan_verb(
     prepared = prepared.looked_up()
     estimates = measured(prepared.store)
     simulated = forecast(prepared, simulate, times, estimates)
+    changed = list(changed_plugins(prepared))
+    if as_json:
+        from fusiondistill.plain_json import text_of
+        from fusiondistill_runner.forecasting.plan_content import plan_content
+
+        click.echo(text_of(plan_content(prepared, changed, estimates, simulated)))
+        return
     costs = cost_lines(prepared.missing, estimates, prepared.config.resources)
     stages = (stage_lines if listed else summary_lines)(prepared)
-    notes = (f"note: {text}" for text in prepared.notes)
-    for line in (*prepared.data, *notes, *headlines(prepared), *changed_plugins(prepared), *stages, *costs, *simulated):
+    before = (*said_before(prepared), *headlines(prepared), *map(str, changed))
+    for line in (*before, *stages, *costs, *simulated.lines()):
         click.echo(line)
     if not listed:
         click.echo("--stages lists the stages")

@@ -9,7 +9,12 @@ import click
 from fusiondistill_runner.command import FAILED, verb
 
 
-@verb("status", "fusiondistill status runs/quickstart\nfusiondistill status runs/quickstart --watch", reads=True)
+@verb(
+    "status",
+    "fusiondistill status runs/quickstart\nfusiondistill status runs/quickstart --watch\n"
+    "fusiondistill status runs/quickstart --json",
+    reads=True,
+)
 @click.argument("store")
 @click.option(
     "--watch",
@@ -20,7 +25,8 @@ from fusiondistill_runner.command import FAILED, verb
     metavar="[SECONDS]",
     help="Look again every so many seconds (1, of a bucket 10) until its run is complete; Ctrl-C leaves.",
 )
-def status_verb(store: str, every: float | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For scripts: every stage with its state, and all numbers.")
+def status_verb(store: str, every: float | None, as_json: bool) -> None:
     """Say what of each experiment in a store is done, under way, failed or missing.
 
     With --watch the exit code is 0 when all is done, 1 when its run ended with failures.
@@ -28,6 +34,14 @@ def status_verb(store: str, every: float | None) -> None:
     from fusiondistill_runner.storage.store import Store
     from fusiondistill_runner.watching import status
 
+    if as_json:
+        from fusiondistill.plain_json import text_of
+        from fusiondistill_runner.watching.status_content import status_content
+
+        if every is not None:
+            raise ValueError("--json is one look: call it again and again, without --watch")
+        click.echo(text_of(status_content(Store(store))))
+        return
     if every is None:
         for line in status.status_lines(Store(store)):
             click.echo(line)

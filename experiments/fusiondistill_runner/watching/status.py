@@ -64,6 +64,13 @@ class Seen:
         state = (self.status or {}).get("state")
         return state if state in ("done", "failed") else None
 
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of one worker so far, of stored and of running stages; a search's are those of its trials."""
+        now = time.time()
+        running = [one for directory, one in self.running.items() if self.stages[directory]["kind"] != "search"]
+        return sum(self.seconds.values()) + sum(max(0.0, now - one["since"]) for one in running)
+
     def state(self, directory: str) -> str:
         """The state of a stage, in words."""
         if directory in self.seconds:
@@ -170,9 +177,7 @@ def _head(seen: Seen, plan: Mapping[str, Any]) -> str:
 
 def _cost(seen: Seen) -> str:
     """Device-seconds so far, of stored and of running stages."""
-    now = time.time()
-    running = sum(max(0.0, now - one["since"]) for d, one in seen.running.items() if seen.stages[d]["kind"] != "search")
-    return f"{sum(seen.seconds.values()) + running:,.0f} device-seconds so far"
+    return f"{seen.device_seconds:,.0f} device-seconds so far"
 
 
 def _left(seen: Seen) -> str:
