@@ -2,7 +2,7 @@
 
 It is made from the models of the config and the parameters of the registries. It says keys, types, ranges and names.
 Rules between keys, files that must be there, and values that only the loader turns into others (a number in quotes) are
-not in it: ``fusiondistill validate`` checks them. Nothing here imports torch.
+not in it: ``fusiondistill validate`` checks them.
 """
 
 from __future__ import annotations

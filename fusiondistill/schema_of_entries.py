@@ -1,4 +1,4 @@
-"""JSON Schema of what names an entry of a registry: the names, and of each its parameters. Nothing here imports torch.
+"""JSON Schema of what names an entry of a registry: the names, and of each its parameters.
 
 A plugin's entries are in it where the plugin is loaded.
 """

@@ -1,4 +1,4 @@
-"""JSON Schema of dotted keys: the space of a search, the axes and bundles of a sweep. Nothing here imports torch."""
+"""JSON Schema of dotted keys: the space of a search, the axes and bundles of a sweep."""
 
 from __future__ import annotations
 
