@@ -25,11 +25,11 @@ from fusiondistill.config_file import parse
 from fusiondistill.locations import LocationError, open_location
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.planning.plan import Plan, build
-from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims
+from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims, StoreBusy
 from fusiondistill_runner.storage.lease import Taken, leased
 from fusiondistill_runner.storage.noted_plans import note_plan
 from fusiondistill_runner.storage.progress import ProgressWriter
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from fusiondistill_runner.watching.status_file import STATUS_FILE
 from fusiondistill_runner.working.train import pack, unpack

@@ -20,8 +20,8 @@ from fusiondistill.checkpoints import load_checkpoint, save_checkpoint
 from fusiondistill.report import _replace
 from fusiondistill_runner.nodes.tokens import keep_token_private
 from fusiondistill_runner.storage import lease
-from fusiondistill_runner.storage.holding import CLAIMS
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.holding import CLAIMS, StoreBusy
+from fusiondistill_runner.storage.store import Store
 
 CALLS = {
     "rename": [(os, "rename"), (os, "replace")],

@@ -81,7 +81,8 @@ def test_of_many_that_start_at_the_same_instant_never_two_hold(tmp_path: Path) -
 RIVAL = """
 import sys, time
 from pathlib import Path
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.holding import StoreBusy
+from fusiondistill_runner.storage.store import Store
 folder, me, rounds = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 for i in range(rounds):
     print("ready", flush=True)
@@ -225,7 +226,8 @@ HOLD = """
 import sys, time
 from fusiondistill_runner.storage import lease
 lease.BEAT = 2.0
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.holding import StoreBusy
+from fusiondistill_runner.storage.store import Store
 store = Store(sys.argv[1])
 with store.held():
     print("held", flush=True)

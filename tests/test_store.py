@@ -21,7 +21,8 @@ from fusiondistill.training import Progress
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.holding import StoreBusy
+from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.execute import execute, note_error
 from fusiondistill_runner.working.metrics import LiveEvents

@@ -148,7 +148,7 @@ def _guard(call: Callable[[], Any]) -> Any:
         _blame(error)
         _stop(str(error), FAILED)
     except RuntimeError as error:
-        from fusiondistill_runner.storage.store import StoreBusy
+        from fusiondistill_runner.storage.holding import StoreBusy
 
         if isinstance(error, StoreBusy):
             _stop(str(error), FAILED)

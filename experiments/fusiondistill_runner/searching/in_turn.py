@@ -9,7 +9,8 @@ from typing import Any
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.trials import Trials
-from fusiondistill_runner.storage.store import Store, StoreBusy
+from fusiondistill_runner.storage.holding import StoreBusy
+from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.errors import describe
 from fusiondistill_runner.working.trial import metrics_of, train_candidate

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fusiondistill import checkpoints, locations
+from fusiondistill import checkpoints
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.code import code_facts
-from fusiondistill.glance import Glance
 from fusiondistill.plugins import copies_of
 from fusiondistill_runner.planning.stage import Stage
-from fusiondistill_runner.storage.holding import StoreBusy, held
+from fusiondistill_runner.storage.place import Place
 
-__all__ = ["Store", "StoreBusy"]
+__all__ = ["DAMAGED", "ERROR", "PROGRESS", "Store"]
 
 PROGRESS = "progress.json"
 ERROR = "error.txt"
@@ -27,78 +24,13 @@ YOUNG = 600
 """Seconds within which a writer commits the manifest that names the files that it wrote."""
 
 
-def _nothing() -> None:
-    """The check of a store that is not held: none."""
-
-
-class Store:
-    """Stage results under one location. Cheap to make; a worker makes its own from the location.
+class Store(Place):
+    """Stage results under one location.
 
     On a disk or NFS a stage counts as stored if its files were read and match their digests. In a bucket that would
     download every stage, so one listing is compared with the sizes that the manifests name. Digests are then compared
     when a file is used; the next run makes a stage again that was found damaged.
-
-    Args:
-        location: as :func:`fusiondistill.locations.open_location` takes it.
-
-    Attributes:
-        location: the same, a path for ``file://`` URIs.
-        remote: whether it is a bucket, not a directory.
-        check_held: raises :class:`StoreBusy` once another run has taken over what :meth:`held` holds.
     """
-
-    def __init__(self, location: str | Path) -> None:
-        self.filesystem: Any
-        self.filesystem, self.root = locations.open_location(location)
-        self.remote = not locations.is_local(self.filesystem)
-        self.location = str(location) if self.remote or "://" not in str(location) else self.root
-        self.check_held: Callable[[], None] = _nothing
-        self.began_there = self._there()
-
-    def _there(self) -> bool:
-        return self.remote or Path(self.root).is_dir()
-
-    def check_there(self) -> None:
-        """Check that the store's directory is there. Where a bucket is gone, the requests themselves fail.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
-        if not self._there():
-            raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
-
-    def _check_still_there(self) -> None:
-        """Check before a write that the store was not moved away since the start: the write would make another one."""
-        if self.began_there:
-            self.check_there()
-
-    def glance(self, *patterns: str) -> Store:
-        """A snapshot for reading. Of a bucket: one listing, and the files whose names match, read side by side.
-
-        Raises:
-            LocationError: there is no such bucket, or the credentials are refused.
-            ConnectionError: the server does not answer.
-        """
-        seen = copy.copy(self)
-        if self.remote:
-            below = getattr(self.filesystem, "filesystem", self.filesystem)  # of a snapshot: take a new one
-            seen.filesystem = Glance(below, self.root, patterns, self.location)
-        return seen
-
-    def shown(self, *parts: str) -> str:
-        """A path in the store as a user would give it."""
-        kind = self.location.partition("://")[0]
-        return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
-
-    def path(self, *parts: str) -> str:
-        """A path inside the store's file system.
-
-        Raises:
-            CheckpointError: it would lead out of the store, as a name from an untrusted file may.
-        """
-        if any({"", ".", ".."} & set(part.split("/")) for part in parts):
-            raise CheckpointError(f"{parts} leads out of the store {self.location}")
-        return "/".join([self.root, *parts])
 
     def manifest(self, stage: Stage) -> dict[str, Any] | None:
         """The manifest of a stage, if it is stored under exactly this digest.
@@ -346,33 +278,3 @@ class Store:
         if not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()) or "/" in entry["file"]:
             raise CheckpointError(f"{path} is damaged: it points at no epoch")
         return entry
-
-    def read_raw(self, *parts: str) -> bytes | None:
-        """A file that no manifest names, or None."""
-        return locations.read_whole(self.filesystem, self.path(*parts))
-
-    def write(self, data: bytes, *parts: str) -> None:
-        """Write a file that no manifest names (plans, views, the report): whole or not at all."""
-        self._check_still_there()
-        checkpoints.write_file(self.filesystem, self.path(*parts), data)
-
-    def directories(self) -> list[str]:
-        """Names of all directories in the store."""
-        from pyarrow import fs
-
-        selector = fs.FileSelector(self.root, allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the store for one driver: see :func:`storage.holding.held`.
-
-        Raises:
-            StoreBusy: another driver holds it; the message names it.
-        """
-        if self.remote:
-            self.glance()  # raises where there is no such bucket
-        with held(self.filesystem, self.root, self.location) as self.check_held:
-            self.began_there = True
-            yield
