@@ -17,7 +17,18 @@ from pydantic.json_schema import models_json_schema
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.registry import Entry
 
-__all__ = ["REF", "Named", "Schema", "degradations", "entries_of", "loss", "model_schemas", "networks", "with_entries"]
+__all__ = [
+    "REF",
+    "Named",
+    "Schema",
+    "degradations",
+    "entries_of",
+    "literal",
+    "loss",
+    "model_schemas",
+    "networks",
+    "with_entries",
+]
 
 Schema = dict[str, Any]
 REF = "#/$defs/"
@@ -32,6 +43,11 @@ class Named(NamedTuple):
     required: Sequence[str] = ()
     default: bool = False
     """Whether it is meant where the name is left out."""
+
+
+def literal(text: str) -> str:
+    """A pattern that is the text itself, in the regular expressions of JavaScript, which JSON Schema has."""
+    return re.sub(r"[.*+?^${}()|\[\]\\]", r"\\\g<0>", text)
 
 
 def model_schemas(models: Iterable[type[BaseModel]]) -> dict[str, Schema]:
@@ -98,7 +114,7 @@ def networks(default: str) -> list[Named]:
         name: Schema = {"enum": names, "description": entry.summary}
         if entry.facts["provides"]:
             same = takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))
-            begin = re.escape("".join(letter for letter, _ in same))
+            begin = literal("".join(letter for letter, _ in same))
             name = {
                 "anyOf": [{"enum": names}, {"type": "string", "pattern": f"^{begin}"}],
                 "description": entry.summary,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fusiondistill.config import Dimension
-from fusiondistill.schema_of_entries import REF, Schema
+from fusiondistill.schema_of_entries import REF, Schema, literal
 
 __all__ = ["one_form", "search_space", "sweep"]
 
@@ -105,7 +105,7 @@ def sweep(keys: Mapping[str, Schema], rows: Sequence[str], defs: Mapping[str, Sc
     methods, of_method = _one_of(rows), defs["Method"]["properties"]
     values = {f"^{key}$": {"$ref": f"#/properties/{key}"} for key in free}
     for key, own in free.items():
-        values |= {rf"^{key}\.{re.escape(name)}$": {"$ref": place} for name, place in own.items()}
+        values |= {rf"^{key}\.{literal(name)}$": {"$ref": place} for name, place in own.items()}
     values[f"^({methods})$"] = {"$ref": f"{REF}Method"}
     values |= {rf"^({methods})\.{name}$": {"$ref": f"{REF}Method/properties/{name}"} for name in of_method}
     known = [rf"^({methods})(\.({_one_of(of_method)})(\..*)?)?$", *_admitted(free)]
@@ -131,7 +131,7 @@ def sweep(keys: Mapping[str, Schema], rows: Sequence[str], defs: Mapping[str, Sc
 
 
 def _one_of(names: Iterable[str]) -> str:
-    return "|".join(map(re.escape, names))
+    return "|".join(map(literal, names))
 
 
 def _admitted(sections: Mapping[str, Iterable[str]]) -> Iterator[str]:

@@ -27,6 +27,7 @@ README = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re
 def validator() -> Draft202012Validator:
     schema = config_schema()
     Draft202012Validator.check_schema(schema)
+    assert "\\\\-" not in schema_text()  # no escape in JavaScript's regular expressions
     return Draft202012Validator(schema)
 
 
