@@ -67,7 +67,7 @@ def config_schema() -> Schema:
     axes, defs["Bundle"] = sweep(free, tuple(METHODS), defs)
     keys["sweep"] = {**_told(keys["sweep"]), "anyOf": [axes, _NOTHING]}
     method = {"$ref": f"{REF}Method"}
-    section = {"anyOf": [{**method, "not": {"required": ["like"]}}, {"type": "null"}]}
+    section = {"anyOf": [{**method, "properties": {"like": False}}, {"type": "null"}]}
     rows = {name: {"description": raw["description"], **section} for name, raw in METHODS.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

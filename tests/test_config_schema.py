@@ -119,7 +119,7 @@ def properties(schema: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, 
     """Every key in a schema, with what is said of it; rules and patterns of keys repeat these."""
     if isinstance(schema, dict):
         for key, one in schema.get("properties", {}).items():
-            yield f"{path}.{key}", one
+            yield from ((f"{path}.{key}", one),) if isinstance(one, dict) else ()
             yield from properties(one, f"{path}.{key}")
         for key in ("anyOf", "items", "additionalProperties"):
             yield from properties(schema.get(key), path)
