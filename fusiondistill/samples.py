@@ -1,4 +1,4 @@
-"""Chooses a few images of a test split to show, and encodes images as PNG files."""
+"""Chooses a few images of a test split to show, some of them for what a network says, and encodes them as PNG files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import itertools
 
 import torch
 
-__all__ = ["png", "sample_rows"]
+__all__ = ["mistake_rows", "png", "sample_rows"]
 
 MOST, FEWEST = 16, 4
 PIXELS = MOST * 64 * 64
 """Of all samples at one level together; 4 images are taken even where they have more."""
+MOST_MISTAKES, FEWEST_MISTAKES = 6, 2
 
 
 def sample_rows(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -31,6 +32,22 @@ def sample_rows(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     of_class = [(labels.cpu() == label).nonzero().flatten().tolist() for label in present[spread]]
     in_turn = (row for rows in itertools.zip_longest(*of_class) for row in rows if row is not None)
     return torch.tensor(list(itertools.islice(in_turn, count)), dtype=torch.int64)
+
+
+def mistake_rows(wrong: torch.Tensor, confidence: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The rows of the images about which a network is wrong and surest.
+
+    Args:
+        wrong: whether it is wrong about each image, bool [N].
+        confidence: the probability of what it says, float32 [N].
+        size: (height, width) of the images; of large images fewer are taken.
+
+    Returns:
+        int64 [n], the surest first and the earlier of equals; 2 to 6 rows, fewer only if there are fewer mistakes.
+    """
+    count = max(FEWEST_MISTAKES, min(MOST_MISTAKES, PIXELS // (size[0] * size[1])))
+    rows = wrong.nonzero().flatten()
+    return rows[confidence[rows].argsort(descending=True, stable=True)[:count]]
 
 
 def png(image: torch.Tensor) -> bytes:

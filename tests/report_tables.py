@@ -172,11 +172,36 @@ def surface_of(expert: str = "jpeg", experiment: str = "demo") -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
+def classes_of(
+    label: str = "cat",
+    wrong: str = "dog",
+    experiment: str = "demo",
+    methods: Sequence[str] = METHODS,
+    levels: Mapping[str, Sequence[int]] = FEW,
+) -> dict[str, pa.Table]:
+    """Counts, confusions and mistakes of two classes of 20 images, for what :func:`rows_of` has, and what rows cost."""
+    of_all = [(m, s, d, level) for m in methods for s in range(3) for d, of in levels.items() for level in of]
+    places = [{"experiment": experiment, "method": m, "seed": s, "degradation": d, "level": n} for m, s, d, n in of_all]
+    counts = [{**one, "class": c, "right": 14, "seen": 20, "said": 20} for one in places for c in (label, wrong)]
+    pairs = [(label, label, 14), (label, wrong, 6), (wrong, wrong, 14), (wrong, label, 6)]
+    confused = [{**one, "label": a, "said": b, "count": n} for one in places for a, b, n in pairs]
+    shots = [
+        {**one, "index": i, "label": label, "said": wrong, "confidence": 0.9 - i / 10, "image": png(i)}
+        for one in places if not one["seed"] for i in range(3)
+    ]  # fmt: skip
+    costs = [
+        {"experiment": experiment, "method": m, "seed": s, "parameters": 78_042, "passes": 1, "own_images": 10**9,
+         "all_images": 4 * 10**9 + s} for m in methods for s in range(3)
+    ]  # fmt: skip
+    named = {"classes": counts, "confusions": confused, "mistakes": shots, "costs": costs}
+    return {name: pa.Table.from_pylist(rows) for name, rows in named.items()}
+
+
 def all_tables() -> dict[str, Any]:
     """One table of each kind for :func:`fusiondistill.report.write`."""
     return {
         "curves": curves_of(), "trials": trials_of(), "fusion": fusion_of(), "samples": samples_of(),
-        "answers": answers_of(), "timeline": timeline_of(), "surface": surface_of(),
+        "answers": answers_of(), "timeline": timeline_of(), "surface": surface_of(), **classes_of(),
     }  # fmt: skip
 
 

@@ -137,6 +137,7 @@ RESULTS = (
     "predictions.parquet",
     "images.parquet",
     "samples.parquet",
+    "mistakes.parquet",
     "best.json",
 )
 """Files of stages that hold no times: two runs of one config have the same, to the byte."""

@@ -53,9 +53,10 @@ class Shelf:
     def piece(
         self, method: str, seed: int, degradation: str, right: Any, levels: Sequence[int], *, kind: str | None = None,
         store: bool = True, images: bool = True, labels: Any = LABELS,
-        data: Mapping[str, Any] | None = None, protocol: str = "standard", **more: Sequence[float | None],
+        data: Mapping[str, Any] | None = None, protocol: str = "standard", said: Any = None,
+        **more: Sequence[float | None],
     ) -> str:  # fmt: skip
-        """One evaluate stage; right: bool [levels, images]."""
+        """One evaluate stage; right: bool [levels, images]; said: int [levels, images], where it matters."""
         own = {"degradation": degradation, "levels": tuple(levels), "protocol": protocol}
         others = {"corruption": None if degradation in DEGRADATIONS else "0"}  # a name that no entry has needs no code
         spec = TEMPLATE.model_copy(update={**own, **others, "parameters": {"row": method}})
@@ -70,9 +71,10 @@ class Shelf:
             if images:
                 columns = {"label": labels.astype(np.int16), "right": right.sum(0).astype(np.int16)}
                 files["images.parquet"] = parquet_bytes(pa.table(columns))
-                said = pa.array(list(np.where(right, labels, labels + 1).astype(np.int16)), pa.list_(pa.int16()))
-                said = pa.table({"level": pa.array(levels, pa.int64()), "predictions": said})
-                files["predictions.parquet"] = parquet_bytes(said)
+                named = np.where(right, labels, labels + 1) if said is None else said
+                lists = pa.array(list(named.astype(np.int16)), pa.list_(pa.int16()))
+                answers = pa.table({"level": pa.array(levels, pa.int64()), "predictions": lists})
+                files["predictions.parquet"] = parquet_bytes(answers)
             self.store.commit(stage, files, {}, new_attempt())
         return stage.directory
 

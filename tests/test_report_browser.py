@@ -15,6 +15,7 @@ from report_tables import (
     all_tables,
     answers_of,
     chain_of,
+    classes_of,
     corrupted,
     known,
     rows_of,
@@ -50,6 +51,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "samples": samples_of(LONG),
         "answers": answers_of(LONG, odd),
         "timeline": timeline_of(odd),
+        **classes_of(LONG, odd, odd, ["base", "fusiondistill", odd], {odd: (0, 1), LONG: (0, 1)}),
     }
     long = chain_of([59, 70, 3600, 9, 7300, 250, 61, 30, 100, 5, 8, 3700, 600])
     tests["corruptions"] = report.write(folder / "corruptions", corrupted(), **{**all_tables(), "timeline": long})[0]

@@ -24,6 +24,7 @@ from report_tables import (
     Written,
     all_tables,
     answers_of,
+    classes_of,
     curves_of,
     fusion_of,
     known,
@@ -94,6 +95,7 @@ def test_page_is_well_formed_self_contained_and_complete(written: Written) -> No
         "Examples",
         "Time",
         "Gains and costs",
+        "Classes",
         "Accuracy against level",
     ):
         assert heading in page.text["h2"]
@@ -167,12 +169,13 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         "trials": trials_of(named).rename_columns(["trial", named, *trials_of().column_names[2:]]),
         "fusion": fusion_of(named), "samples": samples_of(named), "answers": answers_of(named, named + "!"),
         "timeline": timeline_of(named), "surface": surface_of(named),
+        **classes_of(named, "<hr>", named, [named, "base"], {named: (0, 1), "blur": (0, 1)}),
     }  # fmt: skip
     paths = report.write(tmp_path / "r", results, **given, facts={HOSTILE: HOSTILE})
     text = paths[0].read_text()
     page = Page(text)
-    assert page.tags.count("script") == 2 and text.count("<script") == 2 and "\x1b" not in text
-    assert named.split(" \x1b")[0] in page.text["dd"] + page.text["pre"]
+    assert page.tags.count("script") == 2 and text.count("<script") == 2 and "\x1b" not in text and "<hr" not in text
+    assert "Classes" in page.text["h2"] and named.split(" \x1b")[0] in page.text["dd"] + page.text["pre"]
     assert all(path.parent in (tmp_path / "r", tmp_path / "r" / "figures") for path in paths)
     assert "<script" not in paths[1].read_text() and "\x1b" not in paths[1].read_text()
     for path in paths:

@@ -39,7 +39,7 @@ def test_pieces_of_a_degradation_make_one_cell_and_missing_ones_leave_it_missing
     table = shelf.write()
     assert table.column_names == [
         "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
-        "nll", "ece", "stage",
+        "nll", "ece", "stage", "balanced", "majority", "said", "said_times",
     ]  # fmt: skip
     assert pq.read_table(tmp_path / "results.parquet").equals(table)
     assert table["level"].to_pylist() == [0, 2, 4, 0, 2, 1, 2], "a missing piece is missing rows"
@@ -192,7 +192,8 @@ def test_what_has_not_changed_is_not_computed_again(tmp_path: Path, monkeypatch:
     assert "images.parquet" not in read and pq.read_table(tmp_path / "comparisons.parquet").equals(before)
     shelves[1].piece("vanilla", 1, "blur", drawn(2, 0.5, 7), (0, 10))
     shelves[1].write()
-    assert read.count("images.parquet") == 3, "those of the changed experiment"
+    assert read.count("images.parquet") == 3 + 1, "those of the changed experiment, and the new stage's for its classes"
+    assert read.count("predictions.parquet") == 1
     assert pq.read_table(tmp_path / "comparisons.parquet").num_rows == 4
     (tmp_path / "comparisons.parquet").write_bytes(b"damaged")
     shelves[1].write()

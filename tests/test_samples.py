@@ -20,7 +20,8 @@ from fusiondistill import reference_degrade
 from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint
 from fusiondistill.data.corruptions import corruption_digest
-from fusiondistill.samples import png, sample_rows
+from fusiondistill.evaluation import Conditions, judge
+from fusiondistill.samples import mistake_rows, png, sample_rows
 from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.specs import EvaluateSpec
@@ -113,6 +114,33 @@ def test_the_kept_images_are_those_that_the_model_saw(tmp_path: Path) -> None:
         clean = digits().images[row["index"]].permute(1, 2, 0).numpy()
         assert np.array_equal(pixels(row["image"]), reference_degrade(clean, "jpeg", 51))
     assert "samples" not in evaluated(tmp_path, spec_of("jpeg", (2, 3)), {"model": stage})
+
+
+def test_the_kept_mistakes_are_the_surest_ones_as_the_model_saw_them(tmp_path: Path) -> None:
+    """Against the whole of what the model says, sorted by Python; a vote has none."""
+    stage, model = imported(tmp_path, 0)
+    levels, place = (0, 20, 50), {"model": stage}
+    found = evaluated(tmp_path, spec_of("noise", levels).model_copy(update={"shown": (20, 50)}), place)["mistakes"]
+    assert [f"{field.name} {field.type}" for field in found.schema] == [
+        "level int64", "index int64", "label int16", "said int16", "confidence float", "image binary",
+    ]  # fmt: skip
+    labels = digits().labels.tolist()
+    expected = []
+    for level in (20, 50):
+        conditions = Conditions("noise", (level,), seed=5, batch_size=60)
+        judged = judge(model, digits(), conditions)
+        assert judged.confidence is not None
+        said, sure = judged.predictions[0].tolist(), judged.confidence[0].tolist()
+        wrong = sorted((i for i in range(60) if said[i] != labels[i]), key=lambda i: -sure[i])[:6]
+        expected += [(level, i, labels[i], said[i], pytest.approx(sure[i], abs=1e-5)) for i in wrong]
+        for i, row in zip(wrong, [row for row in found.to_pylist() if row["level"] == level], strict=True):
+            seen = conditions.shown(digits().images[[i]], torch.tensor([i]), level)[0]
+            assert np.array_equal(pixels(row["image"]), seen.permute(1, 2, 0).numpy())
+    assert [tuple(row.values())[:-1] for row in found.to_pylist()] == expected and len(expected) == 12
+    vote = spec_of("noise", levels, inference="vote").model_copy(update={"shown": (20,)})
+    assert "mistakes" not in evaluated(tmp_path, vote, {"expert-a": stage})
+    assert mistake_rows(torch.ones(9, dtype=torch.bool), torch.ones(9), (224, 224)).tolist() == [0, 1]
+    assert mistake_rows(torch.zeros(9, dtype=torch.bool), torch.ones(9), (8, 8)).tolist() == []
 
 
 def test_a_published_set_keeps_its_own_images(tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ def write(
     surface: pa.Table | None = None,
     unfinished: pa.Table | None = None,
     judged: pa.Table | None = None,
+    costs: pa.Table | None = None,
+    classes: pa.Table | None = None,
+    confusions: pa.Table | None = None,
+    mistakes: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; a missing number is a "–".
@@ -76,6 +80,8 @@ def write(
             error: str (null without one)) of stages that are not stored.
         judged: a row for each network that may be chosen as the best one: see
             :data:`~fusiondistill.report.choice.SCHEMA`.
+        costs: see :func:`fusiondistill.report.costs.cost_grid`.
+        classes, confusions, mistakes: see :func:`fusiondistill.report.class_section.class_blocks`.
         facts: name -> text, in the order to show: command, versions, hardware, config ...
 
     ``curves`` and all tables after it may have a column experiment: str; then each experiment gets a part.
@@ -93,7 +99,8 @@ def write(
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
-        "unfinished": unfinished, "judged": judged,
+        "unfinished": unfinished, "judged": judged, "costs": costs, "classes": classes, "confusions": confusions,
+        "mistakes": mistakes,
     }  # fmt: skip
     known = described(planned)
     chosen = choices(judged, groups, known)
@@ -108,10 +115,11 @@ def write(
     for picture in found.pictures:
         for suffix, data in ((".svg", picture.svg), (".png", picture.png)):
             paths.append(_replace(folder / "figures" / f"{picture.name}{suffix}", data))
-    _replace(paths[1], markdown(groups, comparisons, known[""], choice_markdown(chosen, judged)).encode())
+    best = choice_markdown(chosen, judged)
+    _replace(paths[1], markdown(groups, comparisons, known[""], best=best, costs=costs).encode())
     _replace(paths[2], latex(groups).encode())
-    best = choice_blocks(chosen, judged)
-    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news, best=best)
+    top = choice_blocks(chosen, judged)
+    text = page.page(groups, found.sections, end=end, counts=found.counts, news=found.news, best=top)
     _replace(paths[0], text.encode())
     for path in earlier - set(paths):
         path.unlink(missing_ok=True)

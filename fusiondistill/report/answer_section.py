@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusiondistill.report import blocks, tables
+from fusiondistill.report.answers import always
 from fusiondistill.report.beyond_accuracy import beyond_grid
 from fusiondistill.report.blocks import Block, Folded, Inline, Mark, Number, Section, Table, Terms, Text
 from fusiondistill.report.comparisons import comparison_grid, short_lines
 from fusiondistill.report.counts import Counts, anchor, counts_block
 from fusiondistill.report.figures import Picture
-from fusiondistill.report.grid import Entry
+from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import Group
 from fusiondistill.report.published import NETWORK
 from fusiondistill.report.words import kind_title, printable, protocol_line, published_note
@@ -21,12 +22,13 @@ __all__ = ["Drawn", "group_section", "group_sections", "setup"]
 
 @dataclass(frozen=True)
 class Drawn:
-    """The parts that belong to one table: its name in ids, its figures, its counts (None: the page has no room)."""
+    """The parts that belong to one table: its name in ids, figures, counts (None: the page has no room), and costs."""
 
     table: str
     levels: Sequence[Picture] = ()
     maps: Sequence[Picture] = ()
     counts: Counts | None = None
+    costs: Grid | None = None
 
 
 def group_sections(group: Group, drawn: Sequence[Drawn]) -> list[Section]:
@@ -58,7 +60,10 @@ def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
         ("The answer", _opening(group, drawn)),
         ("Which differences are established", _believed(group)),
         ("Accuracy against level", blocks.figures(drawn.levels)),
-        ("Gains and costs", [*blocks.figures(drawn.maps), *blocks.titled_grid(beyond_grid(group))]),
+        (
+            "Gains and costs",
+            [*blocks.figures(drawn.maps), *blocks.titled_grid(beyond_grid(group)), *blocks.titled_grid(drawn.costs)],
+        ),
     ]
 
 
@@ -124,9 +129,10 @@ def _answer(group: Group, drawn: Drawn, label: str) -> Table:
     first_expert = next((row for row in group.rows if row.is_expert), None)
     for i, row in enumerate(group.rows):
         ours = "ours" if row in group.ours else ""
-        roles[len(rows)] = "first-expert" if row is first_expert else ours
+        roles[len(rows)] = " ".join(["first-expert" if row is first_expert else ours] + ["always"] * bool(row.always))
         numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(tables.answer_row(group, row)))
-        rows.append(((row.about.name, "told the degradation" if row.about.told else ""), *numbers))
+        beside = ", ".join(["told the degradation"] * row.about.told + [always(row)] * bool(row.always))
+        rows.append(((row.about.name, beside), *numbers))
         if published := tables.published_row(group, row):
             roles[len(rows)] = f"published {ours}".strip()
             rows.append((f"published, {NETWORK}", *published))

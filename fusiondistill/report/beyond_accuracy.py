@@ -12,6 +12,8 @@ from fusiondistill.statistics import average
 
 __all__ = ["beyond_grid", "corruption_error", "mean_corruption_error"]
 
+_BALANCED = "balanced, %"
+
 
 def corruption_error(group: Group, row: Row, degradation: str) -> Cell:
     """Errors of a row over those of the base, summed over a degradation's levels, times 100, by seed.
@@ -42,6 +44,7 @@ def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
     rows = group.rows
     columns: list[tuple[str, list[Cell], int]] = [
         ("clean, %", [row.clean for row in rows], 1),
+        *([(_BALANCED, [row.balanced for row in rows], 1)] if _uneven(group) else []),
         ("NLL, nats", [row.nll for row in rows], 3),
         ("ECE, %", [row.ece for row in rows], 1),
     ]
@@ -63,11 +66,19 @@ def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
     return Grid("Beyond accuracy", ("", *titles), body, _note(group, titles))
 
 
+def _uneven(group: Group) -> bool:
+    """Whether the balanced accuracies are others than the accuracies: not where all classes have as many images."""
+    pairs = [(of, row.average.by_seed.get(seed)) for row in group.rows for seed, of in row.balanced.by_seed.items()]
+    return any(plain is not None and abs(balanced - plain) > 1e-6 for balanced, plain in pairs)
+
+
 def _note(group: Group, titles: Iterable[str]) -> str:
     shown = set(titles)
     parts = []
     if "clean, %" in shown:
         parts.append("Clean: accuracy at the levels that leave an image as it is.")
+    if _BALANCED in shown:
+        parts.append("Balanced: the mean over the classes of the accuracy on the images of each.")
     if shown & {"NLL, nats", "ECE, %"}:
         parts.append(
             "NLL (negative log-likelihood) and ECE (expected calibration error) are means over levels and "

@@ -106,7 +106,23 @@ class Table:
     ids: Mapping[int, str] = field(default_factory=dict)
 
 
-Block: TypeAlias = "Text | Terms | Bullets | Figures | Folded | Table"
+@dataclass(frozen=True)
+class Matrix:
+    """A square table of shares: its title, the names of its lines and columns, and each line's shares in percent."""
+
+    title: str
+    names: Sequence[str]
+    shares: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """Matrices beside each other; shares on the diagonal are right, the others wrong."""
+
+    matrices: Sequence[Matrix]
+
+
+Block: TypeAlias = "Text | Terms | Bullets | Figures | Folded | Table | Matrices"
 
 
 @dataclass(frozen=True)

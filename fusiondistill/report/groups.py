@@ -35,7 +35,9 @@ class Row:
     ``about`` is the plan's description, ``method`` the id. ``average`` has the seeds for which no degradation is
     missing. ``curves[degradation][seed]`` holds the accuracy in percent at each of the group's measured levels. ``nll``
     (nats) and ``ece`` (percent) are means over levels and degradations like ``average``; ``clean`` is the accuracy in
-    percent at levels that leave an image as it is.
+    percent at levels that leave an image as it is. ``balanced`` is the balanced accuracy in percent like ``average``.
+    ``always`` has the class that the row named for every image at every level, by seed; seeds at which it named several
+    are left out.
     """
 
     about: Method
@@ -45,6 +47,8 @@ class Row:
     nll: Cell
     ece: Cell
     clean: Cell
+    balanced: Cell = Cell({})
+    always: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -119,7 +123,8 @@ class Group:
     for each cell and seed. ``select`` says how epochs are chosen ("validation", "last" or "test"), ``training`` on how
     many images and for how many epochs the rows were trained, ``deviations`` how that differs from the published
     experiment, network and protocol apart; each is empty where unknown. ``methods`` are the experiment's, in order.
-    ``about`` says what the columns' degradations are, ``size`` how large the images are, like "32 x 32".
+    ``about`` says what the columns' degradations are, ``size`` how large the images are, like "32 x 32". ``majority``
+    is the share of the largest class among the test images in percent, None where unknown.
     """
 
     experiment: str
@@ -143,6 +148,7 @@ class Group:
     methods: tuple[Method, ...] = ()
     about: Mapping[str, Column] = field(default_factory=dict)
     size: str = ""
+    majority: float | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

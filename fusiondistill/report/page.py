@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fusiondistill.report import stage_sections as stages
 from fusiondistill.report.answer_section import Drawn, group_section, group_sections, setup
 from fusiondistill.report.blocks import Block, Bullets, Folded, Section, Terms, Text, grid_blocks, grid_table, named
+from fusiondistill.report.class_section import class_blocks
 from fusiondistill.report.comparisons import sweep_grids
+from fusiondistill.report.costs import cost_grid
 from fusiondistill.report.counts import counts_of, embedded
 from fusiondistill.report.drawing import inlined
 from fusiondistill.report.examples import examples_blocks
@@ -187,13 +189,18 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods
     found, draw = Contents(), Pictures()
     for i, grid in enumerate(sweep_grids(tables.get("comparisons"), methods[""])):
         found.sections.append(Section(f"between-{i + 1}", grid.title, grid_blocks(grid, what="pairs")))
-    _add_groups(found, groups, results, draw)
+    _add_groups(found, groups, results, draw, tables.get("costs"))
     found.news = stages.unfinished_line(tables.get("unfinished"))
     if section := stages.unfinished_section(tables.get("unfinished"), methods[""]):
         found.sections.append(section)
 
     def of(table: str, experiment: str) -> pa.Table | None:
         return _part(tables.get(table), experiment)
+
+    def classes(name: str, part: pa.Table, drawn: bool) -> Built:
+        group = next((group for group in groups if group.experiment == name), None)
+        given = of("confusions", name), of("mistakes", name), of("judged", name), _count(tables.get("classes"))
+        return (class_blocks(group, part, *given) if group else []), ()
 
     def examples(name: str, part: pa.Table, drawn: bool) -> Built:
         return (examples_blocks(part, of("answers", name), known[name], shown) if drawn else []), ()
@@ -215,14 +222,23 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods
         return time_blocks(part, draw, known[name], drawn)
 
     known = defaultdict(lambda: methods[""], methods)
-    shown = min(_DRAWN, sum(1 for _ in _by_experiment(tables.get("samples"))))
-    kinds = {"samples": examples, "curves": training, "trials": search, "fusion": fusion, "timeline": time}
+    shown = min(_DRAWN, _count(tables.get("samples")))
+    kinds = {
+        "classes": classes,
+        "samples": examples,
+        "curves": training,
+        "trials": search,
+        "fusion": fusion,
+        "timeline": time,
+    }
     for table, build in kinds.items():
         _add_experiments(found, build.__name__, tables.get(table), build)
     return found
 
 
-def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures) -> None:
+def _add_groups(
+    found: Contents, groups: Sequence[Group], results: pa.Table, draw: Pictures, costs: pa.Table | None
+) -> None:
     """Add the sections of each table: several for a single table, else one each, with figures for the first tables."""
     several = len(groups) > 1
     counts = counts_of(results) if groups else {}
@@ -241,7 +257,7 @@ def _add_groups(found: Contents, groups: Sequence[Group], results: pa.Table, dra
             levels = [*level_pictures(draw, one, prefix)] if shown else []
             maps = [*map_pictures(draw, one, prefix)] if shown else []
             found.pictures += [*levels, *maps]
-            drawn.append(Drawn(table, levels, maps, kept.get(table)))
+            drawn.append(Drawn(table, levels, maps, kept.get(table), None if k else cost_grid(one, costs)))
         found.sections += [group_section(groups[i], drawn)] if several else group_sections(groups[i], drawn)
 
 
@@ -257,7 +273,7 @@ def _add_experiments(found: Contents, anchor: str, table: pa.Table | None, build
         built, pictures = build(name, part, i < _DRAWN)
         found.pictures += pictures
         blocks += named(name, built) if len(experiments) > 1 else built
-    if len(experiments) > 1 and anchor != "examples":
+    if len(experiments) > 1 and anchor not in ("classes", "examples"):
         blocks.insert(0, Text("A stage that several experiments share stands under the first of them alone."))
     if len(experiments) > _DRAWN:
         text = f"Figures and pictures are those of the first {_DRAWN} of {len(experiments)} experiments."
@@ -273,6 +289,11 @@ def _part(table: pa.Table | None, experiment: str) -> pa.Table | None:
     if table is None or not experiment or "experiment" not in table.column_names:
         return table
     return table.filter(compute.equal(table["experiment"], experiment))
+
+
+def _count(table: pa.Table | None) -> int:
+    """How many experiments a table has."""
+    return sum(1 for _ in _by_experiment(table))
 
 
 def _by_experiment(table: pa.Table | None) -> Iterator[tuple[str, pa.Table]]:

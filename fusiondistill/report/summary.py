@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fusiondistill.report.groups import TRAINED, Cell, Column, Comparison, Group, Row
+from fusiondistill.report.level_counts import Count, always_named, majority_share
 from fusiondistill.report.methods import Method, Methods, described
 from fusiondistill.report.words import CLEAN, in_order
 from fusiondistill.statistics import accuracy, average, interpolated_mean
@@ -24,21 +25,8 @@ _Key = tuple[str, ...]
 _Asked = tuple[str, int, str]  # method, seed, degradation
 
 
-class _Count(NamedTuple):
-    """The figures at one level: counts, mean negative log-likelihood in nats, calibration error as a fraction."""
-
-    right: int
-    seen: int
-    nll: float | None
-    ece: float | None
-
-    def with_shard(self, right: int, seen: int) -> _Count:
-        """Add a shard's counts. The other figures become None, since those of shards do not add up."""
-        return _Count(self.right + right, self.seen + seen, None, None)
-
-
 # method -> degradation -> seed -> level -> count
-_Counts = dict[str, dict[str, dict[int, dict[int, _Count]]]]
+_Counts = dict[str, dict[str, dict[int, dict[int, Count]]]]
 
 
 @dataclass
@@ -73,9 +61,10 @@ def summarise(
 
     Args:
         results: a row per (experiment, method, model, seed, dataset, protocol, degradation, level) with the counts
-            ``right`` and ``seen``; further columns are ignored but for three that may be absent or null: ``kind``
-            ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats) and ``ece`` (float64,
-            a fraction). ``seen`` null or 0 means not evaluated.
+            ``right`` and ``seen``; further columns are ignored but for some that may be absent or null: ``kind``
+            ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats), ``ece`` and
+            ``balanced`` (float64, fractions), ``majority`` (int64, images of the largest class), ``said`` (str, the
+            class that was named most often) and ``said_times`` (int64). ``seen`` null or 0 means not evaluated.
         planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation), with ``kind``,
             ``first`` and ``last`` (the degradation's integer levels, int64 or null; all of them in ``listed`` where
             some between are none) and ``complete`` (bool: whether
@@ -123,16 +112,17 @@ def _read_results(results: pa.Table, groups: dict[_Key, _Known]) -> None:
     if missing:
         present = ", ".join(results.column_names)
         raise ValueError(f"the results have no column {', '.join(missing)}; they have {present}")
-    optional = [_optional(results, name) for name in ("kind", "nll", "ece")]
+    optional = [_optional(results, name) for name in ("kind", *Count._fields[2:])]
     columns = [results[name].to_pylist() for name in needed]
-    for *group, method, seed, degradation, level, right, seen, kind, nll, ece in zip(*columns, *optional, strict=True):
+    for row in zip(*columns, *optional, strict=True):
+        *group, method, seed, degradation, level, right, seen, kind = row[: len(needed) + 1]
         if right is None or not seen:
             continue
         known = groups.setdefault(tuple(group), _Known())
         known.kinds.setdefault(degradation, kind or TRAINED)
         by_level = known.counts.setdefault(method, {}).setdefault(degradation, {}).setdefault(seed, {})
         before = by_level.get(level)
-        by_level[level] = before.with_shard(right, seen) if before else _Count(right, seen, nll, ece)
+        by_level[level] = before.with_shard(right, seen) if before else Count(right, seen, *row[len(needed) + 1 :])
 
 
 def _optional(table: pa.Table, name: str) -> list[Any]:
@@ -195,10 +185,19 @@ def _one_kind(key: _Key, known: _Known, kind: str) -> Group:
         asked=frozenset(known.asked) if known.asked else None,
         methods=tuple(methods),
         about={name: known.columns.get(name, Column()) for name in columns},
+        majority=majority_share(_in_columns(known.counts, columns)),
         **known.said,
     )
     shown = [method for method in methods if kind == TRAINED or _has(known, method.id, columns)]
     return replace(group, rows=tuple(_row(group, m, known.counts.get(m.id, {}), known.unfinished) for m in shown))
+
+
+def _in_columns(counts: _Counts, columns: Iterable[str]) -> Iterator[Count]:
+    """The counts of all rows at every level of these columns."""
+    for by_degradation in counts.values():
+        for name in columns:
+            for by_level in by_degradation.get(name, {}).values():
+                yield from by_level.values()
 
 
 def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
@@ -210,10 +209,10 @@ def _has(known: _Known, method: str, columns: Iterable[str]) -> bool:
 def _row(
     group: Group,
     method: Method,
-    counts: Mapping[str, Mapping[int, Mapping[int, _Count]]],
+    counts: Mapping[str, Mapping[int, Mapping[int, Count]]],
     unfinished: set[_Asked],
 ) -> Row:
-    complete: dict[str, dict[int, list[_Count]]] = {}
+    complete: dict[str, dict[int, list[Count]]] = {}
     for name in group.degradations:
         complete[name] = {
             seed: [by_level[level] for level in group.levels[name]]
@@ -239,10 +238,12 @@ def _row(
             for name in group.degradations
             if CLEAN.get(group.entry(name)) in group.levels[name]
         ),
+        balanced=_averaged(_known_cells(group, complete, "balanced", 100.0)),
+        always=always_named(complete.values()),
     )
 
 
-def _percents(counts: Sequence[_Count]) -> list[float]:
+def _percents(counts: Sequence[Count]) -> list[float]:
     accuracy([c.right for c in counts], [c.seen for c in counts])  # refuses counts that cannot be
     return [100 * (c.right / c.seen) for c in counts]
 
@@ -256,7 +257,7 @@ def _over_levels(group: Group, name: str, values: Sequence[float]) -> float:
 
 
 def _known_cells(
-    group: Group, complete: Mapping[str, Mapping[int, Sequence[_Count]]], figure: str, unit: float
+    group: Group, complete: Mapping[str, Mapping[int, Sequence[Count]]], figure: str, unit: float
 ) -> list[Cell]:
     """A cell per degradation of a figure; missing if one level lacks the figure."""
     cells = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from fusiondistill.report.answers import ONE_CLASS, always, classes_note, marked_name
 from fusiondistill.report.comparisons import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import FULL, TRAINED, Cell, Group, Row
@@ -38,7 +39,7 @@ def answer_grid(group: Group) -> Grid:
     """A group's table, the paper's figures below ours where it has some."""
     rows: list[tuple[Entry, ...]] = []
     for row in group.rows:
-        rows.append(((row.about.name, ""), *answer_row(group, row)))
+        rows.append(((marked_name(row), ""), *answer_row(group, row)))
         if figures := published_row(group, row):
             rows.append(((f"  published, {NETWORK}", ""), *figures))
     heading = ("", *(column_title(group, column) for column in group.columns))
@@ -122,7 +123,8 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
         entries: list[Entry] = []
         for method in methods:
             row = group.row(method.id)
-            entries.append(answer_row(group, row)[-1] if row else ("", ""))
+            number, beside = answer_row(group, row)[-1] if row else ("", "")
+            entries.append((number, f"{beside} {ONE_CLASS}".strip() if row and row.always else beside))
         body.append(((title, ""), *entries))
     note = (
         "Avg of each table: mean accuracy in % over levels and degradations, ± half the 95 % interval over "
@@ -130,6 +132,8 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
     )
     starred = [group for group in groups if group.best]
     note += f" {best_note(starred[0])}" if starred else ""
+    constant = any(row.always for group in groups for row in group.rows)
+    note += f" {ONE_CLASS}: it names one class for every image." if constant else ""
     note += (
         " Some averages hold interpolated levels: see there." if any(g.interpolated(AVERAGE) for g in groups) else ""
     )
@@ -148,8 +152,12 @@ def caption(group: Group) -> str:
         text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t). "
         if any(0 < cell.n < len(group.seeds) for cell in _intervals(group)):
             text += "[n] marks a cell with fewer seeds. "
-    text += "".join(f"{note} " for note in (_interpolation(group), best_note(group), _meaning(group)) if note)
+    text += "".join(f"{note} " for note in _notes(group) if note)
     return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
+
+
+def _notes(group: Group) -> tuple[str | None, ...]:
+    return _interpolation(group), best_note(group), classes_note(group), _meaning(group)
 
 
 def headline(group: Group) -> str | None:
@@ -176,7 +184,8 @@ def _said(row: Row, *, spread: bool) -> str:
     interval = row.average.interval
     assert interval
     half = f" ±{interval.half:.1f}" if spread and interval.half is not None else ""
-    return f"{row.about.name} {interval.mean:.1f}{half} %" + (" (told the degradation)" if row.about.told else "")
+    said = ["told the degradation"] * row.about.told + [always(row)] * bool(row.always)
+    return f"{row.about.name} {interval.mean:.1f}{half} %" + (f" ({', '.join(said)})" if said else "")
 
 
 def _interpolation(group: Group) -> str | None:

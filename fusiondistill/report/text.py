@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fusiondistill.report.beyond_accuracy import beyond_grid
 from fusiondistill.report.comparisons import BEST, comparison_grid, short_lines, sweep_grids, sweep_lines
+from fusiondistill.report.costs import cost_grid
 from fusiondistill.report.grid import Entry, Grid, aligned, escaped, markdown_grid, wrapped
 from fusiondistill.report.groups import Group
 from fusiondistill.report.methods import Methods, described
@@ -79,10 +80,17 @@ def _hanging(text: str) -> list[str]:
     return [indent + line for line in wrapped(text.strip())]
 
 
-def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Methods, best: Sequence[str] = ()) -> str:
+def markdown(
+    groups: Sequence[Group],
+    comparisons: pa.Table | None,
+    methods: Methods,
+    *,
+    best: Sequence[str] = (),
+    costs: pa.Table | None = None,
+) -> str:
     """The tables as Markdown, with the rows and protocols explained, and the tests between points of a sweep.
 
-    ``best``: Markdown about the best single network, for the top.
+    ``best``: Markdown about the best single network, for the top; ``costs``: see :func:`report.costs.cost_grid`.
     """
     parts = ["# Results", *best] if groups else ["# Results", NOTHING]
     if overview := overview_grid(groups):
@@ -97,7 +105,7 @@ def markdown(groups: Sequence[Group], comparisons: pa.Table | None, methods: Met
         if note := published_note(group.dataset, group.model, group.protocol, group.deviations):
             parts.append(escaped(note))
         parts += _comparisons(group)
-        parts += _sections(beyond_grid(group), seeds_grid(group))
+        parts += _sections(beyond_grid(group), seeds_grid(group), cost_grid(group, costs))
         for other in group.others:
             parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
             parts += _sections(beyond_grid(other), seeds_grid(other), level="####")

@@ -18,7 +18,10 @@ from fusiondistill.statistics import level_weights
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "correctness", "evaluated", "wanted_levels"]
+__all__ = [
+    "IMAGES", "PREDICTIONS", "Correctness", "Evaluated", "Pieces", "correctness", "evaluated", "labels_and_answers",
+    "wanted_levels",
+]  # fmt: skip
 
 IMAGES = "images.parquet"
 PREDICTIONS = "predictions.parquet"
@@ -128,15 +131,25 @@ def _weighed(
     store: Store, directory: str, weights: Mapping[int, float]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """For each test image its label, and the weighed number of levels at which the answer was right."""
-    table = read_parquet(store.read_from(directory, IMAGES))
-    labels = table["label"].to_numpy().astype(np.int64)
     if _alike(weights.values()):
-        return labels, table["right"].to_numpy() * next(iter(weights.values()))
+        table = read_parquet(store.read_from(directory, IMAGES))
+        return table["label"].to_numpy().astype(np.int64), table["right"].to_numpy() * next(iter(weights.values()))
+    labels, levels, said = labels_and_answers(store, directory)
+    return labels, np.array([weights[level] for level in levels.tolist()]) @ (said == labels)
+
+
+def labels_and_answers(store: Store, directory: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(classes of the test images [N], levels [L], the class that the stage named at each level [L,N]), int64.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    labels = read_parquet(store.read_from(directory, IMAGES))["label"].to_numpy().astype(np.int64)
     table = read_parquet(store.read_from(directory, PREDICTIONS))
-    said = table["predictions"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+    said = table["predictions"].combine_chunks().flatten().to_numpy().astype(np.int64).reshape(table.num_rows, -1)
     if said.shape[1] != len(labels):
         raise CheckpointError(f"{directory} is damaged: {said.shape[1]} predictions a level of {len(labels)} images")
-    return labels, np.array([weights[level] for level in table["level"].to_pylist()]) @ (said == labels)
+    return labels, table["level"].to_numpy(), said
 
 
 def _alike(values: Iterable[float]) -> bool:

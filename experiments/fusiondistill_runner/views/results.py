@@ -14,8 +14,11 @@ from fusiondistill_runner.storage.best import FACTS
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
+from fusiondistill_runner.views.answers import Answers, answers_of, classes_table
 from fusiondistill_runner.views.best import judged_table, keep_choice
+from fusiondistill_runner.views.class_tables import class_tables
 from fusiondistill_runner.views.comparisons import comparisons_table
+from fusiondistill_runner.views.costs import costs_table
 from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
@@ -28,33 +31,35 @@ __all__ = [
     "write_results",
 ]  # fmt: skip
 
-RESULTS = "results.parquet"
-COMPARISONS = "comparisons.parquet"
-
 
 _TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
          "select", "training", "deviations", "entry", "means", "said", "size")  # fmt: skip
-_FRACTIONS = ("nll", "ece")
+_FRACTIONS = ("nll", "ece", "balanced")
 _COLUMNS = (
     "experiment", "method", "model", "seed", "dataset", "protocol", "degradation", "kind", "level", "right", "seen",
-    "nll", "ece", "stage",
+    "nll", "ece", "stage", "balanced", "majority", "said", "said_times",
 )  # fmt: skip
 _PLANNED = (*_COLUMNS[: _COLUMNS.index("level")], *ABOUT, "first", "last", "listed", "complete", "precision",
             "select", "training", "deviations", "entry", "means", "said", "size")  # fmt: skip
 
 
-def results_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
+def results_table(
+    store: Store, plans: Sequence[Mapping[str, Any]], answers: Mapping[str, Answers] | None = None
+) -> pa.Table:
     """One row per stored (method, seed, degradation, level): counts, never percentages.
 
     nll (mean negative log-likelihood in nats) and ece (expected calibration error, a fraction) are null where a stage
-    has none.
+    has none. balanced is the balanced accuracy (the mean over the classes of the test images, a fraction), majority the
+    number of images of the largest class, said the class that was named most often, said_times how often; they come
+    from ``answers`` (of :func:`views.answers.answers_of`) and are null without.
     """
     rows: list[dict[str, Any]] = []
     read: dict[str, list[dict[str, Any]]] = {}
     for names, piece in _pieces(plans):
         directory = piece["directory"]
         if directory not in read:
-            read[directory] = _counts(store, directory)
+            of_levels = answers[directory].of_levels() if answers and directory in answers else {}
+            read[directory] = [{**row, **of_levels.get(row["level"], {})} for row in _counts(store, directory)]
         rows += [{**names, **counted, "stage": directory} for counted in read[directory]]
     return _table(_COLUMNS, rows)
 
@@ -123,25 +128,31 @@ def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
 
 
 def write_results(store: Store) -> pa.Table:
-    """Rebuild ``results.parquet`` and ``comparisons.parquet`` from all plans of the store; returns the results."""
-    table, tests = rebuilt(store)
-    store.write(parquet_bytes(table), RESULTS)
-    store.write(parquet_bytes(tests), COMPARISONS)
-    return table
+    """Write each table of :func:`rebuilt` as ``<name>.parquet`` into the store; returns the results."""
+    tables = rebuilt(store)
+    for name, table in tables.items():
+        store.write(parquet_bytes(table), f"{name}.parquet")
+    return tables["results"]
 
 
-def rebuilt(store: Store) -> tuple[pa.Table, pa.Table]:
-    """Results and paired tests, computed from the store's stages; writes nothing."""
+def rebuilt(store: Store) -> dict[str, pa.Table]:
+    """Results, paired tests, what was said class by class, and costs, from the store's stages; writes nothing."""
     known = plans(store)
-    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
-    return results_table(seen, known), comparisons_table(seen, known, _comparisons(store))
+    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet")
+    answers = answers_of(seen, known, _before(store, "classes"))
+    return {
+        "results": results_table(seen, known, answers),
+        "comparisons": comparisons_table(seen, known, _before(store, "comparisons")),
+        "classes": classes_table(known, answers),
+        "costs": costs_table(seen, known),
+    }
 
 
-def _comparisons(store: Store) -> pa.Table | None:
-    """The paired tests as they were last computed, or None; a damaged file is computed again."""
+def _before(store: Store, name: str) -> pa.Table | None:
+    """A table of the store as it was last computed, or None; a damaged file is computed again."""
     import pyarrow as pa
 
-    data = store.read_raw(COMPARISONS)
+    data = store.read_raw(f"{name}.parquet")
     try:
         return read_parquet(data) if data is not None else None
     except (pa.ArrowException, OSError, ValueError):
@@ -149,8 +160,8 @@ def _comparisons(store: Store) -> pa.Table | None:
 
 
 def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
-    """The tables that the report needs beside the counts."""
-    return {"planned": planned_table(plans, results), "comparisons": _comparisons(store)}
+    """The tables of a terminal beside the counts."""
+    return {"planned": planned_table(plans, results), "comparisons": _before(store, "comparisons")}
 
 
 _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
@@ -208,29 +219,32 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
     return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
 
 
-def report_tables(store: Store, results: pa.Table, tests: pa.Table | None = None) -> dict[str, Any]:
-    """The report's tables beside the results. ``tests`` are the paired tests; default: those in the store."""
+def report_tables(store: Store, results: pa.Table, given: Mapping[str, pa.Table] | None = None) -> dict[str, Any]:
+    """The report's tables beside the results.
+
+    Args:
+        given: what :func:`rebuilt` gave; None: it is read from the store, where :func:`write_results` left it.
+    """
     known = plans(store)
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR, FACTS)
-    given = {} if tests is None else {"comparisons": tests}
-    return {
-        **_of_tables(store, known, results),
-        **given,
-        **stage_tables(seen, known),
-        "judged": judged_table(seen, known),
-        "facts": facts(seen, known),
-    }
+    own = {name: given[name] if given else _before(store, name) for name in ("comparisons", "costs", "classes")}
+    own |= {"planned": planned_table(known, results), "judged": judged_table(seen, known)}
+    own |= class_tables(seen, known, results, **{name: own[name] for name in ("planned", "judged", "classes")})
+    return {**own, **stage_tables(seen, known), "facts": facts(seen, known)}
 
 
 def write_report(store: Store, results: pa.Table) -> str:
-    """Rebuild ``report/`` in the store; returns the path of its page."""
+    """Rebuild ``report/`` in the store, and the confusions that it shows; returns the path of its page."""
     from fusiondistill import report
 
     with tempfile.TemporaryDirectory() as folder:
-        files = report.write(folder, results, **report_tables(store, results))
+        tables = report_tables(store, results)
+        files = report.write(folder, results, **tables)
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())
         _forget_figures(store, {path.name for path in files})
+    if tables["confusions"] is not None:
+        store.write(parquet_bytes(tables["confusions"]), "confusions.parquet")
     return store.shown("report", Path(files[0]).name)
 
 

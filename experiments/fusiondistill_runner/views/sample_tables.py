@@ -8,7 +8,7 @@ from typing import Any
 from fusiondistill.report.methods import Method, base_of, final_of, methods_of
 from fusiondistill_runner.views.timeline import Manifests
 
-__all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers"]
+__all__ = ["ANSWER_SCHEMA", "SAMPLE_SCHEMA", "samples_and_answers", "shown_plans"]
 
 SAMPLES, PREDICTIONS = "samples.parquet", "predictions.parquet"
 EXPERIMENTS = 4
@@ -36,7 +36,7 @@ def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests
     """
     samples: Rows = []
     answers: Rows = []
-    for plan in _chosen(plans):
+    for plan in shown_plans(plans):
         pieces = _pieces(plan, manifests)
         own = {"experiment": plan["experiment"]}
         shown: dict[tuple[str, int], list[int]] = {}
@@ -54,7 +54,7 @@ def samples_and_answers(plans: Sequence[Mapping[str, Any]], manifests: Manifests
     return samples, answers
 
 
-def _chosen(plans: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def shown_plans(plans: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """At most four experiments, one of each data set and protocol before a second, in the order of the plans."""
     first: list[Mapping[str, Any]] = []
     more: list[Mapping[str, Any]] = []

@@ -38,8 +38,8 @@ def side_by_side(stores: Sequence[Store]) -> dict[str, Any]:
     """
     parts = []
     for store in stores:
-        results, tests = rebuilt(store)
-        parts.append({"results": results, **report_tables(store, results, tests)})
+        tables = rebuilt(store)
+        parts.append({"results": tables["results"], **report_tables(store, tables["results"], tables)})
     return merged(labels([store.location for store in stores]), parts)
 
 

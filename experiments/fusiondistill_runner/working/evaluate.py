@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,19 +14,20 @@ from fusiondistill.data import DataError
 from fusiondistill.data.corruptions import corruption_digest, load_corruption
 from fusiondistill.inference import combined
 from fusiondistill.registry import WrongResult
-from fusiondistill.samples import png, sample_rows
+from fusiondistill.samples import mistake_rows, png, sample_rows
 from fusiondistill_runner.planning.specs import EvaluateSpec
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.working.context import Context
-from fusiondistill_runner.working.data import image_size, load_data
+from fusiondistill_runner.working.data import load_data
 from fusiondistill_runner.working.job import Job, Result
 
-__all__ = ["SAMPLES", "evaluate"]
+__all__ = ["MISTAKES", "SAMPLES", "evaluate"]
 
 SAMPLES = "samples.parquet"
+MISTAKES = "mistakes.parquet"
 
-Samples = dict[int, tuple[torch.Tensor, torch.Tensor]]
-"""Level -> (rows of the test split, int64 [n]; their pixels as the model saw them, uint8 [n,3,H,W])."""
+Pixels = Callable[[torch.Tensor, int], torch.Tensor]
+"""(rows of the test split, int64 [n]; a level of the stage) -> what the model saw of them, uint8 [n,3,H,W]."""
 
 
 def evaluate(job: Job) -> Result:
@@ -38,10 +40,10 @@ def evaluate(job: Job) -> Result:
     else:
         model = combined(spec.inference, classifiers, spec.parameters)
     judge = _judged if spec.corruption is None else _judged_corruption
-    judged, labels, samples = judge(model, spec, job.context)
+    judged, labels, pixels = judge(model, spec, job.context)
     _check_answers(judged)
     right = judged.right(labels)
-    files = {**_tables(judged, labels, spec.levels), **_sample_files(samples, labels)}
+    files = {**_tables(judged, labels, spec.levels), **(_pictures(judged, labels, spec, pixels) if spec.shown else {})}
     return Result(files, {"outcome": {"accuracy": int(right.sum()) / max(1, right.numel()), "images": len(labels)}})
 
 
@@ -54,22 +56,19 @@ def _check_answers(judged: evaluation.Judged) -> None:
         )
 
 
-def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor, Samples]:
-    """What a model says of the test images at every level, their labels, and a few of the images."""
+def _judged(model: nn.Module, spec: EvaluateSpec, context: Context) -> tuple[evaluation.Judged, torch.Tensor, Pixels]:
+    """What a model says of the test images at every level, their labels, and the images."""
     images = load_data(spec.data, context.root(spec.data), "test")
     conditions = evaluation.Conditions(
         spec.degradation, spec.levels, spec.noise_seed, context.evaluation_batch, spec.protocol, spec.settings
     )
     judged = evaluation.judge(model, images, conditions)
-    rows = sample_rows(images.labels, image_size(images))
-    clean, _ = images.gather(rows)
-    shown = {level: (rows, conditions.shown(clean, rows, level)) for level in spec.shown}
-    return judged, images.labels, shown
+    return judged, images.labels, lambda rows, level: conditions.shown(images.gather(rows)[0], rows, level)
 
 
 def _judged_corruption(
     model: nn.Module, spec: EvaluateSpec, context: Context
-) -> tuple[evaluation.Judged, torch.Tensor, Samples]:
+) -> tuple[evaluation.Judged, torch.Tensor, Pixels]:
     """The same for a published set, whose images are degraded already; its levels are severities."""
     assert spec.corruption is not None
     images = load_data(spec.data, context.root(spec.data), "test")
@@ -84,24 +83,46 @@ def _judged_corruption(
     labels = sets[0][1]
     pixels = [one for one, _ in sets]
     judged = evaluation.judge_images(model, pixels, labels, batch_size=context.evaluation_batch)
-    rows = sample_rows(labels, (pixels[0].shape[2], pixels[0].shape[3]))
-    return judged, labels, {level: (rows, pixels[spec.levels.index(level)][rows]) for level in spec.shown}
+    return judged, labels, lambda rows, level: pixels[spec.levels.index(level)][rows]
 
 
-def _sample_files(samples: Samples, labels: torch.Tensor) -> dict[str, bytes]:
-    """A few test images as the model saw them, one row each; nothing where no level of the stage is to be shown."""
+def _pictures(judged: evaluation.Judged, labels: torch.Tensor, spec: EvaluateSpec, pixels: Pixels) -> dict[str, bytes]:
+    """Test images as the model saw them at the levels to be shown: a few of all, and the most confident mistakes.
+
+    A model that votes has no confidence, and so no file of mistakes.
+    """
     import pyarrow as pa
 
-    shown = [(level, rows, images) for level, (rows, images) in samples.items()]
-    if not shown:
-        return {}
+    height, width = pixels(torch.tensor([0]), spec.shown[0]).shape[2:]
+    rows = sample_rows(labels, (height, width))
+    files = {SAMPLES: _pictured(dict.fromkeys(spec.shown, rows), labels, pixels)}
+    if judged.confidence is not None:
+        place = {level: spec.levels.index(level) for level in spec.shown}
+        right, confidence = judged.right(labels), judged.confidence
+        wrong = {level: mistake_rows(~right[i], confidence[i], (height, width)) for level, i in place.items()}
+        said = [int(judged.predictions[place[level], row]) for level, rows in wrong.items() for row in rows]
+        sure = [float(confidence[place[level], row]) for level, rows in wrong.items() for row in rows]
+        more = {"said": pa.array(said, pa.int16()), "confidence": pa.array(sure, pa.float32())}
+        files[MISTAKES] = _pictured(wrong, labels, pixels, more)
+    return files
+
+
+def _pictured(
+    chosen: dict[int, torch.Tensor], labels: torch.Tensor, pixels: Pixels, more: dict[str, Any] | None = None
+) -> bytes:
+    """A table with a row for each level and chosen image: level, index, label, ``more`` columns, and the image."""
+    import pyarrow as pa
+
+    rows = [(level, int(row)) for level, of_level in chosen.items() for row in of_level]
+    images = [png(image) for level, of_level in chosen.items() if len(of_level) for image in pixels(of_level, level)]
     columns = {
-        "level": pa.array([level for level, rows, _ in shown for _ in rows], pa.int64()),
-        "index": pa.array([int(row) for _, rows, _ in shown for row in rows], pa.int64()),
-        "label": pa.array([int(labels[row]) for _, rows, _ in shown for row in rows], pa.int16()),
-        "image": pa.array([png(image) for *_, images in shown for image in images], pa.binary()),
+        "level": pa.array([level for level, _ in rows], pa.int64()),
+        "index": pa.array([row for _, row in rows], pa.int64()),
+        "label": pa.array([int(labels[row]) for _, row in rows], pa.int16()),
+        **(more or {}),
+        "image": pa.array(images, pa.binary()),
     }
-    return {SAMPLES: parquet_bytes(pa.table(columns))}
+    return parquet_bytes(pa.table(columns))
 
 
 def _tables(judged: evaluation.Judged, labels: torch.Tensor, levels: Sequence[int]) -> dict[str, bytes]:
