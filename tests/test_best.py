@@ -151,5 +151,5 @@ def test_a_best_network_that_was_damaged_is_laid_there_again(store: Path, tmp_pa
     whole = (copy / "best" / "model.safetensors").read_bytes()
     (copy / "best" / "model.safetensors").write_bytes(whole[:100])
     place = Store(copy)
-    choice_lines_of(place, rebuilt(place)[0])
+    choice_lines_of(place, rebuilt(place)["results"])
     assert (copy / "best" / "model.safetensors").read_bytes() == whole

@@ -12,7 +12,10 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 from fusiondistill import report
+from fusiondistill.report.choice import choice_lines, choices
 from fusiondistill.report.class_section import class_blocks
+from fusiondistill.report.classes import shown_rows
+from fusiondistill.report.methods import Methods
 from fusiondistill.report.page import shown
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
@@ -182,6 +185,23 @@ def test_a_row_that_says_one_class_is_marked_wherever_it_stands(shelf: Shelf, pa
     assert not any(line.startswith(("Base (one", "Vanilla (one")) for line in lines)
     assert [row for row in page.rows if row[0] == 'Scratch always says "1"']
     assert "| Scratch (one class) |" in Path(shelf.store.path("report", "table.md")).read_text()
+
+
+def test_the_best_network_says_so_where_it_names_one_class(shelf: Shelf) -> None:
+    """What somebody reads who looks at the end of a run alone; the chosen row is the one shown class by class."""
+    table = pq.read_table(shelf.store.path("results.parquet"))
+    (group,) = report.summarise(table, planned=results.planned_table([shelf.plan], table))
+    judged = pa.Table.from_pylist(
+        [
+            {"same": "", "experiment": "x", "model": group.model, "method": method, "seed": seed, "network": "n",
+             "place": "p", "why": "", "right": right, "seen": 9, "clean_right": 1, "clean_seen": 9}
+            for method, right in (("base", 2), (CONSTANT, 3)) for seed in (0, 1)
+        ]
+    )  # fmt: skip
+    assert [row.method for row in shown_rows(group, judged)] == [CONSTANT, "base"]
+    assert [row.method for row in shown_rows(group, None)] == ["vanilla", "base"]
+    found = choices(judged, [group], {"": Methods()})
+    assert 'It always says "1", for every test image at every level.' in " ".join(choice_lines(found, judged))
 
 
 def test_balanced_accuracies_stand_beside_the_accuracies_where_classes_are_uneven(shelf: Shelf, tmp_path: Path) -> None:

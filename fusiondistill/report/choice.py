@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill import NAME
+from fusiondistill.report.answers import always, marked_name
 from fusiondistill.report.blocks import Block, Section, Text, grid_blocks
 from fusiondistill.report.grid import Grid, escaped, wrapped
 from fusiondistill.report.groups import Cell, Group, Row
@@ -157,6 +158,7 @@ def _said(choice: Choice) -> list[str]:
         " of clean images right.",
         f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
         f"{_percent(best.test_clean, choice.seed)} clean.",
+        *([f"It {always(best.row)}, for every test image at every level."] if best.row and best.row.always else []),
         f"It lies in {choice.chosen['place']}",
     ]
     return [printable(line) for line in lines]
@@ -216,7 +218,7 @@ def _grid(choice: Choice) -> Grid:
     rows = []
     for one in choice.candidates:
         cells = (one.validation(), one.validation("clean_"), one.test, one.test_clean)
-        name = (f"{one.experiment} · " if several else "") + one.about.name
+        name = (f"{one.experiment} · " if several else "") + (marked_name(one.row) if one.row else one.about.name)
         rows.append(((printable(name), ""), *(cell_text(cell, seeds) for cell in cells)))
     heading = ("", "validation", "validation, clean", "test", "test, clean")
     note = (

@@ -55,7 +55,12 @@ class Answers:
         balanced = (self.right[:, there] / self.seen[there]).mean(1).tolist()
         majority, most, times = int(self.seen.max()), self.said.argmax(1).tolist(), self.said.max(1).tolist()
         return {
-            level: {"balanced": balanced[i], "majority": majority, "said": self.classes[most[i]], "said_times": times[i]}
+            level: {
+                "balanced": balanced[i],
+                "majority": majority,
+                "said": self.classes[most[i]],
+                "said_times": times[i],
+            }
             for i, level in enumerate(self.levels.tolist())
         }
 
