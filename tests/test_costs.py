@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from safetensors.numpy import save_file
 
 from fusiondistill import report
 from fusiondistill.checkpoints import new_attempt
+from fusiondistill.config_file import parse
 from fusiondistill.report.costs import cost_grid
+from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.planning.trials import AS_IT_STANDS, trial_stage
 from fusiondistill_runner.storage.parquet import parquet_bytes
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.costs import costs_table
-from shelf import PLAN
+from shelf import FOUR, PLAN
 
 SEED = PLAN.config.seeds[0]
 TRAINED = [stage for stage in PLAN.stages if stage.kind == "train"]
@@ -78,6 +82,18 @@ def test_what_is_not_stored_is_not_known(store: Store, tmp_path: Path) -> None:
             part.commit(stage, files, {}, new_attempt())
     rows = costs_table(part, [PLAN.describe()]).to_pylist()
     assert {(row["own_images"], row["all_images"]) for row in rows} == {(None, None)}
+
+
+def test_of_a_checkpoint_from_outside_nothing_is_known_and_what_starts_from_it_counts_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "given.safetensors"
+    save_file({"weight": np.zeros(1)}, file)
+    text = f"experiment: x\nmethods: [base, vanilla]\nbase: {{checkpoint: {file}}}\nevaluation: {{every: 50}}\n"
+    plan, given = build(parse(text), "f", FOUR.__getitem__, sha256_of=lambda path: "0" * 64), Store(tmp_path / "store")
+    for stage in plan.stages:
+        given.commit(stage, metrics(7) if stage.kind == "train" else {}, {}, new_attempt())
+    rows = costs_table(given, [plan.describe()]).to_pylist()
+    found = {row["method"]: (row["own_images"], row["all_images"]) for row in rows}
+    assert found == {"base": (None, None), "vanilla": (14, 14)}
 
 
 def test_the_report_shows_them(store: Store) -> None:

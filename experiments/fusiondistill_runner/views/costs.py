@@ -30,8 +30,8 @@ def costs_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
     row's own training saw, 0 where it has none (merged and combined rows). all_images: those and the images that all of
     its starts, merged networks, teachers and searches saw, each training once. An image counts once each time that a
     network is trained on it, so once an epoch under each degradation. Images on which BatchNorm's statistics are
-    recomputed and what a checkpoint from outside saw are not counted. Both are null while a training or an evaluation
-    of the row is not stored.
+    recomputed and what a checkpoint from outside saw are not counted. Both are null where such a checkpoint is the
+    row's own network, and while a training or an evaluation of the row is not stored.
     """
     import pyarrow as pa
 
@@ -62,7 +62,8 @@ class _Images:
         manifests = [self.manifests(directory) for directory in evaluations]
         networks = {needed for manifest in manifests if manifest for needed in manifest["inputs"].values()}
         under: frozenset[str] = frozenset().union(networks, *(self.below(network) for network in networks))
-        whole = all(manifests) and about.form
+        given = any((self.manifests(network) or {}).get("kind") == "import" for network in networks)
+        whole = all(manifests) and about.form and not given
         return {
             "own_images": self._sum(networks if about.form in _TRAINED else ()) if whole else None,
             "all_images": self._sum(under) if whole else None,
