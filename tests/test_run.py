@@ -135,9 +135,10 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
     assert again.returncode == 0, again.stdout + again.stderr
     after = {path.parent.name: path.stat().st_mtime_ns for path in copy.glob("*/manifest.json")}
     made = {name for name in after if after[name] != before.get(name)}
-    follow = ("fused", "fusing", "fusiondistill", "search", "trial", "evaluate-modelsoups", "evaluate-fus")
+    judged = (f"{kind}-{row}" for kind in ("evaluate", "validate") for row in ("modelsoups", "fus"))
+    follow = ("fused", "fusing", "fusiondistill", "search", "trial", *judged)
     assert made and all(name.startswith(follow) for name in made)
-    assert not any(name.startswith(("base", "expert", "scratch", "vanilla", "evaluate-ensemble")) for name in made)
+    assert not any(name.startswith(("base", "expert", "scratch", "vanilla", "evaluate-ensemble", "validate-base")) for name in made)
     assert counts(copy) == counts(store)
     assert weights(copy) == weights(store)
 
