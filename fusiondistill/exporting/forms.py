@@ -1,0 +1,192 @@
+"""The forms in which a classifier is exported: what each needs, what it can hold, and where it is written."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fusiondistill import NAME, __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.exporting.model_card import Results
+    from fusiondistill.models import ImageClassifier
+
+__all__ = ["Answer", "Differs", "ExportError", "Exported", "Form", "check_target", "form_of", "size_of"]
+
+Answer = Callable[["torch.Tensor"], "torch.Tensor"]
+"""From images, uint8 [N,3,H,W], to logits, float32 [N,classes]."""
+
+
+class ExportError(ValueError):
+    """Something that cannot be exported; the message says what, and what to do."""
+
+
+class Differs(RuntimeError):
+    """What was written gives other answers than the network that it was made from."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a file holds.
+
+    Attributes:
+        classifier: the network with its normalisation and its classes.
+        card: what :func:`fusiondistill.cards.card_of` gives.
+        results: its accuracy, if known.
+    """
+
+    classifier: ImageClassifier
+    card: Mapping[str, Any]
+    results: Results | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images in pixels."""
+        return size_of(self.card)
+
+    def facts(self) -> dict[str, Any]:
+        """What stands beside the weights in every form, JSON-able.
+
+        Mean and std are on the scale 0..255; the graph applies them itself.
+        """
+        height, width = self.size
+        classes = list(self.classifier.classes)
+        prepared = {key: self.card[key] for key in ("fit", "background", "bits") if self.card.get(key)}
+        return {
+            "model": self.card["model"],
+            "classes": classes,
+            "size": [height, width],
+            **prepared,
+            "mean": [round(value, 6) for value in self.card["mean"]],
+            "std": [round(value, 6) for value in self.card["std"]],
+            "dataset": self.card.get("dataset", ""),
+            "input": f"images: uint8 [N,3,{height},{width}], RGB, 0..255, not normalised",
+            "output": f"logits: float32 [N,{len(classes)}] in the order of classes; their softmax: probabilities",
+            f"{NAME}_version": __version__,
+        }
+
+
+def size_of(card: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of the images that a network was trained on, in pixels.
+
+    Raises:
+        ExportError: its card does not say.
+    """
+    size = card.get("size")
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise ExportError(
+            f"the card of this network does not say how large its images are: size is {size!r}, not [height, width]"
+        )
+    return (size[0], size[1])
+
+
+class Form(ABC):
+    """A form of export.
+
+    Attributes:
+        title: in words.
+        packages: modules that it needs beside torch.
+        extra: the project's extra that brings them.
+        own_program: whether another program than the network's own code runs it.
+    """
+
+    title: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    own_program: ClassVar[bool] = True
+
+    def check_packages(self) -> None:
+        """Raise ExportError where a package is missing; nothing is imported."""
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ExportError(f"{self.title} needs {', '.join(missing)}: pip install '{NAME}[{self.extra}]'")
+
+    def check(self, what: Exported) -> None:
+        """Check that this form can hold the network's facts.
+
+        Raises:
+            ExportError: it cannot.
+        """
+        from fusiondistill.data.names import escaped
+
+        self.check_packages()
+        _ = what.size
+        for place, name in enumerate(what.classifier.classes):
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise ExportError(
+                    f"class {place} is called {escaped(name)}, which is not Unicode text: no metadata can hold it; "
+                    "rename the class and train again"
+                )
+
+    @abstractmethod
+    def write(self, what: Exported, path: Path) -> None:
+        """Write to a path that is not there yet."""
+
+    @abstractmethod
+    def opened(self, path: Path) -> Answer:
+        """Read what was written, as its users do."""
+
+
+def form_of(out: str | Path) -> Form:
+    """The form that the name of a target asks for.
+
+    Raises:
+        ExportError: an unknown suffix.
+    """
+    from fusiondistill.exporting.folder_form import Folder
+    from fusiondistill.exporting.onnx_form import Onnx
+    from fusiondistill.exporting.torch_form import TorchExport
+
+    suffix, folder = Path(out).suffix, str(out).endswith("/") or Path(out).is_dir()
+    if not suffix or (folder and suffix.lower() not in (".onnx", ".pt2")):
+        return Folder()
+    known: dict[str, type[Form]] = {".onnx": Onnx, ".pt2": TorchExport}
+    if suffix.lower() not in known:
+        raise ExportError(
+            f"{out}: there is no form {suffix}; give FILE.onnx, FILE.pt2, or a folder (a name without a suffix, or "
+            "with / at its end)"
+        )
+    return known[suffix.lower()]()
+
+
+def check_target(out: str | Path, *, force: bool = False) -> Path:
+    """The absolute path of a target, where something may be written.
+
+    Args:
+        force: a file, or a folder with nothing but what an export writes, may be there.
+
+    Raises:
+        ExportError: unknown suffix; a URI; its folder is missing; or something is there that may not be replaced.
+    """
+    form = form_of(out)
+    if "://" in str(out):
+        raise ExportError(f"{out}: an export goes to this machine's disk; copy it from there")
+    path = Path(out).expanduser().absolute()
+    if not path.parent.is_dir():
+        raise ExportError(f"{out} cannot be written: there is no folder {path.parent}; make it first")
+    if not (path.exists() or path.is_symlink()):
+        return path
+    if not force:
+        raise ExportError(f"{out} is there already: give another name, or --force to replace it")
+    _check_replaceable(form, path, str(out))
+    return path
+
+
+def _check_replaceable(form: Form, path: Path, out: str) -> None:
+    """Raise ExportError where something lies at a path that no export of this form wrote."""
+    from fusiondistill.exporting.folder_form import Folder
+
+    if not isinstance(form, Folder):
+        if path.is_dir():
+            raise ExportError(f"{out} is a folder: a {form.title} file does not replace it")
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise ExportError(f"{out} is no folder: a folder does not replace it; delete it first")
+    if strange := form.strangers(path):
+        raise ExportError(f"{out} holds {strange}, which no export wrote: it is not replaced; give another name")
