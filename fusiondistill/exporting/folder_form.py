@@ -83,7 +83,7 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 def _unit(what: Exported, name: str) -> list[float]:
     """Mean or std on the scale 0..1, as other libraries have it."""
-    return [round(value / 255, 8) for value in what.card[name]]
+    return [value / 255 for value in what.card[name]]
 
 
 def _config(what: Exported) -> dict[str, Any]:
