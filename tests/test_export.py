@@ -17,6 +17,7 @@ from torch import nn
 from fusiondistill import NETWORKS, build_model, load_model, plugins
 from fusiondistill.cards import card_of
 from fusiondistill.exporting import Differs, ExportError, Written, comparing, export
+from fusiondistill.exporting.onnx_form import Onnx
 from fusiondistill.models import ImageClassifier
 from fusiondistill.plugins import load_plugins, read_plugins
 
@@ -180,6 +181,14 @@ def test_a_network_that_the_file_cannot_hold_or_repeat_is_refused(
     with pytest.raises(error, match=said):
         export(model, card, tmp_path / "m.pt2", torch.randint(0, 256, (64, 3, *SIZE), dtype=torch.uint8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named_with_the_line_that_brings_it(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Onnx, "packages", ("onnx", "no_such_package"))
+    with pytest.raises(ExportError, match=r"needs no_such_package: pip install 'fusiondistill\[onnx\]'"):
+        export(made.model, made.card, tmp_path / "m.onnx", made.images)
 
 
 def test_names_and_cards_that_a_form_cannot_hold_are_named(made: Made, tmp_path: Path) -> None:

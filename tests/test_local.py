@@ -14,10 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fusiondistill import build_model, save_checkpoint
+from fusiondistill.cards import card_of
 from fusiondistill.config_file import parse
+from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.driving.alone import alone
 from running import (
     RESULTS,
@@ -225,6 +229,56 @@ def test_optuna_works_one_trial_after_another(config: Path, tmp_path: Path) -> N
     (search,) = stages(stores[0], "search")
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
     assert len(trials) == 3 and all(a["finished"] <= b["started"] for a, b in itertools.pairwise(trials))
+
+
+def test_a_network_is_exported_with_its_results(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    _, store, cache = finished(CONFIG)
+    (final,) = (path for path in stages(store, "fusiondistill") if "searched" not in path.name)
+    (base,) = stages(store, "evaluate-base-blur")
+    out = tmp_path / "hub"
+    done = fusiondistill("export", str(final), "--out", str(out), cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "images (test images in its store): all labels the same, largest difference of a logit" in done.stdout
+    card = ModelCard.load(out / "README.md")
+    clean = [100 * right / seen for (method, *_, level), (right, seen) in counts(store).items()
+             if (method, level) == ("fusiondistill", 0)]  # fmt: skip
+    found = {one.metric_name: one.metric_value for one in card.data.eval_results}
+    assert found["accuracy in %, clean"] == pytest.approx(sum(clean) / 2, abs=0.01)
+    assert "| FusionDistill |" in card.text and "30 test images" in card.text and "## Protocol" in card.text
+    again = fusiondistill("export", str(final), "--out", str(out), cache=cache)
+    assert again.returncode == 2 and "is there already" in again.stderr
+    no_network = fusiondistill("export", str(base), "--out", str(tmp_path / "m.pt2"), cache=cache)
+    assert no_network.returncode == 2 and "base-" in no_network.stderr.partition("made from")[2]
+
+
+NOISY = """
+import torch
+from torch import nn
+from fusiondistill import NETWORKS
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+@NETWORKS.register("noisy")
+def noisy(classes):
+    "Answers by chance."
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Noise(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+"""
+
+
+def test_an_export_that_answers_otherwise_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    load_plugins(read_plugins([str(tmp_path / "noisy.py")]))
+    about: dict[str, Any] = {"classes": list("abcdefgh"), "mean": (127,) * 3, "std": (60,) * 3, "size": (8, 8)}
+    state = build_model("noisy", 8).state_dict()
+    save_checkpoint(tmp_path / "model.safetensors", state, card_of("noisy", None, dataset="d", **about))
+    line = ("export", "model.safetensors", "--plugin", "noisy.py", "--out", "m.pt2")
+    done = fusiondistill(*line, cache=finished(CONFIG)[2], cwd=tmp_path)
+    assert done.returncode == 1 and "gives another label for" in done.stderr, done.stdout + done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "noisy.py"]
 
 
 def test_checkpoints_are_evaluated(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fusiondistill_runner.views.sample_tables import SAMPLES
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["export_network", "home_of", "results_of", "test_images"]
+__all__ = ["export_network", "home_of", "kept_images", "results_of"]
 
 MOST = 256
 """Test images that answers are compared on."""
@@ -54,7 +54,7 @@ def export_network(
         _check_network(*home)
     state, card = load_checkpoint(model)
     classifier = from_card(state, card, model)
-    images, of = (test_images(*home, card), "test images in its store") if home else (None, "")
+    images, of = (kept_images(*home, card), "test images in its store") if home else (None, "")
     if images is None:
         images, of = digits(size_of(card)), "handwritten digits in its size, not images of its own kind"
     results = results_of(*home) if home else None
@@ -102,7 +102,7 @@ def _evaluations(store: Store, plan: Mapping[str, Any], directory: str) -> list[
     return [row for row in plan["rows"] if known[row["directory"]]]
 
 
-def test_images(store: Store, directory: str, card: Mapping[str, Any]) -> torch.Tensor | None:
+def kept_images(store: Store, directory: str, card: Mapping[str, Any]) -> torch.Tensor | None:
     """Real test images in the network's size, clean and degraded, that evaluations in a store kept.
 
     Returns:
