@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_network", "home_of", "kept_images", "results_of"]
 
-MOST = 256
-"""Test images that answers are compared on."""
+MOST, FEWEST, PIXELS = 256, 32, 256 * 64 * 64
+"""Images that answers are compared on: so many pixels together, within these numbers of images."""
 
 
 def export_network(
@@ -56,11 +56,17 @@ def export_network(
     classifier = from_card(state, card, model)
     images, of = (kept_images(*home, card), "test images in its store") if home else (None, "")
     if images is None:
-        images, of = digits(size_of(card)), "handwritten digits in its size, not images of its own kind"
+        images, of = digits(size_of(card)), "scanned digits in its size, clean and degraded"
     results = results_of(*home) if home else None
-    written = export(classifier, card, out, images, force=force, results=results)
+    written = export(classifier, card, out, _some(images), force=force, results=results)
     for line in written.lines(of):
         tell(line)
+
+
+def _some(images: torch.Tensor) -> torch.Tensor:
+    """Evenly spread ones of images uint8 [n,3,H,W], since a large network takes long for all of them."""
+    most = max(FEWEST, min(MOST, PIXELS // (images.shape[2] * images.shape[3])))
+    return images[:: -(-len(images) // most)]
 
 
 def home_of(model: str) -> tuple[Store, str] | None:
@@ -116,23 +122,25 @@ def kept_images(store: Store, directory: str, card: Mapping[str, Any]) -> torch.
     others = [row["directory"] for plan in there for row in plan["rows"]]
     found: list[torch.Tensor] = []
     for stage in dict.fromkeys([*own, *others]):
-        if len(found) >= MOST or (own and stage not in own and found):
+        if stage not in own and found:
             break
         manifest = seen.manifest_of(stage)
         if manifest and SAMPLES in manifest["files"]:
             table = read_parquet(seen.read_from(stage, SAMPLES))
-            images = (_pixels(data) for data in table["image"].to_pylist())
-            found += [one for one in images if list(one.shape[1:]) == list(card["size"])]
-    return torch.stack(found[:MOST]) if found else None
+            images = (_pixels(data, size_of(card)) for data in table["image"].to_pylist())
+            found += [one for one in images if one is not None]
+    return torch.stack(found) if found else None
 
 
-def _pixels(data: bytes) -> torch.Tensor:
-    """The image in a PNG file that an evaluation wrote, uint8 [3,H,W]."""
+def _pixels(data: bytes, size: tuple[int, int]) -> torch.Tensor | None:
+    """The image in a PNG file that an evaluation wrote, uint8 [3,H,W]; None of another (height, width)."""
     import numpy as np
     import torch
     from PIL import Image
 
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if (image.height, image.width) != size:
+            return None
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
