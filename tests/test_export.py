@@ -192,13 +192,15 @@ def test_a_missing_package_is_named_with_the_line_that_brings_it(
 
 
 def test_names_and_cards_that_a_form_cannot_hold_are_named(made: Made, tmp_path: Path) -> None:
-    cases = [
-        ("m.onnx", ["cat", "dog", "caf\udce9"], SIZE, r"class 2 is called caf\\xe9"),
-        ("hub", ["cat", "dog", "cat"], SIZE, "classes 0 and 2 are both called 'cat'"),
-        ("m.onnx", CLASSES, None, "does not say how large"),
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("m.onnx", {"classes": ["cat", "dog", "caf\udce9"]}, r"class 2 is called caf\\xe9"),
+        ("hub", {"classes": ["cat", "dog", "cat"]}, "classes 0 and 2 are both called 'cat'"),
+        ("m.onnx", {"size": None}, "does not say how large"),
+        ("m.onnx", {"dataset": "\ud800"}, "not Unicode"),
     ]
-    for out, classes, size, said in cases:
-        model = ImageClassifier(made.model.network, made.card["mean"], made.card["std"], classes).eval()
+    for out, other, said in cases:
+        card = {**made.card, **other}
+        model = ImageClassifier(made.model.network, card["mean"], card["std"], card["classes"]).eval()
         with pytest.raises(ExportError, match=said):
-            export(model, {**made.card, "classes": classes, "size": size}, tmp_path / out, made.images)
+            export(model, card, tmp_path / out, made.images)
     assert not list(tmp_path.iterdir())

@@ -247,8 +247,9 @@ def test_a_network_is_exported_with_its_results(tmp_path: Path) -> None:
     found = {one.metric_name: one.metric_value for one in card.data.eval_results}
     assert found["accuracy in %, clean"] == pytest.approx(sum(clean) / 2, abs=0.01)
     assert "| FusionDistill |" in card.text and "30 test images" in card.text and "## Protocol" in card.text
-    again = fusiondistill("export", str(final), "--out", str(out), cache=cache)
-    assert again.returncode == 2 and "is there already" in again.stderr
+    best = fusiondistill("export", str(store), "--out", str(out), "--force", cache=cache)
+    chosen = json.loads((store / "best" / "best.json").read_text())
+    assert best.returncode == 0 and f"experiment here, seed {chosen['seed']}" in (out / "README.md").read_text()
     no_network = fusiondistill("export", str(base), "--out", str(tmp_path / "m.pt2"), cache=cache)
     assert no_network.returncode == 2 and "base-" in no_network.stderr.partition("made from")[2]
 

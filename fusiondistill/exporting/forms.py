@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,6 +71,7 @@ class Exported:
             "input": f"images: uint8 [N,3,{height},{width}], RGB, 0..255, not normalised",
             "output": f"logits: float32 [N,{len(classes)}] in the order of classes; their softmax: probabilities",
             f"{NAME}_version": __version__,
+            "torch_version": version("torch"),
         }
 
 
@@ -123,6 +126,12 @@ class Form(ABC):
                     f"class {place} is called {escaped(name)}, which is not Unicode text: no metadata can hold it; "
                     "rename the class and train again"
                 )
+        try:
+            json.dumps(what.facts(), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ExportError(
+                f"the card of this network holds text that is not Unicode: {error.object!r:.80}"
+            ) from error
 
     @abstractmethod
     def write(self, what: Exported, path: Path) -> None:

@@ -6,13 +6,14 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill.checkpoints import MANIFEST, CheckpointError, checkpoint_digest
 from fusiondistill.exporting import ExportError, Results, check_target, export, form_of, size_of
 from fusiondistill.report.grid import escaped, markdown_grid
 from fusiondistill.report.groups import Group, Row
 from fusiondistill.report.summary import summarise
 from fusiondistill.report.tables import answer_grid
 from fusiondistill.report.words import kind_title, printable, protocol_lines
+from fusiondistill_runner.storage.best import BEST, model_place, noted_best
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
@@ -34,7 +35,7 @@ def export_network(
     """Write a network as ``out`` says, and tell how it was checked.
 
     Args:
-        model: a checkpoint, see :func:`fusiondistill.load_checkpoint`.
+        model: a checkpoint, see :func:`fusiondistill.load_checkpoint`; or a store, which stands for its best network.
         out, force: see :func:`fusiondistill.exporting.export`.
         plugins: files that register what the network needs.
 
@@ -49,6 +50,7 @@ def export_network(
     from fusiondistill.plugins import load_plugins, read_plugins
 
     load_plugins(read_plugins(plugins))
+    model = model_place(model)
     home = home_of(model)
     if home:
         _check_network(*home)
@@ -70,12 +72,17 @@ def _some(images: torch.Tensor) -> torch.Tensor:
 
 
 def home_of(model: str) -> tuple[Store, str] | None:
-    """(the store, the directory) of a network that is a stage of a store; None for any other."""
+    """(the store, the directory) of a network that is a stage of a store, or its best one; None for any other."""
     place, mark, query = model.partition("?")
     above, _, directory = place.rstrip("/").removesuffix("/" + MANIFEST).rpartition("/")
     store = Store((above or ".") + mark + query)
     try:
-        return (store, directory) if directory and plans(store) else None
+        if not directory or not plans(store):
+            return None
+        if directory == BEST:
+            noted = noted_best(store) or {}
+            return (store, noted["stage"]) if noted.get("sha256") == checkpoint_digest(model) else None
+        return store, directory
     except (CheckpointError, OSError):
         return None
 
@@ -147,6 +154,7 @@ def _pixels(data: bytes, size: tuple[int, int]) -> torch.Tensor | None:
 def results_of(store: Store, directory: str) -> Results | None:
     """What the tables of a store say about a network; None where no row of a table is this network alone."""
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
+    best = (noted_best(store) or {}).get("stage") == directory
     for plan in _plans_with(seen, directory):
         rows = _evaluations(seen, plan, directory)
         named = {(row["method"], row["seed"]) for row in rows}
@@ -155,7 +163,7 @@ def results_of(store: Store, directory: str) -> Results | None:
             for group in summarise(table, planned=planned_table([plan], table)):
                 row = group.row(method)
                 if row and row.cells and _is_whole(plan, rows, method, seed):
-                    return _results(group, row, seed)
+                    return _results(group, row, seed, best)
     return None
 
 
@@ -165,9 +173,10 @@ def _is_whole(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], method
     return all(row in rows for row in asked)
 
 
-def _results(group: Group, row: Row, seed: int) -> Results:
+def _results(group: Group, row: Row, seed: int, best: bool) -> Results:
     name = row.about.name
     about = f"It is the row {name} of the experiment {group.experiment}, seed {seed}: {row.about.line}."
+    about += " Of the single networks of its run it is the one that validation chose." if best else ""
     figures = {"clean": row.clean, "mean over degradations": row.average}
     known = {key: cell.by_seed[seed] for key, cell in figures.items() if seed in cell.by_seed}
     limits = [f"It was trained for the degradation {row.about.own} alone."] if row.about.own else []
