@@ -38,7 +38,7 @@ class Written:
         size: in bytes, of a folder the sum over its files.
         form: the form in words.
         images: how many images it was checked on.
-        largest: the largest difference of a logit from that of torch.
+        largest, scale: the largest difference of a logit from that of torch; the largest logit.
         speeds: of torch and of what was written, side by side; None of a folder, which torch runs.
     """
 
@@ -47,6 +47,7 @@ class Written:
     form: str
     images: int
     largest: float
+    scale: float
     speeds: Speeds | None
 
     def lines(self, of: str) -> list[str]:
@@ -57,7 +58,7 @@ class Written:
         """
         return [
             f"checked: {self.images:,} images ({of}): all labels the same, largest difference of a logit "
-            f"{self.largest:.2g}",
+            f"{self.largest:.2g} (of {self.scale:.2g})",
             *([f"speed: {self.speeds.line(self.form)}"] if self.speeds else []),
             f"written: {self.path} ({self.size / 1e6:,.2f} MB)",
         ]
@@ -97,14 +98,14 @@ def export(
     try:
         form.write(what, work / path.name)
         theirs = form.opened(work / path.name)
-        largest = compared(classifier, theirs, images, form.title)
+        largest, scale = compared(classifier, theirs, images, form.title)
         measured = speeds(classifier, theirs, images) if form.own_program else None
         _move(work / path.name, path, work / "before", force=force)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
     size = sum(one.stat().st_size for one in files)
-    return Written(path, size, form.title, len(images), largest, measured)
+    return Written(path, size, form.title, len(images), largest, scale, measured)
 
 
 def _move(made: Path, path: Path, before: Path, *, force: bool) -> None:

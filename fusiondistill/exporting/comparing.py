@@ -22,7 +22,7 @@ SECONDS, ROUNDS = 1.0, 3
 """A measurement takes at least so many rounds, and about so many seconds if they are short."""
 
 
-def compared(classifier: nn.Module, theirs: Answer, images: torch.Tensor, form: str) -> float:
+def compared(classifier: nn.Module, theirs: Answer, images: torch.Tensor, form: str) -> tuple[float, float]:
     """Compare answers on images: first one image alone, then three, then whole batches.
 
     Args:
@@ -32,7 +32,7 @@ def compared(classifier: nn.Module, theirs: Answer, images: torch.Tensor, form: 
         form: in words, for messages.
 
     Returns:
-        The largest absolute difference of a logit.
+        The largest absolute difference of a logit, and the largest absolute logit.
 
     Raises:
         ExportError: the network itself gives values that are not finite.
@@ -44,14 +44,14 @@ def compared(classifier: nn.Module, theirs: Answer, images: torch.Tensor, form: 
     found = torch.cat([_answer(theirs, some, form) for some in _pieces(images)])
     if found.shape != ours.shape:
         raise Differs(f"{form} gives {list(found.shape)} logits, not {list(ours.shape)}: nothing is written")
-    largest = float((found.float() - ours).abs().max())
+    largest, scale = float((found.float() - ours).abs().max()), float(ours.abs().max())
     others = int((found.argmax(1) != ours.argmax(1)).sum())
-    if others or not largest <= TOLERANCE * max(1.0, float(ours.abs().max())):
+    if others or not largest <= TOLERANCE * max(1.0, scale):
         raise Differs(
             f"{form} gives another label for {others} of {len(images)} images, and its logits are off by up to "
-            f"{largest:.3g}: nothing is written"
+            f"{largest:.3g} (the largest is {scale:.3g}): nothing is written"
         )
-    return largest
+    return largest, scale
 
 
 def _pieces(images: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -112,8 +112,8 @@ def _use(what: Exported) -> str:
         lines += [f"from {NAME}.plugins import load_plugins, read_plugins", ""]
         lines += [f"load_plugins(read_plugins([{file!r}]))  # a program: read it first"]
         note = (
-            f"\n\nThe network is that of a plugin, {escaped(file)} (sha256 {escaped(plugin['sha256'])}). The file plugin.* here "
-            "is a copy of it: give it its own name before it is loaded."
+            f"\n\nThe network is that of a plugin, {escaped(file)} (sha256 {escaped(plugin['sha256'])}). The file "
+            "plugin.* here is a copy of it: give it its own name before it is loaded."
         )
     height, width = what.size
     lines += [
