@@ -16,7 +16,7 @@ from torch import nn
 
 from fusiondistill import NETWORKS, build_model, load_model, plugins
 from fusiondistill.cards import card_of
-from fusiondistill.exporting import Differs, ExportError, Written, comparing, export
+from fusiondistill.exporting import Differs, ExportError, Written, comparing, export, form_of
 from fusiondistill.exporting.onnx_form import Onnx
 from fusiondistill.models import ImageClassifier
 from fusiondistill.plugins import load_plugins, read_plugins
@@ -143,6 +143,7 @@ def test_what_is_there_is_kept_unless_an_export_wrote_it(made: Made, tmp_path: P
     for out, force in ((taken, False), (mine, False), (mine, True), (tmp_path / "m.h5", True), ("none/m.pt2", True)):
         with pytest.raises(ExportError, match=r"is there already|holds cat\.jpg|no form \.h5|no folder"):
             export(made.model, made.card, out, made.images, force=force)
+    assert [form_of(name).title for name in ("a.ONNX", "a.onnx/", "a")] == ["ONNX", "the folder", "the folder"]
     assert taken.read_text() == "mine" == (mine / "cat.jpg").read_text() and len(list(tmp_path.iterdir())) == 2
     for _ in range(2):
         export(made.model, made.card, tmp_path / "hub", made.images[:1], force=True)

@@ -152,10 +152,9 @@ def form_of(out: str | Path) -> Form:
     from fusiondistill.exporting.onnx_form import Onnx
     from fusiondistill.exporting.torch_form import TorchExport
 
-    suffix, folder = Path(out).suffix, str(out).endswith("/") or Path(out).is_dir()
-    if not suffix or (folder and suffix.lower() not in (".onnx", ".pt2")):
+    suffix, known = Path(out).suffix, {".onnx": Onnx, ".pt2": TorchExport}
+    if not suffix or str(out).endswith("/") or (Path(out).is_dir() and suffix.lower() not in known):
         return Folder()
-    known: dict[str, type[Form]] = {".onnx": Onnx, ".pt2": TorchExport}
     if suffix.lower() not in known:
         raise ExportError(
             f"{out}: there is no form {suffix}; give FILE.onnx, FILE.pt2, or a folder (a name without a suffix, or "
