@@ -108,16 +108,17 @@ def _config(what: Exported) -> dict[str, Any]:
 def _preprocessor(what: Exported) -> dict[str, Any] | None:
     """What image processors of the Hub read; None where theirs cannot do what the training did to other shapes.
 
-    For ``crop`` theirs resizes the whole image and then cuts, ours the reverse: the pixels differ by rounding.
+    Where the training resized nothing, neither do they. For ``crop`` theirs resizes the whole image and then cuts, ours
+    the reverse: the pixels differ by rounding.
     """
-    height, width = what.size
-    fit = what.card.get("fit", "crop")
-    common = {"image_processor_type": "ViTImageProcessor" if fit == "stretch" else "CLIPImageProcessor",
-              "do_resize": True, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-              "image_mean": _unit(what, "mean"), "image_std": _unit(what, "std"), "do_convert_rgb": True}  # fmt: skip
+    (height, width), fit = what.size, what.card.get("fit")
+    common = {"do_resize": bool(fit), "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255,
+              "do_normalize": True, "image_mean": _unit(what, "mean"), "image_std": _unit(what, "std"),
+              "do_convert_rgb": True}  # fmt: skip
     exact = {"height": height, "width": width}
-    if fit == "stretch":
-        return {**common, "size": exact}
+    if fit in (None, "stretch"):
+        return {"image_processor_type": "ViTImageProcessor", **common, "size": exact}
     if fit == "crop" and height == width:
-        return {**common, "size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": exact}
+        cut = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": exact}
+        return {"image_processor_type": "CLIPImageProcessor", **common, **cut}
     return None
