@@ -138,7 +138,8 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
     judged = (f"{kind}-{row}" for kind in ("evaluate", "validate") for row in ("modelsoups", "fus"))
     follow = ("fused", "fusing", "fusiondistill", "search", "trial", *judged)
     assert made and all(name.startswith(follow) for name in made)
-    assert not any(name.startswith(("base", "expert", "scratch", "vanilla", "evaluate-ensemble", "validate-base")) for name in made)
+    others = ("base", "expert", "scratch", "vanilla", "evaluate-ensemble", "validate-base")
+    assert not any(name.startswith(others) for name in made)
     assert counts(copy) == counts(store)
     assert weights(copy) == weights(store)
 
