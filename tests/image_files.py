@@ -29,27 +29,39 @@ def png16(values: np.ndarray, colour: int, interlaced: bool = False, clear: tupl
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + transparent + pixels + chunk(b"IEND", b"")
 
 
-def tiff(values: np.ndarray, order: str = "<", packed: bool = False, photometric: int | None = None) -> bytes:
-    """A TIFF of integers or float32 [H, W, C], one strip; ``packed``: compressed by zlib.
+def tiff(
+    values: np.ndarray,
+    order: str = "<",
+    packed: bool = False,
+    photometric: int | None = None,
+    planes: bool = False,
+    alpha: int = 2,
+) -> bytes:
+    """A TIFF of integers or float32 [H, W, C], one strip; ``packed``: compressed by zlib; ``planes``: one a channel.
 
-    ``order`` is that of the bytes. The fourth channel of four is unassociated alpha, of CMYK (photometric 5) the key.
+    ``order`` is that of the bytes. The second channel of two and the fourth of four is ``alpha``: 2 unassociated, 1 the
+    colours are multiplied by it; of CMYK (photometric 5) the fourth is the key.
     """
     height, width, channels = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    strip = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    strip = zlib.compress(strip) if packed else strip
+    parts = [values[..., channel] for channel in range(channels)] if planes else [values]
+    strips = [part.astype(values.dtype.newbyteorder(order)).tobytes() for part in parts]
+    strips = [zlib.compress(strip) if packed else strip for strip in strips]
+    strip, starts = b"".join(strips), [8 + sum(map(len, strips[:n])) for n in range(len(strips))]
     bits = struct.pack(f"{order}{channels}H", *[8 * values.dtype.itemsize] * channels)
     formats = struct.pack(f"{order}{channels}H", *[kind] * channels)
     base = 8 + len(strip)
     colours = (2 if channels >= 3 else 1) if photometric is None else photometric
     tags = [
         (256, 3, [width]), (257, 3, [height]), (258, 3, bits), (259, 3, [8 if packed else 1]), (262, 3, [colours]),
-        (273, 4, [8]), (277, 3, [channels]), (278, 3, [height]), (279, 4, [len(strip)]), (284, 3, [1]),
-        *([(338, 3, [2])] if channels == 4 and colours == 2 else []), (339, 3, formats),
+        (273, 4, starts), (277, 3, [channels]), (278, 3, [height]), (279, 4, list(map(len, strips))),
+        (284, 3, [2 if planes else 1]),
+        *([(338, 3, [alpha])] if channels == 2 or (channels == 4 and colours == 2) else []), (339, 3, formats),
     ]  # fmt: skip
     extra, listed = b"", struct.pack(f"{order}H", len(tags))
     for tag, type_, value in tags:
-        data = value if isinstance(value, bytes) else struct.pack(f"{order}{'H' if type_ == 3 else 'I'}", *value)
+        letter = "H" if type_ == 3 else "I"
+        data = value if isinstance(value, bytes) else struct.pack(f"{order}{len(value)}{letter}", *value)
         count = len(data) // (2 if type_ == 3 else 4)
         if len(data) > 4:
             place = base + len(extra)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusiondistill.data import DataError
+from fusiondistill.data import DataError, decoding
 from fusiondistill.data.decoding import decode_image
 
 
@@ -62,6 +62,44 @@ def test_an_image_that_declares_gigapixels_is_refused_by_its_header(size):
 def test_bytes_that_are_no_whole_image(data):
     with pytest.raises(DataError, match=r"^here: cannot be decoded"):
         decode_image(data, "here")
+
+
+JPEG_2000 = "JPEG2000"
+
+
+@pytest.mark.parametrize("kind, options", [("AVIF", {"quality": 100}), (JPEG_2000, {}), (JPEG_2000, {"no_jp2": True})])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_avif_and_jpeg_2000_are_read_like_others(kind, options, mode):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)).convert(mode)
+    more = {"subsampling": "4:4:4"} if kind == "AVIF" else {}
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options, **more)
+    found = decode_image(buffer.getvalue(), "here").astype(int)
+    assert np.abs(found - np.asarray(image.convert("RGB"))).max() <= (4 if kind == "AVIF" else 0)
+    with pytest.raises(DataError, match=r"^here: cannot be decoded"):
+        decode_image(buffer.getvalue()[:-60], "here")
+
+
+def test_jpeg_2000_of_more_than_8_bits():
+    x = np.random.default_rng(0).integers(0, 65536, (16, 24)).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(x).save(buffer, JPEG_2000)
+    assert (decode_image(buffer.getvalue(), "here")[..., 0] == (2 * x.astype(int) + 257) // 514).all()
+    Image.new("RGB", (4, 4)).save(buffer := io.BytesIO(), JPEG_2000)
+    data = buffer.getvalue()
+    place = data.index(b"\xff\x4f\xff\x51") + 42
+    deep = data[:place] + b"\x0b" + data[place + 1 :]
+    with pytest.raises(DataError, match="12 bits a channel"):
+        decode_image(deep, "here")
+
+
+def test_what_pillow_cannot_read_is_called_by_its_name(monkeypatch):
+    heic = b"\0\0\0\x18ftypheic" + bytes(60)
+    with pytest.raises(DataError, match="HEIC photo"):
+        decode_image(heic, "here")
+    monkeypatch.setattr(decoding, "_readable", lambda: ("PNG",))
+    with pytest.raises(DataError, match="has no decoder for AVIF"):
+        decode_image(heic.replace(b"heic", b"avif"), "here")
 
 
 def test_other_modes_become_rgb():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fusiondistill.data import DataError, load_images
 from fusiondistill.data.decoding import decode, decode_image
+from fusiondistill.data.errors import BrokenImage
 from image_files import GREY, GREY_ALPHA, RGB, RGBA, png16, tiff
 
 
@@ -60,6 +61,28 @@ def tiff16(x: np.ndarray, **options) -> bytes:
 def test_a_tiff_of_16_bits(channels, order, packed):
     x = values(channels)
     assert (decode_image(tiff16(x, order=order, packed=packed), "here") == scaled(x)).all()
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_of_16_bits_in_planes(order):
+    """Pillow reads the bytes of these as if they were values; compressed planes lose their low bytes."""
+    x = values(3)
+    assert (decode_image(tiff16(x, order=order, planes=True), "here") == scaled(x)).all()
+    with_alpha = values(4)
+    found = decode_image(tiff16(with_alpha, order=order, planes=True), "here", (9, 9, 9)).astype(int)
+    assert np.abs(found - laid_over(with_alpha, (9, 9, 9))).max() <= 1
+    with pytest.raises(BrokenImage, match="planes that are compressed"):
+        decode_image(tiff16(x, order=order, planes=True, packed=True), "here")
+    with pytest.raises(BrokenImage, match="grey and transparency in planes"):
+        decode_image(tiff(x[..., :2].astype(np.uint8), order=order, planes=True, packed=True), "here")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tiff_of_16_bits_whose_colours_are_multiplied_by_alpha(packed):
+    x = values(4)
+    x[..., :3] = np.minimum(x[..., :3], x[..., 3:])
+    expected = np.floor((x[..., :3] / 65535 + np.array([10, 200, 30]) / 255 * (1 - x[..., 3:] / 65535)) * 255 + 0.5)
+    assert np.abs(decode_image(tiff16(x, packed=packed, alpha=1), "here", (10, 200, 30)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])

@@ -12,34 +12,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusiondistill.data.depth import Deep, deep_values, is_deep
-from fusiondistill.data.errors import DataError
+from fusiondistill.data.depth import Deep, deep_values, in_planes, is_deep
+from fusiondistill.data.errors import BrokenImage, DataError
 from fusiondistill.data.orientation import upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "RULES", "SUFFIXES", "BrokenImage", "Decoded", "decode", "decode_image",
-    "read_bounded", "to_be_resized",
+    "FORMATS", "KINDS", "MAX_FILE_BYTES", "MAX_PIXELS", "RULES", "SUFFIXES", "BrokenImage", "Decoded", "decode",
+    "decode_image", "read_bounded", "to_be_resized",
 ]  # fmt: skip
 
-RULES = 2
+RULES = 3
 """The version of these rules. The cache of decoded images is keyed by it."""
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 """Pillow's other decoders are never called."""
+
+KINDS = "PNG, JPEG, BMP, WebP, TIFF, GIF, PNM, AVIF or JPEG 2000"
+"""The formats as people call them."""
+
+_OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+"""Formats that Pillow may have been built without -> its name of their decoder."""
 
 SUFFIXES = frozenset(
     f".{name}"
     for name in (
         *("png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "webp", "tif", "tiff", "gif"),
-        *("ppm", "pgm", "pbm", "pnm"),
+        *("ppm", "pgm", "pbm", "pnm", "avif", "jp2", "j2k", "jpf", "jpx", "j2c", "jpc"),
     )
 )
 """Of the files that hold such images, in lower case."""
@@ -72,10 +79,6 @@ def to_be_resized() -> Iterator[None]:
         _to_resize.reset(token)
 
 
-class BrokenImage(DataError):
-    """The bytes of one image cannot be decoded; ``data.broken: skip`` leaves it out."""
-
-
 @dataclass(frozen=True)
 class Decoded:
     """One image.
@@ -99,7 +102,7 @@ def decode_image(data: bytes, where: str, background: tuple[int, int, int] = WHI
     """Decode one image.
 
     Args:
-        data: the bytes of a PNG, JPEG, BMP, WebP, TIFF, GIF or PNM file.
+        data: the bytes of a file of one of :data:`KINDS`.
         where: the file and row or member, for the message.
         background: what transparent pixels are laid over, RGB 0..255.
 
@@ -134,6 +137,7 @@ def decode(
     limit = most_pixels or (MAX_PIXELS_TO_RESIZE if _to_resize.get() else MAX_PIXELS)
     with _opened(data, where, limit) as image:
         several, mode = _several(image), image.mode
+        _check_exact(image, data, where)
         if is_deep(image):
             _check_pixels(image, where, most_pixels or min(limit, MAX_DEEP_PIXELS_TO_RESIZE))
         deep = deep_values(image, lambda: _header(data), bits, where)
@@ -141,6 +145,21 @@ def decode(
             return Decoded(_flattened(deep, background), True, deep.largest, several, mode)
         _scale_clear_value(image)
         return Decoded(_eight_bits(upright(image), background), several=several, mode=mode)
+
+
+def _check_exact(image: Any, data: bytes, where: str) -> None:
+    """Raise BrokenImage where Pillow gives other values than the file has, and no second look can tell them."""
+    if in_planes(image) and image.mode == "LA":
+        raise BrokenImage(f"{where}: is a TIFF with grey and transparency in planes. Save it as PNG first.")
+    if image.format == "JPEG2000" and image.mode != "I;16" and (bits := _bits_of_jpeg_2000(data)) > 8:
+        raise BrokenImage(f"{where}: is a colour JPEG 2000 of {bits} bits a channel. Save it as PNG or TIFF first.")
+
+
+def _bits_of_jpeg_2000(data: bytes) -> int:
+    """The most bits of a channel, as the marker of sizes (SIZ) says; 0 where there is none."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    channels = int.from_bytes(data[start + 40 : start + 42]) if start >= 0 else 0
+    return max(((bits & 127) + 1 for bits in data[start + 42 : start + 42 + 3 * channels : 3]), default=0)
 
 
 _FULL = {"L;2": 3, "L;4": 15}
@@ -167,10 +186,19 @@ def _several(image: Any) -> bool:
         return False
 
 
+@cache
+def _readable() -> tuple[str, ...]:
+    """The formats that the installed Pillow decodes."""
+    from PIL import features
+
+    there = {*features.get_supported_modules(), *features.get_supported_codecs()}
+    return tuple(one for one in FORMATS if _OPTIONAL.get(one, "jpg") in there)
+
+
 def _header(data: bytes) -> Any:
     from PIL import Image
 
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=_readable())
 
 
 @contextmanager
@@ -188,7 +216,7 @@ def _opened(data: bytes, where: str, most_pixels: int) -> Iterator[Image]:
         raise DataError(f"{where}: declares far more than {most_pixels:,} pixels. {_TOO_LARGE}") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged bytes
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = what_it_is(data) or (_UNKNOWN if unknown else error)
+        reason = what_it_is(data) or (_lacking(data) or _UNKNOWN if unknown else error)
         raise BrokenImage(f"{where}: cannot be decoded ({reason}). Fetch the file again, or leave it out.") from error
 
 
@@ -201,7 +229,19 @@ def _check_pixels(image: Image, where: str, most: int) -> None:
         raise DataError(f"{where}: declares {width}x{height} pixels, more than the limit of {most:,}. {_TOO_LARGE}")
 
 
-_UNKNOWN = "no PNG, JPEG, BMP, WebP, TIFF, GIF or PNM image, or a kind of these that Pillow does not read"
+_UNKNOWN = f"no {KINDS} image, or a kind of these that Pillow does not read"
+_BEGINNINGS = {b"ftypavif": "AVIF", b"ftypavis": "AVIF", b"jP  ": "JPEG2000", b"\xff\x51": "JPEG2000", b"WEBP": "WEBP"}
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")
+
+
+def _lacking(data: bytes) -> str:
+    """Which decoder Pillow lacks for bytes, in words; "" where that is not so."""
+    if data[4:12] in _HEIC:
+        return "it is a HEIC photo, which Pillow does not read: save it as JPEG"
+    found = next((name for begin, name in _BEGINNINGS.items() if begin in data[2:12]), None)
+    if found is None or found in _readable():
+        return ""
+    return f"the installed Pillow has no decoder for {found}: install another, or save it as PNG"
 
 
 def what_it_is(data: bytes) -> str:

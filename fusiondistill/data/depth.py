@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from fusiondistill.data.errors import DataError
+from fusiondistill.data.errors import BrokenImage, DataError
 from fusiondistill.data.orientation import upright
 
-__all__ = ["Deep", "deep_values", "is_deep"]
+__all__ = ["Deep", "deep_values", "in_planes", "is_deep"]
 
 _OTHER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 """Pillow's letters for the order of two bytes -> the letter that reads the low byte where it reads the high one."""
 
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def deep_values(image: Any, again: Callable[[], Any], bits: int | None, where: s
         where: for the message.
 
     Raises:
+        BrokenImage: the values are laid out in a way that cannot be read exactly.
         DataError: a value that is outside the range, or a kind of image whose range nothing says.
     """
     mode = image.mode
@@ -67,11 +68,22 @@ def is_deep(image: Any) -> bool:
 
 
 def _raw_mode(image: Any) -> str:
-    """How Pillow lays out the values in the file, like ``RGB;16B``; "" where that is not said."""
+    """How Pillow lays out the values in the file, like ``RGB;16B``; "" where that is not said.
+
+    Of a TIFF file with a plane for each channel it is that of the planes together.
+    """
     if image.format not in ("PNG", "TIFF") or not image.tile:
         return ""
     arguments = image.tile[0][3]
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    raw = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    if len(raw) == 1 and in_planes(image) and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) == 16:
+        return f"{image.mode};16{'B' if image.tag_v2.prefix == b'MM' else 'L'}"
+    return raw
+
+
+def in_planes(image: Any) -> bool:
+    """Whether a file is a TIFF whose channels lie one behind the other."""
+    return image.format == "TIFF" and image.tag_v2.get(_PLANAR_CONFIGURATION) == 2
 
 
 def _floats(values: np.ndarray, where: str) -> Deep:
@@ -103,13 +115,18 @@ def _grey(image: Any, bits: int | None, where: str) -> Deep:
 def _colours(image: Any, again: Callable[[], Any], raw: str, bits: int | None, where: str) -> Deep:
     """Pillow keeps the high byte of each value; a second pass that is told the other order gives the low one."""
     layout, order = raw[:-1], raw[-1]
-    if layout not in ("RGB;16", "RGBA;16", "RGBX;16", "LA;16", "CMYK;16"):
-        raise DataError(f"{where}: its 16 bits a channel are laid out as {raw}. Save it as plain RGB or RGBA first.")
+    packed = in_planes(image) and order == "N"  # libtiff's planes come without their low bytes
+    if packed or layout not in ("RGB;16", "RGBA;16", "RGBa;16", "RGBX;16", "LA;16", "CMYK;16"):
+        laid = "planes that are compressed" if packed else raw
+        raise BrokenImage(f"{where}: its 16 bits a channel are laid out as {laid}. Save it as plain RGB or RGBA first.")
     clear = image.info.get("transparency")
+    multiplied, layout = layout == "RGBa;16", layout.replace("a", "A")
     with again() as other:
         told = "RGBA" if layout == "LA;16" else layout + _OTHER[order]  # two values of two bytes are four of one
         other.tile = [_told(tile, told) for tile in other.tile]
         low = np.asarray(upright(other)).astype(np.int64)
+    if multiplied or in_planes(image):
+        image.tile = [_told(tile, layout + order) for tile in image.tile]
     if layout == "LA;16":
         values = low[..., ::2] * 256 + low[..., 1::2]
     else:
@@ -124,13 +141,19 @@ def _colours(image: Any, again: Callable[[], Any], raw: str, bits: int | None, w
         alpha = _alpha(values[..., -1:], fills)
     elif isinstance(clear, tuple):
         alpha = (colours != np.asarray(clear)).any(-1, keepdims=True).astype(np.float64)
-    return Deep(_scaled(colours, fills, where), alpha, int(colours.max()) if fills == 16 else None)
+    scaled = _scaled(colours, fills, where)
+    if multiplied and alpha is not None:
+        scaled = np.divide(scaled, alpha, out=np.zeros_like(scaled), where=alpha > 0).clip(max=1)
+    return Deep(scaled, alpha, int(colours.max()) if fills == 16 else None)
 
 
 def _told(tile: Any, raw: str) -> Any:
-    """A tile of Pillow's with another layout of its values."""
+    """A tile of Pillow's with another layout of its values; a plane keeps to its channel."""
     arguments = tile[3]
-    return type(tile)(*tile[:3], (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw)
+    if not isinstance(arguments, tuple):
+        return type(tile)(*tile[:3], raw)
+    channel = arguments[0] if len(arguments[0]) == 1 else ""
+    return type(tile)(*tile[:3], (channel + raw[raw.index(";") :] if channel else raw, *arguments[1:]))
 
 
 def _alpha(values: np.ndarray, bits: int) -> np.ndarray:

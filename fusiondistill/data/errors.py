@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from fusiondistill.data.names import escaped
 
-__all__ = ["DataError", "unknown"]
+__all__ = ["BrokenImage", "DataError", "unknown"]
 
 
 class DataError(ValueError):
@@ -15,6 +15,10 @@ class DataError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(escaped(str(message), lines=True))
+
+
+class BrokenImage(DataError):
+    """The bytes of one image cannot be decoded; ``data.broken: skip`` leaves it out."""
 
 
 def unknown(kind: str, given: object, known: Iterable[str], advice: str = "") -> DataError:

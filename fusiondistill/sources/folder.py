@@ -1,13 +1,13 @@
 """One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`; or `root/<class>/*.png`.
 
-A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF or PNM. Classes are the folders of `train` in
-alphabetical order, images are in the order of their names. Splits are found by their names in any case: `train` or
-`training`, `test` or `testing`, and `val`, `valid`, `validation`, `dev`, `eval` or `evaluation`; or by one of these
-words in a name (`images_train`, `test-set`), of a folder that holds folders of images. The last is the validation split
-beside a test split, and stands in for it where there is none. A set without a test split needs `data.test`, which cuts
-one off (then a `val` is the validation split). A set without any split is its classes' folders themselves. Where the
-root holds one folder that holds all this, that folder is read. What is left out is counted and said; a class without an
-image is an error.
+A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF, PNM, AVIF or JPEG 2000. Classes are the folders of
+`train` in alphabetical order, images are in the order of their names. Splits are found by their names in any case:
+`train` or `training`, `test` or `testing`, and `val`, `valid`, `validation`, `dev`, `eval` or `evaluation`; or by one
+of these words in a name (`images_train`, `test-set`), of a folder that holds folders of images. The last is the
+validation split beside a test split, and stands in for it where there is none. A set without a test split needs
+`data.test`, which cuts one off (then a `val` is the validation split). A set without any split is its classes' folders
+themselves. Where the root holds one folder that holds all this, that folder is read. What is left out is counted and
+said; a class without an image is an error.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def degrade_grid(
     """Draw an image under every degradation, one row each, from its first level to its last.
 
     Args:
-        image_path: a PNG, JPEG, BMP, WebP, TIFF, GIF or PNM file of at most 67 million pixels. One larger than 224
+        image_path: a file of a kind that data sets may have, of at most 67 million pixels. One larger than 224
             pixels is made smaller before it is degraded, one smaller than 128 is enlarged, pixel by pixel, after that.
         out_path: the PNG file to write.
         degradations: names; default: all that are registered.
