@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from fusiondistill.commits import (
     unsealed,
 )
 from fusiondistill.locations import open_location, read_whole, write_file
-from fusiondistill.released import depth_of, renamed
+from fusiondistill.released import renamed
 from fusiondistill.torch_files import UnreadObjects, parse_torch
 
 if TYPE_CHECKING:
@@ -265,39 +265,46 @@ def from_card(
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
 
 
-def load_model(path: str | Path, *, trained_on: ImageSet | None = None) -> ImageClassifier:
+def load_model(
+    path: str | Path,
+    *,
+    model: str | Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | int | None = None,
+    size: int | tuple[int, int] | None = None,
+    trained_on: ImageSet | None = None,
+) -> ImageClassifier:
     """A checkpoint as a ready classifier: uint8 [B,3,H,W] in, logits [B,C] out, in eval mode on the CPU.
 
     ``.forward_features(images)`` returns (logits, feature map); ``.classes`` are the class names.
 
     Args:
         path: as for :func:`load_checkpoint`.
-        trained_on: for a CIFAR ResNet whose file carries no card, such as those of the paper's released code: images
-            with the classes and the normalisation that it was trained with. A card goes before it.
+        model: of a file without a card: the network's name, or a mapping as ``model:`` of a config has it; a CIFAR
+            ResNet, such as those of the paper's released code, need not be named. A card goes before this and the rest.
+        mean, std: of a file without a card: its normalisation per channel, on the scale 0..255 or 0..1.
+        classes: of a file without a card: the names in the order of the outputs, or how many; default: "0", "1", ...,
+            as many as its head has.
+        size: of a file without a card: (height, width) of the images of its training.
+        trained_on: for a file without a card: images with the classes and the normalisation that it was trained with,
+            for all of these that are not given.
 
     Raises:
-        CheckpointError: as :func:`load_checkpoint` and :func:`from_card`.
+        CheckpointError: as :func:`load_checkpoint` and :func:`from_card`; or what a file without a card needs is not
+            given.
+        ValueError: no such network, or mean and std are on different scales.
 
     Example:
         >>> model = load_model("runs/quickstart/fusiondistill-0123456789abcdef")
         >>> logits = model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
-        >>> theirs = load_model("model_best.pth", trained_on=load_images("cifar100", "test"))
+        >>> theirs = load_model("resnet.pt", model="resnet18", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> released = load_model("model_best.pth", trained_on=load_images("cifar100", "test"))
     """
-    state_dict, card = load_checkpoint(path)
-    if not card and (depth := depth_of(state_dict)):
-        if trained_on is None:
-            raise CheckpointError(
-                f"{path} carries no card: give trained_on, images with the classes and the normalisation of its "
-                "training, like load_images('cifar100', 'test')"
-            )
-        height, width = trained_on.gather([0])[0].shape[2:]
-        card = card_of(
-            f"cifar_resnet{depth}",
-            None,
-            classes=list(trained_on.classes),
-            mean=trained_on.mean,
-            std=trained_on.std,
-            size=(height, width),
-            dataset=trained_on.name,
-        )
+    from fusiondistill.uncarded import Told, with_card
+
+    state_dict, card = load_checkpoint(path, as_written=True)
+    if not card:
+        told = Told(model, mean, std, classes, size)
+        state_dict, card = with_card(state_dict, told.of(trained_on) if trained_on else told, str(path))
     return from_card(state_dict, card, str(path))

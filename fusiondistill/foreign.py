@@ -18,13 +18,15 @@ import torch
 from fusiondistill.released import renamed
 from fusiondistill.state_dicts import state_difference
 
-__all__ = ["HOLDERS", "Matched", "Unmatched", "find_state", "matched", "unwrapped", "widened"]
+__all__ = ["HOLDERS", "Matched", "Unmatched", "find_state", "matched", "others_than", "unwrapped", "widened"]
 
 HOLDERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module",
     "model_ema", "state_dict_ema", "ema_state_dict", "ema",
 )  # fmt: skip
 """Keys under which people save a state dict beside other things; of several the first counts."""
+USUAL = HOLDERS[:-4]
+"""Those that need no word where they stand alone: averages of weights (EMA) are another network."""
 WRAPPERS = ("module", "_orig_mod", "model", "net", "network")
 """Prefixes that a wrapper puts before every name, each followed by a dot."""
 _ANYWHERE = ("module", "_orig_mod")
@@ -65,6 +67,28 @@ def find_state(content: object) -> tuple[dict[str, torch.Tensor], str] | None:
         ({'w': tensor([1.])}, 'model.state_dict')
     """
     return _find(content, ()) if isinstance(content, Mapping) else None
+
+
+def others_than(content: Mapping[Any, Any], keys: str) -> list[str] | None:
+    """The keys beside the one that :func:`find_state` took under which weights stand, too.
+
+    Returns:
+        None where there is nothing to say: there are no others, and the key is a usual one.
+
+    Example:
+        >>> weights = {"w": torch.ones(1)}
+        >>> others_than({"model": weights, "model_ema": weights}, "model"), others_than({"model": weights}, "model")
+        (['model_ema'], None)
+    """
+    *above, taken = keys.split(".")
+    for key in above:
+        inner = content.get(key)
+        if not isinstance(inner, Mapping):  # a key with a dot in it
+            return None
+        content = inner
+    known = (key for key, value in content.items() if isinstance(value, Mapping) and _text(key) != taken)
+    others = [_text(key) for key in known if (key in HOLDERS or _is_state(content[key])) and find_state(content[key])]
+    return others if others or (taken and taken not in USUAL) else None
 
 
 def _find(content: Mapping[Any, Any], keys: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], str] | None:

@@ -11,13 +11,13 @@ import torch
 from fusiondistill.checkpoints import fitted
 from fusiondistill.commits import CheckpointError
 from fusiondistill.config import ModelConfig
-from fusiondistill.foreign import Unmatched, matched
+from fusiondistill.foreign import Matched, Unmatched, matched
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.networks import NETWORKS
 from fusiondistill.state_dicts import state_difference
 
-__all__ = ["Start", "built", "head_of", "start_from"]
+__all__ = ["Start", "built", "finished", "head_of", "other_classes", "shapes_of", "start_from"]
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,55 @@ def built(model: ModelConfig, classes: int) -> FeatureNetwork:
         return build(model.name, classes, model.feature_layer, model.parameters)
 
 
+def shapes_of(model: ModelConfig, classes: int) -> dict[str, torch.Tensor]:
+    """The state dict of a network of a config, on torch's meta device where it can be built, which has shapes alone."""
+    try:
+        with torch.device("meta"):
+            return built(model, classes).state_dict()
+    except Exception:  # a network may compute with its weights while it is built
+        return built(model, classes).state_dict()
+
+
 def head_of(model: ModelConfig, classes: int) -> tuple[str, ...]:
     """The tensors of a network whose shapes hang on the number of classes.
 
-    Two networks are built, one with a class more, on torch's meta device where they can be, which computes shapes
-    alone; torch's generator stays as it is.
+    Two networks are built, one with a class more; torch's generator stays as it is.
     """
-
-    def shapes(device: str) -> list[dict[str, torch.Tensor]]:
-        with torch.device(device):
-            return [built(model, n).state_dict() for n in (classes, classes + 1)]
-
-    try:
-        one, more = shapes("meta")
-    except Exception:  # a network may compute with its weights while it is built
-        one, more = shapes("cpu")
+    one, more = shapes_of(model, classes), shapes_of(model, classes + 1)
     return tuple(key for key, tensor in one.items() if key not in more or more[key].shape != tensor.shape)
+
+
+def other_classes(model: ModelConfig, source: str) -> str:
+    """What to do with a checkpoint whose head is that of other classes, in a sentence."""
+    return f"To start from it with a new head, write model: {{name: {model.name}, weights: {source}}} into a config"
+
+
+def finished(
+    network: FeatureNetwork,
+    model: ModelConfig,
+    classes: int,
+    weights: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]],
+    source: str,
+) -> Matched:
+    """The weights of a checkpoint that stands for a finished network of these classes.
+
+    Args:
+        network: as built for ``model``.
+        weights: (state dict, card) of the checkpoint, ``as_written``.
+        source: where they come from, for messages.
+
+    Raises:
+        CheckpointError: they do not fit; where it is the head alone, the message says how to start from the rest.
+    """
+    state, card = weights
+    try:
+        return fitted(state, card, source, model.name, network.state_dict())
+    except CheckpointError as error:
+        try:
+            fitted(state, card, source, model.name, network.state_dict(), optional=head_of(model, classes))
+        except CheckpointError:
+            raise error from None
+        raise CheckpointError(f"{error}. {other_classes(model, source)}") from error
 
 
 def start_from(

@@ -15,7 +15,7 @@ from fusiondistill.commits import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["UnreadObjects", "parse_torch"]
+__all__ = ["TakenWeights", "UnreadObjects", "parse_torch"]
 
 
 def parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
@@ -29,7 +29,8 @@ def parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    from fusiondistill.foreign import HOLDERS, find_state
+    from fusiondistill.foreign import HOLDERS, find_state, others_than
+    from fusiondistill.locations import absolute
 
     try:
         zipped = zipfile.is_zipfile(io.BytesIO(data))
@@ -57,10 +58,15 @@ def parse_torch(data: bytes, source: str) -> dict[str, torch.Tensor]:
             f"{source} holds no state dict: expected names with tensors, alone or under {', '.join(HOLDERS)}; {held}. "
             + (_FROM_NUMPY.format("arrays") if _of_numpy(unread) else "Save network.state_dict() with torch.save")
         )
+    state, taken = found
+    place = absolute(source)  # a path that is given in two ways is told once
     if unread:
-        text = f"{source} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
+        text = f"{place} holds more than weights, which was not loaded: objects of {', '.join(unread[:5])}"
         warnings.warn(UnreadObjects(text + (", ..." if len(unread) > 5 else "")), stacklevel=2)
-    return found[0]
+    if (others := others_than(content, taken)) is not None:
+        beside = f"; other weights, under {', '.join(map(repr, others))}, are not" if others else ""
+        warnings.warn(TakenWeights(f"{place}: its weights under {taken!r} are taken{beside}"), stacklevel=2)
+    return state
 
 
 def _of_numpy(unread: list[str]) -> bool:
@@ -109,6 +115,10 @@ def _refuse_module(content: Any, source: str) -> None:
         "reading that runs code of the file. Where you trust it, make a state dict of it in Python:"
         + _TO_STATE.format(f"torch.load({source!r}, map_location='cpu', weights_only=False){entry}")
     )
+
+
+class TakenWeights(UserWarning):
+    """Says which of several weights in a checkpoint were taken, or that they stand under an unusual key."""
 
 
 class UnreadObjects(UserWarning):

@@ -6,6 +6,7 @@ import argparse
 import collections
 import enum
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from fusiondistill import build_model, load_model
 from fusiondistill.checkpoints import CheckpointError, fitted, load_checkpoint
+from fusiondistill.config import ModelConfig
+from fusiondistill.starting import finished
+from fusiondistill.torch_files import TakenWeights
 
 
 class Net(nn.Module):
@@ -84,7 +89,7 @@ FORMS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*more than weights")
+@pytest.mark.filterwarnings("ignore:.*more than weights", "ignore:.*are taken")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_networks_tensors(form: str, tmp_path: Path) -> None:
     content, path = FORMS[form], tmp_path / "a.ckpt"
@@ -106,6 +111,66 @@ def test_what_was_done_to_the_names_is_noted() -> None:
     notes = fitted(Holds(model=NET, loss=nn.Linear(1, 1)).state_dict(), {}, "a", "net", STATE).notes
     assert notes == ("read without 'model.' before its names", "left out: loss.weight, loss.bias")
     assert fitted(STATE, {}, "a", "net", STATE).notes == ()
+
+
+@pytest.mark.parametrize(
+    "keys, said",
+    [
+        (("state_dict",), None),
+        (("model_ema",), "under 'model_ema' are taken$"),
+        (("generator",), "under 'generator' are taken$"),
+        (("model", "ema"), "under 'model' are taken; other weights, under 'ema', are not"),
+        (("net", "teacher"), "under 'net' are taken; other weights, under 'teacher', are not"),
+    ],
+)
+def test_which_weights_were_taken_is_said_where_it_is_not_plain(
+    keys: tuple[str, ...], said: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    torch.save({"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, **dict.fromkeys(keys, STATE)},
+               tmp_path / "a.pt")  # fmt: skip
+    load_checkpoint(tmp_path / "a.pt")
+    texts = [str(one.message) for one in recwarn if issubclass(one.category, TakenWeights)]
+    assert [bool(re.search(said or "", text)) for text in texts] == [True] * (said is not None)
+
+
+def test_a_file_without_a_card_is_a_model_by_what_its_user_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_model("squeezenet1_1", 7).eval()
+    torch.save(
+        {"state_dict": {f"module.{n}": t.half() for n, t in network.state_dict().items()}}, path := tmp_path / "a.pt"
+    )
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model = load_model(path, model="squeezenet1_1", mean=mean, std=std)
+    images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
+    pixels = (images / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    network.load_state_dict({n: t.half() for n, t in network.state_dict().items()})
+    assert torch.allclose(model(images), network(pixels), atol=1e-3) and model.classes == tuple("0123456")
+    named = load_model(
+        path, model={"name": "squeezenet1_1"}, mean=[127.5] * 3, std=[64] * 3, classes=list("abcdefg"), size=32
+    )
+    assert named.classes == tuple("abcdefg") and named.mean.flatten().tolist() == [127.5] * 3
+    for given, message in (
+        ({}, "does not say its model and mean and std"),
+        ({"model": "squeezenet1_1", "mean": mean}, "does not say its std"),
+        ({"model": "squeezenet11", "mean": mean, "std": std}, "squeezenet1_1"),
+        ({"model": "resnet18", "mean": mean, "std": std}, "does not fit resnet18"),
+        ({"model": "squeezenet1_1", "mean": mean, "std": std, "classes": 3}, r"classifier\.1\.weight has shape \(7"),
+        ({"model": "squeezenet1_1", "mean": mean, "std": (64, 64, 64)}, "scale 0..1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_model(path, **given)  # type: ignore[arg-type]
+
+
+def test_a_head_for_other_classes_points_to_the_weights_to_start_from() -> None:
+    made, model = build_model("cifar_resnet8", 3), ModelConfig(name="cifar_resnet8")
+    state = build_model("cifar_resnet8", 5).state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"head\.bias has shape.*write model: .name: cifar_resnet8, weights: a\.pt"
+    ):
+        finished(made, model, 3, (state, {}), "a.pt")
+    with pytest.raises(CheckpointError) as error:
+        finished(made, model, 3, ({"w": torch.ones(1)}, {}), "a.pt")
+    assert "weights: a.pt" not in str(error.value)
 
 
 REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {

@@ -65,6 +65,8 @@ class DataFacts:
         return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
 
     def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
+        from fusiondistill.starting import other_classes
+
         name, classes, resized = plan.config.data.name, list(train.classes), list[str]()
         for spec in (stage.spec for stage in plan.stages if isinstance(stage.spec, CheckpointSpec)):
             card, done = self._card(spec, train)
@@ -74,7 +76,10 @@ class DataFacts:
             if known is not None and list(known) != classes:
                 if permutation(known, classes) is None:
                     told = difference(known, classes)
-                    raise CheckpointError(f"{spec.path} was trained for other classes than {name} has: {told}")
+                    raise CheckpointError(
+                        f"{spec.path} was trained for other classes than {name} has: {told}. "
+                        f"{other_classes(spec.model, spec.path)}"
+                    )
                 yield f"{spec.path}: the same classes in another order; its outputs are matched by their names"
             if isinstance(learned, list) and len(learned) == 2 and learned != list(size):
                 resized.append(
@@ -85,8 +90,7 @@ class DataFacts:
 
     def _card(self, spec: CheckpointSpec, train: ImageSet) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         """The card of a checkpoint, and what was done to its names; CheckpointError where its weights do not fit."""
-        from fusiondistill.checkpoints import fitted
-        from fusiondistill.starting import built
+        from fusiondistill.starting import built, finished
 
         key = (spec.path, spec.model, len(train.classes))
         if key not in self._cards:
@@ -94,8 +98,8 @@ class DataFacts:
             notes: tuple[str, ...] = ()
             named = card.get("classes")
             if named is None or len(named) == len(train.classes):  # else the classes are told by their names
-                network = built(spec.model, len(train.classes))
-                notes = fitted(state, card, spec.path, spec.model.name, network.state_dict()).notes
+                count = len(train.classes)
+                notes = finished(built(spec.model, count), spec.model, count, (state, card), spec.path).notes
             self._cards[key] = card, notes
         return self._cards[key]
 

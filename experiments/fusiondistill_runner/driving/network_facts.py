@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill.config import Config, DataConfig, ModelConfig
 from fusiondistill.methods import BASE
-from fusiondistill.pixel_scale import in_words, of_unit
+from fusiondistill.pixel_scale import in_words, of_pixels
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill_runner.driving.normalisations import Normalisations
 from fusiondistill_runner.planning.rows import Plan
@@ -218,23 +218,5 @@ def on_pixel_scale(data: DataConfig, say: Any) -> DataConfig:
     Raises:
         ValueError: one of them is on the scale 0..1, the other is not.
     """
-    given = {name: values for name, values in (("mean", data.mean), ("std", data.std)) if values is not None}
-    unit = [name for name, values in given.items() if all(abs(value) < 1 for value in values)]
-    if "std" in given and "std" not in unit:
-        if given["std"] == (1.0, 1.0, 1.0):
-            say("data.std of 1 is on the scale 0..255; for images of 0..1 without normalisation write std: 255")
-        if "mean" in unit and any(given["mean"]):
-            raise ValueError(
-                f"data.mean {in_words(given['mean'])} looks like the scale 0..1, data.std {in_words(given['std'])} "
-                "like 0..255: give both on the scale 0..255"
-            )
-        return data
-    if "std" in unit and "mean" in given and "mean" not in unit:
-        raise ValueError(
-            f"data.std {in_words(given['std'])} is on the scale 0..1, data.mean {in_words(given['mean'])} is not: give "
-            "both on one scale"
-        )
-    changed = {name: of_unit(given[name]) for name in unit if any(given[name])}
-    for name, values in changed.items():
-        say(f"data.{name} is read as on the scale 0..1: {in_words(given[name])} is {in_words(values)} of 255")
-    return data.model_copy(update=changed)
+    mean, std = of_pixels(data.mean, data.std, say, "data.")
+    return data.model_copy(update={"mean": mean, "std": std})

@@ -110,14 +110,13 @@ class Normalisations:
 
 def _filled(path: str, model: ModelConfig, classes: int, weights: Weights, start: bool) -> torch.nn.Module:
     """The network with a checkpoint's weights; where trainings start from it, its head may be one at random."""
-    from fusiondistill.checkpoints import fitted
-    from fusiondistill.starting import built, start_from
+    from fusiondistill.starting import built, finished, start_from
 
     network = built(model, classes)
     if start:
         state = start_from(network, model, classes, weights, path).state
     else:
-        state = fitted(*weights, path, model.name, network.state_dict()).state
+        state = finished(network, model, classes, weights, path).state
     network.load_state_dict(state)
     return network
 
