@@ -122,6 +122,9 @@ def test_a_normalisation_that_is_not_said_is_found_or_asked_for(
             r"lightning\.ckpt: .*of 8 common ones ImageNet's fits clearly best on 512 training images", said
         )
         assert plan.plan.stages[0].spec.data.mean == pytest.approx([255 * value for value in MEAN])
+        assert list(plan.normalisations.values()) == [
+            f"mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375]: {said}"
+        ]
         assert plan.plan.stages[0].spec.data.std == pytest.approx([255 * value for value in STD])
     assert len(list(folder.rglob("normalisation/*.json"))) == 1
     torch.save(build().state_dict(), folder / "untrained.pt")

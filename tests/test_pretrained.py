@@ -91,6 +91,7 @@ def test_weights_are_a_start_of_the_base_and_their_content_is_digested(cached: P
     assert stage["expert-noise"].inputs["start"] is stage["base"]
     assert spec.data.mean == (123.675, 116.28, 103.53) and stage["base"].spec.data.std == (58.395, 57.12, 57.375)
     assert any("normalisation: mean [123.675, " in note for note in plan.notes)
+    assert plan.normalisations["own"].endswith(": that of MobileNet_V3_Small_Weights.IMAGENET1K_V1")
     assert any(re.search(r"base starts from .*047dcff4\.pth: new head: classifier\.3\.weight", n) for n in plan.notes)
     (told,) = (one for one in plan.plan.describe()["methods"] if one["id"] == "base")
     assert told["start"] == "pretrained" and told["description"].endswith("pretrained weights of mobilenet_v3_small")
@@ -99,6 +100,7 @@ def test_weights_are_a_start_of_the_base_and_their_content_is_digested(cached: P
     (tmp_path / "mine.pth").write_bytes(original.read_bytes())
     other = planned(tmp_path, weights, f"model.weights={tmp_path / 'mine.pth'}", "data.mean=[9, 9, 9]")
     assert spec_of(other).sha256 == spec.sha256 and not spec_of(other).new_head
+    assert re.fullmatch(r"mean \[9, 9, 9\], std \[.*\]: given", other.normalisations["own"])
     assert not any(stage.kind == "import" for stage in planned(tmp_path, weights, "base.start=random").plan.stages)
     scratch = planned(tmp_path, weights, "methods=[scratch]", "scratch.batch_size=20")
     assert [stage.kind for stage in scratch.plan.stages if stage.kind not in JUDGING] == ["train"]

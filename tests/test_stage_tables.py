@@ -62,7 +62,8 @@ def test_experts_that_start_from_no_common_network_have_no_distance() -> None:
     (merged,) = stages(store, "fused")
     outcome = json.loads((merged / "manifest.json").read_text())["outcome"]
     assert "distance" not in outcome
-    page = Page((store / "report" / "index.html").read_text())
+    page = Page(text := (store / "report" / "index.html").read_text())
+    assert "in memory (4 trainings)" in text and "]: that of the training images" in text
     rows = [row for row in page.rows if row[0] == "fused"]
     assert rows == [["fused", name, "1", MISSING, f"{outcome['barrier']:.3f}"] for name in ("blur", "jpeg")]
 
@@ -100,6 +101,8 @@ def test_a_part_of_a_plan_does_not_take_the_place_of_the_command_that_did_all_of
         return str(noted_plans.plans(ready.store)[0]["command"])
 
     assert noted("search x", False) == "search x", "no command did more"
+    (said,) = (text for name, text in facts(ready.store, noted_plans.plans(ready.store)).items() if "normalis" in name)
+    assert said.endswith("]: that of the training images")
     assert noted("run x", True) == "run x"
     assert noted("search x", False) == "run x", "a run makes all of it again"
     assert noted("search x --set", False, "base.epochs=3") == "search x --set", "of another plan it does not"

@@ -33,7 +33,8 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
     extra: dict[str, Any] = {"command": command, "started": started, "machine": _machine(), "versions": _versions()}
     extra["plugins"] = {plugin.file: plugin.sha256 for plugin in prepared.context.plugins}
     for order, plan in enumerate(prepared.points):
-        place = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
+        place: dict[str, Any] = {"sweep": prepared.config.experiment, "order": order} if prepared.config.sweep else {}
+        place["normalisation"] = prepared.normalisations.get(plan.config.experiment, "")
         before = None if whole else noted_plans.noted_plan(prepared.store, plan)
         noted_plans.note_plan(prepared.store, plan, {**extra, **(before or {}), **place})
     # After they are written: a damaged plan is mended by running its config again.

@@ -11,7 +11,7 @@ from fusiondistill.pixel_scale import in_words, of_pixels
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill_runner.driving.normalisations import Normalisations
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import MergeSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, SearchSpec
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ class NetworkFacts:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self._weights: dict[str, str] = {}
+        self._origins: dict[Any, str] = {}
         self._files: dict[str, tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]] = {}
         self._without_batchnorm: set[str] = set()
         self._fitting: set[tuple[ModelConfig, tuple[str, ...]]] = set()
@@ -89,7 +90,25 @@ class NetworkFacts:
                           "data.mean and data.std stay as they are given")  # fmt: skip
             return data
         self._say(f"normalisation: mean {in_words(mean)}, std {in_words(std)}, from {name}")
+        self._origins[mean, std] = f"that of {name}"
         return data.model_copy(update={"mean": mean, "std": std})
+
+    def origin(self, plan: Plan, train: ImageSet) -> str:
+        """How a plan's networks normalise images, and how that was found, in words."""
+        from fusiondistill.sources import SOURCES
+
+        data, told = plan.config.data, list[str]()
+        specs = (stage.spec.train if isinstance(stage.spec, SearchSpec) else stage.spec for stage in plan.stages)
+        kinds = dict.fromkeys((s.data.mean, s.data.std) for s in specs if not isinstance(s, EvaluateSpec))
+        for mean, std in kinds:
+            found = (tuple(mean or train.mean), tuple(std or train.std))
+            if mean or std:
+                why = self._origins.get(found) or self.normalisations.why.get(found)
+                why = why or ("given" if data.mean or data.std else "that of a checkpoint's card")
+            else:
+                why = "published for the data set" if SOURCES[data.name].mean else "that of the training images"
+            told.append(f"mean {in_words(found[0])}, std {in_words(found[1])}: {why}")
+        return "; ".join(told)
 
     def read(self, path: str) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
         """State dict, ``as_written``, and checked card of a checkpoint; of a few each is read once.

@@ -35,10 +35,14 @@ class Normalisations:
     Args:
         read: gives state dict and card of a path.
         say: takes what users should know, a sentence each.
+
+    Attributes:
+        why: how each one that was found is better than others, in words.
     """
 
     def __init__(self, read: Callable[[str], Weights], say: Callable[[str], None]) -> None:
         self.read, self.say = read, say
+        self.why: dict[Statistics, str] = {}
         self._found: dict[str, Statistics] = {}
 
     def of_plan(self, plan: Plan, train: ImageSet) -> Statistics | None:
@@ -73,20 +77,18 @@ class Normalisations:
         """
         key = _key(path, model, train)
         if key not in self._found:
-            self._found[key] = self._remembered(key, path) or self._compared(key, path, model, train, start)
+            from fusiondistill.data.files import recalled, remember
+
+            facts = recalled(_memo(key))
+            if facts is None:
+                facts = self._compared(path, model, train, start)
+                remember(_memo(key), facts)
+            self._found[key] = tuple(facts["mean"]), tuple(facts["std"])
+            self.why.setdefault(self._found[key], f"{path}: {facts['said']}")
+            self.say(f"{path}: {facts['said']}")
         return self._found[key]
 
-    def _remembered(self, key: str, path: str) -> Statistics | None:
-        from fusiondistill.data.files import recalled
-
-        facts = recalled(_memo(key))
-        if facts is None:
-            return None
-        self.say(f"{path}: {facts['said']}")
-        return tuple(facts["mean"]), tuple(facts["std"])
-
-    def _compared(self, key: str, path: str, model: ModelConfig, train: ImageSet, start: bool) -> Statistics:
-        from fusiondistill.data.files import remember
+    def _compared(self, path: str, model: ModelConfig, train: ImageSet, start: bool) -> dict[str, Any]:
         from fusiondistill.normalisation import candidates, compared, looked_at, other_order, winner
 
         network = _filled(path, model, len(train.classes), self.read(path), start)
@@ -103,9 +105,7 @@ class Normalisations:
             f"{len(best.right)} training images ({best}; next: {others[0]}), and is used: mean "
             f"{in_words(best.mean)}, std {in_words(best.std)}"
         )
-        self.say(f"{path}: {said}")
-        remember(_memo(key), {"mean": best.mean, "std": best.std, "said": said})
-        return best.mean, best.std
+        return {"mean": best.mean, "std": best.std, "said": said}
 
 
 def _filled(path: str, model: ModelConfig, classes: int, weights: Weights, start: bool) -> torch.nn.Module:

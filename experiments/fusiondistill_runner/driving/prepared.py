@@ -46,6 +46,8 @@ class Prepared:
     """What the user should know about how the config was read."""
     data: tuple[Summary, ...] = ()
     """What the images of each data set are."""
+    normalisations: Mapping[str, str] = field(default_factory=dict)
+    """Experiment -> how its images are normalised, and how that was found."""
     stored: set[str] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
 
@@ -305,14 +307,15 @@ class _Outside:
         sets = tuple((d, absolute(folder)) for (folder, _), found in self.corruptions.items() for d in found.values())
         context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, self.plugins)
         facts, notes, about = DataFacts(self.networks.read), list[str](self.networks.notes), list[Summary]()
+        origins = dict[str, str]()
         for plan in plans:
             data = self._data(plan.config)
             notes += recipe_notes(plan, len(data.test.classes), data.size)
             notes += [*self.networks.of(plan), *facts.of(plan, data.images)]
             about.append(summary(plan.config.data, data.images))
-        whole = union(config, plans)
-        said = tuple(dict.fromkeys(notes))
-        return Prepared(config, whole, plans, place, context, said, data=tuple(dict.fromkeys(about)))
+            origins[plan.config.experiment] = self.networks.origin(plan, data.train)
+        said, looks = tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(about))
+        return Prepared(config, union(config, plans), plans, place, context, said, looks, origins)
 
 
 def _absolute(place: str | tuple[str, ...]) -> str | tuple[str, ...]:

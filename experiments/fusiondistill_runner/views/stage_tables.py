@@ -166,6 +166,7 @@ def facts(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         said[f"{prefix}seeds"] = ", ".join(map(str, config["seeds"]))
         said[f"{prefix}data"] = _data(config, [manifests.get(stage["directory"]) for stage in plan["stages"]])
         said[f"{prefix}started on"] = plan.get("machine", "")
+        said[f"{prefix}normalisation"] = plan.get("normalisation", "")
         said[f"{prefix}networks"] = _networks(plan, others)
         content = without_nothing(plan.get("content") or {})
         said[f"{prefix}config"] = safe_yaml.write(content)
@@ -203,6 +204,8 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         said["code"] = made_by(counted_code(manifests))
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
+        fed = Counter(m["images_in"] for m in trainings if "images_in" in m)
+        said["training images"] = ", ".join(f"in {place} ({count} trainings)" for place, count in sorted(fed.items()))
         besides = ", beside those of the search" if searches else ""
         said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
     return said

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fusiondistill import checkpoints
+from fusiondistill.feeding import fits
 from fusiondistill.fitting import Training, random_network
 from fusiondistill.recipe import Recipe
 from fusiondistill.training import Progress
@@ -48,6 +50,7 @@ def train(job: Job) -> Result | None:
     found = job.inputs.found("search")
     recipe = with_found(spec.recipe, found)
     images, held_out = splits(spec.data, job.context.root(spec.data), spec.select)
+    images_in = "memory" if fits(images, device) else "the cache's file, read ahead of need"
     training = Training(
         recipe=recipe,
         images=images,
@@ -76,7 +79,10 @@ def train(job: Job) -> Result | None:
         progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe))
     except _Enough:
         return None
-    return _result(job, spec, recipe, progress, card_for(model, images)) if team.rank == 0 else None
+    if team.rank:
+        return None
+    result = _result(job, spec, recipe, progress, card_for(model, images))
+    return replace(result, facts={**result.facts, "images_in": images_in})
 
 
 class _EpochEnd:

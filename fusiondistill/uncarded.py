@@ -1,0 +1,137 @@
+"""A card for a checkpoint that carries none, from what its user says: network, normalisation, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.cards import card_of
+from fusiondistill.commits import CheckpointError
+from fusiondistill.pixel_scale import of_pixels
+from fusiondistill.released import depth_of, renamed
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.config import ModelConfig
+    from fusiondistill.data import ImageSet
+
+    State = Mapping[str, torch.Tensor]
+
+__all__ = ["Told", "with_card"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a caller says of a file without a card.
+
+    Attributes:
+        model: a network's name, or a mapping as ``model:`` of a config has it; None: a CIFAR ResNet, whose tensors name
+            it.
+        mean, std: per channel, on the scale 0..255 or 0..1.
+        classes: their names in the order of the outputs, or how many; None: as many as the file's head has.
+        size: (height, width) of the images of its training; None: it takes any.
+        dataset: the name of these images.
+    """
+
+    model: str | Mapping[str, Any] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    classes: Sequence[str] | int | None = None
+    size: int | tuple[int, int] | None = None
+    dataset: str = ""
+
+    def of(self, images: ImageSet) -> Told:
+        """What is not said, as it is of images with the classes and the normalisation of the training."""
+        height, width = images.gather([0])[0].shape[2:]
+        return replace(
+            self,
+            mean=self.mean or images.mean,
+            std=self.std or images.std,
+            classes=self.classes or list(images.classes),
+            size=self.size or (height, width),
+            dataset=images.name,
+        )
+
+
+def with_card(state: State, told: Told, source: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights under the names of their network, and a card.
+
+    Args:
+        state: of the file, ``as_written``.
+        source: the file, for messages.
+
+    Raises:
+        CheckpointError: what is needed is not said, or the weights do not fit the network.
+        ValueError: no such network, or mean and std are on different scales.
+    """
+    from fusiondistill.checkpoints import fitted
+    from fusiondistill.foreign import unwrapped
+    from fusiondistill.starting import built
+
+    depth = depth_of(renamed(unwrapped(state)))
+    lacking = [] if told.model or depth else ["model"]
+    lacking += [name for name in ("mean", "std") if getattr(told, name) is None]
+    if lacking:
+        raise CheckpointError(_asked(source, lacking))
+    model = _network(told.model or f"cifar_resnet{depth}")
+    mean, std = of_pixels(told.mean, told.std)
+    assert mean and std
+    count = told.classes if isinstance(told.classes, int) else len(told.classes or ()) or _outputs(model, state)
+    if not count:
+        raise CheckpointError(f"{source}: how many classes it has cannot be told of its head: give classes=[...]")
+    found = fitted(state, {}, source, model.name, built(model, count).state_dict()).state
+    listed = told.classes if isinstance(told.classes, Sequence) else None
+    card = card_of(
+        model.name,
+        model.feature_layer,
+        classes=list(listed or map(str, range(count))),
+        mean=mean,
+        std=std,
+        size=(told.size, told.size) if isinstance(told.size, int) else told.size or (0, 0),
+        dataset=told.dataset,
+        parameters=model.parameters,
+    )
+    return found, card if told.size else {key: value for key, value in card.items() if key != "size"}
+
+
+def _network(given: str | Mapping[str, Any]) -> ModelConfig:
+    from pydantic import ValidationError
+
+    from fusiondistill.config import ModelConfig
+
+    try:
+        return ModelConfig(**({"name": given} if isinstance(given, str) else given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"model: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _asked(source: str, lacking: list[str]) -> str:
+    return (
+        f"{source} carries no card: it does not say its {', '.join(lacking)}. Say it, as its training had it: "
+        "load_model(FILE, model='resnet18', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=[...]); or "
+        "give trained_on, images with the classes and the normalisation of its training, like "
+        "load_images('cifar100', 'test')"
+    )
+
+
+def _outputs(model: ModelConfig, state: State) -> int | None:
+    """How many classes the head of a file has; None: its shape does not say it, or it is that of another network."""
+    from fusiondistill.foreign import Unmatched, matched
+    from fusiondistill.starting import head_of, shapes_of
+
+    few, more = shapes_of(model, 2), shapes_of(model, 3)
+    try:
+        there = matched(few, state, shapes=False).state
+    except Unmatched:
+        return 2  # `fitted` says what is wrong
+    found = {
+        there[key].shape[place]
+        for key in head_of(model, 2)
+        if key in there and there[key].dim() == few[key].dim()
+        for place, sides in enumerate(zip(few[key].shape, more[key].shape, strict=True))
+        if sides == (2, 3)
+    }
+    return found.pop() if len(found) == 1 else None
