@@ -15,6 +15,7 @@ from PIL import Image
 from fusiondistill import DataError, config_file
 from fusiondistill.data import fingerprint, load_images
 from fusiondistill.data.resizing import resized
+from fusiondistill.sources import SOURCES
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
 
@@ -416,9 +417,52 @@ def test_named_classes_that_are_counted_from_one(tmp_path):
     shard(tmp_path / "set" / "train.parquet", [1, 2, 1], pa.int64(), names="ab")
     shard(tmp_path / "set" / "test.parquet", [2], pa.int64(), names="ab")
     train = load_images("parquet", "train", tmp_path / "set")
-    shard(Path("ids/train.parquet"), [1, 2] * 2, pa.int64())
-    assert "1 of 3 classes have no training image: 0" in checked("ids")[1]
     assert train.labels.tolist() == [0, 1, 0] and any("from 1" in note for note in train.notes)
+
+
+def test_numbers_without_names_that_are_counted_from_one_leave_no_idle_class(tmp_path):
+    """The digest tells such a set from one that was stored when its classes began with an idle 0."""
+    shard(tmp_path / "set" / "train.parquet", [1, 3, 1, 2], pa.int64())
+    shard(tmp_path / "set" / "test.parquet", [3], pa.int64())
+    train, test = (load_images("parquet", split, tmp_path / "set") for split in ("train", "test"))
+    assert train.classes == ["1", "2", "3"] == test.classes
+    assert train.labels.tolist() == [0, 2, 0, 1] and test.labels.tolist() == [2]
+    found = SOURCES["parquet"].locate(tmp_path / "set")
+    assert found.read_as == "labels from 1" and any("3 classes from 1" in note for note in train.notes)
+    shard(tmp_path / "set" / "test.parquet", [0], pa.int64())
+    assert SOURCES["parquet"].locate(tmp_path / "set").read_as == ""
+    assert load_images("parquet", "train", tmp_path / "set").classes == ["0", "1", "2", "3"]
+
+
+def test_the_column_of_labels_is_named_where_several_may_be_meant(tmp_path):
+    shard(file := tmp_path / "set" / "train.parquet", [0, 1] * 5, pa.int64())
+    table = pq.read_table(file).rename_columns(["image", "left"])
+    table = table.append_column("right", pa.array(["x", "y", "z", "x", None] * 2))
+    table = table.append_column("up", pa.array(range(10)))
+    pq.write_table(table, file)
+    options = {"name": "parquet", "split": "train", "root": tmp_path / "set", "test": 0.2}
+    with pytest.raises(DataError, match=r"more than one label.* left \(int64\).* up .*Write data\.label_column: NAME"):
+        load_images(**options)
+    assert load_images(**options, label_column="left").classes == ["0", "1"]
+    with pytest.raises(DataError, match=r"no column .*label_column.* 'rigt'; did you mean 'right'\?"):
+        load_images(**options, label_column="rigt")
+    with pytest.raises(DataError, match=r"row 4: column 'right' holds no label.*data\.broken: skip"):
+        load_images(**options, label_column="right")
+    images = load_images(**options, label_column="right", broken="skip")
+    assert images.classes == ["x", "y", "z"]
+    assert any("left out: 2 (" in note and "row 9" in note for note in images.notes)
+
+
+def test_a_table_finds_images_in_linked_folders(tmp_path):
+    classes_of(tmp_path / "else", count=2)
+    (tmp_path / "set").mkdir()
+    for name in "ab":
+        (tmp_path / "set" / name).symlink_to(tmp_path / "else" / name)
+    (tmp_path / "else" / "a" / "back").symlink_to(tmp_path / "set")
+    lines = [f"{path.parent.name}/{path.name},{path.parent.name}" for path in (tmp_path / "else").glob("*/*.png")]
+    (tmp_path / "set" / "labels.csv").write_text("\n".join(["file,kind", *lines]))
+    there = SOURCES["table"].locate([tmp_path / "set", tmp_path / "set" / "labels.csv"])
+    assert len(there.labels) == len(lines) > 3
 
 
 def test_a_test_class_that_training_lacks_is_an_error(tmp_path):

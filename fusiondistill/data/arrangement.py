@@ -9,10 +9,19 @@ from pydantic import ConfigDict, Field, field_validator
 from fusiondistill.frozen import Frozen
 from fusiondistill.parametrised import Parametrised
 
-__all__ = ["Arranged", "Arrangement", "Fit"]
+__all__ = ["CUT", "Arranged", "Arrangement", "Fit", "cut_advice"]
 
 Side = Annotated[int, Field(ge=2, le=4096)]
 Fit = Literal["crop", "pad", "stretch"]
+
+
+CUT = "write data.test: 0.2, which cuts one off the training images"
+"""What users without a test split are told."""
+
+
+def cut_advice(split: str) -> str:
+    """What a source says of a split that is not there, after its own advice; "" where it is not the test split."""
+    return f" Or {CUT}." if split == "test" else ""
 
 
 class Arrangement(Frozen):

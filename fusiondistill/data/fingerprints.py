@@ -20,7 +20,7 @@ __all__ = ["content_digest", "signature"]
 
 def signature(source: Source, files: Files, parameters: Mapping[str, Any]) -> str:
     """A digest of the files' paths, sizes and times, which changes when a file is written. Reads no content."""
-    lines = [_said(source, parameters)]
+    lines = [_said(source, parameters), *filter(None, [_read_as(files)])]
     for name, path in sorted(files.items()):
         try:
             status = path.stat()
@@ -42,7 +42,7 @@ def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], 
     memo = cache_folder() / "fingerprints" / f"{known_by}.json"
     if known := recalled(memo):
         return str(known["fingerprint"])
-    digest = hashlib.sha256(f"fusiondistill data\0{_said(source, parameters)}\n".encode())
+    digest = hashlib.sha256(f"fusiondistill data\0{_said(source, parameters)}\n{_read_as(files)}".encode())
     for name, path in sorted(files.items()):
         try:
             with path.open("rb") as file:
@@ -53,6 +53,10 @@ def content_digest(source: Source, files: Files, parameters: Mapping[str, Any], 
     result = digest.hexdigest()
     remember(memo, {"fingerprint": result, "source": source.name})
     return result
+
+
+def _read_as(files: Files) -> str:
+    return str(getattr(files, "read_as", ""))
 
 
 def _said(source: Source, parameters: Mapping[str, Any]) -> str:

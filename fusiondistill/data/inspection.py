@@ -110,7 +110,7 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
         raise DataError(f"{name}: there is no training split, only {', '.join(splits)}.")
     if not (train := splits["train"]).images:
         raise DataError(" ".join([*(train.problems or [f"{name}: has no training image."]), *train.broken[:1]]))
-    facts.lacking = not _whole(name, place, {**settings, **({"test": TEST_SHARE} if cut else {})})
+    facts.lacking = bool(getattr(there.files, "lacking", False))
     if bits := max((one.bits or 0 for one in splits.values()), default=0):
         facts.keys["bits"] = bits
     if idle := [one for one, count in train.classes.items() if not count]:
@@ -124,14 +124,6 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
     if facts.lacking or any(one.broken for one in splits.values()):
         facts.keys["broken"] = "skip"
     return facts
-
-
-def _whole(name: str, place: Place, settings: Mapping[str, Any]) -> bool:
-    """Whether nothing that the files' lists name is missing: whether they are found without ``broken: skip``, too."""
-    try:
-        return bool(locate(name, place, **settings).files)
-    except DataError:
-        return False
 
 
 def _located(name: str, place: Place, settings: Mapping[str, Any]) -> tuple[Located, bool]:

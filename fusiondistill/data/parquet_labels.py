@@ -6,15 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusiondistill.data.class_names import in_order, order_of
 from fusiondistill.data.decoding import what_it_is
-from fusiondistill.data.errors import DataError
+from fusiondistill.data.errors import DataError, unknown
 from fusiondistill.data.source import Files
 
-__all__ = ["Classes", "Columns", "Labels", "blaming", "classes_of", "columns_of", "rows_at_a_time"]
+__all__ = [
+    "Classes", "Columns", "Labels", "blaming", "classes_of", "columns_of", "counted_from", "labels_of",
+    "rows_at_a_time",
+]  # fmt: skip
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -62,7 +66,8 @@ def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...],
     columns = [f"{field.name} ({str(field.type)[:60]})" for field in schema]
     raise DataError(
         f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
-        f"expected one, or one called {', '.join(preferred)}. Rename the column."
+        f"expected one, or one called {', '.join(preferred)}. "
+        + ("Write data.label_column: NAME." if found and "label" in kind else "Rename the column.")
     )
 
 
@@ -76,8 +81,11 @@ class Columns(NamedTuple):
     """Whether the labels are the names of the classes."""
 
 
-def columns_of(path: Path, schema: Any) -> Columns:
+def columns_of(path: Path, schema: Any, label_column: str | None = None) -> Columns:
     """The columns of images and labels in a file's schema.
+
+    Args:
+        label_column: the one with the labels; None: told by its name and type.
 
     Raises:
         DataError: there are none, or it cannot be told which they are; the message lists all columns.
@@ -101,6 +109,11 @@ def columns_of(path: Path, schema: Any) -> Columns:
     encoded = f"{image}.bytes" if structs else image
     numbers = [field.name for field in schema if types.is_integer(field.type)]
     names = [field.name for field in schema if is_text(field.type)]
+    if label_column is not None:
+        if label_column not in [*numbers, *names]:
+            raise unknown("column of integers or texts (data.label_column)", label_column, [*numbers, *names],
+                          f" The columns of {path} are {', '.join(schema.names)}.")  # fmt: skip
+        return Columns(image, encoded, label_column, label_column in names)
     if not set(LABEL_COLUMNS) & set(numbers):
         called = [name for name in NAME_COLUMNS if name in names] or (names if not numbers else [])
         if called:
@@ -131,7 +144,7 @@ class Classes(NamedTuple):
     order: Mapping[Path, Sequence[int] | None]
     """The label that each of a file's own labels stands for; None: the same."""
     first: int = 0
-    """What the label of the first class is: 0, or 1."""
+    """What the label of the first class is."""
     places: Mapping[str, int] = {}
     """Class name -> its label, where the labels are names."""
 
@@ -144,15 +157,15 @@ class Classes(NamedTuple):
 
 
 class Labels:
-    """What the label column of one file holds, read once."""
+    """What the label column of one file holds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label_column: str | None = None) -> None:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         self.path, self.smallest, self.largest, self.texts = path, 0, -1, Counter[str]()
         with blaming(path), pq.ParquetFile(path) as file:
-            columns = columns_of(path, file.schema_arrow)
+            columns = columns_of(path, file.schema_arrow, label_column)
             self.are_texts = columns.texts
             self.declared = None if columns.texts else _declared_classes(path, file.schema_arrow, columns.label)
             rows_at_a_time(path, file.metadata)
@@ -169,11 +182,34 @@ class Labels:
             self.smallest, self.largest = min(lows[1:], default=0), max(highs)
 
 
-def classes_of(files: Files) -> Classes:
+@lru_cache(maxsize=256)
+def _read(path: Path, size: int, changed: int, label_column: str | None) -> Labels:
+    return Labels(path, label_column)
+
+
+def labels_of(path: Path, label_column: str | None = None) -> Labels:
+    """The :class:`Labels` of a file, read once while it does not change."""
+    with blaming(path):
+        status = path.stat()
+    return _read(path, status.st_size, status.st_mtime_ns, label_column)
+
+
+def counted_from(files: Files, label_column: str | None = None) -> int:
+    """The smallest label of a set whose labels are integers without names; 0 for all others."""
+    smallest = []
+    for path in files.values():
+        found = labels_of(path, label_column)
+        if found.are_texts or found.declared is not None or found.smallest < 1 <= found.largest + 1:
+            return 0
+        smallest += [found.smallest] if found.largest >= 0 else []
+    return min(smallest, default=0)
+
+
+def classes_of(files: Files, label_column: str | None = None) -> Classes:
     """Declared class names, those of the training split first; the names that the labels are, in alphabetical order; or
-    "0", "1", ... up to the largest label of any file."""
+    the numbers from the smallest label of any file, if that is above 0, to the largest."""
     names = sorted(files, key=lambda name: not name.startswith("train/"))
-    found = {files[name]: Labels(files[name]) for name in names}
+    found = {files[name]: labels_of(files[name], label_column) for name in names}
     first = next(iter(found.values()))
     for path, one in found.items():
         if one.are_texts != first.are_texts:
@@ -192,7 +228,8 @@ def classes_of(files: Files) -> Classes:
     if first.declared is None and largest >= MAX_CLASSES:
         raise DataError(f"{first.path.parent}: a label of {largest}: more than {MAX_CLASSES:,} classes are refused.")
     if first.declared is None:
-        return Classes([str(number) for number in range(largest + 1)], order)
+        lowest = counted_from(files, label_column)
+        return Classes([str(number) for number in range(lowest, largest + 1)], order, lowest)
     return Classes(first.declared, order, int(smallest >= 1 and largest == len(first.declared)))
 
 

@@ -18,7 +18,15 @@ Files = Mapping[str, Path]
 
 
 class Located(dict[str, Path]):
-    """Files, with what users should know of how they were found: a sentence each, the same for all splits."""
+    """Files, with what users should know of how they were found: a sentence each, the same for all splits.
+
+    Attributes:
+        read_as: how the same content was read in an earlier version in another way, for the digest; mostly "".
+        lacking: whether a list of the files names some that are not there, or without a label, which are left out.
+    """
+
+    read_as = ""
+    lacking = False
 
     def __init__(self, files: Mapping[str, Path], notes: Sequence[str] = ()) -> None:
         super().__init__(files)

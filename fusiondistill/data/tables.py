@@ -51,8 +51,13 @@ class Images:
             raise DataError(f"{folder}: there is no such folder of images.")
         self.folder, self.files = folder, dict[str, Path]()
         self._called: dict[str, list[str]] = {}
-        for at, inside, names in os.walk(folder):
+        seen = set[str]()
+        for at, inside, names in os.walk(folder, followlinks=True):
             inside[:] = sorted(name for name in inside if not name.startswith(".") and name != "__MACOSX")
+            if (real := os.path.realpath(at)) in seen:  # a link leads back
+                inside.clear()
+                continue
+            seen.add(real)
             for name in sorted(names):
                 if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
                     path = Path(at, name)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from fusiondistill.data.arrangement import CUT, cut_advice
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_names import SPLIT_WORDS, stands_in
@@ -141,7 +142,7 @@ def _no_split(base: Path) -> str:
     if len(counts) > 1 and not _WORDS.issuperset(map(str.lower, counts)):
         told = f"{len(counts):,} folders with {sum(counts.values()):,} images: "
         found = [f"{name} ({n:,})" for name, n in counts.items()]
-        remedy = "If these are the classes, write data.test: 0.2, which cuts a test split off."
+        remedy = f"If these are the classes, {CUT}."
     else:
         told, found = "", [f"{name} ({_told(kinds) or 'nothing'})" for name, kinds in classes.classes.items()]
         found += [f"{flat:,} images without a folder of a class"] if flat else []
@@ -288,6 +289,5 @@ def _lacks(files: Files, split: str) -> str:
     """What to say where a split is not there."""
     there = Counter(name.partition("/")[0] for name in files)
     told = " and ".join(f"{n:,} images of the {other} split" for other, n in there.items())
-    remedy = " Write data.test: 0.2, which cuts one off the training images." if split == "test" else ""
     place = next(iter(files.values())).parents[2]
-    return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{remedy}"
+    return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{cut_advice(split)}"

@@ -10,6 +10,7 @@ count the named classes from 1 are read so.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,19 @@ from typing import Annotated
 from pydantic import Field
 
 from fusiondistill.data import hub
+from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_names import KEYWORDS
-from fusiondistill.data.parquet_labels import Classes, Labels, blaming, classes_of, columns_of, rows_at_a_time
+from fusiondistill.data.parquet_labels import (
+    Classes,
+    blaming,
+    classes_of,
+    columns_of,
+    counted_from,
+    labels_of,
+    rows_at_a_time,
+)
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
 from fusiondistill.data.source import Located
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
@@ -34,25 +44,30 @@ def _locate(
     config: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
+    label_column: str | None = None,
     cut: bool = False,
 ) -> dict[str, Path]:
     """As :func:`hub.locate`; where a test split is cut off, one without labels is left out."""
-    found = hub.locate(root, config, train_split, test_split, cut)
+    found: Located = hub.locate(root, config, train_split, test_split, cut)
     tests = [name for name in found if name.startswith("test/")]
-    if not (cut and tests) or not all(_unlabelled(found[name]) for name in tests):
-        return found
-    note = f"{found[tests[0]].parent}: its test split has no labels and is not used"
-    return Located({name: path for name, path in found.items() if name not in tests}, [*found.notes, note])
+    if cut and tests and all(_unlabelled(found[name], label_column) for name in tests):
+        note = f"{found[tests[0]].parent}: its test split has no labels and is not used"
+        found = Located({name: path for name, path in found.items() if name not in tests}, [*found.notes, note])
+    with contextlib.suppress(DataError):  # said where the labels are read
+        lowest = counted_from(found, label_column)
+        found.read_as = f"labels from {lowest}" if lowest else ""
+    return found
 
 
-def _unlabelled(path: Path) -> bool:
+def _unlabelled(path: Path, label_column: str | None) -> bool:
     """Whether no row of a file has a label: all are negative, empty or missing."""
-    found = Labels(path)
+    found = labels_of(path, label_column)
     return found.largest < 0 and not any(found.texts.keys() - {None, ""})
 
 
 Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
 TrainSplit = Annotated[str | None, Field(description="what the set calls its training split; default: by its name")]
+LabelColumn = Annotated[str | None, Field(description="the column of the labels; default: by its name and type")]
 TestSplit = Annotated[str | None, Field(description="what it calls its test split; default: test, else validation")]
 
 
@@ -70,6 +85,7 @@ def parquet(
     config: Config = None,
     train_split: TrainSplit = None,
     test_split: TestSplit = None,
+    label_column: LabelColumn = None,
     background: Background = "white",
     bits: Bits = None,
     broken: Broken = "error",
@@ -81,49 +97,55 @@ def parquet(
         raise DataError(
             f"{next(iter(files.values())).parent}: no {split} split among {labels}; expected {split}-*.parquet, or a "
             f"file or folder with one of {', '.join(KEYWORDS.get(split, (split,)))} in its name. "
-            f"Say what it is called, like data.{split}_split: NAME"
-            + (", or cut one off the training images: data.test: 0.2." if split == "test" else ".")
+            f"Say what it is called, like data.{split}_split: NAME.{cut_advice(split)}"
         )
-    classes, notes = classes_of(files), list[str]()
+    classes, notes = classes_of(files, label_column), list[str]()
     notes += [f"{p}: the same classes in another order; they are matched by name" for p in mine if classes.order[p]]
-    notes += [f"{mine[0].parent}: labels count its {len(classes.names)} named classes from 1"] if classes.first else []
+    if classes.first:
+        notes.append(f"{mine[0].parent}: labels count its {len(classes.names)} classes from {classes.first}")
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
         for path in mine:
-            yield from reader.rows(_items(path, classes, split))
+            yield from reader.rows(_items(path, classes, split, label_column))
         reader.finish(str(mine[0].parent), classes.names if split == "train" else ())
         notes.extend(reader.notes(split))
 
     return Contents(classes.names, rows(), notes)
 
 
-def _items(path: Path, classes: Classes, split: str) -> Iterator[tuple[Callable[[], bytes], int, str]]:
+def _items(
+    path: Path, classes: Classes, split: str, label_column: str | None
+) -> Iterator[tuple[Callable[[], bytes], int, str]]:
     """Of each row what gives the bytes of its image, its label, and where it is."""
     import pyarrow.parquet as pq
 
     with blaming(path), pq.ParquetFile(path) as file:
-        image, encoded, label, _ = columns_of(path, file.schema_arrow)
+        image, encoded, label, _ = columns_of(path, file.schema_arrow, label_column)
         row, promised, step = 0, file.metadata.num_rows, rows_at_a_time(path, file.metadata)
         for batch in file.iter_batches(batch_size=step, columns=[encoded, label]):
             cells = batch.column(image) if encoded == image else batch.column(image).field("bytes")
             for number, cell in zip(batch.column(label).to_pylist(), cells, strict=True):
                 where = f"{path}, row {row}"
                 row += 1
-                _check_label(number, label, where, split, len(classes.names))
+                if number is None or number == "":
+                    yield partial(_unlabelled_row, where, label), len(classes.names), where
+                    continue
+                _check_label(number, where, split, len(classes.names))
                 yield partial(_image_bytes, cell.as_py(), image, where), classes.label(path, number), where
         if row != promised:
             raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
 
 
-def _check_label(number: int | str | None, label: str, where: str, split: str, classes: int) -> None:
-    if number is None or number == "":
-        raise DataError(f"{where}: column {label!r} holds no label. Give it one, or delete the row.")
+def _unlabelled_row(where: str, label: str) -> bytes:
+    raise BrokenImage(f"{where}: column {label!r} holds no label. Give it one, or delete the row.")
+
+
+def _check_label(number: int | str, where: str, split: str, classes: int) -> None:
     if isinstance(number, int) and number < 0:
         raise DataError(
             f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
-            f"have such: name another, like data.{split}_split: validation"
-            + (", or cut one off the training images: data.test: 0.2." if split == "test" else ".")
+            f"have such: name another, like data.{split}_split: validation.{cut_advice(split)}"
         )
 
 

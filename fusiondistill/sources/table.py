@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.class_names import in_order
 from fusiondistill.data.decoding import read_bounded
 from fusiondistill.data.errors import DataError
@@ -79,7 +80,7 @@ def _locate(
     if names.is_file() and all(text.isascii() and text.isdigit() for text in labels.values()):
         files[NAMES] = names
     listed = _Labelled({**dict(sorted(files.items())), LABELS: file}, notes)
-    listed.labels = labels
+    listed.labels, listed.lacking = labels, bool(found.missing or found.unlabelled)
     return listed
 
 
@@ -175,8 +176,9 @@ def table(
     labels: Mapping[str, str] = getattr(files, "labels", {})
     mine = [name for name in labels if name.startswith(f"{split}/")]
     if not mine:
-        remedy = " Write data.test: 0.2, which cuts one off the training images." if split == "test" else ""
-        raise DataError(f"{files[LABELS]}: names no image of the {split} split.{remedy}")
+        raise DataError(
+            f"{files[LABELS]}: names no image of the {split} split. Say so in a column of splits.{cut_advice(split)}"
+        )
     known = in_order(text for name, text in labels.items() if name.startswith("train/"))
     place, notes = {text: number for number, text in enumerate(known)}, list[str]()
 
