@@ -17,6 +17,7 @@ from fusiondistill.loss import merged_loss
 from fusiondistill.methods import METHODS
 from fusiondistill.old_spellings import modern, say_modern
 from fusiondistill.plugins import PluginError, load_plugins, read_plugins
+from fusiondistill.resolution import resolve
 from fusiondistill.safe_yaml import Location, YAMLProblem, mapping
 from fusiondistill.shorthands import ambiguous, write_out
 
@@ -74,6 +75,37 @@ def load_points(name: str, overrides: Iterable[str] = ()) -> tuple[Config, tuple
     except YAMLProblem as error:
         raise ConfigError(str(path), [Mistake("", str(error), error.line)]) from error
     return parse_points(text, source=str(path), overrides=overrides)
+
+
+def mistaken(name: str, overrides: Iterable[str], location: Location, message: str) -> ConfigError:
+    """The error for a key of a config whose value turned out to be wrong when the data were looked at.
+
+    Args:
+        name, overrides: as for :func:`load`, which has found no mistake.
+        location: of the key.
+    """
+    _, lines = _laid_over(name, overrides)
+    return ConfigError(str(find(name)), [Mistake(".".join(map(str, location)), message, line_of(location, lines))])
+
+
+def own_recipes(name: str, overrides: Iterable[str] = ()) -> dict[str, str]:
+    """Method -> the recipe that it names itself, or what it is like; without a sweep's values.
+
+    Args:
+        name, overrides: as for :func:`load`, which has found no mistake.
+    """
+    given = resolve(_laid_over(name, overrides)[0]).given
+    return {method: str(raw["recipe"]) for method, raw in given.items() if raw.get("recipe")}
+
+
+def _laid_over(name: str, overrides: Iterable[str]) -> tuple[dict[str, Any], dict[Location, int | None]]:
+    """The content of a config that has no mistake, its overrides laid over it, and the lines of its keys."""
+    content, found = safe_yaml.read(safe_yaml.read_text(find(name)))
+    lines: dict[Location, int | None] = {**found}
+    write_out(content)
+    for text in overrides:
+        _override(content, lines, text)
+    return content, lines
 
 
 def parse(text: str, *, source: str = "config", overrides: Iterable[str] = ()) -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -100,9 +100,17 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
     """The keys that are known at a place of a config."""
     if not location:
         return [*(SECTIONS - {"fusion"}), *METHODS]
+    model, raw = _model_at(location, content)
+    keys = [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
+    known = isinstance(model, type) and issubclass(model, Parametrised)
+    return keys + (model.parameter_names(mapping(raw)) if known else [])
+
+
+def _model_at(location: Location, content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model of what stands at a place of a config, None where it has no keys; and what stands there."""
     model: Any = Config
     raw: Any = content
-    if location[0] in METHODS or location[0] == "define":
+    if location and (location[0] in METHODS or location[0] == "define"):
         name = location[0] if location[0] in METHODS else location[1] if len(location) > 1 else ""
         raw = resolve(content).given.get(str(name), {})
         rows: dict[str, Any] = {"trained": Trained, "merged": Merged, "combined": Combined}
@@ -117,10 +125,21 @@ def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
         annotation = fields[part].annotation
         candidates = [a for a in (annotation, *_arguments(annotation)) if _is_model(a)]
         if not candidates:
-            return []
+            return None, raw
         model = candidates[0]
-    keys = [field.alias or name for name, field in getattr(model, "model_fields", {}).items()]
-    return keys + (model.parameter_names(mapping(raw)) if issubclass(model, Parametrised) else [])
+    return model, raw
+
+
+def _as_list(location: Location, shown: Any, content: Mapping[str, Any]) -> str:
+    """What to write for a list in the place of one value: its form, where the key's description begins with that."""
+    field = getattr(_model_at(location[:-1], content)[0], "model_fields", {}).get(location[-1])
+    if field is None:
+        return f"write [{shown}]"
+    if form := re.match(r"\[.*?\]", field.description or ""):
+        return f"write {form[0]}"
+    kinds = [get_args(one) for one in (field.annotation, *_arguments(field.annotation)) if get_origin(one) is tuple]
+    count = len(kinds[0]) if kinds and Ellipsis not in kinds[0] else 1
+    return f"write [{', '.join([str(shown)] * count)}]"
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:
@@ -215,6 +234,8 @@ def _explain(
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
             message += f" with keys such as {', '.join(keys[:3])}"
         message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
+        if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, int | float | str):
+            message += f": {_as_list(location, shown, content)}"
     while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):
         location = location[:-1]
     return Mistake(".".join(map(str, location)), message, line_of(location, lines))

@@ -27,6 +27,21 @@ def places(text: str, *overrides: str) -> list[tuple[int | None, str]]:
     return [(line, key) for line, key, _ in mistakes(text, *overrides)]
 
 
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("base: {resized_crop: 0.3}", "base.resized_crop: input should be a list, not 0.3: write [low, high]"),
+        ("data: {name: digits, mean: 0.5}", "not 0.5: write [0.5, 0.5, 0.5]"),
+        ("base: {schedule: {milestones: 0.5}}", "not 0.5: write [0.5]"),
+        ("base: {resized_crop_ratio: [0.5, 2]}", "base.resized_crop_ratio: says how resized_crop cuts, which is not"),
+    ],
+)
+def test_a_value_in_the_place_of_a_list_is_told_what_to_write(text: str, said: str) -> None:
+    with pytest.raises(config_file.ConfigError) as error:
+        config_file.parse(f"experiment: x\n{text}\n")
+    assert said in str(error.value)
+
+
 def test_every_mistake_is_told_at_once_with_its_line() -> None:
     text = """\
 # a comment

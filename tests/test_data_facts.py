@@ -13,6 +13,7 @@ from PIL import Image
 
 from fusiondistill import DataError, config_file, feeding
 from fusiondistill.checkpoints import CheckpointError, save_checkpoint
+from fusiondistill.config_file import ConfigError
 from fusiondistill.data import load_images
 from fusiondistill.data.names import escaped
 from fusiondistill_runner.cli import main
@@ -202,12 +203,12 @@ def test_class_weights_are_those_of_the_classes(tmp_path):
     for given in ("class_weights: {a: 2}", "class_weights: [1, 3]", "class_weights: balanced"):
         assert prepared(tmp_path, f"{BASE}base: {{{given}}}\n").plan.stages
     for given, words in (
-        ("{cow: 2}", "base: class_weights: no class 'cow'; there are a, b"),
-        ("[1]", "1 weights for 2"),
+        ("{cow: 2}", "line 4: base.class_weights.cow: no class 'cow'; there are a, b"),
+        ("[1]", "line 4: base.class_weights: 1 weights for 2"),
     ):
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(ConfigError, match=words):
             prepared(tmp_path, f"{BASE}base: {{class_weights: {given}}}\n")
-        with pytest.raises(DataError, match=words.removeprefix("base")):
+        with pytest.raises(ConfigError, match=r"line 4: search\.space\.class_weights.*: " + words.split(": ")[-1]):
             more = f"search: {{of: base, space: {{class_weights: {{choice: [none, {given}]}}}}}}\n"
             prepared(tmp_path, BASE + more)
 

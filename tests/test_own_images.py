@@ -480,6 +480,13 @@ def checked(*words: str) -> tuple[int, str]:
     return said.exit_code, said.output
 
 
+def test_a_set_is_looked_at_by_its_name(tmp_path):
+    code, text = checked("digits")
+    assert code == 0 and "1,797 images (train 1,397, test 400), 10 classes" in text and "data: {name: digits}" in text
+    code, text = checked("digit")
+    assert code == 2 and "no such file, folder or data set; did you mean 'digits'?" in text
+
+
 def test_a_look_at_a_folder_says_what_is_there_and_what_to_write(tmp_path):
     classes_of(Path("photos"), count=5)
     put(Path("photos/a/wide.png"), 50, 64, 80)

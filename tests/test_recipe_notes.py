@@ -84,3 +84,13 @@ def test_a_sweep_says_each_once(tmp_path: Path) -> None:
     ready = prepared(tmp_path, as_parquet(tmp_path, 3, 16), "sweep={base.epochs: [1, 2], recipe: [paper, null]}")
     said = [note for note in ready.notes if note.startswith("recipe: ")]
     assert len(ready.points) == 4 and said == ["recipe: paper, as the config says", "recipe: paper, the default"]
+
+
+def test_a_recipe_inside_a_method_is_said(tmp_path: Path) -> None:
+    name = as_parquet(tmp_path, 10, 8)
+    (tmp_path / "c.yaml").write_text(
+        f"experiment: x\nmethods: [base, mine]\ndata: {{name: {name}, root: {tmp_path}}}\nmodel: cifar_resnet8\n"
+        "base: {recipe: paper-cifar100}\nvanilla: {recipe: paper-cifar100}\ndefine: {mine: {like: vanilla}}\n"
+    )
+    (said,) = (note for note in prepare(str(tmp_path / "c.yaml"), (), str(tmp_path)).notes if "recipe" in note)
+    assert said == "recipe: paper, the default; of base paper-cifar100; of mine paper-cifar100"

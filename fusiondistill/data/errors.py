@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from fusiondistill.data.names import escaped
 
-__all__ = ["BrokenImage", "DataError", "unknown"]
+__all__ = ["BrokenImage", "DataError", "WrongValue", "unknown"]
 
 
 class DataError(ValueError):
@@ -15,6 +15,14 @@ class DataError(ValueError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(escaped(str(message), lines=True))
+
+
+class WrongValue(DataError):
+    """The value of a key of the config does not go with the images; ``location`` leads to the key."""
+
+    def __init__(self, location: Iterable[str | int], message: str) -> None:
+        super().__init__(message)
+        self.location = tuple(location)
 
 
 class BrokenImage(DataError):

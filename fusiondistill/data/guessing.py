@@ -7,6 +7,8 @@ from pathlib import Path
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub import SUFFIXES as PARQUET
 from fusiondistill.data.tables import TABLES, tables_in
+from fusiondistill.registry import close_to
+from fusiondistill.sources import SOURCES
 
 __all__ = ["keys_for"]
 
@@ -30,7 +32,8 @@ def keys_for(path: Path) -> dict[str, str]:
     if path.is_dir():
         return _folder(path)
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder.")
+        named = close_to(path.name, [name for name in SOURCES if not SOURCES[name].needs_root], listed=False)
+        raise DataError(f"{path}: there is no such file, folder or data set{named or '.'}")
     suffix = path.suffix.lower()
     if suffix in TABLES:
         return {"name": "table", "images": str(_images_beside(path)), "labels": str(path)}
@@ -79,8 +82,6 @@ def _has_parquet(path: Path) -> bool:
 
 def _has_classes(path: Path) -> bool:
     """Whether the folders are those of splits or of classes, as the source ``folder`` reads them."""
-    from fusiondistill.sources import SOURCES
-
     try:
         files = SOURCES["folder"].locate(path, cut=True)
     except DataError:

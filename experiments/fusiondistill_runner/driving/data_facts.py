@@ -10,8 +10,10 @@ from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
+from fusiondistill.data.errors import WrongValue
 from fusiondistill.evaluation import MIXED_BATCH
 from fusiondistill.feeding import too_large
+from fusiondistill.resolution import where
 from fusiondistill.sources import SOURCES
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.search_space import candidates
@@ -221,7 +223,7 @@ def _facts_of_plan(plan: Plan, train: ImageSet, count: int) -> list[str]:
                     told = f"batches of {size:,} images leave one of {count:,}, a batch_size of {better:,} does not"
                     lonely.setdefault(stage.name, told)
             for weights in (spec.recipe.class_weights, *_searched(stage, "class_weights")):
-                _check_weights(stage.name, weights, train)
+                _check_weights(config, stage, weights, train)
         elif isinstance(spec, MergeSpec) and spec.recalibrate != "none":
             seen = min(spec.images, count)
             if (1 if spec.told else len(spec.degradations)) * (seen % MIXED_BATCH) == 1:
@@ -245,14 +247,17 @@ def _searched(stage: Stage, key: str) -> Iterable[Any]:
     return [values[key] for values in islice(drawn, MOST_DRAWN)]
 
 
-def _check_weights(name: str, weights: Any, train: ImageSet) -> None:
+def _check_weights(config: Config, stage: Stage, weights: Any, train: ImageSet) -> None:
     """Class weights must be those of the classes that there are."""
     from fusiondistill.balancing import class_weights_of
 
     try:
         class_weights_of(weights, train.labels, train.classes)
     except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
+        said = [name for name, method in config.table.items() if getattr(method, "class_weights", None) == weights]
+        place = where(said[0], "class_weights") if said else ("search", "space", "class_weights")
+        lost = [name for name in weights if name not in train.classes] if isinstance(weights, Mapping) else []
+        raise WrongValue((*place, *lost[:1]), f"{str(error).removeprefix('class_weights: ')} ({stage.name})") from error
 
 
 def _needs_two(config: Config, train: ImageSet) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.config import Config, DataConfig, ModelConfig
+from fusiondistill.locations import absolute
 from fusiondistill.methods import BASE
 from fusiondistill.pixel_scale import in_words, of_pixels
 from fusiondistill.recipes import PRETRAINED
@@ -118,6 +119,7 @@ class NetworkFacts:
         """
         from fusiondistill.checkpoints import check_card, load_checkpoint
 
+        path = absolute(path)
         if path not in self._files:
             while len(self._files) >= MOST_FILES:
                 del self._files[next(iter(self._files))]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fusiondistill import config_file
 from fusiondistill.config import Config, DataConfig, ModelConfig
+from fusiondistill.data.errors import WrongValue
 from fusiondistill.locations import absolute
 from fusiondistill.methods import METHODS
 from fusiondistill.plugins import read_plugins
@@ -86,7 +87,11 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     shared: dict[str, Stage] = {}
     plans = tuple(outside.plan(outside.completed(point), shared) for point in points)
     whole = {"experiment": config.experiment, "sweep": config.sweep}
-    prepared = outside.prepared(plans[0].config.model_copy(update=whole), plans, store)
+    try:
+        whole_config, own = plans[0].config.model_copy(update=whole), config_file.own_recipes(name, overrides)
+        prepared = outside.prepared(whole_config, plans, store, own)
+    except WrongValue as error:
+        raise config_file.mistaken(name, overrides, error.location, str(error)) from error
     return replace(prepared, notes=(*notes, *prepared.notes))
 
 
@@ -109,7 +114,8 @@ def prepare_evaluation(
     name = f"evaluate-{data}" if re.fullmatch(r"\w+", data) else "evaluate"
     # Loads the plugins: a checkpoint's network may be one of theirs.
     whole = config_file.parse("experiment: x\n", source="evaluate", overrides=[f"data.name={data}", *overrides])
-    found = _Found(whole.model if any(text.startswith("model.name=") for text in overrides) else None)
+    networks = NetworkFacts()
+    found = _Found(networks, whole.model if any(text.startswith("model.name=") for text in overrides) else None)
     for path in checkpoints:
         found.add(path)
     settings = hashlib.sha256(repr((sorted(checkpoints), sorted(overrides))).encode()).hexdigest()[:6]
@@ -123,7 +129,7 @@ def prepare_evaluation(
     config = points[0][0].model_copy(update={"experiment": name})
     if local:
         config = alone(config)
-    outside = _Outside(config.plugins)
+    outside = _Outside(config.plugins, networks)
     config = outside.completed(config)
     points = [(outside.completed(point), outside.with_facts(point, models)) for point, models in points]
     shared: dict[str, Stage] = {}
@@ -137,8 +143,8 @@ def prepare_evaluation(
 class _Found:
     """Checkpoints to evaluate, by network: (row, seed) -> (path, network, card)."""
 
-    def __init__(self, named: ModelConfig | None = None) -> None:
-        self.named = named
+    def __init__(self, networks: NetworkFacts, named: ModelConfig | None = None) -> None:
+        self.networks, self.named = networks, named
         """The network of files that do not say which one they belong to."""
         self.by_network: dict[ModelConfig, dict[tuple[str, int], Checkpoint]] = {}
 
@@ -148,18 +154,18 @@ class _Found:
         Raises:
             CheckpointError: it is missing, damaged, or does not say which network it belongs to.
         """
-        from fusiondistill.checkpoints import CheckpointError, check_card, check_plugin, load_checkpoint
-        from fusiondistill.released import depth_of
+        from fusiondistill.checkpoints import CheckpointError, check_plugin
+        from fusiondistill.foreign import unwrapped
+        from fusiondistill.released import depth_of, renamed
 
-        state, card = load_checkpoint(path)
+        state, card = self.networks.read(path)
         if card:
-            check_card(card, path)
             check_plugin(card, path)
             own = card.get("parameters") or {}
             model = ModelConfig(name=card["model"], feature_layer=card.get("feature_layer"), **own)
         elif self.named:
             model = self.named
-        elif depth := depth_of(state):
+        elif depth := depth_of(renamed(unwrapped(state))):
             model = ModelConfig(name=f"cifar_resnet{depth}")
         else:
             raise CheckpointError(
@@ -220,11 +226,11 @@ class _Data(NamedTuple):
 class _Outside:
     """Reads what plans need to know about data sets, plugins and corruption sets; each of them once."""
 
-    def __init__(self, plugins: Sequence[str]) -> None:
+    def __init__(self, plugins: Sequence[str], networks: NetworkFacts | None = None) -> None:
         self.plugins = read_plugins(plugins)
         self.data: dict[DataConfig, _Data] = {}
         self.corruptions: dict[tuple[str, _Data], dict[str, str]] = {}
-        self.networks = NetworkFacts()
+        self.networks = networks or NetworkFacts()
 
     def completed(self, config: Config) -> Config:
         """The config with what its images and its weights say of what it leaves out."""
@@ -297,8 +303,14 @@ class _Outside:
             self.corruptions[folder, data] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
         return self.corruptions[folder, data]
 
-    def prepared(self, config: Config, plans: tuple[Plan, ...], store: str | None) -> Prepared:
-        """The plans with their store and the context of their stages; what the images are like is looked at here."""
+    def prepared(
+        self, config: Config, plans: tuple[Plan, ...], store: str | None, recipes: Mapping[str, str] | None = None
+    ) -> Prepared:
+        """The plans with their store and the context of their stages; what the images are like is looked at here.
+
+        Args:
+            recipes: method -> the recipe that it names itself.
+        """
         from fusiondistill_runner.driving.data_facts import DataFacts
         from fusiondistill_runner.working.context import Context
 
@@ -310,7 +322,7 @@ class _Outside:
         origins = dict[str, str]()
         for plan in plans:
             data = self._data(plan.config)
-            notes += recipe_notes(plan, len(data.test.classes), data.size)
+            notes += recipe_notes(plan, len(data.test.classes), data.size, recipes or {})
             notes += [*self.networks.of(plan), *facts.of(plan, data.images)]
             about.append(summary(plan.config.data, data.images))
             origins[plan.config.experiment] = self.networks.origin(plan, data.train)

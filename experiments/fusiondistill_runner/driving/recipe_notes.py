@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fusiondistill.recipes import RECIPES, recipe_of_data
 from fusiondistill_runner.planning.rows import Plan
@@ -15,11 +15,12 @@ _SETS = {100: "CIFAR-100", 200: "Tiny ImageNet"}
 _SIDES = (32, 64)
 
 
-def recipe_notes(plan: Plan, classes: int, size: tuple[int, int]) -> Iterator[str]:
+def recipe_notes(plan: Plan, classes: int, size: tuple[int, int], own: Mapping[str, str]) -> Iterator[str]:
     """Which recipe was taken and why; and the line to write where the images may be those of another recipe.
 
     Args:
         plan: one experiment.
+        own: method -> the recipe that it names itself.
         classes: how many classes its images have.
         size: (height, width) of its images in pixels.
     """
@@ -29,7 +30,10 @@ def recipe_notes(plan: Plan, classes: int, size: tuple[int, int]) -> Iterator[st
     given, data = plan.config.recipe, plan.config.data.name
     chosen = given or recipe_of_data(data)
     why = "as the config says" if given else "the default" if chosen == "paper" else f"since data.name is {data}"
-    yield f"recipe: {chosen}, {why}"
+    rows = plan.config.model_copy(update={"search": ()}).content()
+    needed = [name for name in own if name in {**rows, **rows.get("define", {})}]
+    apart = "".join(f"; of {name} {own[name]}" for name in needed)
+    yield f"recipe: {chosen}, {why}{apart}"
     cleanly = {spec.recipe.optimizer.weight_decay for spec in trainings if not spec.degradations}
     if not given and chosen == "paper" and _PAPER in cleanly and classes in _SETS and set(size) <= set(_SIDES):
         yield (

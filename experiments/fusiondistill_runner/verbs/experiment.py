@@ -132,6 +132,9 @@ def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
     checked, points = config_file.load_points(config, overrides)
     at_roots = all(point.data.place for point in points)
     notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
+    if not at_roots:
+        fetched = ", ".join(sorted({point.data.name for point in points if not point.data.place}))
+        notes = (*notes, f"the images of {fetched}, which are found by their name, are not looked at: plan does that")
     if show:
         from fusiondistill.resolved import resolved_text
 

@@ -85,10 +85,10 @@ def data_group() -> None:
 def data_check_verb(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Look at every image of a data set, and say what to write into a config for it.
 
-    PATH is a folder (train/test or not), a table of labels (.csv, .tsv), a Parquet file, or a config. Says how many
-    images of each class and split there are, their sizes and modes, which are broken, there twice or in two splits, and
-    how uneven the classes are. Exit code: 1 where something is wrong that no key of the config mends (also broken
-    files, images in two splits or with two labels), else 0.
+    PATH is a folder (train/test or not), a table of labels (.csv, .tsv), a Parquet file, a config, or a set by its name
+    (digits), which is fetched as a run would. Says how many images of each class and split there are, their sizes and
+    modes, which are broken, there twice or in two splits, and how uneven the classes are. Exit code: 1 where something
+    is wrong that no key of the config mends (also broken files, images in two splits or with two labels), else 0.
     """
     import json
 

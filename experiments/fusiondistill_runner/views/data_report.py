@@ -15,6 +15,7 @@ from fusiondistill.data.guessing import keys_for
 from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
 from fusiondistill.data.resizing import listed
 from fusiondistill.data.tables import tables_in
+from fusiondistill.sources import SOURCES
 
 __all__ = ["check_data", "content", "lines"]
 
@@ -28,7 +29,8 @@ def check_data(path: str, overrides: tuple[str, ...]) -> Facts:
     """Look at the data set at a path, or that of a config.
 
     Args:
-        path: a folder, a table, a Parquet file; or a config, by its file or shipped name.
+        path: a folder, a table, a Parquet file; a config, by its file or shipped name; or a data set by its name,
+            which is fetched as a run would.
         overrides: ``KEY=VALUE``, laid over the config, like ``data.bits=12``.
 
     Raises:
@@ -37,6 +39,9 @@ def check_data(path: str, overrides: tuple[str, ...]) -> Facts:
     place = Path(path).expanduser()
     if place.suffix.lower() in _CONFIGS or (not place.exists() and _is_shipped(path)):
         data = config_file.load(path, overrides).data
+    elif not place.exists() and path in SOURCES and not SOURCES[path].needs_root:
+        named = [f"data.name={path}", *overrides]
+        data = config_file.parse("experiment: check\n", source=path, overrides=named).data
     else:
         keys = [f"data.{key}={json.dumps(value)}" for key, value in keys_for(place).items()]
         data = config_file.parse("experiment: check\n", source=path, overrides=[*keys, *overrides]).data
@@ -135,7 +140,7 @@ def _sizes(facts: Facts) -> str:
     if len(sizes) == 1:
         return f"all {listed(sizes)}"
     sides = [side for size in sizes for side in size]
-    named = f": {listed(sizes)}" if max(sizes.values()) > 1 else ""
+    named = f": {listed(sizes)}" if 20 * max(sizes.values()) > sizes.total() else ""
     return f"{len(sizes):,} different ones, sides of {min(sides):,} to {max(sides):,} pixels{named}"
 
 
