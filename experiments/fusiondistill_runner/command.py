@@ -294,9 +294,14 @@ def _settle() -> None:
         os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
+_shown: set[str] = set()
+
+
 def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """Print a warning in a line, without its place in the code."""
-    click.echo(f"note: {message}", err=True)
+    """Print a warning in a line, without its place in the code; once, since libraries make Python forget which were."""
+    if str(message) not in _shown:
+        _shown.add(str(message))
+        click.echo(f"note: {message}", err=True)
 
 
 def _terminate(*_: Any) -> NoReturn:
