@@ -150,7 +150,7 @@ def test_a_file_without_a_card_is_a_model_by_what_its_user_says(tmp_path: Path) 
     )
     assert named.classes == tuple("abcdefg") and named.mean.flatten().tolist() == [127.5] * 3
     for given, message in (
-        ({}, "does not say its model and mean and std"),
+        ({}, "does not say its model, mean, std"),
         ({"model": "squeezenet1_1", "mean": mean}, "does not say its std"),
         ({"model": "squeezenet11", "mean": mean, "std": std}, "squeezenet1_1"),
         ({"model": "resnet18", "mean": mean, "std": std}, "does not fit resnet18"),

@@ -453,6 +453,13 @@ def test_the_column_of_labels_is_named_where_several_may_be_meant(tmp_path):
     assert any("left out: 2 (" in note and "row 9" in note for note in images.notes)
 
 
+def test_a_column_of_yes_and_no_is_one_of_labels(tmp_path):
+    shard(tmp_path / "set" / "train.parquet", [True, False, True], pa.bool_())
+    shard(tmp_path / "set" / "test.parquet", [True], pa.bool_())
+    images = load_images("parquet", "train", tmp_path / "set")
+    assert images.labels.tolist() == [1, 0, 1] and images.classes == ["0", "1"]
+
+
 def test_a_table_finds_images_in_linked_folders(tmp_path):
     classes_of(tmp_path / "else", count=2)
     (tmp_path / "set").mkdir()

@@ -109,6 +109,8 @@ def columns_of(path: Path, schema: Any, label_column: str | None = None) -> Colu
     encoded = f"{image}.bytes" if structs else image
     numbers = [field.name for field in schema if types.is_integer(field.type)]
     names = [field.name for field in schema if is_text(field.type)]
+    flags = [field.name for field in schema if types.is_boolean(field.type)]
+    numbers += flags if label_column or not (numbers or names) else []
     if label_column is not None:
         if label_column not in [*numbers, *names]:
             raise unknown("column of integers or texts (data.label_column)", label_column, [*numbers, *names],
@@ -177,8 +179,8 @@ class Labels:
                     if len(self.texts) > MAX_CLASSES:
                         raise DataError(f"{path}: column {columns.label!r} has more than {MAX_CLASSES:,} classes.")
                 elif (ends := pc.min_max(batch.column(0)).as_py())["min"] is not None:
-                    lows.append(ends["min"])
-                    highs.append(ends["max"])
+                    lows.append(int(ends["min"]))
+                    highs.append(int(ends["max"]))
             self.smallest, self.largest = min(lows[1:], default=0), max(highs)
 
 

@@ -290,4 +290,5 @@ def _lacks(files: Files, split: str) -> str:
     there = Counter(name.partition("/")[0] for name in files)
     told = " and ".join(f"{n:,} images of the {other} split" for other, n in there.items())
     place = next(iter(files.values())).parents[2]
-    return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{cut_advice(split)}"
+    unused = "".join(f" {note}." for note in getattr(files, "notes", ()) if "is not used" in note)
+    return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{unused}{cut_advice(split)}"
