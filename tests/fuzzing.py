@@ -254,7 +254,7 @@ SWEEP = TINY + "sweep:\n  model.name: [cifar_resnet8, cifar_resnet14]\n  base: [
 @cache
 def cases() -> dict[str, Case]:
     """Name -> (valid inputs, what to do with a damaged one)."""
-    pictures = [image(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")]
+    pictures = [image(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "AVIF", "JPEG2000")]
     arrays = [array(np.zeros((10, 4, 4, 3), np.uint8))]
     return {
         "config": ([TINY.encode(), SWEEP.encode()], config),

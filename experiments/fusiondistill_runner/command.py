@@ -130,7 +130,8 @@ def _guard(call: Callable[[], Any]) -> Any:
         _check_names()
         return call()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
+        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number. A plugin that raises
+        # KeyboardInterrupt by itself cannot be told from Ctrl-C while its code runs.
         if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
             _blame(stop)
             raise
