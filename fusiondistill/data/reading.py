@@ -18,7 +18,7 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
-__all__ = ["BROKEN", "Background", "Bits", "Broken", "Observed", "Reader", "observing"]
+__all__ = ["BROKEN", "Background", "Bits", "Broken", "LabelColumn", "Observed", "Reader", "observing"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
@@ -32,6 +32,7 @@ Bits = Annotated[
 Broken = Annotated[
     Literal["error", "skip"], Field(description="skip leaves out files that cannot be decoded, and names them")
 ]
+LabelColumn = Annotated[str | None, Field(description="the column of the labels; default: by its name and content")]
 
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 _DARK = 2**14

@@ -32,7 +32,7 @@ from fusiondistill.data.parquet_labels import (
     labels_of,
     rows_at_a_time,
 )
-from fusiondistill.data.reading import Background, Bits, Broken, Reader
+from fusiondistill.data.reading import Background, Bits, Broken, LabelColumn, Reader
 from fusiondistill.data.source import Located
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
@@ -67,7 +67,6 @@ def _unlabelled(path: Path, label_column: str | None) -> bool:
 
 Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
 TrainSplit = Annotated[str | None, Field(description="what the set calls its training split; default: by its name")]
-LabelColumn = Annotated[str | None, Field(description="the column of the labels; default: by its name and type")]
 TestSplit = Annotated[str | None, Field(description="what it calls its test split; default: test, else validation")]
 
 

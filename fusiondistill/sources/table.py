@@ -22,7 +22,7 @@ from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.class_names import in_order
 from fusiondistill.data.decoding import read_bounded
 from fusiondistill.data.errors import DataError
-from fusiondistill.data.reading import Background, Bits, Broken, Reader
+from fusiondistill.data.reading import Background, Bits, Broken, LabelColumn, Reader
 from fusiondistill.data.source import Located
 from fusiondistill.data.tables import Images, Item, Table, read_table, tables_in
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
@@ -156,7 +156,6 @@ def _class_names(labels: list[str], file: Path | None) -> list[str]:
 
 
 ImageColumn = Annotated[str | None, Field(description="the column of the file names; default: by its name and content")]
-LabelColumn = Annotated[str | None, Field(description="the column of the classes; default: by its name")]
 SplitColumn = Annotated[str | None, Field(description="the column of train, validation, test; default: by its name")]
 
 
