@@ -64,7 +64,7 @@ def with_card(state: State, told: Told, source: str) -> tuple[dict[str, torch.Te
 
     Raises:
         CheckpointError: what is needed is not said, or the weights do not fit the network.
-        ValueError: no such network, or mean and std are on different scales.
+        ValueError: no such network; or mean and std are not three numbers each, or on different scales.
     """
     from fusiondistill.checkpoints import fitted
     from fusiondistill.foreign import unwrapped
@@ -77,7 +77,8 @@ def with_card(state: State, told: Told, source: str) -> tuple[dict[str, torch.Te
         raise CheckpointError(_asked(source, lacking))
     model = _network(told.model or f"cifar_resnet{depth}")
     mean, std = of_pixels(told.mean, told.std)
-    assert mean and std
+    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std must be three numbers each, std above 0; got {told.mean} and {told.std}")
     count = told.classes if isinstance(told.classes, int) else len(told.classes or ()) or _outputs(model, state)
     if not count:
         raise CheckpointError(f"{source}: how many classes it has cannot be told of its head: give classes=[...]")

@@ -156,6 +156,7 @@ def test_a_file_without_a_card_is_a_model_by_what_its_user_says(tmp_path: Path) 
         ({"model": "resnet18", "mean": mean, "std": std}, "does not fit resnet18"),
         ({"model": "squeezenet1_1", "mean": mean, "std": std, "classes": 3}, r"classifier\.1\.weight has shape \(7"),
         ({"model": "squeezenet1_1", "mean": mean, "std": (64, 64, 64)}, "scale 0..1"),
+        ({"model": "squeezenet1_1", "mean": mean, "std": (0.5,)}, "three numbers each"),
     ):
         with pytest.raises(ValueError, match=message):
             load_model(path, **given)  # type: ignore[arg-type]
