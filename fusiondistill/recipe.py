@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from fusiondistill.frozen import Frozen, Positive, Weight
 from fusiondistill.loss import Loss, merged_loss, set_loss_key
@@ -138,14 +138,6 @@ class Recipe(Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: bool = Field(False, description="NHWC memory layout")
     compile: bool = Field(False, description="torch.compile the student")
-
-    @field_validator("resized_crop_ratio")
-    @classmethod
-    def _of_a_crop(cls, value: tuple[float, float], others: ValidationInfo) -> tuple[float, float]:
-        default = cls.model_fields["resized_crop_ratio"].default
-        if value != default and others.data.get("resized_crop", value) is None:
-            raise ValueError("says how resized_crop cuts, which is not given: write resized_crop: [0.3, 1.0], too")
-        return value
 
     @field_validator("resized_crop", "resized_crop_ratio")
     @classmethod

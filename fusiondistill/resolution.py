@@ -184,8 +184,13 @@ def _with_weights(settings: dict[str, Any], searched: Collection[str]) -> dict[s
 
 def searched_terms(name: str, content: Mapping[str, Any]) -> list[str]:
     """The loss terms that a search of a method can turn on."""
+    parts = (key.split(".") for key in searched_keys(name, content))
+    return [rest[0] for first, *rest in parts if first == "loss" and len(rest) == 1]
+
+
+def searched_keys(name: str, content: Mapping[str, Any]) -> list[str]:
+    """The keys of a method that are searched."""
     given = content.get("search")
     searches = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Mapping)]
     spaces = [one.get("space") for one in searches if one.get("of", SEARCHED) == name]
-    keys = [str(key) for space in spaces if isinstance(space, Mapping) for key in space]
-    return [key.split(".")[1] for key in keys if key.startswith("loss.") and len(key.split(".")) == 2]
+    return [str(key) for space in spaces if isinstance(space, Mapping) for key in space]

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fusiondistill.methods import EXPERTS, METHODS, form_of, searched_name
+from fusiondistill.recipe import Recipe
 from fusiondistill.recipes import PRETRAINED, RANDOM, RECIPES
 from fusiondistill.registry import close_to
-from fusiondistill.resolution import NAME, Table, searched_terms, where
+from fusiondistill.resolution import NAME, Table, searched_keys, searched_terms, where
 from fusiondistill.safe_yaml import Location
 
 __all__ = ["problems_of_table"]
@@ -41,6 +42,7 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     yield from table.problems
     for name in table.given:
         yield from _schedule(name, content)
+        yield from _crop(name, table, content)
         if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
             yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
     wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
@@ -50,6 +52,15 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     yield from _circles(table)
     for name in table.given:
         yield from _loss(name, table, content)
+
+
+def _crop(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """A ratio of crops that are neither given, nor said to be none, nor searched."""
+    said = {*table.given[name], *searched_keys(name, content)}
+    ratio, default = _said(name, content).get("resized_crop_ratio"), Recipe.model_fields["resized_crop_ratio"].default
+    if ratio not in (None, default, list(default)) and "resized_crop" not in said:
+        told = "says how resized_crop cuts, which is not given: write resized_crop: [0.3, 1.0], too"
+        yield where(name, "resized_crop_ratio"), told
 
 
 def _names(defined: Mapping[str, Any], table: Table, sections: Collection[str]) -> Iterator[Problem]:

@@ -193,7 +193,12 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("base:\n  resized_crop: [0.3, 0.5, 1]\n", 3, "base.resized_crop", "at most 2 items"),
         ("base:\n  resized_crop: [0.3, 1.5]\n", 3, "base.resized_crop.1", "less than or equal to 1"),
         ("base:\n  resized_crop: [0.9, 0.3]\n", 3, "base.resized_crop", "0.9 is above 0.3"),
-        ("base: {resized_crop_ratio: [0, 1]}\n", 2, "base.resized_crop_ratio.0", "greater than 0"),
+        (
+            "base: {resized_crop: [0.5, 1], resized_crop_ratio: [0, 1]}\n",
+            2,
+            "base.resized_crop_ratio.0",
+            "greater than 0",
+        ),
         ("base:\n  class_weights: balance\n", 3, "base.class_weights", "must be none, balanced, a list"),
         ("base: {class_weights: {a: -1}}\n", 2, "base.class_weights", "above 0, and that of a is -1"),
         ("base: {class_weights: []}\n", 2, "base.class_weights", "must be none, balanced, a list"),

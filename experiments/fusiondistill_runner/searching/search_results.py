@@ -139,6 +139,8 @@ def _found(config: Config, name: str, values: Mapping[str, Any]) -> Trained:
     assert isinstance(method, Trained)
     recipe = with_found(method.recipe, values)
     update: dict[str, Any] = {key: getattr(recipe, key) for key in Recipe.model_fields}
+    if recipe.resized_crop is None:  # a ratio that was drawn beside it says nothing
+        update["resized_crop_ratio"] = Recipe.model_fields["resized_crop_ratio"].default
     start = {key.removeprefix(START): value for key, value in values.items() if key.startswith(START)}
     if start:
         merge = method.start if isinstance(method.start, Merge) else config.table[method.start].start  # type: ignore[union-attr]
