@@ -265,6 +265,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # under nohup the command goes on
             signal.signal(number, _terminate)
+    _shown.clear()
     warnings.showwarning = _show  # type: ignore[assignment]
 
 
