@@ -148,7 +148,9 @@ def test_plain_names_keep_their_digests_and_ids_name_experts() -> None:
 
 def test_the_id_of_a_column_changes_no_count() -> None:
     one, other = (plan("methods=[base]", f"degradations=[{item}]") for item in ("blur", "{name: blur, as: mine}"))
-    assert [stage.digest for stage in one.stages] == [stage.digest for stage in other.stages]
+    # Levels of a validation are drawn by id.
+    digests = [[stage.digest for stage in of.stages if stage.kind != "validate"] for of in (one, other)]
+    assert digests[0] == digests[1]
     assert [row.degradation for row in other.rows] == ["mine"]
     assert other.describe()["degradations"]["mine"]["name"] == "blur" and other.describe()["size"] == [16, 16]
     told = plan("methods=[modelsoups-told]", f"degradations=[{LIGHT}, {HEAVY}]")

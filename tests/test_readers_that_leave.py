@@ -35,7 +35,7 @@ def test_a_run_goes_on_to_its_end(tmp_path: Path) -> None:
     done = in_a_shell('"$@" 2>&1 | true; exit ${PIPESTATUS[0]}', *there, cache=cache)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "store" / "report" / "index.html").exists()
-    assert len(list((tmp_path / "store").glob("*/manifest.json"))) == 2
+    assert len(list((tmp_path / "store").glob("*/manifest.json"))) == 3
 
 
 PRINTS = """
