@@ -89,16 +89,17 @@ class Training:
         return train(
             network,
             self.recipe,
-            self._pipeline(),
+            self.pipeline(),
             seed=self.seed,
             teachers=teachers,
-            validation=None if self.held_out is None else self._validate,
+            validation=None if self.held_out is None else self.validate,
             start=start,
             on_epoch=on_epoch,
             sync_batchnorm=self.sync_batchnorm,
         )
 
-    def _pipeline(self) -> Pipeline:
+    def pipeline(self) -> Pipeline:
+        """The batches that it trains on."""
         recipe = self.recipe
         return Pipeline(
             images=self.images,
@@ -130,7 +131,7 @@ class Training:
         half = min(self.images.gather([0])[0].shape[2:]) // 2
         return half if self.recipe.largest_cutout is None else min(half, self.recipe.largest_cutout)
 
-    def _validate(self, model: nn.Module, epoch: int) -> Mapping[str, float | Fraction]:
+    def validate(self, model: nn.Module, epoch: int) -> Mapping[str, float | Fraction]:
         """Accuracy (fraction) on the held-out images under each degradation."""
         assert self.held_out is not None
         assumed = PROTOCOLS[self.protocol]

@@ -22,7 +22,7 @@ from fusiondistill.objectives import Objective
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 
-__all__ = ["NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
+__all__ = ["Loop", "NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
 
 Validation = Callable[[nn.Module, int], Mapping[str, float | Fraction]]
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -119,7 +119,7 @@ def train(
     """
     if sync_batchnorm:
         model = synchronised(model, pipeline.device)
-    loop = _Loop(model, recipe, pipeline, teachers)
+    loop = Loop(model, recipe, pipeline, teachers)
     progress = start or Progress()
     if start:
         loop.restore(start)
@@ -137,8 +137,8 @@ def train(
     return progress
 
 
-class _Loop:
-    """One training: the objects that all its epochs share."""
+class Loop:
+    """One training: the objects that all its epochs share; :mod:`fusiondistill.speed` times some of its steps."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, pipeline: Pipeline, teachers: Sequence[nn.Module]) -> None:
         self.objective = Objective(recipe.loss)
@@ -162,6 +162,7 @@ class _Loop:
             taps.remove()
 
     def restore(self, progress: Progress) -> None:
+        """Go on from the state after an epoch."""
         self.model.load_state_dict(progress.model)
         self.optimizer.load_state_dict(progress.optimizer)
         if progress.scaler:

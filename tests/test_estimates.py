@@ -11,7 +11,8 @@ from fusiondistill.checkpoints import CheckpointError, new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
 from fusiondistill_runner.cli import main
-from fusiondistill_runner.forecasting.estimates import Estimates, cost_lines, measured
+from fusiondistill_runner.forecasting.costs import cost_lines
+from fusiondistill_runner.forecasting.estimates import Estimates, measured
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import JUDGING

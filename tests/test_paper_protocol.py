@@ -130,7 +130,7 @@ def test_degradations_share_the_draws_that_they_share_in_the_released_code(
     for epoch in (0, 1):
         holes: dict[str, list[bytes]] = {name: [] for name in FOUR}
         labels: dict[str, list[int]] = {name: [] for name in FOUR}
-        for batch in made._pipeline().epoch(epoch):
+        for batch in made.pipeline().epoch(epoch):
             for name, part in zip(FOUR, batch.slices, strict=True):
                 holes[name] += [(one == 0).all(0).numpy().tobytes() for one in batch.student[part]]
                 labels[name] += batch.labels[part].tolist()
@@ -146,7 +146,7 @@ def test_degradations_share_the_draws_that_they_share_in_the_released_code(
 
 def test_levels_and_holes_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = Draws(monkeypatch)
-    (batch, _) = training("fusiondistill")._pipeline().epoch(0)
+    (batch, _) = training("fusiondistill").pipeline().epoch(0)
     assert {name: draws.of(name, 12) for name in FOUR} == LEVELS
     corners = {}
     for name, part in zip(FOUR, batch.slices, strict=True):
@@ -166,7 +166,7 @@ def test_an_epoch_is_scored_on_draws_of_its_own(monkeypatch: pytest.MonkeyPatch)
     draws, made = Draws(monkeypatch), training("scratch", held_out=images(60))
     found = []
     for epoch in (0, 1):
-        made._validate(Brightness(), epoch)
+        made.validate(Brightness(), epoch)
         found.append({name: draws.of(name, 60) for name in FOUR})
         assert found[-1]["blur"] == found[-1]["noise"]
     assert {name: levels[:6] for name, levels in found[0].items()} == SCORED
@@ -174,7 +174,7 @@ def test_an_epoch_is_scored_on_draws_of_its_own(monkeypatch: pytest.MonkeyPatch)
     draws.seeds.clear()
     usual = Training(recipe("scratch", "standard"), made.images, images(60), FOUR, seed=123)
     for epoch in (0, 1):
-        usual._validate(Brightness(), epoch)
+        usual.validate(Brightness(), epoch)
         found.append({name: draws.of(name, 60) for name in FOUR})
     assert found[2] == found[3] and len(draws.seeds) == 1
     assert equal(found[2]["blur"], found[2]["noise"]) < 0.2

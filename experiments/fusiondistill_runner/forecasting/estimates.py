@@ -1,31 +1,40 @@
-"""Estimates of what stages will take, from stored stages: seconds of one worker, and device-hours."""
+"""Estimates of what stages will take, from stored stages or measured speeds."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
-from fusiondistill.config import ModelConfig, Resources
+from fusiondistill.config import ModelConfig
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.specs import DataSpec, Spec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Estimates", "cost_lines", "measured", "size_of"]
+if TYPE_CHECKING:
+    from fusiondistill_runner.forecasting.speeds import Speeds
+
+__all__ = ["Estimates", "measured", "size_of"]
 
 Kind = tuple[str, ...]
 
 
 @dataclass
 class Estimates:
-    """Seconds per unit of work, by what a stage does."""
+    """Seconds per unit of work, by what a stage does.
+
+    Attributes:
+        rates: of stored stages.
+        speeds: of this machine, for stages that are like none that is stored; None: those stay unknown.
+    """
 
     rates: dict[Kind, list[float]] = field(default_factory=dict)
+    speeds: Speeds | None = None
 
     def learn(self, stage: Stage, seconds: float) -> None:
         """Note that one worker needed so many seconds for a stage."""
@@ -33,15 +42,29 @@ class Estimates:
             self.rates.setdefault(kind, []).append(seconds / size_of(stage))
 
     def seconds(self, stage: Stage) -> float | None:
-        """The estimated seconds of one worker; None where no stage of this kind was measured.
+        """The estimated seconds of one worker; None where nothing tells.
 
-        Measured stages of the same name come first (they differ in seed or settings alone), then those of the same kind
-        with the same network and data set.
+        Stored stages of the same name come first (they differ in seed or settings alone), then those of the same kind
+        with the same network and data set, then the speeds of this machine.
         """
+        found = self.of_stored(stage)
+        return self.speeds.seconds(stage) if found is None and self.speeds else found
+
+    def of_stored(self, stage: Stage) -> float | None:
+        """The same from stored stages alone."""
         for kind in _kinds(stage):
             if rates := self.rates.get(kind):
                 return size_of(stage) * sum(rates) / len(rates)
         return None
+
+    def told_by(self, stages: Iterable[Stage]) -> str:
+        """Where the known times of these stages come from, in words."""
+        known = [stage for stage in stages if self.seconds(stage) is not None]
+        stored = sum(self.of_stored(stage) is not None for stage in known)
+        sources = ["the measured times of stored stages"] if stored else []
+        if stored < len(known) and self.speeds:
+            sources.append(f"a few seconds of work measured on this machine ({self.speeds.since})")
+        return " and ".join(sources)
 
 
 def size_of(stage: Stage) -> float:
@@ -101,34 +124,3 @@ def _stored_stage(store: Store, directory: str, found: dict[str, Stage | None]) 
 
 
 _SPECS: dict[str, Any] = {spec.kind: spec for spec in get_args(Spec)}
-
-
-def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
-    """Lines with the estimated device-hours of these stages, and the stages that have no estimate."""
-    missing = list(missing)
-    by_kind: dict[str, list[float | None]] = {}
-    for stage in missing:
-        by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
-    count = sum(len(times) for times in by_kind.values())
-    if not count:
-        return ["nothing to do"]
-    known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
-    trials = sum(stage.spec.trainings for stage in missing if stage.kind == "search")
-    more = {"search": f" ({trials:,} trainings at most)"}
-    kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
-    lines = [f"{count} stages to do: {kinds}"]
-    if not known:
-        return [*lines, "cost unknown: nothing like them was measured in this store yet"]
-    lines.append(f"about {_hours(sum(known), resources)}, from the measured times of stored stages")
-    unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
-    if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
-        lines.append(f"and an unknown time for {rest}: nothing like them was measured in this store yet")
-    return lines
-
-
-def _hours(seconds: float, resources: Resources) -> str:
-    """Seconds of a worker as device-hours; as GPU-hours where the config says what part of a GPU a worker holds."""
-    if resources.gpus_per_worker:
-        return f"{seconds / 3600 * resources.gpus_per_worker:.2g} GPU-hours ({seconds / 3600:.2g} worker-hours)"
-    amount = f"{seconds / 3600:.2f} device-hours" if seconds >= 360 else f"{seconds / 60:.1f} device-minutes"
-    return f"{amount} (a device: what one worker holds)"

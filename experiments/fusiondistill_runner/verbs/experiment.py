@@ -76,6 +76,9 @@ def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local
 )
 @click.option("--stages", "listed", is_flag=True, help="Also list every stage, with what it needs.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: every stage, and all numbers.")
+@click.option(
+    "--measure", is_flag=True, help="Measure a few seconds of what nothing tells the time of, and note it for later."
+)
 def plan_verb(
     config: str,
     store: str | None,
@@ -84,21 +87,23 @@ def plan_verb(
     times: tuple[str, ...],
     listed: bool,
     as_json: bool,
+    measure: bool,
 ) -> None:
     """Print how many stages there are of each kind, what is stored, and what the rest will cost.
 
-    Trains nothing; a data set that is downloaded by name is fetched, since the plan depends on its content.
+    Trains nothing (--measure: a few steps, whose weights are thrown away); a data set that is downloaded by name is
+    fetched, since the plan depends on its content.
     """
     from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
-    from fusiondistill_runner.forecasting.estimates import cost_lines, measured
+    from fusiondistill_runner.forecasting.costs import cost_lines, estimated
     from fusiondistill_runner.forecasting.forecast import forecast
     from fusiondistill_runner.storage.noted_plans import check_format
 
     prepared = prepare(config, overrides, store)
     check_format(prepared.store)
     prepared = prepared.looked_up()
-    estimates = measured(prepared.store)
+    estimates = estimated(prepared, click.echo if measure else None)
     simulated = forecast(prepared, simulate, times, estimates)
     changed = list(changed_plugins(prepared))
     if as_json:

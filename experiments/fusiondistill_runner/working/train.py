@@ -19,12 +19,13 @@ from fusiondistill.training import Progress
 from fusiondistill_runner.planning.specs import TrainSpec
 from fusiondistill_runner.planning.trials import chosen_start, with_found
 from fusiondistill_runner.storage.parquet import parquet_bytes
+from fusiondistill_runner.working.context import Place
 from fusiondistill_runner.working.data import splits
-from fusiondistill_runner.working.job import Job, Result
+from fusiondistill_runner.working.job import Job, Result, Team
 from fusiondistill_runner.working.metrics import EVENTS, LiveEvents, event_file
 from fusiondistill_runner.working.networks import card_for, filled, new_network
 
-__all__ = ["pack", "train", "unpack"]
+__all__ = ["pack", "train", "training_of", "unpack"]
 
 
 class _Enough(Exception):
@@ -49,21 +50,9 @@ def train(job: Job) -> Result | None:
         return None
     found = job.inputs.found("search")
     recipe = with_found(spec.recipe, found)
-    images, held_out = splits(spec.data, job.context.root(spec.data), spec.select)
+    training = training_of(spec, job.context.root(spec.data), device, recipe=recipe, team=team)
+    images = training.images
     images_in = "memory" if fits(images, device) else "the cache's file, read ahead of need"
-    training = Training(
-        recipe=recipe,
-        images=images,
-        held_out=None if spec.select == "last" else held_out,
-        degradations=spec.degradations,
-        seed=spec.data_seed,
-        protocol=spec.protocol,
-        flip=spec.flip,
-        device=device,
-        rank=team.rank,
-        world_size=team.world_size,
-        sync_batchnorm=spec.sync_batchnorm,
-    )
     model = spec.model
     network = random_network(
         model.name, len(images.classes), job.stage.seed, model.feature_layer, model.parameters
@@ -83,6 +72,37 @@ def train(job: Job) -> Result | None:
         return None
     result = _result(job, spec, recipe, progress, card_for(model, images))
     return replace(result, facts={**result.facts, "images_in": images_in})
+
+
+def training_of(
+    spec: TrainSpec,
+    root: Place,
+    device: torch.device,
+    *,
+    recipe: Recipe | None = None,
+    team: Team = Team(),  # noqa: B008
+) -> Training:
+    """The training that a spec describes.
+
+    Args:
+        root: where the images lie.
+        recipe: in place of the spec's, where a search has found another.
+        team: the workers that do it together.
+    """
+    images, held_out = splits(spec.data, root, spec.select)
+    return Training(
+        recipe=recipe or spec.recipe,
+        images=images,
+        held_out=None if spec.select == "last" else held_out,
+        degradations=spec.degradations,
+        seed=spec.data_seed,
+        protocol=spec.protocol,
+        flip=spec.flip,
+        device=device,
+        rank=team.rank,
+        world_size=team.world_size,
+        sync_batchnorm=spec.sync_batchnorm,
+    )
 
 
 class _EpochEnd:

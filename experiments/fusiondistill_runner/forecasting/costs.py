@@ -1,0 +1,67 @@
+"""What the rest of a plan costs, in words: device-hours, and the time of a run on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from fusiondistill.config import Resources
+from fusiondistill_runner.driving.local import device_of
+from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.forecasting.duration import Duration, duration_line
+from fusiondistill_runner.forecasting.estimates import Estimates, measured
+from fusiondistill_runner.forecasting.speeds import Speeds, machine_name
+from fusiondistill_runner.planning.stage import Stage
+
+__all__ = ["cost_lines", "estimated"]
+
+MEASURE = "--measure measures a few seconds of training on this machine"
+
+
+def estimated(prepared: Prepared, say: Callable[[str], None] | None = None) -> Estimates:
+    """What the store and this machine's noted speeds tell of a plan's missing stages.
+
+    Args:
+        say: told what is measured; None: nothing is measured.
+    """
+    speeds = Speeds(prepared.context, device_of(prepared.config))
+    estimates = measured(prepared.store)
+    if say is not None:
+        unknown = [stage for stage in prepared.missing if estimates.seconds(stage) is None]
+        speeds.measure(unknown, lambda text: say(f"measuring {text}"))
+    estimates.speeds = speeds
+    return estimates
+
+
+def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
+    """Lines with the estimated device-hours of these stages, and the stages that have no estimate."""
+    missing = list(missing)
+    by_kind: dict[str, list[float | None]] = {}
+    for stage in missing:
+        by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
+    count = sum(len(times) for times in by_kind.values())
+    if not count:
+        return ["nothing to do"]
+    known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
+    trials = sum(stage.spec.trainings for stage in missing if stage.kind == "search")
+    more = {"search": f" ({trials:,} trainings at most)"}
+    kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
+    lines = [f"{count} stages to do: {kinds}"]
+    if not known:
+        return [*lines, f"cost unknown: nothing like them was measured yet; {MEASURE}"]
+    lines.append(f"about {_hours(sum(known), resources)}, from {estimates.told_by(missing)}")
+    unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
+    if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
+        return [*lines, f"and an unknown time for {rest}: nothing like them was measured yet; {MEASURE}"]
+    if estimates.speeds:
+        times = {stage.digest: estimates.seconds(stage) or 0.0 for stage in missing}
+        where = machine_name(estimates.speeds.device)
+        lines.append(duration_line(Duration.of(missing, times, resources), where))
+    return lines
+
+
+def _hours(seconds: float, resources: Resources) -> str:
+    """Seconds of a worker as device-hours; as GPU-hours where the config says what part of a GPU a worker holds."""
+    if resources.gpus_per_worker:
+        return f"{seconds / 3600 * resources.gpus_per_worker:.2g} GPU-hours ({seconds / 3600:.2g} worker-hours)"
+    amount = f"{seconds / 3600:.2f} device-hours" if seconds >= 360 else f"{seconds / 60:.1f} device-minutes"
+    return f"{amount} (a device: what one worker holds)"
