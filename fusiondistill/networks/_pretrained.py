@@ -10,7 +10,7 @@ from pathlib import Path
 from fusiondistill.commits import CheckpointError
 from fusiondistill.pixel_scale import of_unit
 
-__all__ = ["Pretrained", "torch_hub_file"]
+__all__ = ["Pretrained", "torch_hub_file", "torch_hub_place"]
 
 Numbers = tuple[float, ...]
 
@@ -23,17 +23,28 @@ class Pretrained:
         name: what their publisher calls them.
         mean, std: the normalisation that they were trained with, a number for each channel, on the scale 0..255.
         fetch: gives the path of the file with them; downloads it where it is not in its cache.
+        at_hand: whether it is in its cache.
     """
 
     name: str
     mean: Numbers
     std: Numbers
     fetch: Callable[[], Path]
+    at_hand: Callable[[], bool] = lambda: False
 
     @classmethod
-    def of_unit(cls, name: str, mean: Numbers, std: Numbers, fetch: Callable[[], Path]) -> Pretrained:
+    def of_unit(
+        cls, name: str, mean: Numbers, std: Numbers, fetch: Callable[[], Path], at_hand: Callable[[], bool]
+    ) -> Pretrained:
         """With mean and std on the scale 0..1, as most libraries give them."""
-        return cls(name, of_unit(mean), of_unit(std), fetch)
+        return cls(name, of_unit(mean), of_unit(std), fetch, at_hand)
+
+
+def torch_hub_place(url: str) -> Path:
+    """Where the file of a URL lies in torch's cache, or would lie."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def torch_hub_file(url: str) -> Path:
@@ -46,8 +57,8 @@ def torch_hub_file(url: str) -> Path:
     """
     import torch
 
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / url.rpartition("/")[2]
+    file = torch_hub_place(url)
+    folder = file.parent
     if not file.exists():
         digits = re.search(r"-([a-f0-9]{8,})\.", file.name)
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from fusiondistill.networks import NETWORKS
-from fusiondistill.networks._pretrained import Pretrained, not_here, torch_hub_file
+from fusiondistill.networks._pretrained import Pretrained, not_here, torch_hub_file, torch_hub_place
 from fusiondistill.registry import close_to
 
 if TYPE_CHECKING:
@@ -67,21 +67,35 @@ def pretrained(name: str) -> Pretrained:
         raise ValueError(f"timm has no pretrained weights for {own}{told}")
     mean, std = tuple(config.mean), tuple(config.std)
     called = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    return Pretrained.of_unit(called, mean, std, lambda: _file(config))
+    return Pretrained.of_unit(called, mean, std, lambda: _file(config), lambda: _held(config) is not None)
+
+
+def _wanted(config: Any) -> tuple[str, ...]:
+    """The files of the Hub's repository that may hold the weights, the best first."""
+    return (config.hf_hub_filename,) if config.hf_hub_filename else _FILES
+
+
+def _held(config: Any) -> Path | None:
+    """The file of a pretrained configuration, where it is in a cache already."""
+    if not config.hf_hub_id:
+        place = torch_hub_place(config.url)
+        return place if place.exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in _wanted(config))
+    return next((Path(place) for place in found if isinstance(place, str)), None)
 
 
 def _file(config: Any) -> Path:
     """The file of a pretrained configuration in the Hub's cache, or in torch's."""
     if not config.hf_hub_id:
         return torch_hub_file(config.url)
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    repository = config.hf_hub_id
-    wanted = (config.hf_hub_filename,) if config.hf_hub_filename else _FILES
-    for file in wanted:
-        if isinstance(found := try_to_load_from_cache(repository, file), str):
-            return Path(found)
+    if found := _held(config):
+        return found
+    repository, wanted = config.hf_hub_id, _wanted(config)
     problem: Exception = FileNotFoundError("no such file")
     for file in wanted:
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.networks import NETWORKS
-from fusiondistill.networks._pretrained import Pretrained, torch_hub_file
+from fusiondistill.networks._pretrained import Pretrained, torch_hub_file, torch_hub_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +76,8 @@ def pretrained(name: str) -> Pretrained:
     mean, std = tuple(shown.mean), tuple(shown.std)
     if name in _ARGUMENTS:  # torchvision puts another normalisation into the network together with the weights
         mean = std = (0.5, 0.5, 0.5)
-    return Pretrained.of_unit(str(weights), mean, std, lambda: torch_hub_file(weights.url))
+    fetch, at_hand = (lambda: torch_hub_file(weights.url)), (lambda: torch_hub_place(weights.url).exists())
+    return Pretrained.of_unit(str(weights), mean, std, fetch, at_hand)
 
 
 @NETWORKS.register("torchvision", names=names, pretrained=pretrained, source="torchvision.models")

@@ -29,7 +29,7 @@ Checkpoint = tuple[str, ModelConfig, Mapping[str, Any]]
 Models = Mapping[tuple[str, int], Checkpoint]
 """(row, seed) -> checkpoint."""
 
-__all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation"]
+__all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation", "prepare_points"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,13 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     Raises:
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
-    config, points = config_file.load_points(name, overrides)
+    return prepare_points(*config_file.load_points(name, overrides), store, local=local)
+
+
+def prepare_points(
+    config: Config, points: tuple[Config, ...], store: str | None = None, *, local: bool = False
+) -> Prepared:
+    """The same for configs that :func:`fusiondistill.config_file.parse_points` has read."""
     notes: tuple[str, ...] = ()
     if local:
         planned = points

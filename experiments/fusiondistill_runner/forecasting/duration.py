@@ -14,7 +14,7 @@ from fusiondistill_runner.forecasting.simulation import simulate
 from fusiondistill_runner.nodes.cluster import share_of, slots_on
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["Duration", "duration_line"]
+__all__ = ["Duration", "duration_line", "workers_here"]
 
 # Seconds besides the stages, from whole runs on a machine with two CPU cores.
 START = 5.0
@@ -52,13 +52,19 @@ class Duration:
             resources: what a worker holds.
         """
         local = START + sum(seconds[stage.digest] for stage in stages) + REPORT
-        node = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        workers = min(slots_on(share_of(resources, [node]), node), resources.workers or 10**6)
+        workers = workers_here(resources)
         widest = max((stage.spec.workers for stage in stages), default=1)
         if workers < widest:
             return cls(local, None, workers)
         schedule = simulate(jobs_of(stages, seconds), workers, group_size=resources.group_size)
         return cls(local, START + RAY_START + schedule.makespan + REPORT, workers)
+
+
+def workers_here(resources: Resources) -> int:
+    """How many workers fit on this machine at once."""
+    node = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    fitting = slots_on(share_of(resources, [node]), node)
+    return min(fitting, resources.workers or fitting)
 
 
 def duration_line(duration: Duration, where: str) -> str:

@@ -89,7 +89,7 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
     }
     written = {**options, "data": data}
     for name in ("degradations", "unseen"):
-        options[name] = [_degradation(text) for text in options[name]]
+        options[name] = [degradation_of(text) for text in options[name]]
     given = [f"{key}={json.dumps(options[name])}" for name, key in keys.items() if options[name] not in (None, (), [])]
     overrides = [*given, *options["overrides"]]
     with told_as_options({**keys, "data": "data.name"}, written):
@@ -97,7 +97,7 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
     carry_out(prepared, local=local)
 
 
-def _degradation(text: str) -> Any:
+def degradation_of(text: str) -> Any:
     """A degradation of the command line: a name, or a mapping as in a config, like ``{name: blur, levels: 0..20}``.
 
     Raises:

@@ -17,7 +17,7 @@ from fusiondistill.data.resizing import listed
 from fusiondistill.data.tables import tables_in
 from fusiondistill.sources import SOURCES
 
-__all__ = ["check_data", "content", "lines"]
+__all__ = ["check_data", "content", "lines", "yaml_text"]
 
 WIDTH = 80
 SHOWN = 5
@@ -111,13 +111,13 @@ def lines(facts: Facts) -> Iterator[str]:
             yield from _about(what, text.replace(root, ""))
     if "size" in facts.keys:
         yield from _about("size", "is a suggestion: larger images show more and take longer; see data.fit, too")
-    said = ", ".join(f"{key}: {_yaml(value)}".replace(" ", "\0") for key, value in facts.keys.items())
+    said = ", ".join(f"{key}: {yaml_text(value)}".replace(" ", "\0") for key, value in facts.keys.items())
     yield "write into the config:"
     for line in _wrapped(f"data:\0{{{said}}}", "  "):
         yield line.replace("\0", " ")
 
 
-def _yaml(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """A value as a flow mapping of YAML has it: text that could mean something else in quotes."""
     plain = isinstance(value, str) and value and not set(value) & set(",:{}[]#&*!|>'\"%@`") and value == value.strip()
     return str(value) if plain else json.dumps(value)

@@ -1,0 +1,335 @@
+"""``fusiondistill init``: from a folder of photos and a time to a config whose run takes about that time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fusiondistill import NAME, config_file
+from fusiondistill.data.files import write_atomically
+from fusiondistill.data.inspection import Facts
+from fusiondistill.networks import NETWORKS
+from fusiondistill_runner.driving.local import device_of
+from fusiondistill_runner.driving.prepared import Prepared, prepare_points
+from fusiondistill_runner.forecasting.budgets import Shortening, epochs_of, seconds_of
+from fusiondistill_runner.forecasting.drafts import Draft
+from fusiondistill_runner.forecasting.duration import duration_line
+from fusiondistill_runner.forecasting.forecast import clock
+from fusiondistill_runner.forecasting.speeds import SECONDS, Speeds, machine_name
+from fusiondistill_runner.views.data_report import check_data
+
+__all__ = ["Wish", "first_config"]
+
+Say = Callable[[str], None]
+
+SHORT = 600.0
+"""A run of fewer seconds is one with --local: starting Ray would take a good part of it."""
+JUDGING = 0.15
+"""The part of a budget that evaluations may take before levels are left out."""
+ENOUGH = 0.05
+"""The part of the recipe's epochs below which a smaller network is taken, or smaller images."""
+HOPELESS = 1.5
+"""So many times the budget, by a first estimate, and a draft is not looked at any further."""
+RICHER: tuple[tuple[float, dict[str, Any]], ...] = ((0.1, {"methods": ()}), (0.3, {"methods": (), "searched": True}))
+"""What else is done if this part of the recipe's epochs fits into the budget nevertheless."""
+STEPS = 20
+"""An epoch has at least so many steps, if batches of 16 images allow it."""
+UNEVEN = 3.0
+"""Classes are drawn evenly where the largest has so many times the images of the smallest."""
+SMALL, LARGE = 40, 64
+"""Sides in pixels: up to the first a CIFAR ResNet suits; larger images than the second are made smaller."""
+VALIDATION = 0.1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for.
+
+    Attributes:
+        path: a folder, a table of labels or a Parquet file.
+        budget: like 1h30m.
+        out: the file to write; None: the folder's name with .yaml, in the current folder.
+        model: the network's name; None: one that suits images and budget.
+        degradations: as in a config; empty: the default ones.
+        local: whether the run is to be one with ``--local``, whatever the budget.
+        force: whether an existing file may be replaced.
+    """
+
+    path: str
+    budget: str = "1h"
+    out: str | None = None
+    model: str | None = None
+    degradations: tuple[Any, ...] = ()
+    local: bool = False
+    force: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """The budget."""
+        return seconds_of(self.budget)
+
+    @property
+    def runs_locally(self) -> bool:
+        """Whether the run that the budget is for is one with ``--local``."""
+        return self.local or self.seconds < SHORT
+
+    @property
+    def experiment(self) -> str:
+        """The path's last name, as far as an experiment can be called so."""
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(self.path).expanduser().absolute().stem).strip("-._")
+        return name[:60] or "mine"
+
+    @property
+    def file(self) -> Path:
+        """The file to write."""
+        return Path(self.out or f"{self.experiment}.yaml").expanduser()
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the user said, laid over a config."""
+        said = [] if self.model is None else [f"model.name={self.model}"]
+        return [*said, *([f"degradations={json.dumps(self.degradations)}"] if self.degradations else [])]
+
+    @property
+    def command(self) -> str:
+        """The command line that says all this."""
+        words = [NAME, "init", self.path, "--budget", self.budget, *(["--out", self.out] if self.out else [])]
+        words += ["--model", self.model] if self.model else []
+        words += [word for one in self.degradations for word in ("--degradation", str(one))]
+        return shlex.join([*words, *(["--local"] if self.local else [])])
+
+    def check(self) -> None:
+        """Raise ValueError where something cannot be, before any image is read."""
+        found = self.seconds and self.file
+        if found.suffix.lower() not in (".yaml", ".yml"):
+            raise ValueError(f"--out {found}: a config is a .yaml file")
+        if found.exists() and (found.is_dir() or not self.force):
+            raise ValueError(f"{found} exists: name another file with --out, or replace it with --force")
+        if not found.absolute().parent.is_dir():
+            raise ValueError(f"--out {found}: there is no folder {found.parent}")
+        config_file.parse("experiment: init\n", source="init", overrides=self.overrides)
+
+
+def first_config(wish: Wish, say: Say, *, seconds: float = SECONDS) -> Path:
+    """Look at the images, measure the machine, and write a config that fits a budget.
+
+    Args:
+        wish: what the user asks for.
+        say: told what is being done, a line each.
+        seconds: to measure the steps of one kind of training.
+
+    Returns:
+        the file that was written.
+
+    Raises:
+        ValueError: the budget is no time or too small, the file exists, a name is unknown.
+        ConfigError, DataError, CheckpointError: as ``fusiondistill plan`` raises them for the same images.
+    """
+    wish.check()
+    say(f"{wish.path}: looking at its images")
+    facts = check_data(wish.path, ())
+    fit = _best(wish, list(_drafts(wish, facts)), say, seconds)
+    draft = replace(
+        fit.draft,
+        epochs=fit.methods,
+        search_epochs=epochs_of(fit.draft.search_epochs, fit.part),
+        why=_reasons(fit, wish, facts),
+    )
+    shortened = Shortening(_planned(draft, wish), fit.plan.speeds, wish.runs_locally)
+    write_atomically(wish.file, draft.text(_header(shortened, wish, facts)).encode())
+    say(f"written: {wish.file}, for a run of about {clock(shortened.wall(shortened.longest))}: {_command(wish)}")
+    return wish.file
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A draft, its plan with the recipe's epochs, and how many of them the longest training may have."""
+
+    draft: Draft
+    plan: Shortening
+    epochs: int
+
+    @property
+    def part(self) -> float:
+        """The part of the recipe's epochs."""
+        return self.epochs / self.plan.longest
+
+    @property
+    def recipe(self) -> dict[str, int]:
+        """Trained method -> the recipe's epochs."""
+        table: Any = self.plan.prepared.config.table
+        return {name: table[name].epochs for name in self.draft.trained}
+
+    @property
+    def methods(self) -> dict[str, int]:
+        """Trained method -> its epochs."""
+        return {name: epochs_of(epochs, self.part) for name, epochs in self.recipe.items()}
+
+
+def _drafts(wish: Wish, facts: Facts) -> Iterator[Draft]:
+    """What could be trained, the largest first: the network, and the size of the images."""
+    sides = sorted(min(size) for size, count in facts.sizes.items() for _ in range(count))
+    middle = sides[len(sides) // 2]
+    given = facts.keys.get("size") or (None if middle <= LARGE else LARGE)
+    side = given or middle
+    smaller = 32 if side > SMALL else given
+    sized = [(smaller, "cifar_resnet20"), (smaller, "cifar_resnet8")]
+    if wish.model:
+        sized = [(given, wish.model), *([(smaller, wish.model)] if smaller != given else [])]
+    elif side > SMALL:
+        sized.insert(0, (given, "resnet18"))
+    keys = {key: value for key, value in facts.keys.items() if key not in ("size", "test")}
+    own = {} if "validation" in facts.splits else {"validation": VALIDATION}
+    cut = {"test": facts.keys["test"]} if "test" in facts.keys else {}
+    for size, model in sized:
+        data = {**keys, **({"size": size, "fit": "crop"} if size else {}), **cut, **own}
+        images = facts.splits["train"].images * (1 - cut.get("test", 0.0)) * (1 - own.get("validation", 0.0))
+        batch = next((size for size in (128, 64, 32) if images / size >= STEPS), 16)
+        yield Draft(
+            experiment=wish.experiment,
+            data=data,
+            model=model,
+            pretrained=_at_hand(model),
+            degradations=wish.degradations,
+            batch_size=batch,
+            balanced=_unevenness(facts) >= UNEVEN,
+        )
+
+
+def _at_hand(model: str) -> bool:
+    """Whether published weights of a network lie in a cache of this machine."""
+    try:
+        return NETWORKS.provider(model).pretrained(model).at_hand()
+    except ValueError:
+        return False
+
+
+def _unevenness(facts: Facts) -> float:
+    """The training images of the largest class over those of the smallest."""
+    counts = [count for count in facts.splits["train"].classes.values() if count]
+    return max(counts) / min(counts)
+
+
+def _planned(draft: Draft, wish: Wish) -> Prepared:
+    points = config_file.parse_points(draft.text(), source=str(wish.file))
+    return prepare_points(*points, local=wish.runs_locally)
+
+
+def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
+    """The largest draft that the budget lets train for long enough, with all that it has time for.
+
+    Raises:
+        ValueError: the smallest cannot even be trained for an epoch of everything.
+    """
+
+    def tried(draft: Draft, least: float) -> _Fit | None:
+        """The draft as it fits; None where a glance shows that this part of the recipe's epochs does not."""
+        prepared = _planned(draft, wish)
+        speeds = Speeds(prepared.context, device_of(prepared.config))
+        whole = Shortening(prepared, speeds, wish.runs_locally)
+        measuring = partial(speeds.measure, say=lambda text: say(f"measuring {text}"), seconds=seconds)
+        first = next(stage for stage in prepared.plan.stages if stage.kind == "train")
+        measuring([first])
+        work = sum(stage.work for stage in whole.stages if stage.kind == "train")
+        if least * work / first.work * (speeds.seconds(first) or 0.0) > HOPELESS * wish.seconds * whole.workers:
+            return None
+        measuring(whole.stages)
+        every = _levels_left_out(whole, draft.every, wish.seconds)
+        if every != draft.every:
+            draft = replace(draft, every=every)
+            whole = Shortening(_planned(draft, wish), speeds, wish.runs_locally)
+        return _Fit(draft, whole, whole.most(wish.seconds))
+
+    *larger, smallest = drafts
+    found = (tried(draft, ENOUGH) for draft in larger)
+    fit = next((one for one in found if one is not None and one.part >= ENOUGH), None) or tried(smallest, 0.0)
+    assert fit is not None
+    if not fit.epochs:
+        raise ValueError(
+            f"a budget of {wish.budget} is too small: one epoch of everything ({fit.draft.model}, every "
+            f"{fit.draft.every}th level) takes about {clock(fit.plan.wall(1))} on this machine; nothing was written"
+        )
+    for least, more in RICHER:
+        draft = replace(fit.draft, search_epochs=max(1, fit.recipe["fusiondistill"] // 3))
+        richer = tried(replace(draft, **more), least) if fit.part >= least else None
+        if richer is None or richer.part < least:
+            break
+        fit = richer
+    return fit
+
+
+def _levels_left_out(plan: Shortening, every: int, budget: float) -> int:
+    """Which every-k-th level to evaluate, so that evaluations take their part of the budget and no more."""
+    seconds = plan.seconds(1)
+    judging = sum(seconds[stage.digest] for stage in plan.stages if stage.kind == "evaluate") * every
+    room = JUDGING * budget * plan.workers
+    return next((k for k in (1, 2, 5, 10) if judging / k <= room), 25)
+
+
+def _reasons(fit: _Fit, wish: Wish, facts: Facts) -> dict[str, str]:
+    """Key of the config -> why it says what it says."""
+    draft, sides = fit.draft, sorted({side for size in facts.sizes for side in size})
+    found = {
+        "seeds": "one run; [0, 1, 2] takes three times as long, and tells an effect from chance",
+        "data.size": f"pixels; the images have sides of {sides[0]:,} to {sides[-1]:,}; larger ones take longer",
+        "data.fit": "cut out the middle; pad adds black bars, stretch changes the shape",
+        "data.validation": "of the training images: on them the best epoch of each network is chosen",
+        "model": _why_model(draft, wish),
+        "methods": "of the paper's rows; leave this line out for all of them",
+        "search": "finds the weights of the loss on the validation images",
+        "evaluation": _why_levels(draft.every),
+        "resources": "of each worker, so that the four experts can train side by side",
+    }
+    for name, epochs in fit.recipe.items():
+        found[name] = f"the recipe has {epochs} epochs; {_STEPS.get(name, '')}".rstrip("; ")
+    if draft.balanced:
+        told = f"the largest class has {_unevenness(facts):.1f} times the images of the smallest: drawn evenly"
+        found["base"] = f"{found['base']}; sampling: {told}"
+    return found
+
+
+_STEPS = {
+    "base": "step 1, on clean images",
+    "expert": "step 2, one for each degradation",
+    "fusiondistill": "step 4, taught by the experts",
+}
+
+
+def _why_model(draft: Draft, wish: Wish) -> str:
+    why = "as you said" if wish.model else "a small network for small images"
+    if draft.model == "resnet18" and not wish.model:
+        why = "for images of this size"
+    if draft.pretrained:
+        return f"{why}; its published weights are in the cache of this machine"
+    if draft.model.startswith("cifar_"):
+        return why
+    return f"{why}; published weights are not in the cache of this machine: weights: pretrained would fetch them"
+
+
+def _why_levels(every: int) -> str:
+    return "every level is measured" if every == 1 else f"every {every}th level is measured, the rest interpolated"
+
+
+def _command(wish: Wish) -> str:
+    return shlex.join([NAME, "run", str(wish.file), *(["--local"] if wish.runs_locally else [])])
+
+
+def _header(plan: Shortening, wish: Wish, facts: Facts) -> list[str]:
+    """The command, what it takes, and where that was measured."""
+    images, duration = sum(one.images for one in facts.splits.values()), plan.duration(plan.longest)
+    where = f"{machine_name(plan.speeds.device)}, measured on {date.today().isoformat()}"
+    return [
+        _command(wish),
+        "",
+        f"{images:,} images of {len(facts.splits['train'].classes):,} classes; more about them: "
+        f"{shlex.join([NAME, 'data', 'check', wish.path])}",
+        f"Written by: {wish.command}",
+        f"{duration_line(duration, where)}.",
+    ]

@@ -1,0 +1,48 @@
+"""From a folder of photos to a config: init."""
+
+from __future__ import annotations
+
+import click
+
+from fusiondistill_runner.command import local_option, told_as_options, verb
+
+
+@verb(
+    "init",
+    "fusiondistill init photos/\nfusiondistill init photos/ --budget 1h30m --out mine.yaml --degradation jpeg"
+    " --degradation blur",
+)
+@click.argument("path")
+@click.option("--budget", default="1h", show_default=True, metavar="TIME", help="What a run may take: 90s, 1h30m, 2d.")
+@click.option("--out", metavar="FILE.yaml", help="The file to write. Default: the folder's name with .yaml.")
+@click.option("--model", metavar="NAME", help="The network. Default: one that suits the images and the budget.")
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
+)
+@local_option
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def init_verb(
+    path: str,
+    budget: str,
+    out: str | None,
+    model: str | None,
+    degradations: tuple[str, ...],
+    local: bool,
+    force: bool,
+) -> None:
+    """Write a config for the images at a PATH, whose run takes about a given time on this machine.
+
+    PATH is what `data check` takes: a folder, a table of labels or a Parquet file. Looks at the images, measures some
+    seconds of training, and explains each line of the file.
+    """
+    from fusiondistill_runner.forecasting.first_config import Wish, first_config
+    from fusiondistill_runner.verbs.evaluate import degradation_of
+
+    written = {"model": model, "degradations": degradations}
+    given = tuple(map(degradation_of, degradations))
+    with told_as_options({"model": "model.name", "degradations": "degradations"}, written):
+        first_config(Wish(path, budget, out, model, given, local, force), click.echo)
