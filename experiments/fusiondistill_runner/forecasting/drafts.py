@@ -93,6 +93,8 @@ class Draft:
             yield from self._line("", "degradations", f"[{', '.join(said)}]")
         if self.methods:
             yield from self._line("", "methods", f"[{', '.join(self.methods)}]")
+        if self.balanced:
+            yield f"# sampling: {self.why.get('sampling', '')}"
         for name in self.trained:
             yield from self._line("", name, f"{{{', '.join(self._section(name))}}}")
         if self.searched:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fusiondistill.config import Resources
+from fusiondistill.data.reading import cores
 from fusiondistill_runner.forecasting.forecast import clock, jobs_of
 from fusiondistill_runner.forecasting.simulation import simulate
 from fusiondistill_runner.nodes.cluster import share_of, slots_on
@@ -62,7 +62,7 @@ class Duration:
 
 def workers_here(resources: Resources) -> int:
     """How many workers fit on this machine at once."""
-    node = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    node = {"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}
     fitting = slots_on(share_of(resources, [node]), node)
     return min(fitting, resources.workers or fitting)
 
@@ -70,7 +70,7 @@ def workers_here(resources: Resources) -> int:
 def duration_line(duration: Duration, where: str) -> str:
     """A line about both; ``where`` names the machine."""
     ray = "" if duration.ray is None else f", {clock(duration.ray)} through Ray ({_workers(duration.workers)})"
-    return f"a run on this machine ({where}): about {clock(duration.local)} with --local{ray}"
+    return f"A run takes about {clock(duration.local)} with --local{ray}, on this machine ({where})"
 
 
 def _workers(count: int) -> str:

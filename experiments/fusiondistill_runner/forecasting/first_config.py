@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -12,9 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fusiondistill import NAME, config_file
 from fusiondistill.data.files import write_atomically
 from fusiondistill.data.inspection import Facts
+from fusiondistill.data.reading import cores
 from fusiondistill.networks import NETWORKS
 from fusiondistill_runner.driving.local import device_of
 from fusiondistill_runner.driving.prepared import Prepared, prepare_points
@@ -46,6 +50,9 @@ UNEVEN = 3.0
 SMALL, LARGE = 40, 64
 """Sides in pixels: up to the first a CIFAR ResNet suits; larger images than the second are made smaller."""
 VALIDATION = 0.1
+LEFT = 0.8
+"""The part of a budget below which a run leaves much of it."""
+MOST_CORES = 8
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ class Wish:
 
     def check(self) -> None:
         """Raise ValueError where something cannot be, before any image is read."""
-        found = self.seconds and self.file
+        seconds_of(self.budget)
+        found = self.file
         if found.suffix.lower() not in (".yaml", ".yml"):
             raise ValueError(f"--out {found}: a config is a .yaml file")
         if found.exists() and (found.is_dir() or not self.force):
@@ -135,6 +143,8 @@ def first_config(wish: Wish, say: Say, *, seconds: float = SECONDS) -> Path:
     wish.check()
     say(f"{wish.path}: looking at its images")
     facts = check_data(wish.path, ())
+    for text in facts.wrong:
+        say(f"wrong: {text}; `{shlex.join([NAME, 'data', 'check', wish.path])}` says more")
     fit = _best(wish, list(_drafts(wish, facts)), say, seconds)
     draft = replace(
         fit.draft,
@@ -144,7 +154,10 @@ def first_config(wish: Wish, say: Say, *, seconds: float = SECONDS) -> Path:
     )
     shortened = Shortening(_planned(draft, wish), fit.plan.speeds, wish.runs_locally)
     write_atomically(wish.file, draft.text(_header(shortened, wish, facts)).encode())
-    say(f"written: {wish.file}, for a run of about {clock(shortened.wall(shortened.longest))}: {_command(wish)}")
+    wall = shortened.wall(shortened.longest)
+    if fit.part == 1 and wall < LEFT * wish.seconds:
+        say(f"the recipe's own epochs need no more than {clock(wall)}: with seeds: [0, 1, 2] about {clock(3 * wall)}")
+    say(f"written: {wish.file}, for a run of about {clock(wall)}: {_command(wish)}")
     return wish.file
 
 
@@ -200,7 +213,15 @@ def _drafts(wish: Wish, facts: Facts) -> Iterator[Draft]:
             degradations=wish.degradations,
             batch_size=batch,
             balanced=_unevenness(facts) >= UNEVEN,
+            cores=_cores(wish),
         )
+
+
+def _cores(wish: Wish) -> int:
+    """How many cores a worker holds: without a GPU all with ``--local``, else a part for each of four experts."""
+    if torch.cuda.is_available():
+        return 1
+    return max(1, cores() // 4) if not wish.runs_locally or cores() < 4 else min(cores(), MOST_CORES)
 
 
 def _at_hand(model: str) -> bool:
@@ -253,8 +274,9 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
     assert fit is not None
     if not fit.epochs:
         raise ValueError(
-            f"a budget of {wish.budget} is too small: one epoch of everything ({fit.draft.model}, every "
-            f"{fit.draft.every}th level) takes about {clock(fit.plan.wall(1))} on this machine; nothing was written"
+            f"a budget of {wish.budget} is too small: one epoch of everything ({fit.draft.model}, "
+            f"evaluation.every: {fit.draft.every}) takes about {clock(fit.plan.wall(1))} on this machine. "
+            "Nothing was written"
         )
     for least, more in RICHER:
         draft = replace(fit.draft, search_epochs=max(1, fit.recipe["fusiondistill"] // 3))
@@ -282,16 +304,18 @@ def _reasons(fit: _Fit, wish: Wish, facts: Facts) -> dict[str, str]:
         "data.fit": "cut out the middle; pad adds black bars, stretch changes the shape",
         "data.validation": "of the training images: on them the best epoch of each network is chosen",
         "model": _why_model(draft, wish),
-        "methods": "of the paper's rows; leave this line out for all of them",
+        "degradations": "as you said",
+        "sampling": f"the largest class has {_unevenness(facts):.1f} times the images of the smallest; balanced draws "
+        "as many of each",
+        "methods": "some of the paper's rows; leave this line out for all of them",
         "search": "finds the weights of the loss on the validation images",
         "evaluation": _why_levels(draft.every),
-        "resources": "of each worker, so that the four experts can train side by side",
+        "resources": f"of the {cores()} cores: "
+        + ("--local has one worker" if wish.runs_locally else "four experts train side by side"),
     }
     for name, epochs in fit.recipe.items():
-        found[name] = f"the recipe has {epochs} epochs; {_STEPS.get(name, '')}".rstrip("; ")
-    if draft.balanced:
-        told = f"the largest class has {_unevenness(facts):.1f} times the images of the smallest: drawn evenly"
-        found["base"] = f"{found['base']}; sampling: {told}"
+        told = "the recipe's epochs" if fit.part == 1 else f"{100 * fit.part:.2g} % of the recipe's {epochs} epochs"
+        found[name] = f"{told}; {_STEPS.get(name, '')}".rstrip("; ")
     return found
 
 
@@ -314,7 +338,8 @@ def _why_model(draft: Draft, wish: Wish) -> str:
 
 
 def _why_levels(every: int) -> str:
-    return "every level is measured" if every == 1 else f"every {every}th level is measured, the rest interpolated"
+    told = {1: "every level is measured", 2: "every other level is measured, the rest interpolated"}
+    return told.get(every, f"every {every}th level is measured, the rest interpolated")
 
 
 def _command(wish: Wish) -> str:
@@ -323,13 +348,11 @@ def _command(wish: Wish) -> str:
 
 def _header(plan: Shortening, wish: Wish, facts: Facts) -> list[str]:
     """The command, what it takes, and where that was measured."""
-    images, duration = sum(one.images for one in facts.splits.values()), plan.duration(plan.longest)
+    images, classes = sum(one.images for one in facts.splits.values()), len(facts.splits["train"].classes)
     where = f"{machine_name(plan.speeds.device)}, measured on {date.today().isoformat()}"
-    return [
-        _command(wish),
-        "",
-        f"{images:,} images of {len(facts.splits['train'].classes):,} classes; more about them: "
-        f"{shlex.join([NAME, 'data', 'check', wish.path])}",
+    found = [
+        f"{images:,} images of {classes:,} classes; more about them: {shlex.join([NAME, 'data', 'check', wish.path])}",
         f"Written by: {wish.command}",
-        f"{duration_line(duration, where)}.",
+        f"{duration_line(plan.duration(plan.longest), where)}.",
     ]
+    return [_command(wish), "", *(line for text in found for line in textwrap.wrap(text, 116, break_on_hyphens=False))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusiondistill import config_file
+from fusiondistill import config_file, safe_yaml
 from fusiondistill.config import DataConfig
 from fusiondistill.data.guessing import keys_for
 from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
@@ -119,8 +120,11 @@ def lines(facts: Facts) -> Iterator[str]:
 
 def yaml_text(value: Any) -> str:
     """A value as a flow mapping of YAML has it: text that could mean something else in quotes."""
-    plain = isinstance(value, str) and value and not set(value) & set(",:{}[]#&*!|>'\"%@`") and value == value.strip()
-    return str(value) if plain else json.dumps(value)
+    marked = isinstance(value, str) and set(value) & set(",:{}[]#&*!|>'\"%@`\n")
+    with contextlib.suppress(safe_yaml.YAMLProblem):
+        if isinstance(value, str) and not marked and safe_yaml.read(f"key: {value}")[0] == {"key": value}:
+            return value
+    return json.dumps(value)
 
 
 def _classes(facts: Facts, classes: list[str]) -> Iterator[str]:
