@@ -13,7 +13,7 @@ from fusiondistill import config_file
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.forecasting import first_config
 from fusiondistill_runner.forecasting.budgets import seconds_of
-from fusiondistill_runner.forecasting.first_config import Wish
+from fusiondistill_runner.forecasting.wishes import Wish
 
 
 def a_folder(root: Path, counts: dict[str, int], side: int = 16) -> Path:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,25 +13,25 @@ from typing import Any
 import torch
 
 from fusiondistill import NAME, config_file
-from fusiondistill.data.files import write_atomically
+from fusiondistill.data import load_images
 from fusiondistill.data.inspection import Facts
 from fusiondistill.data.reading import cores
 from fusiondistill.networks import NETWORKS
+from fusiondistill.networks._pretrained import Pretrained
 from fusiondistill_runner.driving.local import device_of
 from fusiondistill_runner.driving.prepared import Prepared, prepare_points
-from fusiondistill_runner.forecasting.budgets import Shortening, epochs_of, seconds_of
+from fusiondistill_runner.forecasting.budgets import Shortening, epochs_of
 from fusiondistill_runner.forecasting.drafts import Draft
 from fusiondistill_runner.forecasting.duration import duration_line
 from fusiondistill_runner.forecasting.forecast import clock
 from fusiondistill_runner.forecasting.speeds import SECONDS, Speeds, machine_name
+from fusiondistill_runner.forecasting.wishes import Wish
 from fusiondistill_runner.views.data_report import check_data
 
-__all__ = ["Wish", "first_config"]
+__all__ = ["first_config"]
 
 Say = Callable[[str], None]
 
-SHORT = 600.0
-"""A run of fewer seconds is one with --local: starting Ray would take a good part of it."""
 JUDGING = 0.15
 """The part of a budget that evaluations may take before levels are left out."""
 ENOUGH = 0.05
@@ -53,76 +50,6 @@ VALIDATION = 0.1
 LEFT = 0.8
 """The part of a budget below which a run leaves much of it."""
 MOST_CORES = 8
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user asks for.
-
-    Attributes:
-        path: a folder, a table of labels or a Parquet file.
-        budget: like 1h30m.
-        out: the file to write; None: the folder's name with .yaml, in the current folder.
-        model: the network's name; None: one that suits images and budget.
-        degradations: as in a config; empty: the default ones.
-        local: whether the run is to be one with ``--local``, whatever the budget.
-        force: whether an existing file may be replaced.
-    """
-
-    path: str
-    budget: str = "1h"
-    out: str | None = None
-    model: str | None = None
-    degradations: tuple[Any, ...] = ()
-    local: bool = False
-    force: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """The budget."""
-        return seconds_of(self.budget)
-
-    @property
-    def runs_locally(self) -> bool:
-        """Whether the run that the budget is for is one with ``--local``."""
-        return self.local or self.seconds < SHORT
-
-    @property
-    def experiment(self) -> str:
-        """The path's last name, as far as an experiment can be called so."""
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(self.path).expanduser().absolute().stem).strip("-._")
-        return name[:60] or "mine"
-
-    @property
-    def file(self) -> Path:
-        """The file to write."""
-        return Path(self.out or f"{self.experiment}.yaml").expanduser()
-
-    @property
-    def overrides(self) -> list[str]:
-        """What the user said, laid over a config."""
-        said = [] if self.model is None else [f"model.name={self.model}"]
-        return [*said, *([f"degradations={json.dumps(self.degradations)}"] if self.degradations else [])]
-
-    @property
-    def command(self) -> str:
-        """The command line that says all this."""
-        words = [NAME, "init", self.path, "--budget", self.budget, *(["--out", self.out] if self.out else [])]
-        words += ["--model", self.model] if self.model else []
-        words += [word for one in self.degradations for word in ("--degradation", str(one))]
-        return shlex.join([*words, *(["--local"] if self.local else [])])
-
-    def check(self) -> None:
-        """Raise ValueError where something cannot be, before any image is read."""
-        seconds_of(self.budget)
-        found = self.file
-        if found.suffix.lower() not in (".yaml", ".yml"):
-            raise ValueError(f"--out {found}: a config is a .yaml file")
-        if found.exists() and (found.is_dir() or not self.force):
-            raise ValueError(f"{found} exists: name another file with --out, or replace it with --force")
-        if not found.absolute().parent.is_dir():
-            raise ValueError(f"--out {found}: there is no folder {found.parent}")
-        config_file.parse("experiment: init\n", source="init", overrides=self.overrides)
 
 
 def first_config(wish: Wish, say: Say, *, seconds: float = SECONDS) -> Path:
@@ -153,11 +80,12 @@ def first_config(wish: Wish, say: Say, *, seconds: float = SECONDS) -> Path:
         why=_reasons(fit, wish, facts),
     )
     shortened = Shortening(_planned(draft, wish), fit.plan.speeds, wish.runs_locally)
-    write_atomically(wish.file, draft.text(_header(shortened, wish, facts)).encode())
+    wish.check_file()  # it may have come meanwhile
+    wish.file.write_text(draft.text(_header(shortened, wish, facts)), encoding="utf-8")
     wall = shortened.wall(shortened.longest)
     if fit.part == 1 and wall < LEFT * wish.seconds:
         say(f"the recipe's own epochs need no more than {clock(wall)}: with seeds: [0, 1, 2] about {clock(3 * wall)}")
-    say(f"written: {wish.file}, for a run of about {clock(wall)}: {_command(wish)}")
+    say(f"written: {wish.file}, for a run of about {clock(wall)}: {wish.run}")
     return wish.file
 
 
@@ -202,19 +130,26 @@ def _drafts(wish: Wish, facts: Facts) -> Iterator[Draft]:
     own = {} if "validation" in facts.splits else {"validation": VALIDATION}
     cut = {"test": facts.keys["test"]} if "test" in facts.keys else {}
     for size, model in sized:
-        data = {**keys, **({"size": size, "fit": "crop"} if size else {}), **cut, **own}
-        images = facts.splits["train"].images * (1 - cut.get("test", 0.0)) * (1 - own.get("validation", 0.0))
-        batch = next((size for size in (128, 64, 32) if images / size >= STEPS), 16)
-        yield Draft(
+        weights = _published(model)
+        draft = Draft(
             experiment=wish.experiment,
-            data=data,
+            data={**keys, **({"size": size, "fit": "crop"} if size else {}), **cut, **own},
             model=model,
-            pretrained=_at_hand(model),
+            pretrained=weights is not None and weights.at_hand(),
             degradations=wish.degradations,
-            batch_size=batch,
             balanced=_unevenness(facts) >= UNEVEN,
             cores=_cores(wish),
         )
+        yield replace(draft, batch_size=_batch_size(draft, own.get("validation", 0.0)))
+
+
+def _batch_size(draft: Draft, held_out: float) -> int:
+    """A batch of which an epoch has enough, and the last of which is not a single image."""
+    data = config_file.parse(draft.text()).data
+    images = load_images(data.name, "train", data.place, **data.loading)
+    count = len(images.holdout(held_out, 0)[0]) if held_out else len(images)
+    size = next((size for size in (128, 64, 32) if count / size >= STEPS), 16)
+    return size if count % size != 1 else size - 1
 
 
 def _cores(wish: Wish) -> int:
@@ -224,12 +159,12 @@ def _cores(wish: Wish) -> int:
     return max(1, cores() // 4) if not wish.runs_locally or cores() < 4 else min(cores(), MOST_CORES)
 
 
-def _at_hand(model: str) -> bool:
-    """Whether published weights of a network lie in a cache of this machine."""
+def _published(model: str) -> Pretrained | None:
+    """The published weights of a network; None: there are none."""
     try:
-        return NETWORKS.provider(model).pretrained(model).at_hand()
+        return NETWORKS.provider(model).pretrained(model)
     except ValueError:
-        return False
+        return None
 
 
 def _unevenness(facts: Facts) -> float:
@@ -332,7 +267,7 @@ def _why_model(draft: Draft, wish: Wish) -> str:
         why = "for images of this size"
     if draft.pretrained:
         return f"{why}; its published weights are in the cache of this machine"
-    if draft.model.startswith("cifar_"):
+    if _published(draft.model) is None:
         return why
     return f"{why}; published weights are not in the cache of this machine: weights: pretrained would fetch them"
 
@@ -342,17 +277,13 @@ def _why_levels(every: int) -> str:
     return told.get(every, f"every {every}th level is measured, the rest interpolated")
 
 
-def _command(wish: Wish) -> str:
-    return shlex.join([NAME, "run", str(wish.file), *(["--local"] if wish.runs_locally else [])])
-
-
 def _header(plan: Shortening, wish: Wish, facts: Facts) -> list[str]:
     """The command, what it takes, and where that was measured."""
     images, classes = sum(one.images for one in facts.splits.values()), len(facts.splits["train"].classes)
-    where = f"{machine_name(plan.speeds.device)}, measured on {date.today().isoformat()}"
+    where = f"{machine_name(plan.speeds.device)}, measured on {plan.speeds.since}"
     found = [
         f"{images:,} images of {classes:,} classes; more about them: {shlex.join([NAME, 'data', 'check', wish.path])}",
         f"Written by: {wish.command}",
         f"{duration_line(plan.duration(plan.longest), where)}.",
     ]
-    return [_command(wish), "", *(line for text in found for line in textwrap.wrap(text, 116, break_on_hyphens=False))]
+    return [wish.run, "", *(line for text in found for line in textwrap.wrap(text, 116, break_on_hyphens=False))]

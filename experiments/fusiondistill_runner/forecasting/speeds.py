@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,11 +91,24 @@ class Speeds:
     context: Context
     device: torch.device
     _known: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    _seconds: dict[str, float | None] = field(default_factory=dict)
 
     def seconds(self, stage: Stage) -> float | None:
         """The estimated seconds of one worker (of a search: of all its trials); None where a part was not measured."""
         if stage.kind == "import":
             return 0.0
+        if not self._known and not self._any:
+            return None  # without a look at what the stage needs
+        if stage.digest not in self._seconds:
+            self._seconds[stage.digest] = self._of_parts(stage)
+        return self._seconds[stage.digest]
+
+    @cached_property
+    def _any(self) -> bool:
+        """Whether anything was noted before."""
+        return any(_folder().glob("*.json"))
+
+    def _of_parts(self, stage: Stage) -> float | None:
         found = {name: self._noted(part) for name, part in self._parts(stage)}
         if any(facts is None for facts in found.values()):
             return None
@@ -116,6 +131,7 @@ class Speeds:
                     facts = {"seconds": given, "when": datetime.now().astimezone().isoformat(timespec="minutes")}
                     remember(_place(part.key), {**facts, "of": dict(part.key)})
                     self._known[_name(part.key)] = facts
+                    self._seconds.clear()
 
     @property
     def since(self) -> str:
@@ -241,5 +257,9 @@ def _name(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _place(key: Mapping[str, Any]) -> Any:
-    return cache_folder() / "speeds" / f"{_name(key)}.json"
+def _folder() -> Path:
+    return cache_folder() / "speeds"
+
+
+def _place(key: Mapping[str, Any]) -> Path:
+    return _folder() / f"{_name(key)}.json"

@@ -39,7 +39,8 @@ def init_verb(
     PATH is what `data check` takes: a folder, a table of labels or a Parquet file. Looks at the images, measures some
     seconds of training, and explains each line of the file.
     """
-    from fusiondistill_runner.forecasting.first_config import Wish, first_config
+    from fusiondistill_runner.forecasting.first_config import first_config
+    from fusiondistill_runner.forecasting.wishes import Wish
     from fusiondistill_runner.verbs.evaluate import degradation_of
 
     written = {"model": model, "degradations": degradations}
