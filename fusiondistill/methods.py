@@ -20,6 +20,7 @@ __all__ = [
     "BASE",
     "DEFAULT_ROWS",
     "EXPERTS",
+    "FEW_ROWS",
     "METHODS",
     "SEARCHED",
     "Combined",
@@ -111,6 +112,9 @@ METHODS: dict[str, dict[str, Any]] = {
 """Built-in methods by name, in the order of the table."""
 DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsoups-told"))
 """The built-in rows of a table whose config names none: the others are shown if they are named."""
+
+FEW_ROWS = tuple(name for name in DEFAULT_ROWS if name not in ("ensemble", "scratch"))
+"""The rows for little time: the method's steps, their yardstick, and the simplest rival."""
 
 
 def searched_name(method: str) -> str:

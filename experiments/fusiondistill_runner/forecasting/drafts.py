@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusiondistill.methods import EXPERTS, METHODS
+from fusiondistill.methods import EXPERTS, FEW_ROWS, METHODS
 from fusiondistill_runner.views.data_report import yaml_text
 
-__all__ = ["LEAN", "Draft"]
+__all__ = ["Draft"]
 
 WIDTH, COLUMN = 118, 36
-LEAN = ("base", "oracle", "vanilla", "modelsoups", "fusing", "fusiondistill")
-"""The rows of a small budget: the method's steps, and the simplest rival."""
 SEARCH = {
     "loss.ce": {"loguniform": [0.05, 1.0]},
     "loss.feature": {"loguniform": [0.1, 4.0]},
@@ -24,7 +23,7 @@ SEARCH = {
 TRIALS = 8
 DATA = {
     "name": "how the files are read: fusiondistill list sources",
-    "root": "a path relative to the folder that the command starts in, or an absolute one",
+    "root": "relative to the folder that the command starts in, or absolute",
     "images": "the folder of the table's images",
     "labels": "the table",
     "test": "there is no test split: this part of the images is cut off, class by class",
@@ -60,7 +59,7 @@ class Draft:
     model: str
     pretrained: bool = False
     degradations: tuple[Any, ...] = ()
-    methods: tuple[str, ...] = LEAN
+    methods: tuple[str, ...] = FEW_ROWS
     searched: bool = False
     every: int = 5
     batch_size: int = 128
@@ -115,9 +114,11 @@ class Draft:
         yield from ["sampling: balanced"] if self.balanced else []
 
     def _line(self, indent: str, key: str, value: str, why: str = "") -> Iterator[str]:
-        """A key with its reason behind it, or above it where the line would get too long."""
+        """A key with its reason behind it, or above it where that line would get too long."""
         said, reason = f"{indent}{key.removeprefix('data.')}: {value}".rstrip(), self.why.get(key, why)
         whole = f"{said:{COLUMN}}  # {reason}" if reason else said
-        if len(whole) > WIDTH:
-            yield f"{indent}# {reason}"
-        yield said if len(whole) > WIDTH else whole
+        if len(whole) <= WIDTH:
+            yield whole
+            return
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(reason, WIDTH - 4))
+        yield said

@@ -16,6 +16,7 @@ from fusiondistill import NAME, config_file
 from fusiondistill.data import load_images
 from fusiondistill.data.inspection import Facts
 from fusiondistill.data.reading import cores
+from fusiondistill.methods import METHODS, SEARCHED
 from fusiondistill.networks import NETWORKS
 from fusiondistill.networks._pretrained import Pretrained
 from fusiondistill_runner.driving.local import device_of
@@ -26,6 +27,7 @@ from fusiondistill_runner.forecasting.duration import duration_line
 from fusiondistill_runner.forecasting.forecast import clock
 from fusiondistill_runner.forecasting.speeds import SECONDS, Speeds, machine_name
 from fusiondistill_runner.forecasting.wishes import Wish
+from fusiondistill_runner.planning.specs import EvaluateSpec, TrainSpec
 from fusiondistill_runner.views.data_report import check_data
 
 __all__ = ["first_config"]
@@ -191,9 +193,9 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
         speeds = Speeds(prepared.context, device_of(prepared.config))
         whole = Shortening(prepared, speeds, wish.runs_locally)
         measuring = partial(speeds.measure, say=lambda text: say(f"measuring {text}"), seconds=seconds)
-        first = next(stage for stage in prepared.plan.stages if stage.kind == "train")
+        first = next(stage for stage in prepared.plan.stages if stage.kind == TrainSpec.kind)
         measuring([first])
-        work = sum(stage.work for stage in whole.stages if stage.kind == "train")
+        work = sum(stage.work for stage in whole.stages if stage.kind == TrainSpec.kind)
         if least * work / first.work * (speeds.seconds(first) or 0.0) > HOPELESS * wish.seconds * whole.workers:
             return None
         measuring(whole.stages)
@@ -214,7 +216,7 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
             "Nothing was written"
         )
     for least, more in RICHER:
-        draft = replace(fit.draft, search_epochs=max(1, fit.recipe["fusiondistill"] // 3))
+        draft = replace(fit.draft, search_epochs=max(1, fit.recipe[SEARCHED] // 3))
         richer = tried(replace(draft, **more), least) if fit.part >= least else None
         if richer is None or richer.part < least:
             break
@@ -225,7 +227,7 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
 def _levels_left_out(plan: Shortening, every: int, budget: float) -> int:
     """Which every-k-th level to evaluate, so that evaluations take their part of the budget and no more."""
     seconds = plan.seconds(1)
-    judging = sum(seconds[stage.digest] for stage in plan.stages if stage.kind == "evaluate") * every
+    judging = sum(seconds[stage.digest] for stage in plan.stages if stage.kind == EvaluateSpec.kind) * every
     room = JUDGING * budget * plan.workers
     return next((k for k in (1, 2, 5, 10) if judging / k <= room), 25)
 
@@ -250,15 +252,8 @@ def _reasons(fit: _Fit, wish: Wish, facts: Facts) -> dict[str, str]:
     }
     for name, epochs in fit.recipe.items():
         told = "the recipe's epochs" if fit.part == 1 else f"{100 * fit.part:.2g} % of the recipe's {epochs} epochs"
-        found[name] = f"{told}; {_STEPS.get(name, '')}".rstrip("; ")
+        found[name] = f"{told}; {METHODS[name]['description'].partition(';')[0]}"
     return found
-
-
-_STEPS = {
-    "base": "step 1, on clean images",
-    "expert": "step 2, one for each degradation",
-    "fusiondistill": "step 4, taught by the experts",
-}
 
 
 def _why_model(draft: Draft, wish: Wish) -> str:

@@ -33,19 +33,20 @@ from fusiondistill.networks import NETWORKS
 from fusiondistill.speed import degrading_seconds, judging_seconds, training_speed
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.levels import spread
-from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.data import image_size, load_data, splits
 from fusiondistill_runner.working.facts import processor
+from fusiondistill_runner.working.merge import JUDGED
 from fusiondistill_runner.working.surface import ALPHAS
 from fusiondistill_runner.working.train import pack, training_of
 
-__all__ = ["Speeds", "machine_name"]
+__all__ = ["SECONDS", "Speeds", "machine_name"]
 
 SECONDS = 1.0
 """For the steps of one kind of training; a third of it for forward passes or a degradation."""
-START = {"train": 0.3, "fuse": 0.5, "evaluate": 0.15, "search": 1.0}
+START = {"train": 0.3, "fuse": 0.5, "evaluate": 0.15, "validate": 0.15, "search": 1.0}
 """Seconds of a stage besides its work: reading inputs, building networks, committing. From whole local runs."""
 LEVELS = 5
 """Levels at which a degradation is timed."""
@@ -156,7 +157,7 @@ class Speeds:
             yield "forward", self._forward(model, images, spec.precision, spec.threads)
             if spec.corruption is None:
                 yield "degrade", self._degrading(images, spec)
-        elif isinstance(spec, MergeSpec):
+        elif isinstance(spec, MergeSpec | ValidateSpec):
             images, _ = splits(spec.data, self.context.root(spec.data), "validation")
             yield "forward", self._forward(model, images, "fp32", spec.threads)
 
@@ -167,9 +168,12 @@ class Speeds:
             return spec.trainings * spec.part * self._training(spec.training, each["steps"])
         root = self.context.root(spec.data)
         forward = each["forward"]["image"]
+        if isinstance(spec, ValidateSpec):
+            _, held_out = splits(spec.data, root, "validation")
+            return forward * len(held_out or ()) * (1 + spec.draws * len(spec.degradations))
         if isinstance(spec, MergeSpec):
             images, held_out = splits(spec.data, root, "validation")
-            judged = min(2000, len(images)) if held_out is None else len(held_out)
+            judged = min(JUDGED, len(images)) if held_out is None else len(held_out)
             several = 1 if spec.told else len(spec.degradations)
             seen = several * (min(spec.images, len(images)) if spec.recalibrate == "mixed" else 0)
             seen += (len(stage.inputs) + 1) * several * judged
