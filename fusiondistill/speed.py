@@ -1,10 +1,8 @@
-"""How fast this process trains and judges: real steps and forward passes, timed for a moment.
-
-A rate is measured on more and more images until they take long enough; what was run before has warmed up.
-"""
+"""How fast this process trains and judges: real steps and forward passes, timed for a moment."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +22,8 @@ FEW = 8
 """Images of the first and smallest measurement."""
 GROWTH = 8
 """The next measurement has at most so many times the images."""
+LONGEST = 3
+"""So many times the given time, and no further call is made."""
 STILL = 1e-6
 """The learning rate of timed steps: random networks stay as they are, and no loss overflows."""
 
@@ -132,18 +132,26 @@ def degrading_seconds(images: ImageSet, conditions: Conditions, device: torch.de
 
 
 def _seconds_each(call: Callable[[int], int], seconds: float, device: torch.device) -> float:
-    """The seconds for each image of a call, measured on so many that they take about half of the given time.
+    """The seconds for each image of a call: the median of some calls that are long enough.
+
+    Other processes may hold up any single call: two short ones tell how many images a long one takes, and three or more
+    long ones vote. Where a few images take long already, there are fewer calls.
 
     Args:
         call: works on about as many images as it is told, and returns how many it has worked on.
+        seconds: about how long all calls may take.
     """
-    asked = FEW
+    began, asked = time.perf_counter(), FEW
     _timed(call, asked, device)  # compiles, allocates, fills caches
     while True:
-        took, done = _timed(call, asked, device)
-        if took > seconds / 2:
-            return took / done
-        asked *= max(2, min(GROWTH, int(0.75 * seconds / took)))
+        rates = [_timed(call, asked, device) for _ in range(2)]
+        shortest = min(took for took, _ in rates)
+        if shortest > seconds / 8:
+            break
+        asked *= max(2, min(GROWTH, int(seconds / 5 / shortest)))
+    while time.perf_counter() - began < seconds or (len(rates) < 3 and time.perf_counter() - began < LONGEST * seconds):
+        rates.append(_timed(call, asked, device))
+    return statistics.median(took / done for took, done in rates)
 
 
 def _timed(call: Callable[[int], int], count: int, device: torch.device) -> tuple[float, int]:

@@ -31,6 +31,7 @@ from fusiondistill.folding import for_inference
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS
 from fusiondistill.speed import degrading_seconds, judging_seconds, training_speed
+from fusiondistill.training import Progress
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec, ValidateSpec
@@ -202,9 +203,7 @@ class Speeds:
         def measure(seconds: float) -> dict[str, float]:
             network, *teachers = (_network(spec.model, training.images) for _ in range(1 + len(training.taught)))
             found = training_speed(training, network, teachers, seconds=seconds)
-            began = time.perf_counter()
-            _written(pack(found.progress))
-            stored = time.perf_counter() - began
+            stored = min(_stored(found.progress) for _ in range(3))
             return {"image": found.image, "validated": found.validated, "epoch": found.epoch + stored}
 
         ids = ", ".join(one.id for one in spec.degradations) or "clean images"
@@ -249,12 +248,14 @@ def _network(model: ModelConfig, images: ImageSet) -> Any:
         return random_network(model.name, len(images.classes), 0, model.feature_layer, model.parameters)
 
 
-def _written(data: bytes) -> None:
-    """Write bytes to a disk as the store does after an epoch, and delete them."""
+def _stored(progress: Progress) -> float:
+    """The seconds in which the state after an epoch is packed and written to a disk; the file is deleted."""
+    began = time.perf_counter()
     with tempfile.TemporaryFile() as file:
-        file.write(data)
+        file.write(pack(progress))
         file.flush()
         os.fsync(file.fileno())
+    return time.perf_counter() - began
 
 
 def _name(key: Mapping[str, Any]) -> str:

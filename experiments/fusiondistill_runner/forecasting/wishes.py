@@ -73,7 +73,8 @@ class Wish:
         """The command line that says all this."""
         words = [NAME, "init", self.path, "--budget", self.budget, *(["--out", self.out] if self.out else [])]
         words += ["--model", self.model] if self.model else []
-        words += [word for one in self.degradations for word in ("--degradation", str(one))]
+        said = (one if isinstance(one, str) else json.dumps(one) for one in self.degradations)
+        words += [word for one in said for word in ("--degradation", one)]
         return shlex.join([*words, *(["--local"] if self.local else [])])
 
     @property
