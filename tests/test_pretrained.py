@@ -14,6 +14,7 @@ from torch import nn
 from fusiondistill import build_model, config_file
 from fusiondistill.checkpoints import CheckpointError, card_of, load_checkpoint, save_checkpoint
 from fusiondistill.config import ModelConfig
+from fusiondistill.networks import NETWORKS
 from fusiondistill.starting import head_of, start_from
 from fusiondistill_runner import runner
 from fusiondistill_runner.driving.prepared import Prepared, prepare
@@ -112,6 +113,11 @@ def test_what_is_not_in_a_cache_is_named_with_the_place(cached: Path, tmp_path: 
         planned(tmp_path, "model={name: shufflenet_v2_x0_5, weights: pretrained}")
     with pytest.raises(CheckpointError, match=r"model\.safetensors of timm/test_resnet\.r160_in1k is not in .*hf/hub"):
         planned(tmp_path, "model={name: timm/test_resnet, weights: pretrained}")
+
+
+def test_weights_are_at_hand_where_a_cache_holds_them(cached: Path) -> None:
+    held = {"mobilenet_v3_small": True, "shufflenet_v2_x0_5": False, "timm/test_vit": True, "timm/test_resnet": False}
+    assert {name: NETWORKS.provider(name).pretrained(name).at_hand() for name in held} == held
 
 
 MISTAKES = [
