@@ -12,8 +12,7 @@ from PIL import Image
 from fusiondistill import config_file
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.forecasting import first_config
-from fusiondistill_runner.forecasting.budgets import seconds_of
-from fusiondistill_runner.forecasting.wishes import Wish
+from fusiondistill_runner.forecasting.wishes import Wish, seconds_of
 
 
 def a_folder(root: Path, counts: dict[str, int], side: int = 16) -> Path:

@@ -1,8 +1,7 @@
-"""Times as people write them, like 1h30m, and trainings that are shortened to fit into them."""
+"""Plans whose trainings are shortened, so that a run takes a given time."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,24 +11,7 @@ from fusiondistill_runner.forecasting.speeds import Speeds
 from fusiondistill_runner.planning.specs import SearchSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["Shortening", "epochs_of", "seconds_of", "shortened"]
-
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_FORM = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNITS), re.ASCII)
-
-
-def seconds_of(text: str) -> float:
-    """The seconds of a time like 90s, 30m, 1h, 1h30m or 2d.
-
-    Raises:
-        ValueError: it is none, or 0.
-    """
-    found = _FORM.fullmatch(text.strip().lower().replace(" ", ""))
-    parts = found.groups() if found else ()
-    total = sum(float(part or 0) * size for part, size in zip(parts, _UNITS.values(), strict=False))
-    if not total:
-        raise ValueError(f"a budget of {text!r} is no time: write it like 90s, 30m, 1h, 1h30m or 2d")
-    return total
+__all__ = ["Shortening", "epochs_of", "shortened"]
 
 
 @dataclass(frozen=True)

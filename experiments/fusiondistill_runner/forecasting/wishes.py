@@ -1,4 +1,4 @@
-"""What a user asks ``fusiondistill init`` for, and what of it cannot be."""
+"""What a user asks ``fusiondistill init`` for, and what of it cannot be. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill import NAME, config_file
-from fusiondistill_runner.forecasting.budgets import seconds_of
 
-__all__ = ["Wish"]
+__all__ = ["Wish", "seconds_of"]
 
 SHORT = 600.0
 """A run of fewer seconds is one with --local: starting Ray would take a good part of it."""
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_FORM = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNITS), re.ASCII)
+
+
+def seconds_of(text: str) -> float:
+    """The seconds of a time like 90s, 30m, 1h, 1h30m or 2d.
+
+    Raises:
+        ValueError: it is none, or 0.
+    """
+    found = _FORM.fullmatch(text.strip().lower().replace(" ", ""))
+    parts = found.groups() if found else ()
+    total = sum(float(part or 0) * size for part, size in zip(parts, _UNITS.values(), strict=False))
+    if not total:
+        raise ValueError(f"a budget of {text!r} is no time: write it like 90s, 30m, 1h, 1h30m or 2d")
+    return total
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,12 @@ def plan_verb(
     """
     from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
-    from fusiondistill_runner.forecasting.costs import cost_lines, estimated
     from fusiondistill_runner.forecasting.forecast import forecast
     from fusiondistill_runner.storage.noted_plans import check_format
 
     prepared = prepare(config, overrides, store)
+    from fusiondistill_runner.forecasting.costs import cost_lines, estimated  # and torch, after a mistake is told
+
     check_format(prepared.store)
     prepared = prepared.looked_up()
     estimates = estimated(prepared, click.echo if measure else None)

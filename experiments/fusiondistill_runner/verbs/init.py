@@ -39,11 +39,14 @@ def init_verb(
     PATH is what `data check` takes: a folder, a table of labels or a Parquet file. Looks at the images, measures some
     seconds of training, and explains each line of the file.
     """
-    from fusiondistill_runner.forecasting.first_config import first_config
     from fusiondistill_runner.forecasting.wishes import Wish
     from fusiondistill_runner.verbs.evaluate import degradation_of
 
     written = {"model": model, "degradations": degradations}
     given = tuple(map(degradation_of, degradations))
     with told_as_options({"model": "model.name", "degradations": "degradations"}, written):
-        first_config(Wish(path, budget, out, model, given, local, force), click.echo)
+        wish = Wish(path, budget, out, model, given, local, force)
+        wish.check()
+        from fusiondistill_runner.forecasting.first_config import first_config  # and torch, after a mistake is told
+
+        first_config(wish, click.echo)
