@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from dataclasses import replace
 from itertools import pairwise
@@ -137,5 +138,7 @@ def test_plan_says_how_to_measure_and_what_was_measured(measured: Shortening, tm
     known = plan()
     assert "a few seconds of work measured on this machine (20" in known and "with --local, " in known
     assert "device-" in known and "simulated as the driver would run it" in plan("--simulate", "workers=3")
+    run = json.loads(plan("--json"))["run"]
+    assert run["local"] > 0 and run["ray"] > 0 and run["workers"] >= 1
     unknown = plan("--set", "base.batch_size=12")
     assert "an unknown time for 1 train" in unknown and "--measure measures" in unknown and "--local, " not in unknown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.local import device_of
@@ -12,7 +12,7 @@ from fusiondistill_runner.forecasting.estimates import Estimates, measured
 from fusiondistill_runner.forecasting.speeds import Speeds, machine_name
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["cost_lines", "estimated"]
+__all__ = ["cost_lines", "estimated", "run_here"]
 
 MEASURE = "--measure measures a few seconds of training on this machine"
 
@@ -52,11 +52,16 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
     unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
     if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
         return [*lines, f"and an unknown time for {rest}: nothing like them was measured yet; {MEASURE}"]
-    if estimates.speeds:
-        times = {stage.digest: estimates.seconds(stage) or 0.0 for stage in missing}
-        where = machine_name(estimates.speeds.device)
-        lines.append(duration_line(Duration.of(missing, times, resources), where))
+    if (duration := run_here(missing, estimates, resources)) and estimates.speeds:
+        lines.append(duration_line(duration, machine_name(estimates.speeds.device)))
     return lines
+
+
+def run_here(missing: Sequence[Stage], estimates: Estimates, resources: Resources) -> Duration | None:
+    """How long a run over these stages takes on this machine; None where nothing is missing or a time is unknown."""
+    times = {stage.digest: estimates.seconds(stage) for stage in missing}
+    known = {digest: seconds for digest, seconds in times.items() if seconds is not None}
+    return Duration.of(missing, known, resources) if missing and len(known) == len(times) else None
 
 
 def _hours(seconds: float, resources: Resources) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.changes import Changed
 from fusiondistill_runner.driving.prepared import Prepared
+from fusiondistill_runner.forecasting.costs import run_here
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.forecast import Forecast
 from fusiondistill_runner.planning.rows import Plan
@@ -34,9 +35,12 @@ def plan_content(
     - ``cost``: of the missing stages ``seconds`` (of one worker, those that are known), ``gpu_seconds`` (null where the
       config does not say what part of a GPU a worker holds), ``unknown`` (stages without an estimate), ``trainings`` of
       searches, and ``kinds``: kind -> ``stages``, ``seconds``, ``unknown``.
+    - ``run``: null where a time is unknown, or seconds of a whole run on this machine: ``local`` with --local, ``ray``
+      with ``workers`` side by side.
     - ``simulated``: null, or clusters, critical path and bytes, see :meth:`Forecast.content`.
     """
     stages = prepared.plan.stages
+    run = run_here(prepared.missing, estimates, prepared.config.resources)
     kinds = {kind: [stage for stage in stages if stage.kind == kind] for kind in dict.fromkeys(s.kind for s in stages)}
     return {
         "experiment": prepared.config.experiment,
@@ -52,6 +56,7 @@ def plan_content(
         "damage": list(prepared.damage),
         "changed_plugins": [vars(one) for one in changed],
         "cost": _cost(prepared.missing, estimates, prepared.config.resources),
+        "run": vars(run) if run else None,
         "simulated": simulated.content() if simulated.stages else None,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from fusiondistill_runner.command import local_option, overrides_option, store_option, verb, yes_option
@@ -104,7 +106,7 @@ def plan_verb(
 
     check_format(prepared.store)
     prepared = prepared.looked_up()
-    estimates = estimated(prepared, click.echo if measure else None)
+    estimates = estimated(prepared, partial(click.echo, err=True) if measure else None)
     simulated = forecast(prepared, simulate, times, estimates)
     changed = list(changed_plugins(prepared))
     if as_json:
