@@ -186,25 +186,7 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
     Raises:
         ValueError: the smallest cannot even be trained for an epoch of everything.
     """
-
-    def tried(draft: Draft, least: float) -> _Fit | None:
-        """The draft as it fits; None where a glance shows that this part of the recipe's epochs does not."""
-        prepared = _planned(draft, wish)
-        speeds = Speeds(prepared.context, device_of(prepared.config))
-        whole = Shortening(prepared, speeds, wish.runs_locally)
-        measuring = partial(speeds.measure, say=lambda text: say(f"measuring {text}"), seconds=seconds)
-        first = next(stage for stage in prepared.plan.stages if stage.kind == TrainSpec.kind)
-        measuring([first])
-        work = sum(stage.work for stage in whole.stages if stage.kind == TrainSpec.kind)
-        if least * work / first.work * (speeds.seconds(first) or 0.0) > HOPELESS * wish.seconds * whole.workers:
-            return None
-        measuring(whole.stages)
-        every = _levels_left_out(whole, draft.every, wish.seconds)
-        if every != draft.every:
-            draft = replace(draft, every=every)
-            whole = Shortening(_planned(draft, wish), speeds, wish.runs_locally)
-        return _Fit(draft, whole, whole.most(wish.seconds))
-
+    tried = partial(_tried, wish=wish, say=say, seconds=seconds)
     *larger, smallest = drafts
     found = (tried(draft, ENOUGH) for draft in larger)
     fit = next((one for one in found if one is not None and one.part >= ENOUGH), None) or tried(smallest, 0.0)
@@ -222,6 +204,25 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
             break
         fit = richer
     return fit
+
+
+def _tried(draft: Draft, least: float, wish: Wish, say: Say, seconds: float) -> _Fit | None:
+    """A draft as it fits; None where a glance shows that this part of the recipe's epochs does not."""
+    prepared = _planned(draft, wish)
+    speeds = Speeds(prepared.context, device_of(prepared.config))
+    whole = Shortening(prepared, speeds, wish.runs_locally)
+    measuring = partial(speeds.measure, say=lambda text: say(f"measuring {text}"), seconds=seconds)
+    first = next(stage for stage in prepared.plan.stages if stage.kind == TrainSpec.kind)
+    measuring([first])
+    work = sum(stage.work for stage in whole.stages if stage.kind == TrainSpec.kind)
+    if least * work / first.work * (speeds.seconds(first) or 0.0) > HOPELESS * wish.seconds * whole.workers:
+        return None
+    measuring(whole.stages)
+    every = _levels_left_out(whole, draft.every, wish.seconds)
+    if every != draft.every:
+        draft = replace(draft, every=every)
+        whole = Shortening(_planned(draft, wish), speeds, wish.runs_locally)
+    return _Fit(draft, whole, whole.most(wish.seconds))
 
 
 def _levels_left_out(plan: Shortening, every: int, budget: float) -> int:
