@@ -77,13 +77,26 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
     Raises:
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
-    return prepare_points(*config_file.load_points(name, overrides), store, local=local)
+    read = config_file.load_points(name, overrides)
+    try:
+        return prepare_points(*read, store, local=local, own=config_file.own_recipes(name, overrides))
+    except WrongValue as error:
+        raise config_file.mistaken(name, overrides, error.location, str(error)) from error
 
 
 def prepare_points(
-    config: Config, points: tuple[Config, ...], store: str | None = None, *, local: bool = False
+    config: Config,
+    points: tuple[Config, ...],
+    store: str | None = None,
+    *,
+    local: bool = False,
+    own: Mapping[str, str] | None = None,
 ) -> Prepared:
-    """The same for configs that :func:`fusiondistill.config_file.parse_points` has read."""
+    """The same for configs that :func:`fusiondistill.config_file.parse_points` has read.
+
+    Args:
+        own: the recipes that methods name themselves; see :func:`fusiondistill.config_file.own_recipes`.
+    """
     notes: tuple[str, ...] = ()
     if local:
         planned = points
@@ -93,11 +106,7 @@ def prepare_points(
     shared: dict[str, Stage] = {}
     plans = tuple(outside.plan(outside.completed(point), shared) for point in points)
     whole = {"experiment": config.experiment, "sweep": config.sweep}
-    try:
-        whole_config, own = plans[0].config.model_copy(update=whole), config_file.own_recipes(name, overrides)
-        prepared = outside.prepared(whole_config, plans, store, own)
-    except WrongValue as error:
-        raise config_file.mistaken(name, overrides, error.location, str(error)) from error
+    prepared = outside.prepared(plans[0].config.model_copy(update=whole), plans, store, own)
     return replace(prepared, notes=(*notes, *prepared.notes))
 
 
