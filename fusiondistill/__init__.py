@@ -37,6 +37,7 @@ _HOMES = {
     "load_images": "data",
     "load_model": "checkpoints",
     "merge": "merging",
+    "predict": "prediction",
     "recalibrate_batchnorm": "recalibration",
     "reference_degrade": "degradations",
     "register": "degradations",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, degrade_grid, find
+from fusiondistill.devices import device_of
 
 __all__ = ["bench_degradations", "degrade_grid"]
 
@@ -61,14 +62,6 @@ def bench_degradations(
                     if progress:
                         progress(rows[-1])
     return rows
-
-
-def device_of(name: str) -> torch.device:
-    """The device of this name; ValueError if it is not there."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def _row(name: str, images: torch.Tensor, device: torch.device, threads: int, seconds: float) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from fusiondistill.batches import normalise
-from fusiondistill.bench import device_of, pictures, torch_threads
+from fusiondistill.bench import pictures, torch_threads
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import PAPER_DEGRADATIONS, find
+from fusiondistill.devices import device_of
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference, piece_of
 from fusiondistill.models import ImageClassifier, build_model

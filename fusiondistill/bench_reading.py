@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from fusiondistill.batches import Pipeline
-from fusiondistill.bench import device_of, pictures, torch_threads
+from fusiondistill.bench import pictures, torch_threads
 from fusiondistill.data import ImageSet
 from fusiondistill.data.cache import HEADER_BYTES, mapped
+from fusiondistill.devices import device_of
 from fusiondistill.feeding import bytes_of
 
 __all__ = ["bench_reading"]

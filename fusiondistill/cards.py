@@ -28,10 +28,15 @@ def card_of(
     size: tuple[int, int],
     dataset: str,
     parameters: Mapping[str, Any] | None = None,
+    **prepared: Any,
 ) -> dict[str, Any]:
     """The card of a network: its name, classes, normalisation (0..255 scale) and input size (height, width).
 
     It also holds the network's parameters if there are any, and the file and digest of the plugin that registered it.
+
+    Args:
+        prepared: how its images were made of files, where it is not by default: ``fit`` of those that were resized,
+            ``background``, ``bits``; see :class:`fusiondistill.data.preparation.Preparation`.
     """
     card: dict[str, Any] = {
         "model": model_name,
@@ -44,6 +49,7 @@ def card_of(
     }
     if parameters:
         card["parameters"] = dict(parameters)
+    card |= prepared
     if plugin := _plugin_of(model_name):
         card["plugin"] = {"file": plugin.file, "sha256": plugin.sha256}
     return card
@@ -114,11 +120,14 @@ def check_card(card: Mapping[str, Any], source: str) -> None:
     def numbers(name: str, least: float) -> bool:
         return list_of(name, (int, float), 3) and all(least < one < 1e9 for one in card[name])  # and none is NaN
 
+    from fusiondistill.data.preparation import wrong_keys
+
     wrong = [name for name, least in (("mean", -1e9), ("std", 0.0)) if not numbers(name, least)]
     wrong += [] if list_of("classes", (str,)) and 0 < len(card["classes"]) <= MOST_CLASSES else ["classes"]
     wrong += [] if isinstance(card.get("model"), str) else ["model"]
     wrong += [] if isinstance(card.get("feature_layer"), str | None) else ["feature_layer"]
     wrong += [] if isinstance(card.get("parameters", {}), dict) else ["parameters"]
+    wrong += wrong_keys(card)
     plugin = card.get("plugin", {"file": "", "sha256": ""})
     told = isinstance(plugin, dict) and all(isinstance(plugin.get(key), str) for key in ("file", "sha256"))
     wrong += [] if told else ["plugin"]

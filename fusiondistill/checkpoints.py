@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,10 +275,12 @@ def load_model(
     classes: Sequence[str] | int | None = None,
     size: int | tuple[int, int] | None = None,
     trained_on: ImageSet | None = None,
+    any_size: bool = False,
 ) -> ImageClassifier:
     """A checkpoint as a ready classifier: uint8 [B,3,H,W] in, logits [B,C] out, in eval mode on the CPU.
 
-    ``.forward_features(images)`` returns (logits, feature map); ``.classes`` are the class names.
+    ``.forward_features(images)`` returns (logits, feature map); ``.predict(paths)`` classifies files; ``.classes`` are
+    the class names.
 
     Args:
         path: as for :func:`load_checkpoint`.
@@ -289,6 +292,7 @@ def load_model(
         size: of a file without a card: (height, width) of the images of its training.
         trained_on: for a file without a card: images with the classes and the normalisation that it was trained with,
             for all of these that are not given.
+        any_size: take images of any size (of which most networks see less), not only those of the training's.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint` and :func:`from_card`; or what a file without a card needs is not
@@ -301,10 +305,14 @@ def load_model(
         >>> theirs = load_model("resnet.pt", model="resnet18", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         >>> released = load_model("model_best.pth", trained_on=load_images("cifar100", "test"))
     """
+    from fusiondistill.data.preparation import Preparation
     from fusiondistill.uncarded import Told, with_card
 
     state_dict, card = load_checkpoint(path, as_written=True)
     if not card:
         told = Told(model, mean, std, classes, size)
         state_dict, card = with_card(state_dict, told.of(trained_on) if trained_on else told, str(path))
-    return from_card(state_dict, card, str(path))
+    classifier = from_card(state_dict, card, str(path))
+    prepared = Preparation.of_card(card)
+    classifier.preparation = replace(prepared, size=None) if any_size else prepared
+    return classifier

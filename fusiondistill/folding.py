@@ -29,7 +29,7 @@ class InferenceClassifier(ImageClassifier):
 
     def __init__(self, model: ImageClassifier, network: nn.Module, precision: str) -> None:
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
-        super().__init__(cast(FeatureNetwork, network), mean, std, model.classes)
+        super().__init__(cast(FeatureNetwork, network), mean, std, model.classes, model.preparation)
         self.mean, self.std = model.mean.clone(), model.std.clone()  # on the model's device
         self.precision = precision
 
@@ -44,10 +44,11 @@ class InferenceClassifier(ImageClassifier):
         """Classify uint8 images [B,3,H,W], 0..255; returns logits float32 [B,C], for each precision.
 
         Raises:
-            TypeError: the images are not uint8, or features are asked for.
+            TypeError, ValueError: as :class:`ImageClassifier`; or features are asked for.
         """
-        if images.dtype != torch.uint8 or features:
-            raise TypeError(f"a classifier for inference turns uint8 images into logits alone; got {images.dtype}")
+        self.check(images)
+        if features:
+            raise TypeError("a classifier for inference turns images into logits alone")
         size = self.piece(*images.shape[2:])
         with self._precision(images.device):
             if size is None or not len(images):

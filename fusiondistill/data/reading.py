@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,7 +18,22 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
 from fusiondistill.data.source import Row
 
-__all__ = ["BROKEN", "Background", "Bits", "Broken", "LabelColumn", "Observed", "Reader", "observing"]
+__all__ = [
+    "BROKEN",
+    "Background",
+    "Bits",
+    "Broken",
+    "LabelColumn",
+    "Observed",
+    "Reader",
+    "bits_filled",
+    "colour",
+    "observing",
+    "side_by_side",
+]
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
@@ -46,6 +61,43 @@ MOST_THREADS = 8
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def colour(background: Background) -> tuple[int, int, int]:
+    """A background as RGB, 0..255."""
+    return _COLOURS[background] if isinstance(background, str) else background
+
+
+def bits_filled(images: int, largest: int) -> int | None:
+    """How many bits the values of images with 16 bits a channel seem to fill, where these are far fewer.
+
+    Args:
+        images: how many images there are that are taken to fill 16 bits.
+        largest: their largest value.
+    """
+    fills = max(9, largest.bit_length())
+    return fills + fills % 2 if images and largest < _DARK else None  # cameras have 10, 12 or 14
+
+
+def side_by_side(
+    function: Callable[[Item], Done], items: Iterable[Item], ahead: int = 0
+) -> Iterator[tuple[Item, Future[Done]]]:
+    """What a function makes of items, in their order; as many threads as there are cores call it.
+
+    Args:
+        ahead: how many items are begun before the first is asked for; at least one for each thread.
+    """
+    threads = min(MOST_THREADS, cores())
+    pool, waiting = ThreadPoolExecutor(threads), deque[tuple[Item, Future[Done]]]()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(copy_context().run, function, item)))
+            if len(waiting) > max(threads, ahead):
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -77,8 +129,7 @@ class Reader:
     """Decodes one image after another, by the parameters that sources of encoded images share."""
 
     def __init__(self, background: Background, bits: Bits, broken: Broken) -> None:
-        self.background = _COLOURS[background] if isinstance(background, str) else background
-        self.bits, self.broken = bits, broken
+        self.background, self.bits, self.broken = colour(background), bits, broken
         self._skipped: list[str] = []
         self._kept, self._lost = set[int](), set[int]()
         self._images = self._several = self._deep = self._sixteen = self._largest = 0
@@ -95,19 +146,11 @@ class Reader:
         Raises:
             DataError: one is broken and ``broken`` is ``error``; or another mistake of an image.
         """
-        threads = min(MOST_THREADS, cores())
-        pool, waiting = ThreadPoolExecutor(threads), deque[tuple[Future[Decoded], int, str]]()
-        try:
-            for read, label, where in items:
-                waiting.append((pool.submit(copy_context().run, self._decode, read, where), label, where))
-                if len(waiting) > threads:
-                    yield from self._taken(*waiting.popleft())
-            while waiting:
-                yield from self._taken(*waiting.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for (_, label, where), decoding in side_by_side(self._decode, items):
+            yield from self._taken(decoding, label, where)
 
-    def _decode(self, read: Callable[[], bytes], where: str) -> Decoded:
+    def _decode(self, item: tuple[Callable[[], bytes], int, str]) -> Decoded:
+        read, _, where = item
         return decode(read(), where, background=self.background, bits=self.bits)
 
     def _taken(self, decoding: Future[Decoded], label: int, where: str) -> Iterator[Row]:
@@ -151,9 +194,7 @@ class Reader:
                 f"{where}: all images of {len(gone)} classes are broken and left out (data.broken: skip): "
                 f"{', '.join(escaped(name) for name in gone[:_NAMED])}. Fetch them again, or delete these classes."
             )
-        if self._sixteen and self.bits is None and self._largest < _DARK:
-            fills = max(9, self._largest.bit_length())
-            fills += fills % 2  # cameras have 10, 12 or 14
+        if self.bits is None and (fills := bits_filled(self._sixteen, self._largest)):
             if (seen := _observed.get()) is not None:
                 seen.bits = fills
             raise DataError(

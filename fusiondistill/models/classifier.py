@@ -1,16 +1,34 @@
 """What is evaluated: classifiers of raw uint8 images, alone or voting."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fusiondistill.data.preparation import Preparation
 from fusiondistill.models.network import FeatureNetwork
 
+if TYPE_CHECKING:
+    from fusiondistill.prediction import Prediction
 
-class ImageClassifier(nn.Module):
+
+class _Classifier(nn.Module):
+    """What all classifiers of images can do."""
+
+    def predict(self, paths: str | Path | Sequence[str | Path], **options: Any) -> list[Prediction]:
+        """Classify image files; see :func:`fusiondistill.predict`."""
+        from fusiondistill.prediction import predict
+
+        return predict(self, paths, **options)
+
+
+class ImageClassifier(_Classifier):
     """A network together with its normalisation and its classes: raw images in, logits out.
 
     Args:
@@ -18,6 +36,7 @@ class ImageClassifier(nn.Module):
         mean: of each channel, on the scale 0..255.
         std: of each channel, on the scale 0..255, above 0.
         classes: names of the classes, in the order of the logits.
+        preparation: how files become images that it takes; where it has a size, other images are refused.
 
     Raises:
         ValueError: mean or std are not three numbers, or a std is not above 0.
@@ -33,13 +52,18 @@ class ImageClassifier(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, network: FeatureNetwork, mean: Sequence[float], std: Sequence[float], classes: Sequence[str]
+        self,
+        network: FeatureNetwork,
+        mean: Sequence[float],
+        std: Sequence[float],
+        classes: Sequence[str],
+        preparation: Preparation = Preparation(),  # noqa: B008  # frozen
     ) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
             raise ValueError(f"mean and std must be three numbers each, std above 0; got {mean} and {std}")
         self.network = network
-        self.classes = tuple(classes)
+        self.classes, self.preparation = tuple(classes), preparation
         self.register_buffer("mean", torch.tensor([float(value) for value in mean]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor([float(value) for value in std]).view(1, 3, 1, 1))
 
@@ -51,10 +75,25 @@ class ImageClassifier(nn.Module):
 
         Raises:
             TypeError: the images are not uint8 (normalised ones belong into `network`).
+            ValueError: they are not [B, 3, H, W], or have another size than the classifier takes.
         """
+        self.check(images)
+        return self.network((images - self.mean) / self.std, features=features)
+
+    def check(self, images: torch.Tensor) -> None:
+        """Raise where a batch is none that the classifier takes; its values are not looked at."""
         if images.dtype != torch.uint8:
             raise TypeError(f"a classifier takes uint8 images, 0..255, and normalises them itself; got {images.dtype}")
-        return self.network((images - self.mean) / self.std, features=features)
+        if images.dim() != 4 or images.shape[1] != 3:
+            sides = ", ".join(map(str, images.shape))
+            raise ValueError(f"a classifier takes images [B, 3, H, W], the channels before the rows; got [{sides}]")
+        size = self.preparation.size
+        if size is not None and (images.shape[2] != size[0] or images.shape[3] != size[1]):
+            raise ValueError(
+                f"the network was trained on images of {size[1]}x{size[0]} pixels, these have "
+                f"{images.shape[3]}x{images.shape[2]}: resize them as in its training, which `predict` does for files, "
+                "or load it with any_size=True"
+            )
 
     def forward_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute (logits [B, classes], feature map [B, F, h, w]) of uint8 images [B, 3, H, W]."""
@@ -62,7 +101,7 @@ class ImageClassifier(nn.Module):
         return logits, feature_map
 
 
-class Ensemble(nn.Module):
+class Ensemble(_Classifier):
     """Classifiers that vote: the plurality of their predicted classes, a tie broken by the summed logits.
 
     Its output is a score, not a logit: its arg-max is the decision and nothing else about it has a meaning, so take no

@@ -22,6 +22,7 @@ from pathlib import Path
 from fusiondistill.data.arrangement import CUT, cut_advice
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
+from fusiondistill.data.finding import entries, hidden
 from fusiondistill.data.hub_names import SPLIT_WORDS, stands_in
 from fusiondistill.data.names import escaped, same_name
 from fusiondistill.data.reading import Background, Bits, Broken, Reader
@@ -39,8 +40,6 @@ EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jp
 SHOWN = 12
 MOST_DEEP = 3
 DEEPER, IN_THESE = "folders inside a class", "images in these"
-SYSTEM = {"__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"}
-"""Written by operating systems; left out like hidden files."""
 
 
 def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
@@ -95,7 +94,7 @@ def _descended(base: Path) -> tuple[Path, list[str]]:
     """The folder that has the splits or the classes: the root, or one that it alone holds; with a note."""
     given = base
     for _ in range(MOST_DEEP):
-        folders = [Path(entry.path) for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+        folders = [Path(entry.path) for entry in entries(base) if entry.is_dir() and not hidden(entry.name)]
         if _has_split(folders):
             break
         with_splits = [path for path in folders if _has_split(_folders(path))]
@@ -124,7 +123,7 @@ def _called(folders: list[Path], split: str) -> list[Path]:
 
 
 def _folders(base: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(base) if entry.is_dir() and not _hidden(entry.name)]
+    return [Path(entry.path) for entry in entries(base) if entry.is_dir() and not hidden(entry.name)]
 
 
 def _within(split: Path) -> Path:
@@ -137,7 +136,7 @@ def _no_split(base: Path) -> str:
     """What to say where no folder is a split: what was found, and what to write."""
     classes, found = _Split("train", base), list[str]()
     counts = classes.filled()
-    files = [entry.name for entry in _entries(base) if entry.is_file()]
+    files = [entry.name for entry in entries(base) if entry.is_file()]
     flat = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
     if len(counts) > 1 and not _WORDS.issuperset(map(str.lower, counts)):
         told = f"{len(counts):,} folders with {sum(counts.values()):,} images: "
@@ -167,14 +166,6 @@ def _told(kinds: Counter[str]) -> str:
     return ", ".join(told + [f"{kinds['']:,} images"] * bool(kinds[""]))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror or error}).") from error
-
-
 class _Split:
     """What one split's folder holds: images by their names in the source, classes, and what is left out."""
 
@@ -184,8 +175,8 @@ class _Split:
         self.classes: dict[str, Counter[str]] = {}
         """Class -> kinds of what its folder holds; images are the kind ""."""
         beside = Counter[str]()
-        for entry in _entries(folder):
-            if _hidden(entry.name):
+        for entry in entries(folder):
+            if hidden(entry.name):
                 beside["hidden"] += 1
             elif entry.is_dir():
                 self.classes[entry.name] = self._read_class(entry)
@@ -195,13 +186,13 @@ class _Split:
 
     def _read_class(self, folder: os.DirEntry[str]) -> Counter[str]:
         kinds = Counter[str]()
-        for entry in _entries(Path(folder.path)):
+        for entry in entries(Path(folder.path)):
             suffix = Path(entry.name).suffix.lower()
-            if _hidden(entry.name):
+            if hidden(entry.name):
                 kinds["hidden"] += 1
             elif entry.is_dir():
                 kinds[DEEPER] += 1
-                kinds[IN_THESE] += sum(Path(one.name).suffix.lower() in SUFFIXES for one in _entries(Path(entry.path)))
+                kinds[IN_THESE] += sum(Path(one.name).suffix.lower() in SUFFIXES for one in entries(Path(entry.path)))
             elif not entry.is_file():
                 kinds["links that lead nowhere"] += 1
             elif suffix in SUFFIXES:
@@ -239,10 +230,6 @@ class _Split:
             + (f" So it is with {len(empty) - 1} more: {', '.join(empty[1:21])}." if len(empty) > 1 else "")
             + (" Move the images up into it." if kinds.get(DEEPER) else " Convert the files, or delete the folder.")
         )
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM
 
 
 def _check_known(train: _Split, test: _Split) -> None:

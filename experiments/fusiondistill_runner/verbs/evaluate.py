@@ -10,7 +10,7 @@ from fusiondistill_runner.command import local_option, overrides_option, plugin_
 from fusiondistill_runner.session import carry_out, say_first
 
 
-def _three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
+def three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
     """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
     if text is None:
         return None
@@ -37,11 +37,11 @@ def _three(context: click.Context, option: click.Parameter, text: str | None) ->
 @click.option(
     "--mean",
     metavar="R,G,B",
-    callback=_three,
+    callback=three,
     help="What such a network's images are normalised by: 0.485,0.456,0.406 or 123.7,116.3,103.5. Left out, common "
     "values are compared on training images.",
 )
-@click.option("--std", metavar="R,G,B", callback=_three, help="The same for their deviation.")
+@click.option("--std", metavar="R,G,B", callback=three, help="The same for their deviation.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
 @click.option(
     "--degradation",

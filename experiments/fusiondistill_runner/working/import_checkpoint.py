@@ -41,7 +41,7 @@ def import_checkpoint(job: Job) -> Result:
     state = found.state
     if (known := card.get("classes")) not in (None, list(images.classes)):
         state = _by_name(spec, state, list(known), images, network)
-    ours = card_for(spec.model, images)
+    ours = card_for(spec.model, images, spec.data)
     for what in ("mean", "std"):
         if card and any(abs(a - b) > 0.5 for a, b in zip(card[what], ours[what], strict=True)):
             raise checkpoints.CheckpointError(

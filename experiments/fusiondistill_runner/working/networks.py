@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -10,9 +10,12 @@ from torch import nn
 from fusiondistill import checkpoints
 from fusiondistill.config import ModelConfig
 from fusiondistill.data import ImageSet
+from fusiondistill.data.preparation import Preparation
+from fusiondistill.data.reading import Background, Bits
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.state_dicts import StateDict, state_difference
+from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.data import image_size
 
 __all__ = ["card_for", "filled", "new_network", "of_card"]
@@ -43,8 +46,8 @@ def of_card(card: dict[str, Any], state: StateDict, device: torch.device) -> nn.
     return checkpoints.from_card(state, card).network.to(device).eval()
 
 
-def card_for(model: ModelConfig, images: ImageSet) -> dict[str, Any]:
-    """The card of a checkpoint trained on these images."""
+def card_for(model: ModelConfig, images: ImageSet, data: DataSpec) -> dict[str, Any]:
+    """The card of a checkpoint trained on these images, which were loaded as ``data`` says."""
     return checkpoints.card_of(
         model.name,
         model.feature_layer,
@@ -54,4 +57,16 @@ def card_for(model: ModelConfig, images: ImageSet) -> dict[str, Any]:
         size=image_size(images),
         dataset=images.name,
         parameters=model.parameters,
+        **_prepared(data),
     )
+
+
+def _prepared(data: DataSpec) -> dict[str, Any]:
+    """What a card says of how the images were made of files; what a parameter of a source means, its type says."""
+    entry, usual = data.entry(), Preparation()
+    assert entry is not None
+    fields = entry.parameters.model_fields
+    kinds = {"background": get_args(Background)[0], "bits": get_args(Bits)[0]}
+    told = {key: data.parameters[key] for key in kinds if key in fields and fields[key].annotation == kinds[key]}
+    found = {key: value for key, value in told.items() if value != getattr(usual, key)}
+    return {"fit": data.fit, **found} if data.size else found

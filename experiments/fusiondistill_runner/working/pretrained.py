@@ -45,7 +45,7 @@ def take_pretrained(job: Job) -> Result:
         spec.path,
         new_head=makes_head(spec.new_head, weights[1], images.classes),
     )
-    card = card_for(model, images)
+    card = card_for(model, images, spec.data)
     return Result(
         {checkpoints.MODEL: checkpoints.to_safetensors(found.state, card)},
         {"card": card, "outcome": {"imported": spec.path, "weights": list(found.notes)}},

@@ -70,7 +70,7 @@ def train(job: Job) -> Result | None:
         return None
     if team.rank:
         return None
-    result = _result(job, spec, recipe, progress, card_for(model, images))
+    result = _result(job, spec, recipe, progress, card_for(model, images, spec.data))
     return replace(result, facts={**result.facts, "images_in": images_in})
 
 

@@ -1,0 +1,73 @@
+"""A network on image files: predict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fusiondistill_runner.command import FAILED, plugin_option, verb
+from fusiondistill_runner.verbs.evaluate import three
+
+
+def _names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """The names of classes in the order of the outputs: parted by commas, or the lines of a file."""
+    if text is None:
+        return None
+    if "," not in text and Path(text).is_file():
+        read = Path(text).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return [line for line in read.splitlines() if line]
+    return [name.strip() for name in text.split(",")]
+
+
+@verb(
+    "predict",
+    "fusiondistill predict runs/quickstart photos/ --out labels.csv\n"
+    "fusiondistill predict model.safetensors a.jpg 'more/**/*.png' --top 3\n"
+    "find photos -name '*.jpg' -print0 | fusiondistill predict model.safetensors - --out labels.parquet",
+    reads=True,
+)
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--out", metavar="FILE", help="The table to write: .csv, .json or .parquet. Default: it is printed.")
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to name.")
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "pad", "stretch"]),
+    help="How images of another size are brought to the network's. Default: as in its training.",
+)
+@click.option("--bits", type=click.IntRange(9, 16), help="That 16-bit images fill. Default: as in its training.")
+@click.option(
+    "--model", "name", metavar="NAME", help="The network of a file that does not say which one it belongs to."
+)
+@click.option("--mean", metavar="R,G,B", callback=three, help="What such a network's images are normalised by.")
+@click.option("--std", metavar="R,G,B", callback=three, help="The same for their deviation.")
+@click.option("--classes", metavar="NAMES|FILE", callback=_names, help="Its classes: cat,dog or a file of lines.")
+@click.option("--size", type=click.IntRange(min=2), help="Of its images, in pixels.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--force", is_flag=True, help="Replace a table that is there.")
+@plugin_option
+def predict_verb(
+    model: str,
+    paths: tuple[str, ...],
+    name: str | None,
+    mean: list[float] | None,
+    std: list[float] | None,
+    classes: list[str] | None,
+    size: int | None,
+    **options: Any,
+) -> None:
+    """Classify image files: label, probability, the next best classes.
+
+    MODEL is a stage directory, a file of weights, or a store, which stands for its best network. PATH is a file, a
+    folder with all below it, a quoted pattern, or - for a list on standard input. Files are turned upright and resized
+    as in the training. Exit code 1: some files could not be read; they are named, and the rest is done.
+    """
+    from fusiondistill_runner.views.predictions import predict_files
+
+    told = {"model": name, "mean": mean, "std": std, "classes": classes, "size": size}
+    if not predict_files(model, paths, told=told, **options):
+        sys.exit(FAILED)
