@@ -1,6 +1,18 @@
 """The command line: :data:`main` with all verbs. Heavy imports wait for the verb."""
 
 from fusiondistill_runner.command import main
-from fusiondistill_runner.verbs import evaluate, experiment, export, init, looking, machines, predict, store
+from fusiondistill_runner.verbs import (
+    evaluate,
+    experiment,
+    export,
+    init,
+    looking,
+    machines,
+    predict,
+    store,
+    try_store,
+)
 
-__all__ = ["evaluate", "experiment", "export", "init", "looking", "machines", "main", "predict", "store"]
+__all__ = [
+    "evaluate", "experiment", "export", "init", "looking", "machines", "main", "predict", "store", "try_store",
+]  # fmt: skip

@@ -1,0 +1,182 @@
+"""One image under the degradations of a store's experiment, and what the networks of its finished rows say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill.data.arrangement import Fit
+from fusiondistill.data.decoding import decode_image, to_be_resized
+from fusiondistill.data.resizing import resized
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
+from fusiondistill.degradations import DEGRADATIONS
+from fusiondistill.report.methods import Method, base_of, final_of, methods_of
+from fusiondistill_runner.storage.noted_plans import plans
+from fusiondistill_runner.storage.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.models import ImageClassifier
+
+__all__ = ["Network", "Tried", "Tryout", "open_tryout"]
+
+TOP = 3
+"""Classes that an answer names."""
+
+
+class Network(NamedTuple):
+    """A network that can be asked: what tables call it, a sentence about it, and where it lies."""
+
+    title: str
+    line: str
+    place: str
+
+
+class Tried(NamedTuple):
+    """An image at the networks' size, uint8 [3,H,W], clean and degraded, and what networks say of the degraded one.
+
+    ``answers``: network -> its best classes, each with its softmax probability, a fraction.
+    """
+
+    clean: torch.Tensor
+    degraded: torch.Tensor
+    answers: dict[str, tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """What can be tried with an experiment of a store.
+
+    Attributes:
+        experiment: its name.
+        others: the names of the store's other experiments.
+        networks: those of its finished rows that one network answers alone, by id.
+        first: the ids of the base, of the experts and of the final network.
+        degradations: by the ids of their columns, with the levels and parameters that the experiment gives them.
+        protocol, seed: as its test images were degraded.
+        size, fit: how an image is brought to the networks' (height, width).
+    """
+
+    experiment: str
+    others: tuple[str, ...]
+    networks: Mapping[str, Network]
+    first: tuple[str, ...]
+    degradations: Mapping[str, DegradationConfig]
+    protocol: str
+    seed: int
+    size: tuple[int, int]
+    fit: Fit
+
+    def degradation(self, name: str) -> DegradationConfig:
+        """A degradation by its id; ValueError where the experiment has none of this id."""
+        if name not in self.degradations:
+            known = ", ".join(self.degradations)
+            raise ValueError(f"{self.experiment} has no degradation {name!r}: it has {known}")
+        return self.degradations[name]
+
+    def tried(self, data: bytes, where: str, degradation: str, level: int, networks: Sequence[str]) -> Tried:
+        """Degrade an image as the first of the experiment's test images was, and ask networks.
+
+        Args:
+            data: the bytes of an image file, which need not be one.
+            where: its name, for messages.
+            degradation, level: one of the experiment's, and one of its levels.
+            networks: ids.
+
+        Raises:
+            DataError: the image cannot be read, or is too large.
+            CheckpointError: a network is damaged, or needs a plugin that is not loaded.
+            ValueError: the experiment has no such degradation, level or network.
+        """
+        import torch
+
+        from fusiondistill import degrade
+
+        of = self.degradation(degradation)
+        if level not in of.every_level:
+            raise ValueError(f"{degradation} has no level {level} in {self.experiment}")
+        if unknown := [one for one in networks if one not in self.networks]:
+            raise ValueError(f"{self.experiment} has no network {unknown[0]!r}: it has {', '.join(self.networks)}")
+        with to_be_resized():
+            pixels = resized(decode_image(data, where), self.size, self.fit)
+        clean = torch.tensor(pixels).permute(2, 0, 1)[None]
+        degraded = degrade(clean, of.name, level, seed=self.seed, protocol=self.protocol, **of.parameters)
+        answers = {one: _best(_model(self.networks[one].place), degraded) for one in networks}
+        return Tried(clean[0], degraded[0], answers)
+
+
+@lru_cache(32)
+def _model(place: str) -> ImageClassifier:
+    from fusiondistill import load_model
+
+    return load_model(place)
+
+
+def _best(model: ImageClassifier, image: torch.Tensor) -> tuple[tuple[str, float], ...]:
+    import torch
+
+    with torch.inference_mode():
+        logits = model(image)
+    found = torch.as_tensor(logits)[0].double().softmax(0).sort(descending=True, stable=True)
+    pairs = zip(found.indices[:TOP].tolist(), found.values[:TOP].tolist(), strict=True)
+    return tuple((model.classes[row], chance) for row, chance in pairs)
+
+
+def open_tryout(store: Store, experiment: str | None = None) -> Tryout:
+    """What can be tried with an experiment of a store; default: the first that has a finished row of one network.
+
+    Raises:
+        CheckpointError: it is no store, or has no such row; or the base, an expert or the final network is damaged.
+        ValueError: it has no such experiment, or a degradation is of a plugin that is not loaded.
+    """
+    known = {plan["experiment"]: plan for plan in plans(store)}
+    if experiment is not None and experiment not in known:
+        raise ValueError(f"{store.location} has no experiment {experiment!r}: it has {', '.join(known)}")
+    seen = store.glance(MANIFEST)
+    for name in known if experiment is None else [experiment]:
+        if rows := sorted(_rows(seen, known[name]), key=lambda row: (row[0].rank, row[1])):
+            others = tuple(other for other in known if other != name)
+            there = [(method, seed, store.shown(place)) for method, seed, place in rows]
+            return _tryout(known[name], there, others)
+    raise CheckpointError(
+        f"{store.location} has no finished row of one network{f' in {experiment}' if experiment else ''}: "
+        f"`fusiondistill status {store.location}` says what is missing"
+    )
+
+
+def _rows(seen: Store, plan: Mapping[str, Any]) -> Iterator[tuple[Method, int, str]]:
+    """(row, seed, directory of its network) of each row that one network answers alone, and that is evaluated."""
+    methods, found = methods_of(plan), set()
+    for row in plan["rows"]:
+        method, seed = methods[row["method"]], row["seed"]
+        if method.told or method.passes != 1 or (method.id, seed) in found:
+            continue
+        inputs = list((seen.manifest_of(row["directory"]) or {}).get("inputs", {}).values())
+        if len(inputs) == 1 and seen.manifest_of(inputs[0]):
+            found.add((method.id, seed))
+            yield method, seed, inputs[0]
+
+
+def _tryout(plan: Mapping[str, Any], rows: Sequence[tuple[Method, int, str]], others: tuple[str, ...]) -> Tryout:
+    config, methods = plan["config"], [method for method, _, _ in rows]
+    shown, several = (base_of(methods), final_of(methods)), len({seed for _, seed, _ in rows}) > 1
+    networks, first = dict[str, Network](), dict[str, str]()
+    for method, seed, place in rows:
+        of_seed = f", seed {seed}" if several else ""
+        networks[method.id + of_seed] = Network(method.name + of_seed, method.line, place)
+        if method in shown or method.own:
+            first.setdefault(method.id, method.id + of_seed)
+    given = [as_degradation(one) for one in (*config["degradations"], *config["evaluation"]["unseen"])]
+    if missing := [one.name for one in given if one.name not in DEGRADATIONS]:
+        raise ValueError(f"the degradation {missing[0]!r} is a plugin's: give its file with --plugin FILE")
+    for one in first.values():
+        _model(networks[one].place)
+    return Tryout(
+        plan["experiment"], others, networks, tuple(first.values()) or tuple(networks)[:1],
+        {one.id: one for one in given}, config["protocol"], config["evaluation"]["seed"], tuple(plan["size"]),
+        config["data"].get("fit") or "crop",
+    )  # fmt: skip
