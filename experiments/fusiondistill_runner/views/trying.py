@@ -78,22 +78,30 @@ class Tryout:
             raise ValueError(f"{self.experiment} has no degradation {name!r}: it has {known}")
         return self.degradations[name]
 
-    def tried(self, data: bytes, where: str, degradation: str, level: int, networks: Sequence[str]) -> Tried:
+    def prepared(self, data: bytes, where: str) -> torch.Tensor:
+        """The bytes of a file as the networks take it, uint8 [1,3,H,W]. ``where`` is its name, for messages.
+
+        Raises:
+            DataError: they are no image that can be read, or one that is too large.
+        """
+        import torch
+
+        with to_be_resized():
+            pixels = resized(decode_image(data, where), self.size, self.fit)
+        return torch.tensor(pixels).permute(2, 0, 1)[None]
+
+    def tried(self, image: torch.Tensor, degradation: str, level: int, networks: Sequence[str]) -> Tried:
         """Degrade an image as the first of the experiment's test images was, and ask networks.
 
         Args:
-            data: the bytes of an image file, which need not be one.
-            where: its name, for messages.
+            image: as :meth:`prepared` gives it.
             degradation, level: one of the experiment's, and one of its levels.
             networks: ids.
 
         Raises:
-            DataError: the image cannot be read, or is too large.
             CheckpointError: a network is damaged, or needs a plugin that is not loaded.
             ValueError: the experiment has no such degradation, level or network.
         """
-        import torch
-
         from fusiondistill import degrade
 
         of = self.degradation(degradation)
@@ -101,12 +109,9 @@ class Tryout:
             raise ValueError(f"{degradation} has no level {level} in {self.experiment}")
         if unknown := [one for one in networks if one not in self.networks]:
             raise ValueError(f"{self.experiment} has no network {unknown[0]!r}: it has {', '.join(self.networks)}")
-        with to_be_resized():
-            pixels = resized(decode_image(data, where), self.size, self.fit)
-        clean = torch.tensor(pixels).permute(2, 0, 1)[None]
-        degraded = degrade(clean, of.name, level, seed=self.seed, protocol=self.protocol, **of.parameters)
+        degraded = degrade(image, of.name, level, seed=self.seed, protocol=self.protocol, **of.parameters)
         answers = {one: _best(_model(self.networks[one].place), degraded) for one in networks}
-        return Tried(clean[0], degraded[0], answers)
+        return Tried(image[0], degraded[0], answers)
 
 
 @lru_cache(32)
@@ -170,13 +175,15 @@ def _tryout(plan: Mapping[str, Any], rows: Sequence[tuple[Method, int, str]], ot
         networks[method.id + of_seed] = Network(method.name + of_seed, method.line, place)
         if method in shown or method.own:
             first.setdefault(method.id, method.id + of_seed)
-    given = [as_degradation(one) for one in (*config["degradations"], *config["evaluation"]["unseen"])]
-    if missing := [one.name for one in given if one.name not in DEGRADATIONS]:
-        raise ValueError(f"the degradation {missing[0]!r} is a plugin's: give its file with --plugin FILE")
+    given = [*config["degradations"], *config["evaluation"]["unseen"]]
+    for name in (one if isinstance(one, str) else one["name"] for one in given):
+        if name not in DEGRADATIONS:
+            raise ValueError(f"the degradation {name!r} is a plugin's: give its file with --plugin FILE")
+    degradations = {one.id: one for one in map(as_degradation, given)}
     for one in first.values():
         _model(networks[one].place)
     return Tryout(
         plan["experiment"], others, networks, tuple(first.values()) or tuple(networks)[:1],
-        {one.id: one for one in given}, config["protocol"], config["evaluation"]["seed"], tuple(plan["size"]),
+        degradations, config["protocol"], config["evaluation"]["seed"], tuple(plan["size"]),
         config["data"].get("fit") or "crop",
     )  # fmt: skip
