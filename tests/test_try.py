@@ -39,7 +39,7 @@ experiment: mine
 seeds: [0, 1]
 data: {name: folder, root: photos, size: [16, 20], fit: pad}
 model: cifar_resnet8
-degradations: [{name: noise, as: grain, levels: 0..20}, blur]
+degradations: [{name: speckle, as: grain, levels: 0..8}, blur]
 evaluation: {unseen: [{name: darken, as: dusk, part: 8, levels: [0, 3, 5]}], seed: 9}
 methods: [base, oracle, ensemble, modelsoups, fusing, fusiondistill]
 search: null
@@ -134,14 +134,14 @@ def test_base_experts_and_the_final_network_come_first_and_unfinished_rows_are_n
     ]  # fmt: skip
     assert {*titles} - {*tryout.first} == {"base, seed 1", "modelsoups, seed 0"}
     assert {one: [*of.every_level][-1] for one, of in tryout.degradations.items()} == {
-        "grain": 20,
+        "grain": 8,
         "blur": 50,
         "dusk": 5,
     }
 
 
 @pytest.mark.parametrize(
-    ("column", "name", "level", "parameters"), [("grain", "noise", 20, {}), ("dusk", "darken", 3, {"part": 8})]
+    ("column", "name", "level", "parameters"), [("grain", "speckle", 8, {}), ("dusk", "darken", 3, {"part": 8})]
 )
 def test_an_image_is_prepared_degraded_and_named_as_by_hand(
     tryout: Tryout, store: Path, photo: bytes, column: str, name: str, level: int, parameters: dict[str, Any]
