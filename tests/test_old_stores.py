@@ -90,6 +90,7 @@ def content(folder: Path) -> dict[str, str]:
     "words",
     [
         "status STORE", "status STORE --watch", "report STORE", "report STORE --out OUT", "prune STORE --yes",
+        "try STORE",
         "plan CONFIG --store STORE", "run CONFIG --store STORE", "run CONFIG --store STORE --local",
         "run CONFIG --store STORE --set experiment=other", "search CONFIG --store STORE --set search.trials=2",
         "sweep SWEEP --store STORE", "evaluate STORE/BASE --data digits --store STORE",

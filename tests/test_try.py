@@ -180,6 +180,14 @@ def test_what_cannot_be_tried_is_named(
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="expert-blur"):
         open_tryout(Store(damaged))
+
+    def other(images: torch.Tensor, levels: torch.Tensor, *, share: int = 2) -> torch.Tensor:
+        """Another one of the same name."""
+        return images
+
+    DEGRADATIONS.register("darken", range(0, 6), replace=True)(other)
+    with pytest.raises(CheckpointError, match=r"(?s)the plan of mine does not fit what is loaded.*part"):
+        open_tryout(Store(store))
     monkeypatch.setattr(DEGRADATIONS, "_added", {})
     with pytest.raises(ValueError, match="'darken' is a plugin's: give its file with --plugin FILE"):
         open_tryout(Store(store))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import ValidationError
+
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.data.arrangement import Fit
 from fusiondistill.data.decoding import decode_image, to_be_resized
@@ -143,10 +145,13 @@ def open_tryout(store: Store, experiment: str | None = None) -> Tryout:
         raise ValueError(f"{store.location} has no experiment {experiment!r}: it has {', '.join(known)}")
     seen = store.glance(MANIFEST)
     for name in known if experiment is None else [experiment]:
-        if rows := sorted(_rows(seen, known[name]), key=lambda row: (row[0].rank, row[1])):
-            others = tuple(other for other in known if other != name)
-            there = [(method, seed, store.shown(place)) for method, seed, place in rows]
-            return _tryout(known[name], there, others)
+        try:
+            if rows := sorted(_rows(seen, known[name]), key=lambda row: (row[0].rank, row[1])):
+                there = [(method, seed, store.shown(place)) for method, seed, place in rows]
+                return _tryout(known[name], there, tuple(other for other in known if other != name))
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:  # a plan made by hand, another plugin
+            text = f"{store.location}: the plan of {name} does not fit what is loaded or is damaged"
+            raise CheckpointError(f"{text}: {type(error).__name__} {error}") from error
     raise CheckpointError(
         f"{store.location} has no finished row of one network{f' in {experiment}' if experiment else ''}: "
         f"`fusiondistill status {store.location}` says what is missing"
