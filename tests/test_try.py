@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import io
+import json
 import shutil
 import signal
 import socket
@@ -22,13 +23,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from fusiondistill import build_model, degrade, load_model
-from fusiondistill.checkpoints import MODEL, CheckpointError, card_of, new_attempt, to_safetensors
+from fusiondistill.checkpoints import MANIFEST, MODEL, CheckpointError, card_of, new_attempt, to_safetensors
 from fusiondistill.config_file import parse
 from fusiondistill.data import DataError
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.storage.best import keep_best
 from fusiondistill_runner.storage.noted_plans import note_plan
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.trying import Tryout, open_tryout
@@ -138,6 +140,18 @@ def test_base_experts_and_the_final_network_come_first_and_unfinished_rows_are_n
         "blur": 50,
         "dusk": 5,
     }
+
+
+def test_the_best_network_of_a_store_is_marked_and_asked_first(store: Path, tmp_path: Path) -> None:
+    place = Store(shutil.copytree(store, tmp_path / "store"))
+    (fused,) = Path(place.root).glob("fused-*")
+    keep_best(place, fused.name, {"experiment": "mine", "method": "modelsoups", "seed": 0})
+    tryout = open_tryout(place)
+    assert tryout.networks["modelsoups, seed 0"].title == "ModelSoups, seed 0 (best)"
+    assert tryout.first == ("base, seed 0", "modelsoups, seed 0", "expert-grain, seed 0", "expert-blur, seed 0")
+    (base,) = (one for one in Path(place.root).glob("base-*") if json.loads((one / MANIFEST).read_text())["seed"] == 1)
+    keep_best(place, base.name, {"experiment": "mine", "method": "base", "seed": 1})
+    assert open_tryout(place).first == ("base, seed 1", "expert-grain, seed 0", "expert-blur, seed 0")
 
 
 @pytest.mark.parametrize(

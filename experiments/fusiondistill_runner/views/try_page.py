@@ -31,6 +31,7 @@ __all__ = ["serve"]
 HERE = "127.0.0.1"
 PROMISE = "It stays in this machine's memory. A network names one of its classes for any image, also for none of them."
 TOO_LARGE = f"The file is larger than {MAX_FILE_BYTES:,} bytes."
+SAID = "what the networks say of the degraded image"
 STYLE = """
 .q-uploader__list { min-height: 0; padding: 0 }
 .q-uploader__subtitle { display: none }
@@ -78,6 +79,8 @@ def serve(
     server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
     address = f"http://{HERE}:{listening.getsockname()[1]}/"
     with contextlib.suppress(KeyboardInterrupt):
+        if tryout.others:
+            say(f"{tryout.experiment} of this store; --experiment takes {', '.join(tryout.others)}, too")
         say(f"{address}  (Ctrl-C ends it)")
         if open_browser:
             webbrowser.open(address)
@@ -107,7 +110,7 @@ class _Page:
         with ui.column().classes("w-full max-w-screen-lg mx-auto p-2"):
             ui.label(f"{tryout.experiment}: try an image").classes("text-2xl").props("role=heading aria-level=1")
             drop = ui.upload(label="Drop an image here, or choose one with +", auto_upload=True, on_upload=self.take,
-                             max_file_size=MAX_FILE_BYTES, on_rejected=lambda: self.say(TOO_LARGE))  # fmt: skip
+                             max_file_size=MAX_FILE_BYTES, on_rejected=lambda: self.empty(TOO_LARGE))  # fmt: skip
             self.upload = drop.classes("w-full").props("flat bordered")
             text = f"It is brought to {width} x {height} pixels ({tryout.fit}), as the networks take it, and degraded."
             self.said = ui.label(f"{text} {PROMISE}").props("role=status")
@@ -124,14 +127,11 @@ class _Page:
             self.answers = ui.element("section").classes("w-full answers")
         self.start_level()
 
-    def say(self, text: str) -> None:
-        """Say what became of the image."""
-        self.said.set_text(text)
-
     async def take(self, event: Any) -> None:
         """Take an image that was dropped."""
         self.upload.reset()
         self.name, self.image = event.file.name, None
+        self.empty(f"{self.name}: is looked at")
         try:
             self.image = await asyncio.to_thread(self.tryout.prepared, await event.file.read(), self.name)
         except DataError as error:
@@ -166,17 +166,17 @@ class _Page:
         self.asked += 1
         asked, words = self.asked, (self.image, self.kind.value, level, list(self.networks.value))
         try:
-            found = await asyncio.to_thread(self.tryout.tried, *words)
+            found, said = await asyncio.to_thread(self.tryout.tried, *words), SAID
         except (ValueError, RuntimeError) as error:
-            self.empty(str(error))
-            return
-        if asked == self.asked:
-            self.empty(f"{self.name}: what the networks say of the degraded image")
-            self.draw(found)
+            found, said = None, str(error)
+        if asked == self.asked and not self.said.is_deleted:
+            self.empty(f"{self.name}: {said}")
+            if found:
+                self.draw(found)
 
     def empty(self, text: str) -> None:
         """Take away what is shown, and say something instead."""
-        self.say(text)
+        self.said.set_text(text)
         self.pictures.clear()
         self.answers.clear()
 

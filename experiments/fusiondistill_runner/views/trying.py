@@ -16,6 +16,7 @@ from fusiondistill.data.resizing import resized
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.report.methods import Method, base_of, final_of, methods_of
+from fusiondistill_runner.storage.best import noted_best
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.store import Store
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "Tried", "Tryout", "open_tryout"]
 
+_Row = tuple[Method, int, str]
+"""A row of the table: its method, its seed, and where its network lies."""
 TOP = 3
 """Classes that an answer names."""
 
@@ -57,7 +60,7 @@ class Tryout:
         experiment: its name.
         others: the names of the store's other experiments.
         networks: those of its finished rows that one network answers alone, by id.
-        first: the ids of the base, of the experts and of the final network.
+        first: the ids of the base, of the experts, and of the store's best network (else the method's last).
         degradations: by the ids of their columns, with the levels and parameters that the experiment gives them.
         protocol, seed: as its test images were degraded.
         size, fit: how an image is brought to the networks' (height, width).
@@ -134,21 +137,22 @@ def _best(model: ImageClassifier, image: torch.Tensor) -> tuple[tuple[str, float
 
 
 def open_tryout(store: Store, experiment: str | None = None) -> Tryout:
-    """What can be tried with an experiment of a store; default: the first that has a finished row of one network.
+    """What can be tried with an experiment of a store; default: the best network's, or one that has a finished row.
 
     Raises:
-        CheckpointError: it is no store, or has no such row; or the base, an expert or the final network is damaged.
+        CheckpointError: it is no store, or has no finished row of one network; or one of the first networks is damaged.
         ValueError: it has no such experiment, or a degradation is of a plugin that is not loaded.
     """
-    known = {plan["experiment"]: plan for plan in plans(store)}
+    known, best = {plan["experiment"]: plan for plan in plans(store)}, noted_best(store) or {}
     if experiment is not None and experiment not in known:
         raise ValueError(f"{store.location} has no experiment {experiment!r}: it has {', '.join(known)}")
     seen = store.glance(MANIFEST)
-    for name in known if experiment is None else [experiment]:
+    for name in sorted(known, key=lambda name: name != best.get("experiment")) if experiment is None else [experiment]:
         try:
             if rows := sorted(_rows(seen, known[name]), key=lambda row: (row[0].rank, row[1])):
                 there = [(method, seed, store.shown(place)) for method, seed, place in rows]
-                return _tryout(known[name], there, tuple(other for other in known if other != name))
+                of = best if best.get("experiment") == name else {}
+                return _tryout(known[name], there, tuple(other for other in known if other != name), of)
         except (KeyError, TypeError, AttributeError, ValidationError) as error:  # a plan made by hand, another plugin
             text = f"{store.location}: the plan of {name} does not fit what is loaded or is damaged"
             raise CheckpointError(f"{text}: {type(error).__name__} {error}") from error
@@ -158,7 +162,7 @@ def open_tryout(store: Store, experiment: str | None = None) -> Tryout:
     )
 
 
-def _rows(seen: Store, plan: Mapping[str, Any]) -> Iterator[tuple[Method, int, str]]:
+def _rows(seen: Store, plan: Mapping[str, Any]) -> Iterator[_Row]:
     """(row, seed, directory of its network) of each row that one network answers alone, and that is evaluated."""
     methods, found = methods_of(plan), set()
     for row in plan["rows"]:
@@ -171,24 +175,31 @@ def _rows(seen: Store, plan: Mapping[str, Any]) -> Iterator[tuple[Method, int, s
             yield method, seed, inputs[0]
 
 
-def _tryout(plan: Mapping[str, Any], rows: Sequence[tuple[Method, int, str]], others: tuple[str, ...]) -> Tryout:
-    config, methods = plan["config"], [method for method, _, _ in rows]
-    shown, several = (base_of(methods), final_of(methods)), len({seed for _, seed, _ in rows}) > 1
-    networks, first = dict[str, Network](), dict[str, str]()
-    for method, seed, place in rows:
+def _tryout(plan: Mapping[str, Any], rows: Sequence[_Row], others: tuple[str, ...], best: Mapping[str, Any]) -> Tryout:
+    config, networks, first = plan["config"], dict[str, Network](), dict[str, str]()
+    methods, several = [method for method, _, _ in rows], len({seed for _, seed, _ in rows}) > 1
+    last = best.get("method") or getattr(final_of(methods), "id", "")
+    for method, seed, place in sorted(rows, key=lambda row: row[1] != best.get("seed")):
         of_seed = f", seed {seed}" if several else ""
-        networks[method.id + of_seed] = Network(method.name + of_seed, method.line, place)
-        if method in shown or method.own:
+        mark = " (best)" if (method.id, seed) == (best.get("method"), best.get("seed")) else ""
+        networks[method.id + of_seed] = Network(method.name + of_seed + mark, method.line, place)
+        if method is base_of(methods) or method.own or method.id == last:
             first.setdefault(method.id, method.id + of_seed)
+    shown = tuple(first.values()) or tuple(networks)[:1]
+    for one in shown:  # a damaged one is told at once
+        _model(networks[one].place)
     given = [*config["degradations"], *config["evaluation"]["unseen"]]
     for name in (one if isinstance(one, str) else one["name"] for one in given):
         if name not in DEGRADATIONS:
             raise ValueError(f"the degradation {name!r} is a plugin's: give its file with --plugin FILE")
-    degradations = {one.id: one for one in map(as_degradation, given)}
-    for one in first.values():
-        _model(networks[one].place)
     return Tryout(
-        plan["experiment"], others, networks, tuple(first.values()) or tuple(networks)[:1],
-        degradations, config["protocol"], config["evaluation"]["seed"], tuple(plan["size"]),
-        config["data"].get("fit") or "crop",
-    )  # fmt: skip
+        experiment=plan["experiment"],
+        others=others,
+        networks=networks,
+        first=shown,
+        degradations={one.id: one for one in map(as_degradation, given)},
+        protocol=config["protocol"],
+        seed=config["evaluation"]["seed"],
+        size=tuple(plan["size"]),
+        fit=config["data"].get("fit") or "crop",
+    )
