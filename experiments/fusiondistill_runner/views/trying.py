@@ -60,7 +60,7 @@ class Tryout:
         experiment: its name.
         others: the names of the store's other experiments.
         networks: those of its finished rows that one network answers alone, by id.
-        first: the ids of the base, of the experts, and of the store's best network (else the method's last).
+        first: the ids of the base, of the experts, of the method's last network and of the store's best one.
         degradations: by the ids of their columns, with the levels and parameters that the experiment gives them.
         protocol, seed: as its test images were degraded.
         size, fit: how an image is brought to the networks' (height, width).
@@ -178,12 +178,12 @@ def _rows(seen: Store, plan: Mapping[str, Any]) -> Iterator[_Row]:
 def _tryout(plan: Mapping[str, Any], rows: Sequence[_Row], others: tuple[str, ...], best: Mapping[str, Any]) -> Tryout:
     config, networks, first = plan["config"], dict[str, Network](), dict[str, str]()
     methods, several = [method for method, _, _ in rows], len({seed for _, seed, _ in rows}) > 1
-    last = best.get("method") or getattr(final_of(methods), "id", "")
+    ends = (base_of(methods), final_of(methods))
     for method, seed, place in sorted(rows, key=lambda row: row[1] != best.get("seed")):
         of_seed = f", seed {seed}" if several else ""
         mark = " (best)" if (method.id, seed) == (best.get("method"), best.get("seed")) else ""
         networks[method.id + of_seed] = Network(method.name + of_seed + mark, method.line, place)
-        if method is base_of(methods) or method.own or method.id == last:
+        if method in ends or method.own or method.id == best.get("method"):
             first.setdefault(method.id, method.id + of_seed)
     shown = tuple(first.values()) or tuple(networks)[:1]
     for one in shown:  # a damaged one is told at once
