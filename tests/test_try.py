@@ -53,6 +53,7 @@ CARD: dict[str, Any] = {
     "std": (60.0, 60.0, 60.0),
     "size": (16, 20),
     "dataset": "photos",
+    "fit": "pad",
 }
 UNFINISHED = ("fusing", "evaluate-fusing-grain", "evaluate-fusing-blur", "evaluate-fusing-dusk")
 

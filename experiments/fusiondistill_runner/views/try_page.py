@@ -105,14 +105,15 @@ class _Page:
         self.image: torch.Tensor | None = None
         names = {one: network.title for one, network in tryout.networks.items()}
         kinds = {one: degradation_title(one) for one in tryout.degradations}
-        height, width = tryout.size
+        taken = tryout.preparation
+        height, width = taken.size or (0, 0)
         ui.add_css(STYLE)
         with ui.column().classes("w-full max-w-screen-lg mx-auto p-2"):
             ui.label(f"{tryout.experiment}: try an image").classes("text-2xl").props("role=heading aria-level=1")
             drop = ui.upload(label="Drop an image here, or choose one with +", auto_upload=True, on_upload=self.take,
                              max_file_size=MAX_FILE_BYTES, on_rejected=lambda: self.empty(TOO_LARGE))  # fmt: skip
             self.upload = drop.classes("w-full").props("flat bordered")
-            text = f"It is brought to {width} x {height} pixels ({tryout.fit}), as the networks take it, and degraded."
+            text = f"It is brought to {width} x {height} pixels ({taken.fit}), as the networks take it, and degraded."
             self.said = ui.label(f"{text} {PROMISE}").props("role=status")
             with ui.row().classes("w-full items-center"):
                 kind = ui.select(kinds, value=first, label="Degradation", on_change=self.choose)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
-from fusiondistill.data.arrangement import Fit
-from fusiondistill.data.decoding import decode_image, to_be_resized
-from fusiondistill.data.resizing import resized
+from fusiondistill.data.preparation import Preparation
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.report.methods import Method, base_of, final_of, methods_of
@@ -63,7 +61,7 @@ class Tryout:
         first: the ids of the base, of the experts, of the method's last network and of the store's best one.
         degradations: by the ids of their columns, with the levels and parameters that the experiment gives them.
         protocol, seed: as its test images were degraded.
-        size, fit: how an image is brought to the networks' (height, width).
+        preparation: how a file becomes an image that the networks take.
     """
 
     experiment: str
@@ -73,8 +71,7 @@ class Tryout:
     degradations: Mapping[str, DegradationConfig]
     protocol: str
     seed: int
-    size: tuple[int, int]
-    fit: Fit
+    preparation: Preparation
 
     def degradation(self, name: str) -> DegradationConfig:
         """A degradation by its id; ValueError where the experiment has none of this id."""
@@ -91,9 +88,7 @@ class Tryout:
         """
         import torch
 
-        with to_be_resized():
-            pixels = resized(decode_image(data, where), self.size, self.fit)
-        return torch.tensor(pixels).permute(2, 0, 1)[None]
+        return torch.tensor(self.preparation.prepared(data, where).pixels).permute(2, 0, 1)[None]
 
     def tried(self, image: torch.Tensor, degradation: str, level: int, networks: Sequence[str]) -> Tried:
         """Degrade an image as the first of the experiment's test images was, and ask networks.
@@ -186,8 +181,9 @@ def _tryout(plan: Mapping[str, Any], rows: Sequence[_Row], others: tuple[str, ..
         if method in ends or method.own or method.id == best.get("method"):
             first.setdefault(method.id, method.id + of_seed)
     shown = tuple(first.values()) or tuple(networks)[:1]
-    for one in shown:  # a damaged one is told at once
-        _model(networks[one].place)
+    prepared = [_model(networks[one].place) for one in shown][
+        -1
+    ].preparation  # each is read: a damaged one is told at once
     given = [*config["degradations"], *config["evaluation"]["unseen"]]
     for name in (one if isinstance(one, str) else one["name"] for one in given):
         if name not in DEGRADATIONS:
@@ -200,6 +196,5 @@ def _tryout(plan: Mapping[str, Any], rows: Sequence[_Row], others: tuple[str, ..
         degradations={one.id: one for one in map(as_degradation, given)},
         protocol=config["protocol"],
         seed=config["evaluation"]["seed"],
-        size=tuple(plan["size"]),
-        fit=config["data"].get("fit") or "crop",
+        preparation=replace(prepared, fit=prepared.fit or "crop"),
     )
