@@ -42,14 +42,15 @@ evaluation: {every: 25}
 """
 
 
-THROUGH_RAY = ("run", "search", "sweep", "evaluate", "cluster")
+def environment(cache: Path, address: str | None = None, *, pictures: bool = False) -> dict[str, str]:
+    """The environment of a run: one thread, a cache of its own, no cluster but its own or the one at ``address``.
 
-
-def environment(cache: Path, address: str | None = None) -> dict[str, str]:
-    """The environment of a run: one thread, a cache of its own, no cluster but its own or the one at ``address``."""
+    The pictures of its report are blank, since drawing them takes up to a third of the time of a small run.
+    """
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     there = {"RAY_ADDRESS": address} if address else {}
-    return {**kept, **there, "FUSIONDISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    plain = {} if pictures else {"FUSIONDISTILL_PICTURES": "0"}
+    return {**kept, **there, **plain, "FUSIONDISTILL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
 def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -64,17 +65,42 @@ def fusiondistill(
     cwd: Path | None = None,
     timeout: float = 280,
     address: str | None = None,
+    fresh: bool = False,
+    pictures: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a verb to its end: in a fresh interpreter, or where it needs no Ray forked from one that has started."""
-    if not options and ("--local" in arguments or arguments[0] not in THROUGH_RAY):
-        return forking.run(list(arguments), environment(cache), cwd, timeout)
+    """Run a verb to its end: forked from a process that has imported much, or in a fresh interpreter.
+
+    It is fresh where the interpreter has ``options``, and where the caller asks for that.
+    """
+    surroundings = environment(cache, address, pictures=pictures)
+    if not options and not fresh:
+        return forking.run(list(arguments), surroundings, cwd, timeout)
     line = command(*arguments, options=options)
-    surroundings = environment(cache, address)
     return subprocess.run(line, env=surroundings, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
 
+def started(
+    *arguments: str,
+    cache: Path,
+    address: str | None = None,
+    together: bool = False,
+    group: bool = False,
+    around: dict[str, str] | None = None,
+) -> forking.Command:
+    """A verb that has been started, forked like those of :func:`fusiondistill`, with more in its environment.
+
+    ``together``: its errors go to its output; ``group``: it has a process group of its own, as in a terminal.
+    """  # fmt: skip
+    surroundings = {**environment(cache, address), **(around or {})}
+    return forking.Command(list(arguments), surroundings, together=together, group=group)
+
+
+Process = subprocess.Popen[str] | forking.Command
+"""What is under way."""
+
+
 @functools.cache
-def finished(content: str, *settings: str, verb: str = "run") -> tuple[Path, Path, Path]:
+def finished(content: str, *settings: str, verb: str = "run", pictures: bool = False) -> tuple[Path, Path, Path]:
     """(config, store, cache) of a run in one process, without Ray, that nothing happened to.
 
     The same one again for the same arguments: nothing may be changed in it.
@@ -82,7 +108,8 @@ def finished(content: str, *settings: str, verb: str = "run") -> tuple[Path, Pat
     folder = Path(tempfile.mkdtemp(prefix="finished-", dir=SESSION["folder"]))
     config, store, cache = folder / "config.yaml", folder / "store", Path(SESSION["folder"]) / "cache"
     config.write_text(content)
-    done = fusiondistill(verb, str(config), "--local", "--store", str(store), *settings, cache=cache, timeout=600)
+    words = (verb, str(config), "--local", "--store", str(store), *settings)
+    done = fusiondistill(*words, cache=cache, timeout=600, pictures=pictures)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "output.txt").write_text(done.stdout)
     return config, store, cache
@@ -170,7 +197,7 @@ def epochs_stored(store: Path, stage: str) -> int:
     return max(found)
 
 
-def half_way(process: subprocess.Popen[str], store: Path, stage: str, epochs: int = 2) -> int:
+def half_way(process: Process, store: Path, stage: str, epochs: int = 2) -> int:
     """Wait until a stage has so many epochs stored and one to go; returns how many are stored."""
     wait_for(lambda: epochs_stored(store, stage) >= epochs or process.poll() is not None, 240)
     stored = epochs_stored(store, stage)
@@ -213,7 +240,7 @@ def tell(fault: str, stored: int, output: str, stage: str) -> None:
     assert int(resumed[1]) >= stored, output
 
 
-def ends(process: subprocess.Popen[str], family: list[int], seconds: float = 60) -> None:
+def ends(process: Process, family: list[int], seconds: float = 60) -> None:
     """Wait for the end of a run and of its ``family``, listed before anything happened to it."""
     assert len(family) > 5, family
     process.wait(timeout=seconds)
