@@ -1,22 +1,29 @@
 """A process that has imported what the command line takes seconds to import, and forks a child for each command.
 
 The child is a process of its own with the environment, folder, output and exit code of the command. It runs the
-command's ``main``; it only does not import torch and the like again.
+command's ``main``; it only does not import torch and the like again. A command that needs Ray imports Ray itself.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
+import gc
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
+import weakref
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
 
 SERVE = "import forking; forking.serve() and forking.command()"
 PRELOADED = (
@@ -40,6 +47,92 @@ def _server() -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdin=pipe, stdout=pipe, text=True)
 
 
+def _asked(*words: object) -> int:
+    """The server's answer to a request: a number."""
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        server.stdin.write(json.dumps(words) + "\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+    except BaseException:  # a test that ran out of time: its answer would be taken for the next one's
+        server.kill()
+        _server.cache_clear()
+        raise
+
+
+class Command:
+    """A ``fusiondistill ARGUMENTS`` that has been started, with what the tests use of ``subprocess.Popen``.
+
+    As a context manager it waits for the end of the command.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        cwd: Path | None = None,
+        *,
+        together: bool = False,
+        group: bool = False,
+    ) -> None:
+        """Start it; ``together``: errors go to its output; ``group``: in a process group of its own."""
+        self.args = ["fusiondistill", *arguments]
+        folder = Path(tempfile.mkdtemp(prefix="said-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._output, self._errors = folder / "output", folder / ("output" if together else "errors")
+        self._together = together
+        self.returncode: int | None = None
+        files = (str(self._output), str(self._errors))
+        self.pid = _asked("start", arguments, environment, str(cwd or Path.cwd()), *files, group)
+
+    def poll(self) -> int | None:
+        """The exit code; None as long as it runs."""
+        if self.returncode is None and (found := _asked("poll", self.pid)) != RUNNING:
+            self.returncode = found
+        return self.returncode
+
+    def wait(self, timeout: float = 600) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on after so many seconds.
+        """
+        limit = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > limit:
+                raise subprocess.TimeoutExpired(self.args, timeout, *self.said())
+            time.sleep(0.02)
+        return code
+
+    def said(self) -> tuple[str, str]:
+        """What it has written so far to its output, and as errors."""
+        output, errors = (path.read_text() if path.exists() else "" for path in (self._output, self._errors))
+        return output, "" if self._together else errors
+
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
+        """Wait for its end; returns what it wrote."""
+        self.wait(timeout)
+        return self.said()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None:
+            self.kill()
+        self.wait()
+
+
 def run(
     arguments: list[str], environment: dict[str, str], cwd: Path | None, timeout: float
 ) -> subprocess.CompletedProcess[str]:
@@ -48,47 +141,42 @@ def run(
     Raises:
         subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
     """
-    server = _server()
-    assert server.stdin is not None and server.stdout is not None
-    with tempfile.TemporaryDirectory() as folder:
-        output, errors = Path(folder) / "output", Path(folder) / "errors"
-        words = [arguments, environment, str(cwd or Path.cwd()), str(output), str(errors), timeout]
-        server.stdin.write(json.dumps(words) + "\n")
-        server.stdin.flush()
-        try:
-            code = int(server.stdout.readline())
-        except BaseException:  # a test that ran out of time: its answer would be taken for the next one's
-            server.kill()
-            _server.cache_clear()
-            raise
-        said = output.read_text(), errors.read_text()
-    line = ["fusiondistill", *arguments]
-    if code == -signal.SIGALRM:
-        raise subprocess.TimeoutExpired(line, timeout, *said)
-    return subprocess.CompletedProcess(line, code, *said)
+    with Command(arguments, environment, cwd) as command:
+        return subprocess.CompletedProcess(command.args, command.wait(timeout), *command.said())
+
+
+RUNNING = 1000
+"""The answer for a command that has no exit code yet."""
 
 
 def serve() -> bool:
     """Fork a child for each command that comes in; returns True in the child, and False at the end of the input."""
     for name in PRELOADED:
         __import__(name)
+    gc.freeze()  # else each child copies all pages of what was imported when it collects
     for text in sys.stdin:
-        arguments, environment, cwd, output, errors, timeout = json.loads(text)
-        child = os.fork()
-        if child == 0:
-            _become(arguments, environment, cwd, output, errors)
-            return True
-        sys.stdout.write(f"{_end(child, timeout)}\n")
+        what, *words = json.loads(text)
+        if what == "start":
+            answer = os.fork()
+            if answer == 0:
+                _become(*words)
+                return True
+        else:
+            found, status = os.waitpid(words[0], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if found else RUNNING
+        sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
     return False
 
 
-def _become(arguments: list[str], environment: dict[str, str], cwd: str, output: str, errors: str) -> None:
+def _become(arguments: list[str], environment: dict[str, str], cwd: str, output: str, errors: str, group: bool) -> None:
     """Make this process that of the command, as far as the command can tell."""
     for number, (path, flags) in enumerate(((os.devnull, os.O_RDONLY), (output, os.O_WRONLY), (errors, os.O_WRONLY))):
-        opened = os.open(path, flags | (os.O_CREAT if number else 0))
+        opened = os.open(path, flags | (os.O_CREAT | os.O_APPEND if number else 0))
         os.dup2(opened, number)
         os.close(opened)
+    if group:
+        os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -98,23 +186,23 @@ def _become(arguments: list[str], environment: dict[str, str], cwd: str, output:
     random.seed()
 
 
-def command() -> None:
-    """The command itself, in the child."""
+def command() -> NoReturn:
+    """The command itself, in the child; it ends without taking down the modules, which takes as long as a short verb.
+
+    The order is the interpreter's: threads that are waited for, exit functions, what is left in the streams.
+    """
     from fusiondistill_runner.cli import main
 
-    main()
-
-
-def _end(child: int, timeout: float) -> int:
-    """The exit code of a child; that of SIGALRM where it was killed after its time."""
-    limit = time.monotonic() + timeout
-    while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > limit:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return -signal.SIGALRM
-        time.sleep(0.005)
+    code: object = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ import pytest
 
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.cards import card_of
+from forking import Command
 from fusiondistill.config_file import parse
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.driving.alone import alone
 from running import (
     RESULTS,
-    command,
     contents,
     counts,
     environment,
@@ -33,6 +31,7 @@ from running import (
     finished,
     fusiondistill,
     stages,
+    started,
     wait_for,
     weights,
 )
@@ -74,18 +73,10 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def started(config: Path, store: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
+def under_way(config: Path, store: Path) -> Command:
     """A run of its own process group, over the cache of the undisturbed one."""
-    line = command("run", str(config), "--local", "--store", str(store), *settings)
-    pipe, (*_, cache) = subprocess.PIPE, finished(config.read_text())
-    with subprocess.Popen(
-        line, env=environment(cache), stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    *_, cache = finished(config.read_text())
+    return started("run", str(config), "--local", "--store", str(store), cache=cache, together=True, group=True)
 
 
 def goes_on(config: Path, store: Path) -> str:
@@ -101,7 +92,7 @@ def goes_on(config: Path, store: Path) -> str:
 def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path) -> None:
     config.write_text(LONG)
     store = tmp_path / "store"
-    with started(config, store) as process:
+    with under_way(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 2)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
@@ -116,7 +107,7 @@ def test_interrupted_it_ends_in_order_and_goes_on(config: Path, tmp_path: Path) 
 def test_a_second_driver_is_refused_and_a_killed_one_goes_on(config: Path, tmp_path: Path) -> None:
     config.write_text(LONG)
     store, (*_, cache) = tmp_path / "store", finished(LONG)
-    with started(config, store) as process:
+    with under_way(config, store) as process:
         wait_for(lambda: epochs_stored(store, "base") >= 2)
         wait_for(lambda: json.loads((store / "status.json").read_text())["running"])
         status = json.loads((store / "status.json").read_text())
@@ -141,7 +132,7 @@ SEARCH = ("search-*", "trial-*", "*searched-*")
 
 def test_a_search_that_is_interrupted_goes_on(config: Path, tmp_path: Path) -> None:
     store = without(tmp_path, *SEARCH)
-    with started(config, store) as process:
+    with under_way(config, store) as process:
         wait_for(lambda: epochs_stored(store, "trial") >= 1)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
