@@ -69,7 +69,9 @@ def ray_head() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    started = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
+    )
     try:
         yield started
     finally:

@@ -11,6 +11,7 @@ import functools
 import gc
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -21,9 +22,10 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 SERVE = "import forking; forking.serve() and forking.command()"
 PRELOADED = (
@@ -145,6 +147,19 @@ def run(
         return subprocess.CompletedProcess(command.args, command.wait(timeout), *command.said())
 
 
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the project returns in a child of the server, in which no plugin was loaded before."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = Path(folder) / "asked"
+        asked.write_bytes(pickle.dumps((function, arguments)))
+        with Command([CALL, str(asked)], dict(os.environ)) as command:
+            command.wait()
+        assert command.returncode == 0, command.said()
+        return pickle.loads(asked.with_name("answer").read_bytes())
+
+
+CALL = "--call"
+"""Stands in the place of a verb: a function is called instead."""
 RUNNING = 1000
 """The answer for a command that has no exit code yet."""
 
@@ -195,7 +210,7 @@ def command() -> NoReturn:
 
     code: object = 0
     try:
-        main()
+        _called(Path(sys.argv[2])) if sys.argv[1:2] == [CALL] else main()
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -206,3 +221,8 @@ def command() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _called(asked: Path) -> None:
+    function, arguments = pickle.loads(asked.read_bytes())
+    asked.with_name("answer").write_bytes(pickle.dumps(function(*arguments)))

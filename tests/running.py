@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,14 +115,6 @@ def finished(content: str, *settings: str, verb: str = "run", pictures: bool = F
 
 SESSION: dict[str, str] = {}
 """``folder``: pytest's, which :mod:`conftest` names."""
-
-
-def in_a_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the project returns in a new interpreter, in which nothing was loaded before."""
-    line = "import pickle, sys; f, a = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(pickle.dumps(f(*a)))"
-    done = subprocess.run([sys.executable, "-c", line], input=pickle.dumps((function, arguments)), capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return pickle.loads(done.stdout)
 
 
 def stages(store: Path, prefix: str) -> list[Path]:

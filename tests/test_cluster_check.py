@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import forking
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill.data import DataError
@@ -23,7 +24,7 @@ from fusiondistill_runner.nodes.probe import look, versions
 from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.context import DataSet
 from fusiondistill_runner.working.data import load_data
-from running import TINY, fusiondistill, in_a_fresh_process
+from running import TINY, fusiondistill
 
 HERE = {"versions": {"python": "3.11.7", "torch": "2.15.0", "fusiondistill": "0.1.0"}, "code": "aa"}
 WANTED = Wanted(
@@ -163,10 +164,10 @@ def test_the_probe_finds_the_data_of_a_plugin_with_their_parameters(tmp_path: Pa
     (data,) = wanted.needs.data
     assert data.label == "stripes (side 12, count 40)"
     asked = asked_of(wanted.needs)
-    found = in_a_fresh_process(look, asked)
+    found = forking.call(look, asked)
     assert found["errors"] == {} and found["data"] == {data.label: data.fingerprint}
     ((path, source),) = asked["plugins"]
-    found = in_a_fresh_process(look, {**asked, "plugins": [(path, f"import nowhere\n{source}")]})
+    found = forking.call(look, {**asked, "plugins": [(path, f"import nowhere\n{source}")]})
     assert "line 1 (import nowhere): ModuleNotFoundError" in found["errors"]["plugins"]
     (said,) = complaints(facts(lambda f: f.update(errors=found["errors"], data=found["data"])), wanted_data(wanted))
     assert "a plugin cannot run there" in said

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ray import exceptions
 
+import forking
 from fusiondistill.config import Resources
 from fusiondistill.data import fingerprint
 from fusiondistill.plugins import Plugin, load_plugins
@@ -22,7 +23,6 @@ from fusiondistill_runner.nodes import capacity as capacities
 from fusiondistill_runner.nodes.capacity import Capacity
 from fusiondistill_runner.nodes.node_checks import KnownFile, Needs, NodeAnswer, NodeSurvey, look
 from fusiondistill_runner.working.context import DataSet
-from running import in_a_fresh_process
 
 RESOURCES = Resources()
 NO_DATA = NodeAnswer(lacking="the data set 'cifar10' is not on the node n2: copy it")
@@ -171,19 +171,19 @@ def test_a_node_loads_the_plugins_and_has_their_data_with_parameters(
     stripes = Path(__file__).parent / "plugins" / "stripes.py"
     needs = needed(tmp_path, monkeypatch, stripes, "{name: stripes, side: 12}")
     assert [one.label for one in needs.data] == ["stripes (side 12, count 40)"]
-    assert look(needs, 0) == NodeAnswer() and in_a_fresh_process(look, needs, 0) == NodeAnswer()
+    assert look(needs, 0) == NodeAnswer() and forking.call(look, needs, 0) == NodeAnswer()
     (plugin,) = needs.plugins
     other = Plugin(plugin.path, plugin.source.replace("default_rng(0", "default_rng(2"))
-    lacking = in_a_fresh_process(look, replace(needs, plugins=(other,)), 0).lacking
+    lacking = forking.call(look, replace(needs, plugins=(other,)), 0).lacking
     assert "'stripes'" in lacking and "not the one that this run was planned with" in lacking
     broken = Plugin(plugin.path, f"import nowhere\n{plugin.source}")
-    answer = in_a_fresh_process(look, replace(needs, plugins=(broken,)), 0)
+    answer = forking.call(look, replace(needs, plugins=(broken,)), 0)
     assert not answer.refusal, "other nodes may have what the plugin imports"
     assert re.search(r"stripes.py, line 1 \(import nowhere\): ModuleNotFound.*; install there", answer.lacking)
     late = Plugin(plugin.path, plugin.source.replace("    def rows", "    import nowhere\n\n    def rows"))
     load_plugins([late])
     data = replace(needs.data[0], fingerprint=fingerprint("stripes", side=12))
-    lacking = in_a_fresh_process(look, Needs(data=(data,), plugins=(late,)), 0).lacking
+    lacking = forking.call(look, Needs(data=(data,), plugins=(late,)), 0).lacking
     assert "(import nowhere): ModuleNotFoundError" in lacking, "the file runs, and reading the images does not"
 
 
@@ -193,4 +193,4 @@ def test_parameters_of_a_type_that_only_the_plugin_has_reach_a_node(
     picky = Path(__file__).parent / "plugins" / "picky.py"
     needs = needed(tmp_path, monkeypatch, picky, "{name: picky, tone: bright, sides: [8, 10]}")
     assert needs.data[0].parameters == {"tone": "bright", "sides": [8, 10]}
-    assert in_a_fresh_process(look, needs, 0) == NodeAnswer()
+    assert forking.call(look, needs, 0) == NodeAnswer()

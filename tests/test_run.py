@@ -19,13 +19,12 @@ from report_tables import Page
 from running import (
     RESULTS,
     TINY,
-    command,
     contents,
     counts,
     ends,
-    environment,
     fusiondistill,
     stages,
+    started,
     weights,
     workers_of,
 )
@@ -37,7 +36,7 @@ DEGRADATIONS = {"jpeg", "blur", "noise", "saltpepper"}
 @pytest.fixture(scope="module")
 def finished() -> tuple[Path, Path, Path]:
     """A finished run without Ray: (config, store, cache)."""
-    return running.finished(TINY)
+    return running.finished(TINY, pictures=True)
 
 
 def here(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -72,6 +71,8 @@ def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Pa
         *(f"accuracy-{d}" for d in DEGRADATIONS), "gain", "clean", "experts", "training-loss", "training-accuracy",
         "search", "search-best", "surface-fused", "time",
     }  # fmt: skip
+    drawn = [*(store / "report" / "figures").iterdir()]
+    assert len(drawn) == 2 * len(figures) and min(path.stat().st_size for path in drawn) > 2000
     assert page.tags.count("svg") == len(figures) and "Not finished" not in page.text["h2"]
     answers = re.search(r'<table class="answer">.*?</table>', text, re.DOTALL)
     assert answers and MISSING not in answers[0] and "Missing" not in page.text["dt"]
@@ -149,7 +150,7 @@ def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tm
     """Every file without times is the same to the byte: of one worker, and of as many as this machine has."""
     config, store, cache = finished
     other = tmp_path / "other"
-    done = fusiondistill("run", str(config), "--store", str(other), cache=cache)
+    done = fusiondistill("run", str(config), "--store", str(other), cache=cache, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ray Train fits" in done.stdout
     expected = contents(store, *RESULTS)
@@ -175,8 +176,7 @@ def test_another_batch_size_of_evaluations_gives_the_same_bits(
 def test_interrupted_it_keeps_what_is_stored_and_goes_on(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = finished
     store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store))
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.PIPE, text=True) as process:
+    with started("run", str(config), "--store", str(store), cache=cache) as process:
         limit = time.monotonic() + 120
         while not stages(store, "base") and time.monotonic() < limit:
             time.sleep(0.2)

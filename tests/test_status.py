@@ -21,7 +21,7 @@ from fusiondistill_runner.views.stage_tables import facts
 from fusiondistill_runner.watching import status
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from fusiondistill_runner.watching.status_file import STATUS_FILE, StatusFile, read_status
-from running import command, environment, fusiondistill, wait_for
+from running import command, environment, fusiondistill, started, wait_for
 from shelf import Shelf, drawn
 
 CONFIG = """
@@ -151,7 +151,7 @@ def test_a_failure_is_told_by_its_last_line_and_ends_the_watch(tmp_path: Path) -
 def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     config, store, cache = tmp_path / "c.yaml", tmp_path / "store", tmp_path / "cache"
     config.write_text(CONFIG)
-    driver = subprocess.Popen(command("run", str(config), "--store", str(store)), env=environment(cache))
+    driver = started("run", str(config), "--store", str(store), cache=cache)
     wait_for(lambda: list(store.glob("plans/*.json")))
     plain = subprocess.Popen(
         command("status", str(store), "--watch", "0.2"), env=environment(cache), stdout=subprocess.PIPE, text=True

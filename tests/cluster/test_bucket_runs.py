@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from bucket import Bucket
 from fusiondistill_runner.storage.store import Store
-from running import command, environment, fusiondistill, wait_for
+from running import fusiondistill, started, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -85,8 +84,7 @@ def test_a_killed_process(bucket: Bucket, finished: tuple[Path, Store, Path]) ->
     def epochs() -> int:
         return max([0, *(store.epochs_stored(d) for d in store.directories() if d.startswith("base-"))])
 
-    line = command("run", str(config), "--local", "--store", store.location)
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+    with started("run", str(config), "--local", "--store", store.location, cache=cache) as process:
         wait_for(lambda: epochs() >= 2)
         process.kill()
     assert not files(store, "model.safetensors")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from running import command, counts, environment, finished, frozen_at_work, fusiondistill, stages, wait_for, workers_of
+from running import counts, finished, frozen_at_work, fusiondistill, stages, started, wait_for, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +45,8 @@ def test_a_lost_worker_costs_its_piece_and_not_the_job(
     measured: tuple[Path, Path, Counts], tmp_path: Path, two_cpus: str
 ) -> None:
     base, cache, expected = measured
-    line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
-    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
+    line = ("evaluate", str(base), *LINE, "--store", str(tmp_path))
+    with started(*line, cache=cache, address=two_cpus) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 3)
         killed = frozen_at_work(os.getpid(), "task_loop", tmp_path)[0]
         before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}
@@ -66,8 +65,8 @@ def test_a_driver_killed_half_way_does_only_the_rest(
     measured: tuple[Path, Path, Counts], tmp_path: Path, two_cpus: str
 ) -> None:
     base, cache, expected = measured
-    line = command("evaluate", str(base), *LINE, "--store", str(tmp_path))
-    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.DEVNULL) as process:
+    line = ("evaluate", str(base), *LINE, "--store", str(tmp_path))
+    with started(*line, cache=cache, address=two_cpus) as process:
         wait_for(lambda: len(stages(tmp_path, "evaluate")) >= 4)
         process.kill()
     before = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(tmp_path, "evaluate")}

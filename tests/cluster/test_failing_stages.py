@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from running import command, environment, fusiondistill, stages
+from running import fusiondistill, stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -93,8 +93,8 @@ def declared(ray_head: Any) -> str:
 def _run(address: str, folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     config = folder / "config.yaml"
     config.write_text(CONFIG.replace("[deadly]", "[blur]"))
-    line = command("run", str(config), "--store", str(folder / "store"), *settings)
-    return subprocess.run(line, env=environment(folder / "cache", address), capture_output=True, text=True, timeout=600)
+    line = ("run", str(config), "--store", str(folder / "store"), *settings)
+    return fusiondistill(*line, cache=folder / "cache", timeout=600, address=address)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from running import (
-    command,
+    Process,
     counts,
     ends,
-    environment,
     epochs_stored,
     finished,
     frozen,
     fusiondistill,
     half_way,
     stages,
+    started,
     tell,
     wait_for,
     weights,
@@ -58,8 +58,8 @@ def short(undisturbed: tuple[Path, Path, Path]) -> tuple[Path, Path, Path]:
 def test_a_killed_train_worker(short: tuple[Path, Path, Path], tmp_path: Path, two_cpus: str) -> None:
     config, reference, cache = short
     store = tmp_path / "store"
-    line = command("run", str(config), "--store", str(store), *SHORT)
-    with subprocess.Popen(line, env=environment(cache, two_cpus), stdout=subprocess.PIPE, text=True) as process:
+    line = ("run", str(config), "--store", str(store), *SHORT)
+    with started(*line, cache=cache, address=two_cpus) as process:
         half_way(process, store, "base")
         workers = frozen(os.getpid(), "RayTrainWorker")
         stored = half_way(process, store, "base")
@@ -73,23 +73,23 @@ def test_a_killed_train_worker(short: tuple[Path, Path, Path], tmp_path: Path, t
     assert counts(store) == counts(reference)
 
 
-def _kill_driver(process: subprocess.Popen[str]) -> None:
+def _kill_driver(process: Process) -> None:
     """Its worker lives on: it wakes up when the next driver's worker has stored an epoch."""
     frozen(process.pid, "RayTrainWorker")
     process.kill()
 
 
-def _kill(name: str, process: subprocess.Popen[str]) -> None:
+def _kill(name: str, process: Process) -> None:
     pids = workers_of(process.pid, name)
     assert pids, process.poll()
     os.kill(pids[0], signal.SIGKILL)
 
 
-def _interrupt_group(process: subprocess.Popen[str]) -> None:
+def _interrupt_group(process: Process) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's own processes are in that group
 
 
-def _interrupt_twice(process: subprocess.Popen[str]) -> None:
+def _interrupt_twice(process: Process) -> None:
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=0.6)
@@ -110,16 +110,11 @@ ENDS = {
 def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Every start of the same command goes on where the one before was ended; the last is left alone."""
     config, reference, cache = undisturbed
-    store, log, before = tmp_path / "store", tmp_path / "log", 0
-    line = command("run", str(config), "--store", str(store))
+    store, before = tmp_path / "store", 0
+    line = ("run", str(config), "--store", str(store))
     last, sleeping = "", []
     for fault, (strike, code, words) in ENDS.items():
-        with (
-            log.open("w") as output,
-            subprocess.Popen(
-                line, env=environment(cache), stdout=output, stderr=output, text=True, start_new_session=True
-            ) as process,
-        ):
+        with started(*line, cache=cache, together=True, group=True) as process:
             stored = half_way(process, store, "base", before + 2)
             for pid in sleeping:
                 with contextlib.suppress(ProcessLookupError):
@@ -127,16 +122,16 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
             if sleeping:
                 stored = half_way(process, store, "base", stored + 1)
             if before:
-                tell(last, before, log.read_text(), "base")
+                tell(last, before, process.said()[0], "base")
             if fault == "SIGTERM":  # before it something that a run survives
                 _kill("ray::TrainController", process)
-                wait_for(lambda: "gave back what a failed group had reserved" in log.read_text())
+                wait_for(lambda: "gave back what a failed group had reserved" in process.said()[0])
                 stored = half_way(process, store, "base", stored + 1)
             family, trainers = workers_of(process.pid, ""), workers_of(process.pid, "RayTrainWorker")
             strike(process)
             sleeping = trainers if strike is _kill_driver else []
             ends(process, [pid for pid in family if pid not in sleeping])
-        said = log.read_text()
+        said, _ = process.said()
         assert process.returncode == code, (fault, said)
         assert words in said and (code != 75 or "start the same command again to go on" in said), (fault, said)
         assert "Traceback" not in said, (fault, said)

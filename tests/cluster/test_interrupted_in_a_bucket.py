@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pytest
 from bucket import KEYS, serving
 from fusiondistill_runner.driving.interruption import LIMIT
 from fusiondistill_runner.storage.store import Store
-from running import command, environment, wait_for
+from running import started, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CONFIG = """
 experiment: kept
-data: {name: digits, train_images: 600, test_images: 50}
+data: {name: digits, train_images: 300, test_images: 50}
 model: {name: cifar_resnet8}
 methods: [base]
 degradations: [blur]
@@ -31,9 +30,9 @@ def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
     """By a worker of Ray, and by the command itself, which goes on from it."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    config, log = tmp_path / "config.yaml", tmp_path / "log"
+    config, said = tmp_path / "config.yaml", list[str]()
     config.write_text(CONFIG)
-    with serving(tmp_path, delay=0.7) as bucket:
+    with serving(tmp_path, delay=0.35) as bucket:
         store = Store(bucket.uri("kept"))
 
         def epochs() -> int:
@@ -41,22 +40,20 @@ def test_the_epoch_at_the_signal_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
         def interrupted(since: int, *place: str) -> int:
             """Run on until an epoch after this one is stored, send SIGTERM; returns the epoch stored in the end."""
-            line = command("run", str(config), *place, "--store", store.location)
-            with (
-                log.open("w") as output,
-                subprocess.Popen(line, env=environment(tmp_path / "cache"), stdout=output, stderr=output) as process,
-            ):
+            line = ("run", str(config), *place, "--store", store.location)
+            with started(*line, cache=tmp_path / "cache", together=True) as process:
                 wait_for(lambda: epochs() > since or process.poll() is not None, 240)
                 before = epochs()
                 process.send_signal(signal.SIGTERM)
                 began = time.monotonic()
                 process.wait(timeout=120)
-            assert process.returncode == 75 and time.monotonic() - began < LIMIT + 5, log.read_text()
-            assert "interrupted: what is stored stays" in log.read_text()
+            said.append(process.said()[0])
+            assert process.returncode == 75 and time.monotonic() - began < LIMIT + 5, said[-1]
+            assert "interrupted: what is stored stays" in said[-1]
             after = epochs()
             assert since < before < after < 200  # far sooner than the next upload was due
             return after
 
         kept = interrupted(0)
         interrupted(kept, "--local")
-        assert re.search(rf"base: epoch {kept}/200, found stored", log.read_text()), log.read_text()
+        assert re.search(rf"base: epoch {kept}/200, found stored", said[-1]), said[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from running import command, environment, epochs_stored, stages, wait_for
+from running import command, environment, epochs_stored, stages, started, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -80,11 +81,10 @@ def test_nothing_of_it_listens_to_other_machines(running: tuple[str, int, Path])
 def test_nothing_listens_to_other_machines_while_a_run_trains(tmp_path: Path) -> None:
     config, store = tmp_path / "config.yaml", tmp_path / "store"
     config.write_text(CONFIG)
-    line = command("run", str(config), "--store", str(store))
-    with subprocess.Popen(line, env=environment(tmp_path / "cache"), stdout=subprocess.DEVNULL) as process:
+    with started("run", str(config), "--store", str(store), cache=tmp_path / "cache") as process:
         wait_for(lambda: epochs_stored(store, "base") >= 1, 240)
         found, still = listening(family(process.pid)), not stages(store, "base")
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
     assert still and len(found) >= 5 and set(found) <= LOCAL, found
 
 

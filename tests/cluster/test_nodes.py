@@ -7,14 +7,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from running import command, counts, environment, finished, frozen, fusiondistill, stages, tell, wait_for, weights
+from forking import Command
+from running import counts, finished, frozen, fusiondistill, stages, started, tell, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -75,14 +75,11 @@ def places(store: Path, prefix: str) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def started(
-    alone: tuple[Path, Path, Path], cluster: Any, store: Path, *settings: str
-) -> tuple[subprocess.Popen[str], Callable[[], str]]:
+def on(alone: tuple[Path, Path, Path], cluster: Any, store: Path, *settings: str) -> tuple[Command, Callable[[], str]]:
     """A run on the cluster, and how to wait for its end; what it printed comes back."""
     config, _, cache = alone
-    line = command("run", str(config), "--store", str(store), *settings)
-    environ = environment(cache, cluster.address)
-    process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = ("run", str(config), "--store", str(store), *settings)
+    process = started(*line, cache=cache, address=cluster.address, together=True)
 
     def end() -> str:
         try:
@@ -98,7 +95,7 @@ def started(
 def test_work_spreads_over_the_nodes_of_a_cluster(short: tuple[Path, Path, Path], tmp_path: Path, cluster: Any) -> None:
     # Resources of their own kind hold nothing up, and nothing asks for them.
     nodes = {cluster.add_node(num_cpus=1, resources={kind: 2}).node_id[:8] for kind in ("camera", "microphone")}
-    _, end = started(short, cluster, tmp_path, *SHORT)
+    _, end = on(short, cluster, tmp_path, *SHORT)
     end()
     assert set(places(tmp_path, "expert")) == nodes
     assert counts(tmp_path) == counts(short[1]) and weights(tmp_path) == weights(short[1])
@@ -108,7 +105,7 @@ def test_a_late_node_is_used_and_a_lost_one_is_survived(
     alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any
 ) -> None:
     first = cluster.add_node(num_cpus=1)
-    _, end = started(alone, cluster, tmp_path)
+    _, end = on(alone, cluster, tmp_path)
     wait_for(lambda: list(tmp_path.glob("expert-*/progress.json")))
     late = cluster.add_node(num_cpus=1)
     # The late node has an expert of its own under way, with an epoch stored, while the first is at another one.
@@ -143,7 +140,7 @@ def test_declared_accelerators_draw_the_work(short: tuple[Path, Path, Path], tmp
     """Ray takes a node's word for its GPUs. Where torch finds none, the work is done on the CPU of that node."""
     cluster.add_node(num_cpus=2)
     equipped = cluster.add_node(num_cpus=1, num_gpus=1)
-    _, end = started(short, cluster, tmp_path, *SHORT)
+    _, end = on(short, cluster, tmp_path, *SHORT)
     assert "Ray counts 1 GPUs there, torch sees none: it works on its CPU" in end()
     made = [json.loads(path.read_text()) for path in tmp_path.glob("*/manifest.json")]
     assert set(places(tmp_path, "")) <= {equipped.node_id[:8]} and {stage["device"] for stage in made} == {"CPU"}
@@ -158,7 +155,7 @@ def test_a_node_without_the_project_gets_no_work(alone: tuple[Path, Path, Path],
     store = tmp_path / "store"
     (tmp_path / "sitecustomize.py").write_text(ABSENT)
     settings = [word for value in ("methods=[fusiondistill]", *few) for word in ("--set", value)]
-    _, end = started(alone, cluster, store, *settings)
+    _, end = on(alone, cluster, store, *settings)
     wait_for(lambda: list(store.glob("base-*/progress.json")))
     stranger = cluster.add_node(num_cpus=4, env_vars={"PYTHONPATH": str(tmp_path)}).node_id[:8]
     output = end()
@@ -166,7 +163,7 @@ def test_a_node_without_the_project_gets_no_work(alone: tuple[Path, Path, Path],
     assert stages(store, "search") and stages(store, "fusiondistill")
     assert stranger not in places(store, "")
     with pytest.raises(AssertionError, match="cannot run the project"):
-        started(alone, cluster, tmp_path / "second")[1]()
+        on(alone, cluster, tmp_path / "second")[1]()
 
 
 OWN = f"""
@@ -185,7 +182,7 @@ plugins: [{Path(__file__).parents[1] / "plugins" / "picky.py"}]
 def test_a_plugins_data_with_parameters_of_its_own_types(tmp_path: Path, cluster: Any) -> None:
     node = cluster.add_node(num_cpus=1).node_id[:8]
     own = finished(OWN)
-    _, end = started(own, cluster, tmp_path / "store")
+    _, end = on(own, cluster, tmp_path / "store")
     end()
     assert set(places(tmp_path / "store", "base")) == {node}
     assert counts(tmp_path / "store") == counts(own[1]) and weights(tmp_path / "store") == weights(own[1])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from running import command, counts, environment, frozen, fusiondistill, half_way, stages, tell, weights
+from running import counts, frozen, fusiondistill, half_way, stages, started, tell, weights
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +55,8 @@ def rows(store: Path) -> list[dict[str, Any]]:
 
 
 def test_one_of_two_workers_is_killed(config: Path, one_node: Path, two_cpus: str, tmp_path: Path) -> None:
-    line = command("run", str(config), "--store", str(tmp_path))
-    around = environment(config.parent / "cache", two_cpus)
-    with subprocess.Popen(line, env=around, stdout=subprocess.PIPE, text=True) as process:
+    line = ("run", str(config), "--store", str(tmp_path))
+    with started(*line, cache=config.parent / "cache", address=two_cpus) as process:
         half_way(process, tmp_path, "base")
         one, other = frozen(os.getpid(), "RayTrainWorker")
         stored = half_way(process, tmp_path, "base")

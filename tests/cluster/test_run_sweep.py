@@ -34,7 +34,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, two_cpus: str) -> tuple[Path
     folder = tmp_path_factory.mktemp("swept")
     config, store, cache = folder / "few.yaml", folder / "store", folder / "cache"
     config.write_text(SWEEP)
-    done = fusiondistill("sweep", str(config), "--store", str(store), cache=cache, address=two_cpus)
+    done = fusiondistill("sweep", str(config), "--store", str(store), cache=cache, address=two_cpus, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return config, store, cache, done.stdout
 

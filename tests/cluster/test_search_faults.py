@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,17 +15,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from forking import Command
 from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate, Journal
 from fusiondistill_runner.storage.store import Store
-from running import command, ends, environment, finished, frozen, fusiondistill, stages, wait_for, workers_of
+from running import ends, finished, frozen, fusiondistill, stages, started, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 CONFIG = """
 experiment: faults
-data: {name: digits, train_images: 400, test_images: 20}
+data: {name: digits, train_images: 200, test_images: 20}
 model: {name: cifar_resnet8}
 methods: [fusiondistill]
 degradations: [blur, noise]
@@ -60,8 +60,7 @@ def test_a_killed_search_goes_on(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # (Ray's sockets bear no long path)
     settings = (*search_for, *place, "--store", str(store))
-    line = command("search", str(config), *settings)
-    with subprocess.Popen(line, env=environment(cache), stdout=subprocess.DEVNULL) as process:
+    with started("search", str(config), *settings, cache=cache) as process:
         limit = time.monotonic() + 200
         while not (stages(store, "trial") and any(1 <= epoch <= 4 for epoch in _epochs_of_open_trials(store))):
             assert time.monotonic() < limit and process.poll() is None, "waited in vain"
@@ -128,8 +127,7 @@ def test_a_search_that_is_told_to_end_goes_on(two_trials: tuple[Path, Path, Path
         family = workers_of(process.pid, "")
         process.send_signal(signal.SIGTERM)
         ends(process, family)
-        assert process.stdout is not None
-        output = process.stdout.read()
+        output, _ = process.said()
     assert process.returncode == 75 and "start the same command again to go on" in output, output
     assert "Traceback" not in output and "local Ray instance" not in output, output  # none was started in the end
     (search,) = store.glob("search-*")
@@ -143,15 +141,12 @@ def test_a_search_that_is_told_to_end_goes_on(two_trials: tuple[Path, Path, Path
 
 
 @contextlib.contextmanager
-def _under_way(
-    two_trials: tuple[Path, Path, Path], store: Path, address: str | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def _under_way(two_trials: tuple[Path, Path, Path], store: Path, address: str | None = None) -> Iterator[Command]:
     """The same search over another store, when a trial has some epochs stored and more to go."""
     config, reference, cache = two_trials
     shutil.copytree(reference, store, ignore=shutil.ignore_patterns("search-*", "trial-*"))
-    line, pipe = command("search", str(config), *FEW, "--store", str(store)), subprocess.PIPE
-    around = environment(cache, address)
-    with subprocess.Popen(line, env=around, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+    line = ("search", str(config), *FEW, "--store", str(store))
+    with started(*line, cache=cache, address=address, together=True) as process:
         wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
         yield process
 

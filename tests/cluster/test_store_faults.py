@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from bucket import Bucket, Gate
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill_runner.storage.holding import CLAIMS, BucketClaims
 from fusiondistill_runner.storage.store import Store
-from running import command, counts, environment, finished, fusiondistill, stages, wait_for, weights
+from running import counts, finished, fusiondistill, stages, started, wait_for, weights
 
 pytestmark = pytest.mark.slow
 
@@ -50,17 +48,6 @@ def two_cpus(bucket: Bucket, two_cpus: str) -> str:
 
 LONG = 400
 """Seconds until a run counts as hanging, also on a machine that does much else."""
-
-
-@contextlib.contextmanager
-def started(line: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends with the block, however that ends."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(line, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def epochs(store: Store) -> int:
@@ -98,8 +85,7 @@ def test_a_full_disk(undisturbed: tuple[Path, Path, Path], tmp_path: Path) -> No
         pytest.skip("this user may not mount a small disk")
     try:
         store, ballast = Store(disk / "store"), disk / "ballast"
-        line = command("run", str(config), "--local", "--store", store.location)
-        with started(line, environment(cache)) as process:
+        with started("run", str(config), "--local", "--store", store.location, cache=cache) as process:
             wait_for(lambda: half_way(store), LONG)
             with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as file:
                 while True:
@@ -128,7 +114,7 @@ def test_a_store_that_is_moved_away_and_back(
     config, reference, cache = undisturbed
     place, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
     store = Store(place)
-    with started(command("run", str(config), "--store", str(place)), environment(cache, two_cpus)) as process:
+    with started("run", str(config), "--store", str(place), cache=cache, address=two_cpus) as process:
         wait_for(lambda: half_way(store), LONG)
         place.rename(elsewhere)
         output, errors = process.communicate(timeout=LONG)
@@ -149,10 +135,9 @@ def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Buck
     gate = Gate(bucket.port)
     gate.open()
     store, through = Store(bucket.uri("gap")), replace(bucket, port=gate.port).uri("gap")
-    patient = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "120"}
-    hasty = {**environment(cache), "FUSIONDISTILL_WAIT_FOR_STORE": "2"}
-    line = command("run", str(config), "--local", "--store", through)
-    with started(line, hasty) as process:
+    patient, hasty = ({"FUSIONDISTILL_WAIT_FOR_STORE": seconds} for seconds in ("120", "2"))
+    line = ("run", str(config), "--local", "--store", through)
+    with started(*line, cache=cache, around=hasty) as process:
         wait_for(lambda: half_way(store), LONG)
         gate.shut()
         output, errors = process.communicate(timeout=LONG)
@@ -161,11 +146,11 @@ def test_a_gap_in_the_network(undisturbed: tuple[Path, Path, Path], bucket: Buck
     reached = epochs(store)
     assert 2 <= reached < 12
     gate.open()
-    with started(line, patient) as process:
+    with started(*line, cache=cache, around=patient) as process:
         wait_for(lambda: half_way(store) and epochs(store) > reached, LONG)
         gate.shut()
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(8)
+            process.wait(5)
         gate.open()
         output, errors = process.communicate(timeout=LONG)
     assert process.returncode == 0, output + errors
@@ -180,17 +165,17 @@ def test_a_driver_that_was_stopped_while_another_took_over(
     config, reference, cache = undisturbed
     store = Store(bucket.uri("stopped"))
     folder = BucketClaims(store.filesystem, store.path(CLAIMS))
-    line = command("run", str(config), "--store", store.location)
+    line = ("run", str(config), "--store", store.location)
 
     def held_by(process: int) -> bool:
         claims = [json.loads(data) for name in folder.names() if (data := folder.read(name))]
         return any(claim["held"] and claim["process"] == process for claim in claims)
 
-    with started(line, environment(cache, two_cpus)) as first:
+    with started(*line, cache=cache, address=two_cpus) as first:
         wait_for(lambda: half_way(store) or first.poll() is not None, LONG)
-        assert first.poll() is None, first.communicate()
+        assert first.poll() is None, first.said()
         first.send_signal(signal.SIGSTOP)
-        with started([*line, "--local"], environment(cache)) as second:
+        with started(*line, "--local", cache=cache) as second:
             wait_for(lambda: held_by(second.pid), LONG)
             first.send_signal(signal.SIGCONT)
             _, errors = first.communicate(timeout=LONG)
