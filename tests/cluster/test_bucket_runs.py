@@ -26,6 +26,7 @@ degradations: [blur]
 base: {epochs: 12, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
+resources: {workers: 1}
 """
 
 

@@ -39,6 +39,7 @@ degradations: [blur, noise]
 base: {epochs: 60, batch_size: 16}
 expert: {epochs: 3, batch_size: 32}
 evaluation: {every: 25}
+resources: {workers: 1}
 """
 SHORT = ("--set", "base.epochs=20")
 

@@ -31,6 +31,7 @@ degradations: [blur]
 base: {epochs: 12, batch_size: 16}
 expert: {epochs: 2, batch_size: 32}
 evaluation: {every: 25}
+resources: {workers: 1}
 """
 
 
