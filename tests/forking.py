@@ -7,6 +7,7 @@ command's ``main``; it only does not import torch and the like again. A command 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -148,14 +149,24 @@ def run(
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the project returns in a child of the server, in which no plugin was loaded before."""
-    with tempfile.TemporaryDirectory() as folder:
-        asked = Path(folder) / "asked"
-        asked.write_bytes(pickle.dumps((function, arguments)))
-        with Command([CALL, str(asked)], dict(os.environ)) as command:
-            command.wait()
-        assert command.returncode == 0, command.said()
-        return pickle.loads(asked.with_name("answer").read_bytes())
+    """What a function returns in a child of the server, in which no plugin was loaded before."""
+    (answer,) = _answers((function, arguments))
+    return answer
+
+
+def both(function: Callable[[Path, int], None], folder: Path) -> None:
+    """Call ``function(folder, rank)`` in two children of the server, side by side, with rank 0 and 1."""
+    _answers((function, (folder, 0)), (function, (folder, 1)))
+
+
+def _answers(*calls: tuple[Callable[..., Any], tuple[Any, ...]]) -> list[Any]:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        places = [Path(folder) / str(number) for number in range(len(calls))]
+        for place, one in zip(places, calls, strict=True):
+            place.write_bytes(pickle.dumps(one))
+        commands = [stack.enter_context(Command([CALL, str(place)], dict(os.environ))) for place in places]
+        assert [one.wait(250) for one in commands] == [0] * len(calls), [one.said() for one in commands]
+        return [pickle.loads(place.with_suffix(".answer").read_bytes()) for place in places]
 
 
 CALL = "--call"
@@ -224,5 +235,6 @@ def command() -> NoReturn:
 
 
 def _called(asked: Path) -> None:
+    sys.path.append(str(Path(__file__).parent))
     function, arguments = pickle.loads(asked.read_bytes())
-    asked.with_name("answer").write_bytes(pickle.dumps(function(*arguments)))
+    asked.with_suffix(".answer").write_bytes(pickle.dumps(function(*arguments)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,16 @@ from fusiondistill.training import train
 from toy_training import make_pipeline
 
 NAMES = ("jpeg", "blur", "noise", "saltpepper")
+
+
+def run_both(*arguments: str, seconds: float = 250) -> None:
+    """Run this interpreter twice, side by side, with these arguments and then a rank, 0 and 1; both have to succeed."""
+    workers = [subprocess.Popen([sys.executable, *arguments, rank]) for rank in "01"]
+    try:
+        assert [worker.wait(seconds) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def network(seed: int) -> nn.Module:

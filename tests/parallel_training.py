@@ -1,8 +1,7 @@
-"""A BatchNorm network and teachers for data-parallel training; run as a script it is one of two processes."""
+"""A BatchNorm network and teachers for data-parallel training; :func:`worker` is one of two processes."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,8 @@ def pipeline(batch_size: int, **other: Any) -> Pipeline:
     return Pipeline(**{**vars(made), "images": data})
 
 
-def _worker(folder: Path, rank: int) -> None:
+def worker(folder: Path, rank: int) -> None:
+    """One of the two processes."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
     for size in SIZES:
@@ -67,5 +67,14 @@ def _worker(folder: Path, rank: int) -> None:
     distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    _worker(Path(sys.argv[1]), int(sys.argv[2]))
+def sent(folder: Path, rank: int) -> None:
+    """One of two processes of which the first sends bytes, or None, to the other."""
+    from fusiondistill_runner.working.train import _same_for_all
+
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    whole = bytes(range(256)) * 5000
+    for content in (whole, None, b"x"):
+        got = _same_for_all(content if rank == 0 else None, torch.device("cpu"), 2)
+        assert got == content, (rank, got and len(got))
+    distributed.barrier()  # who leaves at once may take down what the other still reads
+    distributed.destroy_process_group()

@@ -16,9 +16,8 @@ from fusiondistill.degradations import DEGRADATIONS, degrade
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference
 from fusiondistill.training import train
-from gpu_training import network, pipeline, recipe
+from gpu_training import network, pipeline, recipe, run_both
 from test_folding import classifier
-from toy_training import run_both
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)

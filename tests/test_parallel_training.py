@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import forking
 import parallel_training
 from fusiondistill.config_file import parse
 from fusiondistill.training import NeedsGPU, synchronised, train
 from fusiondistill_runner.planning.plan import Plan, build
 from fusiondistill_runner.runner import check_synchronised
 from parallel_training import EPOCHS, SIZES, network, pipeline, recipe
-from toy_training import Toy, make_pipeline, make_recipe, run_both
+from toy_training import Toy, make_pipeline, make_recipe
 
 
 def half_loss(model: nn.Module, teachers: list[nn.Module], batch: Any, rank: int) -> tuple[torch.Tensor, float]:
@@ -76,8 +77,7 @@ def by_hand(batch_size: int) -> tuple[list[float], list[list[torch.Tensor]], nn.
 
 def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path) -> None:
     """Two gloo processes; three degradations, features and kd, an uneven last batch, a last batch too small to cut."""
-    script = Path(parallel_training.__file__)
-    run_both(str(script), str(tmp_path))
+    forking.both(parallel_training.worker, tmp_path)
     for size in SIZES:
         losses, states, other = by_hand(size)
         kept = torch.load(tmp_path / f"{size}-0.pt", weights_only=True)
@@ -99,24 +99,8 @@ def test_two_workers_are_one_that_normalises_the_batch_in_halves(tmp_path: Path)
         assert abs(whole.rows[-1]["loss"] / losses[-1] - 1) > 1e-4
 
 
-SENT = """
-import sys
-import torch
-from fusiondistill_runner.working.train import _same_for_all
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-whole = bytes(range(256)) * 5000
-for sent in (whole, None, b"x"):
-    got = _same_for_all(sent if rank == 0 else None, torch.device("cpu"), 2)
-    assert got == sent, (rank, got and len(got))
-torch.distributed.barrier()  # who leaves at once may take down what the other still reads
-torch.distributed.destroy_process_group()
-"""
-
-
 def test_every_worker_goes_on_from_the_epoch_that_the_first_has_read(tmp_path: Path) -> None:
-    run_both("-c", SENT, str(tmp_path))
+    forking.both(parallel_training.sent, tmp_path)
 
 
 def test_batchnorm_becomes_synchronised_where_there_are_gpus() -> None:

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import forking
+import toy_training
 from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
 from fusiondistill_runner.working.train import pack, unpack
-from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe, run_both
+from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
@@ -228,8 +230,7 @@ def test_a_compiled_student_trains_to_the_same() -> None:
 
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     """Without BatchNorm data-parallel training is the same sum in another order. NaN is noticed by both alike."""
-    script = Path(__file__).parent / "toy_training.py"
-    run_both(str(script), str(tmp_path))
+    forking.both(toy_training.worker, tmp_path)
     for batch_size in BATCH_SIZES:
         single = train(
             Toy(1), make_recipe(epochs=3, feature=1.0), make_pipeline(("noise", "blur"), batch_size=batch_size),

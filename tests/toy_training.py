@@ -1,9 +1,7 @@
-"""A ten-line network and data for it; run as a script it is one of two data-parallel processes."""
+"""A ten-line network and data for it; :func:`worker` is one of two data-parallel processes."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,17 +63,8 @@ BATCH_SIZES = (8, 9)
 """Of 21 images: with 8 the tail of 5 is cut between the two processes, with 9 the tail of 3 is done by both."""
 
 
-def run_both(*arguments: str, seconds: float = 250) -> None:
-    """Run this interpreter twice, side by side, with these arguments and then a rank, 0 and 1; both have to succeed."""
-    workers = [subprocess.Popen([sys.executable, *arguments, rank]) for rank in "01"]
-    try:
-        assert [worker.wait(seconds) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-def _worker(folder: Path, rank: int) -> None:
+def worker(folder: Path, rank: int) -> None:
+    """One of two data-parallel processes."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
     recipe = make_recipe(epochs=3, feature=1.0)
@@ -93,7 +82,3 @@ def _worker(folder: Path, rank: int) -> None:
     except NonFiniteLoss as error:
         (folder / f"nan-{rank}").write_text(f"{error.epoch} {error.step}")
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _worker(Path(sys.argv[1]), int(sys.argv[2]))
