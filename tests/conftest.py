@@ -19,9 +19,11 @@ Images = Callable[..., ImageSet]
 LONGEST = (
     "test_faults", "test_nodes", "test_search_faults", "test_submitted_jobs", "test_failing_stages",
     "test_store_faults",
-    "test_parallel_nodes", "test_run_sweep", "test_evaluation_faults", "test_run", "test_searches_side_by_side",
-    "test_bucket_runs", "test_growing", "test_local_trust", "test_local", "test_openness", "test_models", "test_lease",
-    "test_bucket", "test_fuzz", "test_folding", "test_parallel_training", "test_large_plans", "test_bench_evaluation",
+    "test_parallel_nodes", "test_run_sweep", "test_evaluation_faults", "test_searches_side_by_side", "test_bucket_runs",
+    "test_growing", "test_local_trust", "test_local", "test_run", "test_models", "test_report_browser", "test_fuzz",
+    "test_bucket", "test_large_plans", "test_lease", "test_report_page", "test_bench_evaluation", "test_openness",
+    "test_readers_that_leave", "test_folding", "test_data", "test_hostile", "test_fitting", "test_data_bad_input",
+    "test_degradations_exact", "test_golden", "test_parallel_training", "test_verbs",
 )  # fmt: skip
 """Files in the order in which processes take them, the longest first: all processes come to their end together."""
 

@@ -170,7 +170,7 @@ def test_a_job_that_is_stopped_has_time_to_end(head: Head, tmp_path: Path) -> No
     """Whose environment counts is Ray's affair: the job's own, on a cluster that others have started."""
     told, ended = tmp_path / "told", tmp_path / "ended"
     script = tmp_path / "slow.sh"
-    script.write_text(f'trap "sleep 8; touch {ended}; exit 75" TERM\ntouch {told}\nwhile true; do sleep 0.2; done\n')
+    script.write_text(f'trap "sleep 5; touch {ended}; exit 75" TERM\ntouch {told}\nwhile true; do sleep 0.2; done\n')
     head.ray("job", "submit", "--submission-id", "slow", "--no-wait", *PATIENT, "--", "bash", str(script))
     _wait(told.exists)
     assert "was stopped" in head.ray("job", "stop", "slow")
