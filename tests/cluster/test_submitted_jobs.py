@@ -30,7 +30,7 @@ PATIENT = ["--runtime-env-json", '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "40"
 CONFIG = """
 experiment: submitted
 seeds: [0]
-data: {name: digits, train_images: 600, test_images: 50}
+data: {name: digits, train_images: 400, test_images: 50}
 model: {name: cifar_resnet8}
 methods: [base]
 degradations: [blur]
@@ -145,7 +145,7 @@ def test_a_node_without_the_data_gets_no_work(head: Head, tmp_path: Path) -> Non
     own = {"HOME": str(tmp_path / "home"), "FUSIONDISTILL_CACHE": str(tmp_path / "home" / "cache")}
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     config, store = tmp_path / "config.yaml", tmp_path / "store"
-    config.write_text(CONFIG.replace("{name: digits, train_images: 600, test_images: 50}", "{name: cifar10}"))
+    config.write_text(CONFIG.replace("{name: digits, train_images: 400, test_images: 50}", "{name: cifar10}"))
     few = ("--set", "base.epochs=1")
     head.join("empty", "--num-cpus=4", **own, **closed)
     try:
