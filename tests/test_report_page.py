@@ -65,6 +65,16 @@ def test_files_are_there_and_pictures_are_not_blank(written: Written) -> None:
             assert ET.fromstring(path.read_bytes()).tag.endswith("svg")
 
 
+def test_pictures_can_be_left_blank(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSIONDISTILL_PICTURES", "0")
+    paths = report.write(tmp_path, table(rows_of()), **all_tables())
+    assert [path.name for path in paths] == [path.name for path in written[1]]
+    assert {Image.open(path).size for path in paths if path.suffix == ".png"} == {(1, 1)}
+    assert {ET.fromstring(path.read_bytes()).get("viewBox") for path in paths if path.suffix == ".svg"} == {"0 0 1 1"}
+    drawn, blank = (Page(one[0].read_text()).tags.count("svg") for one in (written[1], paths))
+    assert drawn == blank > 5
+
+
 def test_page_is_well_formed_self_contained_and_complete(written: Written) -> None:
     _, paths = written
     text = paths[0].read_text()
