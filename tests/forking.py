@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+FRESH = "from fusiondistill_runner.cli import main; main()"
 SERVE = "import forking; forking.serve() and forking.command()"
 PRELOADED = (
     "torch", "torch._dynamo", "torch.fx", "torchvision", "matplotlib.figure", "matplotlib.backends.backend_agg",
@@ -78,8 +79,15 @@ class Command:
         *,
         together: bool = False,
         group: bool = False,
+        fresh: bool = False,
     ) -> None:
-        """Start it; ``together``: errors go to its output; ``group``: in a process group of its own."""
+        """Start it.
+
+        Args:
+            together: its errors go to its output.
+            group: it has a process group of its own.
+            fresh: it is no child of the server, but an interpreter that starts and ends like a user's.
+        """
         self.args = ["fusiondistill", *arguments]
         folder = Path(tempfile.mkdtemp(prefix="said-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
@@ -87,11 +95,25 @@ class Command:
         self._together = together
         self.returncode: int | None = None
         files = (str(self._output), str(self._errors))
-        self.pid = _asked("start", arguments, environment, str(cwd or Path.cwd()), *files, group)
+        self._own: subprocess.Popen[bytes] | None = None
+        if fresh:
+            with self._output.open("ab") as output, self._errors.open("ab") as errors:
+                line = [sys.executable, "-c", FRESH, *arguments]
+                self._own = subprocess.Popen(
+                    line, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+                    start_new_session=group,
+                )  # fmt: skip
+        self.pid = (
+            self._own.pid
+            if self._own
+            else _asked("start", arguments, environment, str(cwd or Path.cwd()), *files, group)
+        )
 
     def poll(self) -> int | None:
         """The exit code; None as long as it runs."""
-        if self.returncode is None and (found := _asked("poll", self.pid)) != RUNNING:
+        if self._own:
+            self.returncode = self._own.poll()
+        elif self.returncode is None and (found := _asked("poll", self.pid)) != RUNNING:
             self.returncode = found
         return self.returncode
 

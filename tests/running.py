@@ -53,7 +53,7 @@ def environment(cache: Path, address: str | None = None, *, pictures: bool = Fal
 
 def command(*arguments: str, options: tuple[str, ...] = ()) -> list[str]:
     """``fusiondistill ...`` with this interpreter."""
-    return [sys.executable, *options, "-c", "from fusiondistill_runner.cli import main; main()", *arguments]
+    return [sys.executable, *options, "-c", forking.FRESH, *arguments]
 
 
 def fusiondistill(
@@ -83,14 +83,16 @@ def started(
     address: str | None = None,
     together: bool = False,
     group: bool = False,
+    fresh: bool = False,
     around: dict[str, str] | None = None,
 ) -> forking.Command:
     """A verb that has been started, forked like those of :func:`fusiondistill`, with more in its environment.
 
-    ``together``: its errors go to its output; ``group``: it has a process group of its own, as in a terminal.
-    """  # fmt: skip
+    ``together``: its errors go to its output; ``group``: it has a process group of its own, as in a terminal;
+    ``fresh``: it is an interpreter that starts and ends like a user's.
+    """
     surroundings = {**environment(cache, address), **(around or {})}
-    return forking.Command(list(arguments), surroundings, together=together, group=group)
+    return forking.Command(list(arguments), surroundings, together=together, group=group, fresh=fresh)
 
 
 Process = subprocess.Popen[str] | forking.Command

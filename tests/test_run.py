@@ -176,7 +176,7 @@ def test_another_batch_size_of_evaluations_gives_the_same_bits(
 def test_interrupted_it_keeps_what_is_stored_and_goes_on(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = finished
     store = tmp_path / "store"
-    with started("run", str(config), "--store", str(store), cache=cache) as process:
+    with started("run", str(config), "--store", str(store), cache=cache, fresh=True) as process:
         limit = time.monotonic() + 120
         while not stages(store, "base") and time.monotonic() < limit:
             time.sleep(0.2)

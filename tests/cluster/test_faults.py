@@ -115,7 +115,7 @@ def test_a_run_that_ends_badly_again_and_again(undisturbed: tuple[Path, Path, Pa
     line = ("run", str(config), "--store", str(store))
     last, sleeping = "", []
     for fault, (strike, code, words) in ENDS.items():
-        with started(*line, cache=cache, together=True, group=True) as process:
+        with started(*line, cache=cache, together=True, group=True, fresh=True) as process:
             stored = half_way(process, store, "base", before + 2)
             for pid in sleeping:
                 with contextlib.suppress(ProcessLookupError):

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-import forking
 from heads import RAY, free_port, stop
-from running import environment, wait_for
+from running import command, environment, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -89,19 +88,19 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
                 env=variables, capture_output=True, text=True, timeout=120,
             )  # fmt: skip
             assert started.returncode == 0, started.stdout + started.stderr
-            line = ["run", str(tmp_path / "config.yaml"), "--store", str(tmp_path / "store")]
+            line = command("run", str(tmp_path / "config.yaml"), "--store", str(tmp_path / "store"))
             there = {**variables, "RAY_ADDRESS": f"127.0.0.1:{port}"}
-            fixed = forking.run(line, there, None, 200)
+            fixed = subprocess.run(line, env=there, capture_output=True, text=True, timeout=200)
             assert fixed.returncode == 2 and "which no node has" in fixed.stderr, fixed.stdout + fixed.stderr
             there["FUSIONDISTILL_WAIT_FOR_NODES"] = "180"
-            done = forking.run(line, there, None, 400)
+            done = subprocess.run(line, env=there, capture_output=True, text=True, timeout=400)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "asked the cluster for room for 1 workers of 1 CPU" in done.stdout
             # What a killed run has asked for is taken over and given back, though there is room already.
             asks = f"import ray; from ray.autoscaler.sdk import request_resources as ask; {ASK}"
             subprocess.run([sys.executable, "-c", asks], env=there, check=True, capture_output=True, timeout=120)
             wait_for(lambda: " from request_resources()" in _status(there))
-            more = forking.run([*line, "--set", "seeds=[1]"], there, None, 400)
+            more = subprocess.run([*line, "--set", "seeds=[1]"], env=there, capture_output=True, text=True, timeout=400)
             assert more.returncode == 0 and "asked the cluster" not in more.stdout, more.stdout + more.stderr
             wait_for(lambda: " from request_resources()" not in _status(there))
         finally:

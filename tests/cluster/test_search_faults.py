@@ -125,7 +125,7 @@ def test_a_killed_trial_goes_on_in_another_process(
 def test_a_search_that_is_told_to_end_goes_on(two_trials: tuple[Path, Path, Path], tmp_path: Path) -> None:
     config, reference, cache = two_trials
     store = tmp_path / "store"
-    with _under_way(two_trials, store) as process:
+    with _under_way(two_trials, store, fresh=True) as process:
         family = workers_of(process.pid, "")
         process.send_signal(signal.SIGTERM)
         ends(process, family)
@@ -143,12 +143,14 @@ def test_a_search_that_is_told_to_end_goes_on(two_trials: tuple[Path, Path, Path
 
 
 @contextlib.contextmanager
-def _under_way(two_trials: tuple[Path, Path, Path], store: Path, address: str | None = None) -> Iterator[Command]:
+def _under_way(
+    two_trials: tuple[Path, Path, Path], store: Path, address: str | None = None, *, fresh: bool = False
+) -> Iterator[Command]:
     """The same search over another store, when a trial has some epochs stored and more to go."""
     config, reference, cache = two_trials
     shutil.copytree(reference, store, ignore=shutil.ignore_patterns("search-*", "trial-*"))
     line = ("search", str(config), *FEW, "--store", str(store))
-    with started(*line, cache=cache, address=address, together=True) as process:
+    with started(*line, cache=cache, address=address, together=True, fresh=fresh) as process:
         wait_for(lambda: any(2 <= epoch <= 6 for epoch in _epochs_of_open_trials(store)), 240)
         yield process
 
