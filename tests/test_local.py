@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from forking import Command
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.cards import card_of
-from forking import Command
 from fusiondistill.config_file import parse
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.driving.alone import alone
