@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fusiondistill
-from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
 from fusiondistill.config_file import parse
 from fusiondistill.report.choice import SCHEMA, Choice, choice_lines, choices
 from fusiondistill.report.methods import Methods
@@ -61,6 +61,25 @@ def test_the_row_with_most_right_answers_over_its_seeds_is_chosen_and_of_it_the_
     assert found.best is not None and (found.best.about.id, found.seed) == ("b", 1)
     said = " ".join(choice_lines([found], None))
     assert "b (seed 1)" in said and "70.0 %" in said and "50.0 % of clean" in said and "there/b-1" in said
+
+
+def test_rows_of_other_seeds_are_not_compared() -> None:
+    found = choices(judged(("a", 0, 60), ("b", 0, 61), ("b", 1, 40)), [], {"": Methods()})
+    assert [one.best and one.best.about.id for one in found] == ["a", "b"]
+
+
+def test_what_a_network_needs_is_in_the_lines_that_use_it() -> None:
+    said = "\n".join(choice_lines([chosen(judged(("a", 0, 90)))], None))
+    assert "PHOTO... --fit crop" in said and 'predict(["photo.jpg"], fit="crop")' in said and "elsewhere" not in said
+    table = judged(("a", 0, 90), any_size=True, plugin="my net.py", foreign=True)
+    said = "\n".join(choice_lines([chosen(table)], None))
+    assert "--fit" not in said and "--plugin 'my net.py'" in said and "read_plugins(['my net.py'])" in said
+    assert "a checkpoint from elsewhere" in " ".join(said.split())
+
+
+def test_many_experiments_without_a_best_network_take_a_line() -> None:
+    why = pa.concat_tables([judged(("a", 0, None), why="of this", experiment=f"x{i}") for i in range(300)])
+    assert choice_lines([], why) == ["", "No best single network is named for x0, x1, x2 and 297 more: of this."]
 
 
 def test_a_row_that_is_not_finished_is_not_chosen() -> None:
@@ -143,6 +162,42 @@ def test_a_store_without_a_best_network_says_what_to_do(store: Path, tmp_path: P
     with pytest.raises(CheckpointError, match=r"no best/.*Run its config again"):
         model_place(str(copy))
     assert model_place(str(store / "best")) == str(store / "best")
+
+
+def test_a_note_that_is_not_that_of_its_stage_counts_for_nothing(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    facts = noted_best(Store(copy))
+    assert facts is not None
+    other = next(stage.name for stage in stages(copy, "base") if stage.name != facts["stage"])
+    for wrong in ({**facts, "stage": other}, {**facts, "stage": 5}, {"seed": 1}, {**facts, "stage": "../x"}):
+        (copy / "best" / "best.json").write_bytes(sealed(wrong))
+        assert noted_best(Store(copy)) is None
+
+
+def test_a_chosen_network_that_is_gone_is_said_and_the_report_goes_on(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    facts = noted_best(Store(copy))
+    assert facts is not None
+    shutil.rmtree(copy / facts["stage"])
+    said = " ".join(choice_lines_of(Store(copy), rebuilt(Store(copy))["results"]))
+    assert "not kept" in said and (copy / "best" / "model.safetensors").exists()
+
+
+def test_a_run_in_which_no_network_stands_for_choice_leaves_no_old_one(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    plan = unsealed((copy / "plans" / "best.json").read_bytes(), "")
+    (copy / "plans" / "best.json").write_bytes(sealed({**plan, "validated": []}))
+    results = rebuilt(Store(copy))["results"]
+    assert any("No best single network" in line for line in choice_lines_of(Store(copy), results, {"best"}))
+    assert not (copy / "best").exists()
+
+
+def test_a_bucket_keeps_the_name_of_its_server() -> None:
+    place = Store("s3://bucket/run?endpoint_override=localhost:9000&scheme=http")
+    assert place.shown("best") == "s3://bucket/run/best?endpoint_override=localhost:9000&scheme=http"
 
 
 def test_a_best_network_that_was_damaged_is_laid_there_again(store: Path, tmp_path: Path) -> None:

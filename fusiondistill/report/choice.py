@@ -26,13 +26,23 @@ __all__ = [
 SCHEMA = {
     **dict.fromkeys(("same", "experiment", "model", "method"), "string"),
     "seed": "int64",
-    **dict.fromkeys(("network", "place", "why"), "string"),
+    **dict.fromkeys(("network", "place", "plugin", "why"), "string"),
+    **dict.fromkeys(("any_size", "foreign"), "bool"),
     **dict.fromkeys(("right", "seen", "clean_right", "clean_seen"), "int64"),
 }
-"""A row for each network that may be chosen. ``same``: equal where two networks were judged on the same images in the
-same way; ``network``: its stage directory; ``place``: where the chosen network of its kind lies under a stable name,
-"" where it does not; ``right`` of ``seen`` images under degradations and ``clean_right`` of ``clean_seen`` clean ones,
-null while the network is not judged. A row with ``why`` instead says why an experiment has no such networks."""
+"""A row for each network that may be chosen.
+
+``same``: equal where two networks were judged on the same images in the same way; ``network``: its stage directory;
+``place``: where it lies under a stable name, else that directory; ``plugin``: the file that registers it, "" for a
+built-in; ``any_size``: whether photos of any size are fitted to it; ``foreign``: whether it rests on a checkpoint from
+elsewhere; ``right`` of ``seen`` images under degradations and ``clean_right`` of ``clean_seen`` clean ones, null while
+the network is not judged. A row with ``why`` instead says why an experiment has no such networks.
+"""
+
+
+FEW = 4
+"""Choices that are said in full."""
+_FOREIGN = "It rests on a checkpoint from elsewhere, which may have trained on the validation images."
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,15 @@ def choices(judged: pa.Table | None, groups: Sequence[Group], methods: Mapping[s
         groups: the tables of results.
         methods: experiment -> its methods.
     """
-    found: dict[str, dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
-    for one in judged.to_pylist() if judged is not None else ():
-        if not one["why"]:
-            rows = found.setdefault(one["same"], {}).setdefault((one["experiment"], one["method"]), {})
-            rows[one["seed"]] = one
-    return [_choice(rows, groups, methods) for rows in found.values()]
+    networks = [one for one in judged.to_pylist() if not one["why"]] if judged is not None else []
+    rows: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    for one in networks:
+        rows.setdefault((one["same"], one["experiment"], one["method"]), {})[one["seed"]] = one
+    # Each seed holds out images of its own, so rows of other seeds are not compared.
+    found: dict[tuple[str, frozenset[int]], dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
+    for (same, experiment, method), seeds in rows.items():
+        found.setdefault((same, frozenset(seeds)), {})[experiment, method] = seeds
+    return [_choice(comparable, groups, methods) for comparable in found.values()]
 
 
 def _choice(
@@ -130,12 +143,15 @@ def _choice(
 def choice_lines(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
     """What the choices came to, for a terminal."""
     lines = []
-    for choice in found:
+    for choice in found[:FEW]:
         lines += [
             "",
             *(line for text in _said(choice) for line in wrapped(text)),
             *(f"  {use}" for use in _use(choice)),
         ]
+    if len(found) > FEW:
+        rest = f"{len(found) - FEW} more best single networks, of other experiments that cannot be compared"
+        lines += ["", *wrapped(f"{rest} with these: see the report.")]
     for reason in _unnamed(judged):
         lines += ["", *wrapped(reason)]
     return lines
@@ -147,7 +163,7 @@ def _said(choice: Choice) -> list[str]:
     if best is None:
         return ["Best single network: not known before one row is finished and judged on the validation images."]
     several = len({one.experiment for one in choice.candidates}) > 1
-    seeds = len({seed for one in choice.candidates for seed in one.seeds}) > 1
+    seeds = len(best.seeds) > 1
     where = ([best.experiment] if several else []) + ([f"seed {choice.seed}"] if seeds else [])
     name = best.about.name + (f" ({', '.join(where)})" if where else "")
     unfinished = sum(not one.finished for one in choice.candidates)
@@ -157,7 +173,9 @@ def _said(choice: Choice) -> list[str]:
         f"{_percent(best.validation(), choice.seed)} of degraded and {_percent(best.validation('clean_'), choice.seed)}"
         " of clean images right.",
         f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
-        f"{_percent(best.test_clean, choice.seed)} clean.",
+        f"{_percent(best.test_clean, choice.seed)} clean"
+        + (", of this one network; tables hold means over seeds." if seeds else "."),
+        *([_FOREIGN] if choice.chosen["foreign"] else []),
         *([f"It {always(best.row)}, for every test image at every level."] if best.row and best.row.always else []),
         f"It lies in {choice.chosen['place']}",
     ]
@@ -168,10 +186,14 @@ def _use(choice: Choice) -> list[str]:
     """The two lines that use the network."""
     if choice.best is None:
         return []
-    place = choice.chosen["place"]
+    place, plugin, fits = (choice.chosen[key] for key in ("place", "plugin", "any_size"))
+    options = ("" if fits else " --fit crop") + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
+    fit = "" if fits else ', fit="crop"'
+    load = f"{NAME}.plugins.load_plugins({NAME}.plugins.read_plugins([{plugin!r}])); " if plugin else ""
+    imports = f"import {NAME}, {NAME}.plugins; " if plugin else f"import {NAME}; "
     return [
-        f"{NAME} predict {shlex.quote(place)} PHOTO...",
-        f'python: {NAME}.load_model({place!r}).predict(["photo.jpg"])',
+        printable(f"{NAME} predict {shlex.quote(place)} PHOTO...{options}"),
+        printable(f'python: {imports}{load}{NAME}.load_model({place!r}).predict(["photo.jpg"]{fit})'),
     ]
 
 
@@ -182,14 +204,19 @@ def _percent(cell: Cell, seed: int) -> str:
 
 def _unnamed(judged: pa.Table | None) -> Iterator[str]:
     """Why experiments have no best network, each reason once."""
-    why = dict.fromkeys(one["why"] for one in judged.to_pylist() if one["why"]) if judged is not None else ()
-    yield from (f"No best single network is named: {reason}." for reason in why)
+    why: dict[str, list[str]] = {}
+    for one in judged.to_pylist() if judged is not None else ():
+        if one["why"]:
+            why.setdefault(one["why"], []).append(one["experiment"])
+    for reason, names in why.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield printable(f"No best single network is named for {', '.join(names[:3])}{more}: {reason}.")
 
 
 def choice_blocks(found: Sequence[Choice], judged: pa.Table | None) -> list[Block]:
     """The choices for the top of the page."""
     blocks: list[Block] = []
-    for choice in found:
+    for choice in found[:FEW]:
         blocks += [Text(line) for line in _said(choice)]
         blocks += [Text("\n".join(_use(choice)), "", "pre")] if choice.best else []
     return [*blocks, *map(Text, _unnamed(judged))]
@@ -198,7 +225,7 @@ def choice_blocks(found: Sequence[Choice], judged: pa.Table | None) -> list[Bloc
 def choice_markdown(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
     """The choices for the top of the Markdown file."""
     parts = []
-    for choice in found:
+    for choice in found[:FEW]:
         parts.append(escaped(" ".join(_said(choice))))
         parts += ["```\n" + "\n".join(_use(choice)) + "\n```"] if choice.best else []
     return [*parts, *map(escaped, _unnamed(judged))]
@@ -223,8 +250,8 @@ def _grid(choice: Choice) -> Grid:
     heading = ("", "validation", "validation, clean", "test", "test, clean")
     note = (
         "Accuracy in % of every network that answers alone and is not told the degradation. Validation chooses: images "
-        "on which no training took a step, each at random levels of every degradation, all networks of a seed on the "
-        "same pixels. Epochs were picked on images of the same split, so validation flatters; the test columns had no "
-        "part in the choice."
+        "on which no training of this run took a step, each at random levels of every degradation, all networks of a "
+        "seed on the same pixels. Epochs were picked on images of the same split, so validation flatters; the test "
+        "columns had no part in the choice."
     )
     return Grid("Best single network", heading, tuple(rows), note)

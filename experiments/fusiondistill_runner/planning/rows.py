@@ -17,8 +17,8 @@ from fusiondistill.config import Config
 from fusiondistill.degradation_config import DegradationConfig, spelled
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill_runner.planning.descriptions import Description
-from fusiondistill_runner.planning.specs import JUDGING
-from fusiondistill_runner.planning.stage import FORMAT, Stage
+from fusiondistill_runner.planning.specs import JUDGING, CheckpointSpec
+from fusiondistill_runner.planning.stage import FORMAT, Stage, ancestors
 
 __all__ = ["CORRUPTED", "Kind", "OtherFormat", "Plan", "Row", "Shown", "Validated", "check_plan", "union"]
 
@@ -47,6 +47,11 @@ class Validated:
     seed: int
     network: Stage
     stage: Stage
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the network rests on a checkpoint from elsewhere, which may have trained on the validation images."""
+        return any(isinstance(one.spec, CheckpointSpec) for one in ancestors(self.network))
 
     @property
     def same(self) -> str:
@@ -138,6 +143,7 @@ class Plan:
                     "method": v.method,
                     "seed": v.seed,
                     "network": v.network.directory,
+                    "foreign": v.foreign,
                     "same": v.same,
                     "directory": v.stage.directory,
                 }
@@ -154,7 +160,7 @@ class Plan:
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
 _METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Description)}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
-_VALIDATED = {"method": str, "seed": int, "network": str, "same": str, "directory": str}
+_VALIDATED = {"method": str, "seed": int, "network": str, "same": str, "foreign": bool, "directory": str}
 
 
 class OtherFormat(CheckpointError):
@@ -200,7 +206,7 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
 
 def _leads_out(name: str) -> bool:
     """Whether a directory's name from an untrusted file is more than a name."""
-    return "/" in name or name in (".", "..")
+    return "/" in name or name in (".", "..") or not name.isprintable()
 
 
 def _sound_column(one: Any) -> bool:

@@ -306,8 +306,8 @@ class EvaluateSpec(_Spec):
 class ValidateSpec(_Spec):
     """Count right answers of one network on the validation split, clean and at random levels of each degradation.
 
-    All networks of a table see the same pixels, on which no training took a step. The best single network is the one
-    with the most right answers.
+    All networks of a table see the same pixels, on which no training of the run took a step. The best single network is
+    the one with the most right answers.
     """
 
     kind: ClassVar[str] = "validate"

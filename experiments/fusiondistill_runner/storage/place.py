@@ -72,8 +72,11 @@ class Place:
 
     def shown(self, *parts: str) -> str:
         """A path in the store as a user would give it."""
-        kind = self.location.partition("://")[0]
-        return f"{kind}://{self.path(*parts)}" if self.remote else self.path(*parts)
+        if not self.remote:
+            return self.path(*parts)
+        kind, _, rest = self.location.partition("://")
+        _, mark, query = rest.partition("?")  # the server, region and scheme
+        return f"{kind}://{self.path(*parts)}{mark}{query}"
 
     def path(self, *parts: str) -> str:
         """A path inside the store's file system.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import chosen_by
 from fusiondistill.report.choice import SCHEMA, Choice
-from fusiondistill_runner.storage.best import best_place, keep_best, noted_best
+from fusiondistill_runner.planning.specs import ValidateSpec
+from fusiondistill_runner.storage.best import best_place, has_best, keep_best, noted_best
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.validate import CLEAN
 
@@ -26,11 +28,11 @@ def judged_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
         named = {"experiment": plan["experiment"], "model": plan["config"]["model"]["name"]}
         rows += [{**named, "why": why}] if (why := _why_none(plan)) else []
         rows += [{**named, **one, **_counts(store, one["directory"])} for one in plan.get("validated") or ()]
-    noted = noted_best(store) or {}
+    noted = (noted_best(store) or {}).get("stage") if has_best(store) else None
     for row in rows:
         if "network" in row:
-            kept = row["network"] == noted.get("stage")
-            row["place"] = best_place(store) if kept else store.shown(row["network"])
+            row["place"] = best_place(store) if row["network"] == noted else store.shown(row["network"])
+            row |= _needs(store, row["network"]) if row.get("seen") else {}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in SCHEMA.items()})
 
 
@@ -40,22 +42,31 @@ def _why_none(plan: Mapping[str, Any]) -> str:
         return ""
     config = plan["config"]
     if "validated" not in plan:
-        return f"{plan['experiment']} was run before rows were validated (run its config again)"
+        return "its rows were never validated (run the config again)"
     if chosen_by(config.get("select"), config["protocol"]) == "test":
         return f"protocol {config['protocol']} chooses epochs on the test split, so no split is left to choose by"
     if all(method["form"] == "file" for method in plan["methods"]):
         return ""  # checkpoints that are evaluated
-    return f"{plan['experiment']} holds out no validation images (data.validation), or has no row of one network"
+    return "no validation images are held out (data.validation), or no row is one network"
 
 
 def _counts(store: Store, directory: str) -> dict[str, int]:
     """The right answers of a network on validation images; nothing while it is not judged."""
     manifest = store.manifest_of(directory)
-    if manifest is None:
+    if manifest is None or manifest.get("kind") != ValidateSpec.kind:
         return {}
-    counted = {key: dict(manifest["outcome"][key]) for key in ("right", "seen")}
-    clean = {f"clean_{key}": values.pop(CLEAN) for key, values in counted.items()}
+    try:
+        counted = {key: {of: int(n) for of, n in manifest["outcome"][key].items()} for key in ("right", "seen")}
+        clean = {f"clean_{key}": values.pop(CLEAN) for key, values in counted.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{store.shown(directory)} holds no counts of a validation") from error
     return {**clean, **{key: sum(values.values()) for key, values in counted.items()}}
+
+
+def _needs(store: Store, network: str) -> dict[str, Any]:
+    """What the user of a network has to say: how photos of another size are fitted, and its plugin."""
+    card = (store.manifest_of(network) or {}).get("card") or {}
+    return {"any_size": bool(card.get("fit")), "plugin": (card.get("plugin") or {}).get("file") or ""}
 
 
 def keep_choice(store: Store, found: Sequence[Choice], experiments: Collection[str] | None = None) -> bool:
@@ -66,6 +77,9 @@ def keep_choice(store: Store, found: Sequence[Choice], experiments: Collection[s
 
     Returns:
         Whether another network was laid there than before.
+
+    Raises:
+        CheckpointError: the weights of the chosen one are damaged or gone.
     """
     ours = [c for c in found if experiments is None or any(one.experiment in experiments for one in c.candidates)]
     if not ours or (experiments is None and len(ours) > 1) or ours[0].best is None:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.checkpoints import MANIFEST
+from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.report.methods import COLUMNS as ABOUT
 from fusiondistill.report.methods import methods_of
-from fusiondistill_runner.storage.best import FACTS
+from fusiondistill_runner.storage.best import FACTS, forget_best, noted_best
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
@@ -201,13 +201,22 @@ def choice_lines(store: Store, results: pa.Table, experiments: Collection[str] |
     planned = planned_table(known, results)
     groups, methods = summarise(results, planned=planned), described(planned)
     judged = judged_table(store.glance(MANIFEST, FACTS), known)
-    if keep_choice(store, choice.choices(judged, groups, methods), experiments):
-        judged = judged_table(store.glance(MANIFEST, FACTS), known)
+    lost: list[str] = []
+    try:
+        if keep_choice(store, choice.choices(judged, groups, methods), experiments):
+            judged = judged_table(store.glance(MANIFEST, FACTS), known)
+    except CheckpointError as error:
+        lost = ["", f"The best network is not kept: {error}; the next run makes it again"]
+    noted = noted_best(store)
+    if experiments is not None and noted and noted["stage"] not in judged["network"].to_pylist():
+        forget_best(store)  # a run of the same experiment in another way has no such network any more
     if experiments is not None:
         # Other experiments of the store stay beside those of this run where all can be compared.
-        ours = {one["same"] for one in judged.to_pylist() if one["experiment"] in experiments}
-        judged = judged.filter(pa.array([one in ours for one in judged["same"].to_pylist()], pa.bool_()))
-    return choice.choice_lines(choice.choices(judged, groups, methods), judged)
+        rows = judged.to_pylist()
+        ours = {one["same"] for one in rows if one["experiment"] in experiments} - {None}
+        kept = [one["same"] in ours or (one["why"] and one["experiment"] in experiments) for one in rows]
+        judged = judged.filter(pa.array(kept, pa.bool_()))
+    return [*choice.choice_lines(choice.choices(judged, groups, methods), judged), *lost]
 
 
 def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | None:
