@@ -60,7 +60,7 @@ def test_the_row_with_most_right_answers_over_its_seeds_is_chosen_and_of_it_the_
     found = chosen(judged(("a", 0, 90), ("a", 1, 10), ("b", 0, 60), ("b", 1, 70), ("c", 0, 65), ("c", 1, 65)))
     assert found.best is not None and (found.best.about.id, found.seed) == ("b", 1)
     said = " ".join(choice_lines([found], None))
-    assert "b (seed 1)" in said and "70.0 %" in said and "50.0 % of clean" in said and "there/b-1" in said
+    assert "b (seed 1)" in said and "70.0 %" in said and "50.0 % clean" in said and "there/b-1" in said
 
 
 def test_rows_of_other_seeds_are_not_compared() -> None:
@@ -75,6 +75,11 @@ def test_what_a_network_needs_is_in_the_lines_that_use_it() -> None:
     said = "\n".join(choice_lines([chosen(table)], None))
     assert "--fit" not in said and "--plugin 'my net.py'" in said and "read_plugins(['my net.py'])" in said
     assert "a checkpoint from elsewhere" in " ".join(said.split())
+
+
+def test_a_tie_is_said() -> None:
+    said = " ".join(" ".join(choice_lines([chosen(judged(("a", 0, 60), ("b", 0, 70), ("c", 0, 70)))], None)).split())
+    assert "b. Validation on 10 images chose it among 3 rows (tied with c: the first of the table is taken)" in said
 
 
 def test_many_experiments_without_a_best_network_take_a_line() -> None:

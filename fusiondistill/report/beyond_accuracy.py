@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fusiondistill.report.answers import marked_name
 from fusiondistill.report.grid import Grid
 from fusiondistill.report.groups import TRAINED, Cell, Group, Row
 from fusiondistill.report.tables import cell_text
@@ -57,7 +58,7 @@ def beyond_grid(group: Group, *, brief: bool = False) -> Grid | None:
         return None
     body = tuple(
         (
-            (row.about.name, ""),
+            (marked_name(row), ""),
             *(cell_text(cells[i], len(group.seeds), digits) for _, cells, digits in columns),
         )
         for i, row in enumerate(rows)

@@ -169,9 +169,9 @@ def _said(choice: Choice) -> list[str]:
     unfinished = sum(not one.finished for one in choice.candidates)
     so_far = f" so far ({unfinished} rows are not finished)" if unfinished else ""
     lines = [
-        f"Best single network{so_far}: {name}. Validation chose it among {len(choice.candidates)} rows; there it has "
-        f"{_percent(best.validation(), choice.seed)} of degraded and {_percent(best.validation('clean_'), choice.seed)}"
-        " of clean images right.",
+        f"Best single network{so_far}: {name}. Validation on {choice.chosen['clean_seen']:,} images chose it among "
+        f"{len(choice.candidates)} rows{_tied(choice)}; there it has {_percent(best.validation(), choice.seed)} right "
+        f"under degradations and {_percent(best.validation('clean_'), choice.seed)} clean.",
         f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
         f"{_percent(best.test_clean, choice.seed)} clean"
         + (", of this one network; tables hold means over seeds." if seeds else "."),
@@ -180,6 +180,14 @@ def _said(choice: Choice) -> list[str]:
         f"It lies in {choice.chosen['place']}",
     ]
     return [printable(line) for line in lines]
+
+
+def _tied(choice: Choice) -> str:
+    """The rows that are as good as the chosen one on the validation images."""
+    best = choice.best
+    tied = [one.about.name for one in choice.candidates if best and one.finished and one.score == best.score]
+    others = ", ".join(name for name in tied if best and name != best.about.name)
+    return f" (tied with {others}: the first of the table is taken)" if others else ""
 
 
 def _use(choice: Choice) -> list[str]:

@@ -90,7 +90,7 @@ def seeds_grid(group: Group) -> Grid | None:
     body = []
     for row in group.rows:
         entries = [_spread(row.cell(column).interval) for column in group.columns]
-        body.append(((row.about.name, ""), *entries))
+        body.append(((marked_name(row), ""), *entries))
     if not any(interval.n > 1 for interval in _intervals(group)):
         return None
     heading = ("", *(column_title(group, column) for column in group.columns))
