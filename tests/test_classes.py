@@ -176,7 +176,7 @@ def test_changed_counts_of_classes_are_not_taken_over(shelf: Shelf) -> None:
 def test_a_row_that_says_one_class_is_marked_wherever_it_stands(shelf: Shelf, page: Page) -> None:
     table = pq.read_table(shelf.store.path("results.parquet"))
     lines = results.table_lines(shelf.store, table)
-    assert sum(line.startswith("Scratch (one class)") for line in lines) == 1
+    assert sum(line.startswith("Scratch (one class)") for line in lines) == 2  # beside the accuracies and the rest
     text = " ".join(lines)
     assert (
         'one class for every image (one class): "1" (Scratch).' in text
@@ -188,13 +188,14 @@ def test_a_row_that_says_one_class_is_marked_wherever_it_stands(shelf: Shelf, pa
 
 
 def test_the_best_network_says_so_where_it_names_one_class(shelf: Shelf) -> None:
-    """What somebody reads who looks at the end of a run alone; the chosen row is the one shown class by class."""
+    """What a user reads at the end of a run; the chosen row is the one shown class by class."""
     table = pq.read_table(shelf.store.path("results.parquet"))
     (group,) = report.summarise(table, planned=results.planned_table([shelf.plan], table))
     judged = pa.Table.from_pylist(
         [
             {"same": "", "experiment": "x", "model": group.model, "method": method, "seed": seed, "network": "n",
-             "place": "p", "why": "", "right": right, "seen": 9, "clean_right": 1, "clean_seen": 9}
+             "place": "p", "why": "", "right": right, "seen": 9, "clean_right": 1, "clean_seen": 9, "foreign": False,
+             "any_size": True, "plugin": ""}
             for method, right in (("base", 2), (CONSTANT, 3)) for seed in (0, 1)
         ]
     )  # fmt: skip

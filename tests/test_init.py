@@ -81,7 +81,7 @@ def test_budgets(text: str, seconds: float) -> None:
         (["photos", "--out", "new.txt"], "a config is a .yaml file"),
         (["photos", "--model", "resnet19"], "--model resnet19: no network 'resnet19'"),
         (["photos", "--degradation", "fog"], "--degradation fog: no degradation 'fog'"),
-        (["nowhere"], "nowhere: there is no such file or folder"),
+        (["nowhere"], "nowhere: there is no such file, folder or data set"),
         (["empty"], "empty"),
         (["one"], "one class"),
     ],

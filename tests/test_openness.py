@@ -106,14 +106,14 @@ def test_a_changed_loss_makes_new_what_uses_it_and_nothing_else(own: tuple[Path,
     assert "nothing to do" in unchanged.stdout and "changed since" not in unchanged.stdout, unchanged.stderr
     loss = folder / "margin.py"
     loss.write_text(loss.read_text().replace(".mean()\n", ".mean() * 2\n"))
-    said = r"plugin margin\.py changed since the run of \d{4}-\d\d-\d\d \d\d:\d\d: 3 stages are new\n"
+    said = r"plugin margin\.py changed since the run of \d{4}-\d\d-\d\d \d\d:\d\d: 4 stages are new\n"
     planned = fusiondistill("plan", str(file), "--store", str(store), cache=cache)
     assert re.search(said, planned.stdout), planned.stdout + planned.stderr
     done = fusiondistill("run", str(file), "--local", "--store", str(store), cache=cache)
     assert done.returncode == 0 and len(re.findall(said, done.stdout)) == 1, done.stdout + done.stderr
     made = {path.name for path in store.glob("*-*")} - before
     assert sorted(re.sub(r"-[0-9a-f]{16}$", "", name) for name in made) == [
-        "evaluate-mine-blur", "evaluate-mine-fog", "mine"
+        "evaluate-mine-blur", "evaluate-mine-fog", "mine", "validate-mine"
     ]  # fmt: skip
 
 
@@ -141,8 +141,8 @@ def test_what_a_changed_file_makes_new(
     if new is None:
         assert len(prepared.missing) == len(prepared.plan.stages)
     else:
-        trained = {name for name in missing if not name.startswith("evaluate-")}
-        judged = {re.sub(r"^evaluate-(.*)-(fog|blur)$", r"\1", name) for name in missing - trained}
+        trained = {name for name in missing if not name.startswith(("evaluate-", "validate-"))}
+        judged = {re.sub(r"^(evaluate-(.*)-(fog|blur)|validate-(.*))$", r"\2\4", name) for name in missing - trained}
         assert trained | judged == new and "base" not in trained and "expert-blur" not in trained
     (line,) = map(str, changed_plugins(prepared))
     assert line.startswith(f"plugin {file}.py changed") and f"{len(prepared.missing)} stages are new" in line

@@ -22,7 +22,7 @@ def try_verb(
     open_browser: bool,
     plugins: tuple[str, ...],
 ) -> None:
-    """Serve a page on which one drops an image and sees what the networks of STORE say of it, degraded.
+    """Serve a page on which a user drops an image and sees what the networks of STORE say of it, degraded.
 
     Degradations, their levels and parameters are the experiment's. The page is for this machine's browser alone
     (127.0.0.1), and asks no other. Needs the extra: pip install 'fusiondistill[try]'. Ctrl-C ends it.
