@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "summary"]
 
 
+FEW = 50
+"""Test images below which their number is said to be small."""
 LARGEST = 2**32
 """Bytes of pixels; in larger sets a plan does not look for equal images, ``data check`` does."""
 
@@ -51,6 +53,11 @@ class Summary:
         """The largest class's part of the training images."""
         return self.largest[1] / dict(self.images)["train"]
 
+    @property
+    def tested(self) -> int:
+        """How many test images are used."""
+        return dict(self.used).get("test") or dict(self.images).get("test", 0)
+
     def lines(self) -> list[str]:
         """Images of each split, classes, size and balance, in lines of at most 80 columns where names are short."""
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images)
@@ -70,6 +77,8 @@ class Summary:
         if self.used:
             limits = " and ".join(f"{count:,} {split} images" for split, count in self.used)
             lines.append(f"  used: {limits}, balanced over the classes")
+        if 0 < self.tested < FEW:
+            lines.append(f"  few test images ({self.tested}): each is {100 / self.tested:.1f} points of every accuracy")
         return lines
 
     def content(self) -> dict[str, Any]:
@@ -85,6 +94,7 @@ class Summary:
             "alike": self.alike or None,
             "also_training_images": dict(self.crossing),
             "used": dict(self.used),
+            "points_of_a_test_image": round(100 / self.tested, 1) if self.tested else None,
         }
 
 
