@@ -106,8 +106,10 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
                 display.say(text)
             outcome = runner.run(wanted, display, local=local)
         if outcome.done:
+            from fusiondistill.report.words import counted
+
             fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
-            click.echo(f"{len(outcome.done)} stages done{fits}")
+            click.echo(f"{counted(len(outcome.done), 'stage')} done{fits}")
         if only is None:
             _print_end(prepared)
         else:

@@ -15,7 +15,7 @@ from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import Group
 from fusiondistill.report.published import NETWORK
-from fusiondistill.report.words import kind_title, printable, protocol_line, published_note
+from fusiondistill.report.words import counted, kind_title, printable, protocol_line, published_note
 
 __all__ = ["Drawn", "group_section", "group_sections", "setup"]
 
@@ -156,4 +156,5 @@ def _believed(group: Group) -> list[Block]:
     if grid is None or not grid.rows:
         return blocks.grid_blocks(grid)
     said = [Text(line, "said") for line in short_lines(group)]
-    return [*said, Folded(f"All {len(grid.rows)} pairs", [blocks.grid_table(grid), Text(grid.note)])]
+    every = counted(len(grid.rows), "pair")
+    return [*said, Folded(every if len(grid.rows) == 1 else f"All {every}", [blocks.grid_table(grid), Text(grid.note)])]

@@ -90,7 +90,7 @@ def test_a_killed_process(bucket: Bucket, finished: tuple[Path, Store, Path]) ->
         process.kill()
     assert not files(store, "model.safetensors")
     status = fusiondistill("status", store.location, cache=cache)
-    assert "base, seed 0: " in status.stdout and "epochs stored" in status.stdout
+    assert "base, seed 0: " in status.stdout and " stored" in status.stdout
     again = fusiondistill("run", str(config), "--local", "--store", store.location, cache=cache)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "found stored, going on from there" in again.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
+from fusiondistill.report.words import counted
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.simulation import Job, Schedule, simulate
 from fusiondistill_runner.forecasting.traffic import network_of
@@ -16,12 +17,7 @@ from fusiondistill_runner.nodes.cluster import share_of, slots, slots_on
 from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["Cluster", "Times", "counted", "parse_cluster", "read_times"]
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things in words: ``1 node``, ``3 nodes``."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+__all__ = ["Cluster", "Times", "parse_cluster", "read_times"]
 
 
 @dataclass(frozen=True)

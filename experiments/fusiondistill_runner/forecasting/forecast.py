@@ -8,9 +8,10 @@ from typing import Any
 
 from fusiondistill.checkpoints import MODEL
 from fusiondistill.config import ModelConfig
+from fusiondistill.report.words import counted
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.driving.tasks import tasks_of
-from fusiondistill_runner.forecasting.assumptions import Cluster, Times, counted, parse_cluster, read_times
+from fusiondistill_runner.forecasting.assumptions import Cluster, Times, parse_cluster, read_times
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.paths import critical_path
 from fusiondistill_runner.forecasting.simulation import Job, Schedule

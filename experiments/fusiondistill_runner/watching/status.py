@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
+from fusiondistill.report.words import counted
 from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.storage.noted_plans import holds_plans, plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
@@ -80,7 +81,7 @@ class Seen:
         if one := self.running.get(directory):
             return ", ".join(part for part in (f"running on {one['worker']}", progress(one)) if part)
         if epochs := self.epochs.get(directory):
-            return f"{epochs} epochs stored"
+            return f"{counted(epochs, 'epoch')} stored"
         return "missing"
 
 
