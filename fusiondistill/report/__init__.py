@@ -105,7 +105,7 @@ def write(
     known = described(planned)
     chosen = choices(judged, groups, known)
     found = page.contents(groups, results, tables, known)
-    found.sections += choice_sections(chosen)
+    found.sections[1:1] = choice_sections(chosen)  # behind the answer
     end = page.facts_section(facts) if facts else None
 
     folder = Path(directory)

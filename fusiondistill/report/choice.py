@@ -225,7 +225,7 @@ def choice_blocks(found: Sequence[Choice], judged: pa.Table | None) -> list[Bloc
     """The choices for the top of the page."""
     blocks: list[Block] = []
     for choice in found[:FEW]:
-        blocks += [Text(line) for line in _said(choice)]
+        blocks += [Text(line, "") for line in _said(choice)]
         blocks += [Text("\n".join(_use(choice)), "", "pre")] if choice.best else []
     return [*blocks, *map(Text, _unnamed(judged))]
 
