@@ -45,7 +45,7 @@ SEARCHED = "fusiondistill"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {
         "title": "Base",
-        "description": "trained on clean images only (step 1); the starting point of most rows below",
+        "description": "trained on clean images only (step 1); most other rows start from it",
         "start": "random",
         "train_on": "clean",
     },

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from fusiondistill import NETWORKS, build_model, load_model, plugins
@@ -83,6 +84,8 @@ def test_the_files_say_what_they_take_and_the_names_of_the_classes(made: Made) -
     assert json.loads(facts["classes"]) == CLASSES
     assert (facts["fit"], facts["dataset"], json.loads(facts["size"])) == ("stretch", "photos", list(SIZE))
     assert json.loads(facts["mean"]) == [90, 120, 150]
+    assert "EXIF orientation, lay transparent pixels over white" in facts["preparation"]
+    assert "resize the whole image to 12x8 by Pillow's BICUBIC" in facts["preparation"]
     (taken,) = found.graph.input
     assert taken.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [side.dim_param or side.dim_value for side in taken.type.tensor_type.shape.dim] == ["batch", 3, *SIZE]
@@ -93,6 +96,9 @@ def test_the_files_say_what_they_take_and_the_names_of_the_classes(made: Made) -
     assert processor["image_std"] == [50 / 255, 60 / 255, 70 / 255]
     assert str(Path(__file__).parents[1]).encode() not in (made.folder / "m.onnx").read_bytes()  # no paths of ours
     assert all(one.largest < 1e-5 and one.images == 10 for one in made.written.values())
+    use = [one.lines("x")[-1] for one in made.written.values()]
+    assert f'm.onnx\').run(None, {{"images": pixels}}), pixels: uint8 [N,3,{SIZE[0]},{SIZE[1]}]' in use[0]
+    assert "its plugin is loaded first" in use[2]
 
 
 FRESH = """
@@ -127,26 +133,31 @@ def test_the_model_card_opens_with_what_the_hub_reads_and_its_example_runs(
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["pipeline_tag"] == "image-classification" and "license" not in yaml.safe_load(front)
     assert "<b>" not in body and "8,12]" in body and "stretch" in body
+    Image.new("RGBA", (30, 20), (0, 200, 0, 128)).save(tmp_path / "photo.jpg", "PNG")
     (tmp_path / "tiny.py").write_bytes((made.folder / "hub" / "plugin.tiny.py").read_bytes())
     monkeypatch.chdir(tmp_path)
     code = body.split("```python\n")[1].split("```")[0].replace("FOLDER", str(made.folder / "hub"))
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["label"] in CLASSES
+    assert names["found"].label in CLASSES and names["found"].probability
 
 
 def test_what_is_there_is_kept_unless_an_export_wrote_it(made: Made, tmp_path: Path) -> None:
-    taken, mine = tmp_path / "m.pt2", tmp_path / "photos"
+    taken, mine, empty = tmp_path / "m.pt2", tmp_path / "photos", tmp_path / "hub"
     taken.write_text("mine")
     mine.mkdir()
+    empty.mkdir()
     (mine / "cat.jpg").write_text("mine")
-    for out, force in ((taken, False), (mine, False), (mine, True), (tmp_path / "m.h5", True), ("none/m.pt2", True)):
-        with pytest.raises(ExportError, match=r"is there already|holds cat\.jpg|no form \.h5|no folder"):
-            export(made.model, made.card, out, made.images, force=force)
+    no = r"holds cat\.jpg, which no export wrote: it is not replaced"
+    refused = {taken: "is there already", mine: no, tmp_path / "m.h5": r"no form \.h5", "none/m.pt2": "no folder"}
+    for out, said in refused.items():
+        for force in (False,) if out == taken else (False, True):
+            with pytest.raises(ExportError, match=said):
+                export(made.model, made.card, out, made.images, force=force)
     assert [form_of(name).title for name in ("a.ONNX", "a.onnx/", "a")] == ["ONNX", "the folder", "the folder"]
-    assert taken.read_text() == "mine" == (mine / "cat.jpg").read_text() and len(list(tmp_path.iterdir())) == 2
-    for _ in range(2):
-        export(made.model, made.card, tmp_path / "hub", made.images[:1], force=True)
+    assert taken.read_text() == "mine" == (mine / "cat.jpg").read_text() and len(list(tmp_path.iterdir())) == 3
+    for force in (False, True):
+        export(made.model, made.card, empty, made.images[:1], force=force)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "hub")(made.images), made.model(made.images))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub", "m.pt2", "photos"]

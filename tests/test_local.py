@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from forking import Command
@@ -22,6 +23,8 @@ from fusiondistill.cards import card_of
 from fusiondistill.config_file import parse
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.driving.alone import alone
+from fusiondistill_runner.storage.store import Store
+from fusiondistill_runner.views.exporting import results_of
 from running import (
     RESULTS,
     contents,
@@ -231,15 +234,25 @@ def test_a_network_is_exported_with_its_results(tmp_path: Path) -> None:
     out = tmp_path / "hub"
     done = fusiondistill("export", str(final), "--out", str(out), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "images (test images in its store): all labels the same, largest difference of a logit" in done.stdout
+    said = r"checked: 16 test images of its store at several levels, \d+ pictures: all labels the same, largest"
+    assert re.search(said, done.stdout) and done.stdout.splitlines()[-1].startswith(("use: ", "warning: "))
     card = ModelCard.load(out / "README.md")
     clean = [100 * right / seen for (method, *_, level), (right, seen) in counts(store).items()
              if (method, level) == ("fusiondistill", 0)]  # fmt: skip
     found = {one.metric_name: one.metric_value for one in card.data.eval_results}
     assert found["accuracy in %, clean"] == pytest.approx(sum(clean) / 2, abs=0.01)
     assert "| FusionDistill |" in card.text and "30 test images" in card.text and "## Protocol" in card.text
+    assert "Trained on 108 images of digits." in card.text and "epochs: base 1, expert 1, fusiondistill 4." in card.text
+    rows = pq.read_table(store / "classes.parquet").to_pylist()
+    for method in ("base", "vanilla", "fusiondistill"):
+        named = {row["class"] for row in rows if row["method"] == method and row["said"]}
+        (directory, *_) = (path.name for path in stages(store, method) if "searched" not in path.name)
+        results = results_of(Store(str(store)), directory)
+        print(method, named, results.warning, results.name)
+        assert results and bool(results.warning) == results.name.endswith("(one class)") == (len(named) == 1)
     best = fusiondistill("export", str(store), "--out", str(out), "--force", cache=cache)
     chosen = json.loads((store / "best" / "best.json").read_text())
+    assert f", seed {chosen['seed']} ({chosen['stage']}), the store's best" in best.stdout
     assert best.returncode == 0 and f"experiment here, seed {chosen['seed']}" in (out / "README.md").read_text()
     no_network = fusiondistill("export", str(base), "--out", str(tmp_path / "m.pt2"), cache=cache)
     assert no_network.returncode == 2 and "base-" in no_network.stderr.partition("made from")[2]

@@ -23,6 +23,14 @@ _KINDS: dict[str, TypeAdapter[Any]] = {
     "bits": TypeAdapter(Bits),
 }
 
+_FITS: dict[Fit, str] = {
+    "crop": "crop: resize the largest centred part of that shape (its edges may lie within pixels: Pillow's `box`) to "
+    "{size} in one step by Pillow's BICUBIC, which antialiases",
+    "pad": "pad: resize the whole image by Pillow's BICUBIC, which antialiases, to the largest size that fits into "
+    "{size}, and lay it into the middle of a black image of {size}",
+    "stretch": "stretch: resize the whole image to {size} by Pillow's BICUBIC, which antialiases",
+}
+
 MOST_PIXELS = 4096 * 4096
 """Of the size that a card may ask for: that of the largest ``data.size``."""
 
@@ -52,6 +60,22 @@ class Preparation:
         """What a checked card says. Cards from before there was ``fit`` say how large an image is, and no more."""
         given = {key: _read(key, card[key]) for key in _KINDS if key in card}
         return cls(size=tuple(card["size"]) if card.get("size") else None, **given)
+
+    def sentence(self) -> str:
+        """What :meth:`prepared` does, for those who do it in another program."""
+        deep = f"16-bit values fill {self.bits} bits and are" if self.bits else "more than 8 bits a value are"
+        over = self.background if isinstance(self.background, str) else f"RGB {list(self.background)}"
+        said = (
+            f"Decode the file (of several frames the first; {deep} scaled to 8), turn it upright by its EXIF "
+            f"orientation, lay transparent pixels over {over}, make it RGB 0..255 (grey repeated, CMYK converted "
+            "without a colour profile)"
+        )
+        if self.size is None:
+            return f"{said}."
+        size = f"{self.size[1]}x{self.size[0]}"
+        if self.fit is None:
+            return f"{said}; it must then have {size} pixels (width x height), since the training resized none."
+        return f"{said}; unless it has {size} pixels (width x height) by then, {_FITS[self.fit].format(size=size)}."
 
     def prepared(self, data: bytes, where: str) -> Decoded:
         """Decode an image and bring it to the size.

@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.exporting.forms import Differs, Exported, ExportError, Form, check_target, form_of, size_of
+from fusiondistill.exporting.forms import (
+    Differs,
+    Exported,
+    ExportError,
+    Form,
+    Trained,
+    check_target,
+    form_of,
+    is_empty_folder,
+    size_of,
+)
 from fusiondistill.exporting.model_card import Results
 
 if TYPE_CHECKING:
@@ -25,7 +35,8 @@ if TYPE_CHECKING:
     from fusiondistill.models import ImageClassifier
 
 __all__ = [
-    "Differs", "ExportError", "Exported", "Form", "Results", "Written", "check_target", "export", "form_of", "size_of",
+    "Differs", "ExportError", "Exported", "Form", "Results", "Trained", "Written", "check_target", "export", "form_of",
+    "size_of",
 ]  # fmt: skip
 
 
@@ -37,9 +48,10 @@ class Written:
         path: of the file or folder.
         size: in bytes, of a folder the sum over its files.
         form: the form in words.
-        images: how many images it was checked on.
+        images: how many pictures it was checked on.
         largest, scale: the largest difference of a logit from that of torch; the largest logit.
         speeds: of torch and of what was written, side by side; None of a folder, which torch runs.
+        use: how a user runs it, in one line.
     """
 
     path: Path
@@ -49,18 +61,20 @@ class Written:
     largest: float
     scale: float
     speeds: Speeds | None
+    use: str
 
     def lines(self, of: str) -> list[str]:
         """Lines for a terminal.
 
         Args:
-            of: which images these were.
+            of: how many pictures of what it was checked on, in words.
         """
         return [
-            f"checked: {self.images:,} images ({of}): all labels the same, largest difference of a logit "
-            f"{self.largest:.2g} (of {self.scale:.2g})",
+            f"checked: {of}: all labels the same, largest difference of a logit {self.largest:.2g}, where logits reach "
+            f"{self.scale:.2g}",
             *([f"speed: {self.speeds.line(self.form)}"] if self.speeds else []),
             f"written: {self.path} ({self.size / 1e6:,.2f} MB)",
+            f"use: {self.use}",
         ]
 
 
@@ -72,6 +86,7 @@ def export(
     *,
     force: bool = False,
     results: Results | None = None,
+    trained: Trained | None = None,
 ) -> Written:
     """Write a classifier, read the file again, compare its answers on images, and only then give it its name.
 
@@ -83,6 +98,7 @@ def export(
         images: uint8 [n,3,H,W] of the card's size, to compare on; at least one.
         force: replace what is there, if it is a file, or a folder that an export wrote.
         results: what the model card of a folder says of the network's accuracy.
+        trained: what it was trained on, where that is known better than by the card.
 
     Raises:
         ExportError: the target is there already, cannot be written or has an unknown suffix; a package is missing; or
@@ -92,7 +108,7 @@ def export(
     from fusiondistill.exporting.comparing import compared, speeds
 
     form, path = form_of(out), check_target(out, force=force)
-    what = Exported(classifier, card, results)
+    what = Exported(classifier, card, results, trained)
     form.check(what)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -105,12 +121,22 @@ def export(
         shutil.rmtree(work, ignore_errors=True)
     files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
     size = sum(one.stat().st_size for one in files)
-    return Written(path, size, form.title, len(images), largest, scale, measured)
+    return Written(path, size, form.title, len(images), largest, scale, measured, _use(form, what, str(out)))
+
+
+def _use(form: Form, what: Exported, out: str) -> str:
+    """The line that runs what was written, and what a caller must know for it."""
+    line = form.use(what, out)
+    if not form.own_program:
+        plugin = "; its plugin is loaded first, as README.md there shows" if what.card.get("plugin") else ""
+        return f"{line}{plugin}"
+    height, width = what.size
+    return f"{line}, pixels: uint8 [N,3,{height},{width}], RGB 0..255; `preparation` in its metadata: how from a photo"
 
 
 def _move(made: Path, path: Path, before: Path, *, force: bool) -> None:
     """Give what was made its name. A folder that is there goes to ``before`` first: none is renamed onto another."""
-    if not force and (path.exists() or path.is_symlink()):
+    if not force and (path.exists() or path.is_symlink()) and not is_empty_folder(path):
         raise ExportError(f"{path} was made by something else meanwhile: nothing is overwritten")
     if not (made.is_dir() and path.is_dir()):
         os.replace(made, path)  # noqa: PTH105  # says what it does better than Path.replace

@@ -54,6 +54,11 @@ class Folder(Form):
         for name, data in files.items():
             (path / name).write_bytes(data)
 
+    def use(self, what: Exported, path: str) -> str:
+        """With this project."""
+        fit = "" if what.card.get("fit") else ', fit="crop"'
+        return f'{NAME}.load_model({path!r}).predict(["photo.jpg"]{fit})'
+
     def opened(self, path: Path) -> Answer:
         """A fresh load."""
         import torch

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusiondistill.exporting.model_card import Results
     from fusiondistill.models import ImageClassifier
 
-__all__ = ["Answer", "Differs", "ExportError", "Exported", "Form", "check_target", "form_of", "size_of"]
+__all__ = ["Answer", "Differs", "ExportError", "Exported", "Form", "Trained", "check_target", "form_of", "size_of"]
 
 Answer = Callable[["torch.Tensor"], "torch.Tensor"]
 """From images, uint8 [N,3,H,W], to logits, float32 [N,classes]."""
@@ -34,6 +34,19 @@ class Differs(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a network was trained on, as a store knows it.
+
+    Attributes:
+        dataset: the name of the data set, with the end of its root where that says more: ``folder photos``.
+        images: how many different training images; None where that is not known.
+    """
+
+    dataset: str
+    images: int | None = None
+
+
+@dataclass(frozen=True)
 class Exported:
     """What a file holds.
 
@@ -41,11 +54,18 @@ class Exported:
         classifier: the network with its normalisation and its classes.
         card: what :func:`fusiondistill.cards.card_of` gives.
         results: its accuracy, if known.
+        trained: what it was trained on, if a store knows more of it than the card.
     """
 
     classifier: ImageClassifier
     card: Mapping[str, Any]
     results: Results | None = None
+    trained: Trained | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set that it was trained on, or ""."""
+        return self.trained.dataset if self.trained else str(self.card.get("dataset", ""))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,17 +77,22 @@ class Exported:
 
         Mean and std are on the scale 0..255; the graph applies them itself.
         """
+        from fusiondistill.data.preparation import Preparation
+
         height, width = self.size
         classes = list(self.classifier.classes)
+        images = {"training_images": self.trained.images} if self.trained and self.trained.images else {}
         prepared = {key: self.card[key] for key in ("fit", "background", "bits") if self.card.get(key)}
         return {
             "model": self.card["model"],
             "classes": classes,
             "size": [height, width],
             **prepared,
+            "preparation": Preparation.of_card(self.card).sentence(),
             "mean": [round(value, 6) for value in self.card["mean"]],
             "std": [round(value, 6) for value in self.card["std"]],
-            "dataset": self.card.get("dataset", ""),
+            "dataset": self.dataset,
+            **images,
             "input": f"images: uint8 [N,3,{height},{width}], RGB, 0..255, not normalised",
             "output": f"logits: float32 [N,{len(classes)}] in the order of classes; their softmax: probabilities",
             f"{NAME}_version": __version__,
@@ -138,6 +163,10 @@ class Form(ABC):
         """Write to a path that is not there yet."""
 
     @abstractmethod
+    def use(self, what: Exported, path: str) -> str:
+        """How a user runs the file, in one line of Python without its imports."""
+
+    @abstractmethod
     def opened(self, path: Path) -> Answer:
         """Read what was written, as its users do."""
 
@@ -167,7 +196,7 @@ def check_target(out: str | Path, *, force: bool = False) -> Path:
     """The absolute path of a target, where something may be written.
 
     Args:
-        force: a file, or a folder with nothing but what an export writes, may be there.
+        force: a file, or a folder with nothing but what an export writes, may be there. An empty folder may always.
 
     Raises:
         ExportError: unknown suffix; a URI; its folder is missing; or something is there that may not be replaced.
@@ -180,10 +209,15 @@ def check_target(out: str | Path, *, force: bool = False) -> Path:
         raise ExportError(f"{out} cannot be written: there is no folder {path.parent}; make it first")
     if not (path.exists() or path.is_symlink()):
         return path
-    if not force:
-        raise ExportError(f"{out} is there already: give another name, or --force to replace it")
     _check_replaceable(form, path, str(out))
+    if not force and not is_empty_folder(path):
+        raise ExportError(f"{out} is there already: give another name, or --force to replace it")
     return path
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether a path is a folder, and no link to one, that holds nothing."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _check_replaceable(form: Form, path: Path, out: str) -> None:

@@ -14,24 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Results", "model_card"]
 
-_FITS = {
-    "crop": "the largest centred part of the target's shape is cut out and resized",
-    "pad": "the whole image is resized into the middle of a black one",
-    "stretch": "the whole image is resized to the target's shape",
-}
-
 
 @dataclass(frozen=True)
 class Results:
     """What a store knows about a network.
 
     Attributes:
-        name: of its row: "FusionDistill".
+        name: of its row: "FusionDistill"; marked where it names one class for everything.
         about: sentences about the row, its seed and its training.
         dataset: the name of the data set that it was evaluated on.
         text: sections of Markdown, "## ..." each: tables, data, protocol.
         figures: name -> accuracy of this network in percent: "clean", "mean over degradations".
         limits: further sentences for the section of limits.
+        warning: what stands before them where the network names one class for everything; else "".
     """
 
     name: str
@@ -40,6 +35,7 @@ class Results:
     text: str
     figures: Mapping[str, float]
     limits: tuple[str, ...] = ()
+    warning: str = ""
 
 
 def model_card(what: Exported) -> str:
@@ -94,8 +90,8 @@ def _opening(what: Exported) -> str:
     height, width = what.size
     classes = what.classifier.classes
     shown = ", ".join(escaped(name) for name in classes[:20]) + (", ..." if len(classes) > 20 else "")
-    dataset = escaped(str(what.card.get("dataset", "")))
-    trained = f" Trained on images of {dataset}." if dataset else ""
+    count = f"{what.trained.images:,} " if what.trained and what.trained.images else ""
+    trained = f" Trained on {count}images of {escaped(what.dataset)}." if what.dataset else ""
     about = f"\n\n{escaped(what.results.about)}" if what.results else ""
     return (
         f"A network {escaped(str(what.card['model']))} that tells {len(classes)} classes apart on images of "
@@ -105,7 +101,7 @@ def _opening(what: Exported) -> str:
 
 def _use(what: Exported) -> str:
     plugin = what.card.get("plugin")
-    lines = ["import torch", f"import {NAME}", ""]
+    lines = [f"import {NAME}", ""]
     note = ""
     if plugin:
         file = str(plugin["file"])
@@ -115,34 +111,34 @@ def _use(what: Exported) -> str:
             f"\n\nThe network is that of a plugin, {escaped(file)} (sha256 {escaped(plugin['sha256'])}). The file "
             "plugin.* here is a copy of it: give it its own name before it is loaded."
         )
-    height, width = what.size
+    fit = ("", "") if what.card.get("fit") else (', fit="crop"', '  # or "pad", "stretch": the training resized none')
     lines += [
         f'model = {NAME}.load_model("FOLDER")  # where this README.md lies',
-        f"images = torch.zeros(1, 3, {height}, {width}, dtype=torch.uint8)  # RGB, 0..255, not normalised",
-        "probabilities = model(images).softmax(1)",
-        "label = model.classes[probabilities.argmax(1)[0]]",
+        f'(found,) = model.predict(["photo.jpg"]{fit[0]}){fit[1]}',
+        "print(found.label, found.probability)",
     ]
     code = "\n".join(lines)
     return f"## How to use it\n\n```python\n{code}\n```{note}\n\nMade by {NAME} {__version__}."
 
 
 def _input(what: Exported) -> str:
+    from fusiondistill.data.preparation import Preparation
+
     height, width = what.size
-    fit = str(what.card.get("fit", ""))
+    preparation = escaped(Preparation.of_card(what.card).sentence())
     mean, std = ([round(value, 3) for value in what.card[name]] for name in ("mean", "std"))
-    shape = (
-        f" Images of another shape, in training: {_FITS[fit]} (`{fit}`), by Pillow's BICUBIC." if fit in _FITS else ""
-    )
     return (
-        f"## Input and output\n\nIn: uint8 [N,3,{height},{width}], RGB, 0..255.{shape} `load_model` normalises by "
-        f"itself; for other programs: mean {mean}, std {std} on the scale 0..255.\n\nOut: logits, float32 "
-        f"[N,{len(what.classifier.classes)}], in the order of `id2label` in config.json; their softmax: probabilities."
+        f"## Input and output\n\nIn: uint8 [N,3,{height},{width}], RGB, 0..255. `predict` makes them of a photo as "
+        f"the training did: {preparation} The model normalises; for other programs: mean {mean}, std {std} on the "
+        f"scale 0..255.\n\nOut: logits, float32 [N,{len(what.classifier.classes)}], in the order of `id2label` in "
+        "config.json; their softmax: probabilities."
     )
 
 
 def _limits(what: Exported) -> str:
     height, width = what.size
     said = [
+        *([what.results.warning] if what.results and what.results.warning else []),
         f"It answers with one of its {len(what.classifier.classes)} classes for any image, also where none is shown.",
         f"It was trained on images of {width}x{height} pixels; a degradation means something at that size.",
         *(what.results.limits if what.results else ()),

@@ -59,6 +59,10 @@ class Onnx(Form):
             made.model.metadata_props[key] = text
         made.save(path, external_data=False)
 
+    def use(self, what: Exported, path: str) -> str:
+        """With onnxruntime."""
+        return f'onnxruntime.InferenceSession({path!r}).run(None, {{"{INPUT}": pixels}})'
+
     def opened(self, path: Path) -> Answer:
         """A session of onnxruntime on the CPU, with as many threads as torch has."""
         import onnxruntime

@@ -32,6 +32,10 @@ class TorchExport(Form):
             warnings.simplefilter("ignore")
             torch.export.save(program, path, extra_files={FACTS: facts})
 
+    def use(self, what: Exported, path: str) -> str:
+        """With torch alone."""
+        return f"torch.export.load({path!r}).module()(torch.from_numpy(pixels))"
+
     def opened(self, path: Path) -> Answer:
         """The program as a module."""
         import torch

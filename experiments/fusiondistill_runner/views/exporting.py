@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, checkpoint_digest
-from fusiondistill.exporting import ExportError, Results, check_target, export, form_of, size_of
+from fusiondistill.exporting import ExportError, Results, Trained, check_target, export, form_of, size_of
+from fusiondistill.report.answers import ONE_CLASS
 from fusiondistill.report.grid import escaped, markdown_grid
 from fusiondistill.report.groups import Group, Row
+from fusiondistill.report.methods import methods_of
 from fusiondistill.report.summary import summarise
 from fusiondistill.report.tables import answer_grid
 from fusiondistill.report.words import kind_title, printable, protocol_lines
@@ -17,13 +20,16 @@ from fusiondistill_runner.storage.best import BEST, model_place, noted_best
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.views.results import planned_table, results_table
+from fusiondistill_runner.views.answers import answers_of
+from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.results import kept_table, planned_table, results_table
 from fusiondistill_runner.views.sample_tables import SAMPLES
+from fusiondistill_runner.views.settings import settings
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["export_network", "home_of", "kept_images", "results_of"]
+__all__ = ["export_network", "home_of", "kept_images", "results_of", "trained_on"]
 
 MOST, FEWEST, PIXELS = 256, 32, 256 * 64 * 64
 """Images that answers are compared on: so many pixels together, within these numbers of images."""
@@ -46,29 +52,79 @@ def export_network(
     check_target(out, force=force)
     form_of(out).check_packages()
     from fusiondistill.checkpoints import from_card, load_checkpoint
-    from fusiondistill.exporting.images import digits
+    from fusiondistill.exporting.images import CLEAN, digits
     from fusiondistill.plugins import load_plugins, read_plugins
 
     load_plugins(read_plugins(plugins))
-    model = model_place(model)
+    given, model = model, model_place(model)
     home = home_of(model)
     if home:
         _check_network(*home)
+    if model != given:
+        tell(f"network: {_stood_for(*home) if home else model}")
     state, card = load_checkpoint(model)
     classifier = from_card(state, card, model)
-    images, of = (kept_images(*home, card), "test images in its store") if home else (None, "")
-    if images is None:
-        images, of = digits(size_of(card)), "scanned digits in its size, clean and degraded"
-    results = results_of(*home) if home else None
-    written = export(classifier, card, out, _some(images), force=force, results=results)
-    for line in written.lines(of):
+    kept, of, how = kept_images(*home, card) if home else None, "test images of its store", " at several levels"
+    if kept is None:
+        pixels = digits(size_of(card))
+        kept = Pictures(pixels, [number % CLEAN for number in range(len(pixels))])
+        of, how = "scanned digits in its size", ", clean and degraded"
+    shown = kept.some()
+    results, trained = (results_of(*home), trained_on(*home)) if home else (None, None)
+    written = export(classifier, card, out, shown.pixels, force=force, results=results, trained=trained)
+    for line in written.lines(shown.words(of, how)):
         tell(line)
+    if results and results.warning:
+        tell(f"warning: {results.warning}")
 
 
-def _some(images: torch.Tensor) -> torch.Tensor:
-    """Evenly spread ones of images uint8 [n,3,H,W], since a large network takes long for all of them."""
-    most = max(FEWEST, min(MOST, PIXELS // (images.shape[2] * images.shape[3])))
-    return images[:: -(-len(images) // most)]
+class Pictures(NamedTuple):
+    """Images to compare answers on, the same ones perhaps several times at several levels.
+
+    Attributes:
+        pixels: uint8 [n,3,H,W].
+        images: of each picture which image it shows.
+    """
+
+    pixels: torch.Tensor
+    images: Sequence[Hashable]
+
+    def some(self) -> Pictures:
+        """Evenly spread ones, since a large network takes long for all of them."""
+        most = max(FEWEST, min(MOST, PIXELS // (self.pixels.shape[2] * self.pixels.shape[3])))
+        step = -(-len(self.images) // most)
+        return Pictures(self.pixels[::step], self.images[::step])
+
+    def words(self, of: str, how: str) -> str:
+        """How many images ``of`` what there are, and pictures where these are more: as ``how`` says."""
+        images, pictures = len(set(self.images)), len(self.images)
+        return f"{images:,} {of}" + (f"{how}, {pictures:,} pictures" if pictures > images else "")
+
+
+def _stood_for(store: Store, directory: str) -> str:
+    """The network that a store stood for: "Vanilla, seed 0 (vanilla-0123456789abcdef), the store's best"."""
+    noted = noted_best(store) or {}
+    plan = next((one for one in plans(store) if one["experiment"] == noted["experiment"]), {})
+    return f"{methods_of(plan).name(noted['method'])}, seed {noted['seed']} ({directory}), the store's best"
+
+
+def trained_on(store: Store, directory: str) -> Trained | None:
+    """What a network of a store was trained on; None for one from elsewhere."""
+    there = _plans_with(store, directory)
+    manifest = store.manifest_of(directory)
+    if not there or manifest is None or manifest["kind"] == "import":
+        return None
+    return Trained(data_name(there[0]["config"]), _training_images(store, directory, manifest))
+
+
+def _training_images(store: Store, directory: str, manifest: Mapping[str, Any]) -> int | None:
+    """How many images the first epoch of a training had, each counted once; of a merged network one that it is of."""
+    if manifest["kind"] == "train":
+        table = read_parquet(store.read_from(directory, "metrics.parquet"))
+        seen = table["images"].to_pylist() if "images" in table.column_names else []
+        return round(seen[0] / max(1, len(manifest["spec"]["degradations"]))) if seen else None
+    below = ((one, store.manifest_of(one)) for one in manifest["inputs"].values())
+    return next((_training_images(store, one, its) for one, its in below if its), None)
 
 
 def home_of(model: str) -> tuple[Store, str] | None:
@@ -115,11 +171,11 @@ def _evaluations(store: Store, plan: Mapping[str, Any], directory: str) -> list[
     return [row for row in plan["rows"] if known[row["directory"]]]
 
 
-def kept_images(store: Store, directory: str, card: Mapping[str, Any]) -> torch.Tensor | None:
+def kept_images(store: Store, directory: str, card: Mapping[str, Any]) -> Pictures | None:
     """Real test images in the network's size, clean and degraded, that evaluations in a store kept.
 
     Returns:
-        uint8 [n,3,H,W], the network's own first; None where the store has none.
+        them, the network's own first; None where the store has none.
     """
     import torch
 
@@ -127,16 +183,17 @@ def kept_images(store: Store, directory: str, card: Mapping[str, Any]) -> torch.
     there = _plans_with(seen, directory)
     own = [row["directory"] for plan in there for row in _evaluations(seen, plan, directory)]
     others = [row["directory"] for plan in there for row in plan["rows"]]
-    found: list[torch.Tensor] = []
+    found: list[tuple[torch.Tensor, Hashable]] = []
     for stage in dict.fromkeys([*own, *others]):
         if stage not in own and found:
             break
         manifest = seen.manifest_of(stage)
         if manifest and SAMPLES in manifest["files"]:
-            table = read_parquet(seen.read_from(stage, SAMPLES))
-            images = (_pixels(data, size_of(card)) for data in table["image"].to_pylist())
-            found += [one for one in images if one is not None]
-    return torch.stack(found) if found else None
+            data = json.dumps(manifest["spec"].get("data"), sort_keys=True)
+            for row in read_parquet(seen.read_from(stage, SAMPLES)).select(["index", "image"]).to_pylist():
+                if (pixels := _pixels(row["image"], size_of(card))) is not None:
+                    found.append((pixels, (data, row["index"])))
+    return Pictures(torch.stack([one for one, _ in found]), [image for _, image in found]) if found else None
 
 
 def _pixels(data: bytes, size: tuple[int, int]) -> torch.Tensor | None:
@@ -153,18 +210,25 @@ def _pixels(data: bytes, size: tuple[int, int]) -> torch.Tensor | None:
 
 def results_of(store: Store, directory: str) -> Results | None:
     """What the tables of a store say about a network; None where no row of a table is this network alone."""
-    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet")
+    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "predictions.*.parquet")
     best = (noted_best(store) or {}).get("stage") == directory
     for plan in _plans_with(seen, directory):
         rows = _evaluations(seen, plan, directory)
+        answers = answers_of(seen, [plan], kept_table(store, "classes")) if rows else {}
         named = {(row["method"], row["seed"]) for row in rows}
         for method, seed in sorted(named, key=lambda one: -sum(one == (row["method"], row["seed"]) for row in rows)):
-            table = results_table(seen, [plan])
+            table = results_table(seen, [plan], answers)
             for group in summarise(table, planned=planned_table([plan], table)):
                 row = group.row(method)
                 if row and row.cells and _is_whole(plan, rows, method, seed):
-                    return _results(group, row, seed, best)
+                    return _results(group, row, seed, best, _training(plan, method))
     return None
+
+
+def _training(plan: Mapping[str, Any], method: str) -> str:
+    """On how many images and for how many epochs a row and what it rests on were trained; "" for a checkpoint."""
+    own = [one for one in plan.get("methods") or () if one["id"] == method and one["form"] != "file"]
+    return settings({**plan, "methods": own})["training"] if own else ""
 
 
 def _is_whole(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], method: str, seed: int) -> bool:
@@ -173,17 +237,30 @@ def _is_whole(plan: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], method
     return all(row in rows for row in asked)
 
 
-def _results(group: Group, row: Row, seed: int, best: bool) -> Results:
+def _results(group: Group, row: Row, seed: int, best: bool, training: str) -> Results:
     name = row.about.name
     about = f"It is the row {name} of the experiment {group.experiment}, seed {seed}: {row.about.line}."
     about += " Of the single networks of its run it is the one that validation chose." if best else ""
     figures = {"clean": row.clean, "mean over degradations": row.average}
     known = {key: cell.by_seed[seed] for key, cell in figures.items() if seed in cell.by_seed}
     limits = [f"It was trained for the degradation {row.about.own} alone."] if row.about.own else []
-    return Results(name, about, printable(group.dataset), _text(group, name, seed, known), known, tuple(limits))
+    text = _text(group, name, seed, known, training)
+    warning = _warning(group, row, seed)
+    marked = f"{name} {ONE_CLASS}" if warning else name
+    return Results(marked, about, printable(group.dataset), text, known, tuple(limits), warning)
 
 
-def _text(group: Group, name: str, seed: int, known: Mapping[str, float]) -> str:
+def _warning(group: Group, row: Row, seed: int) -> str:
+    """What a network is worth that names one class for everything; "" for any other."""
+    if seed not in row.always:
+        return ""
+    said = f'It names one class, "{printable(row.always[seed])}", for every test image at every level.'
+    return said + (
+        f" Always naming the largest class is right for {group.majority:.1f} %." if group.majority is not None else ""
+    )
+
+
+def _text(group: Group, name: str, seed: int, known: Mapping[str, float], training: str) -> str:
     """The sections of a model card on results, data and protocol."""
     mine = ", ".join(f"{key} {value:.1f} %" for key, value in known.items())
     seeds = f" The table has the mean over {len(group.seeds)} seeds." if len(group.seeds) > 1 else ""
@@ -192,7 +269,7 @@ def _text(group: Group, name: str, seed: int, known: Mapping[str, float]) -> str
     for other in group.others:
         parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
     size = f" of {group.size} pixels" if group.size else ""
-    trained = f" Trained on {group.training}." if group.training else ""
+    trained = f" Trained on {training}." if training else ""
     counts = sorted({f"{group.images[name]:,}" for name in group.degradations if group.levels[name]})
     parts += ["## Data", escaped(f"{group.dataset}{size}: {' or '.join(counts) or 'no'} test images.{trained}")]
     if lines := protocol_lines(group.protocol, group.select):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "choice_lines", "planned_table", "report_tables", "results_table", "table_lines", "write_report",
+    "choice_lines", "kept_table", "planned_table", "report_tables", "results_table", "table_lines", "write_report",
     "write_results",
 ]  # fmt: skip
 
@@ -139,16 +139,16 @@ def rebuilt(store: Store) -> dict[str, pa.Table]:
     """Results, paired tests, what was said class by class, and costs, from the store's stages; writes nothing."""
     known = plans(store)
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet")
-    answers = answers_of(seen, known, _before(store, "classes"))
+    answers = answers_of(seen, known, kept_table(store, "classes"))
     return {
         "results": results_table(seen, known, answers),
-        "comparisons": comparisons_table(seen, known, _before(store, "comparisons")),
+        "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons")),
         "classes": classes_table(known, answers),
         "costs": costs_table(seen, known),
     }
 
 
-def _before(store: Store, name: str) -> pa.Table | None:
+def kept_table(store: Store, name: str) -> pa.Table | None:
     """A table of the store as it was last computed, or None; a damaged file is computed again."""
     import pyarrow as pa
 
@@ -161,7 +161,7 @@ def _before(store: Store, name: str) -> pa.Table | None:
 
 def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
     """The tables of a terminal beside the counts."""
-    return {"planned": planned_table(plans, results), "comparisons": _before(store, "comparisons")}
+    return {"planned": planned_table(plans, results), "comparisons": kept_table(store, "comparisons")}
 
 
 _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
@@ -236,7 +236,7 @@ def report_tables(store: Store, results: pa.Table, given: Mapping[str, pa.Table]
     """
     known = plans(store)
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR, FACTS)
-    own = {name: given[name] if given else _before(store, name) for name in ("comparisons", "costs", "classes")}
+    own = {name: given[name] if given else kept_table(store, name) for name in ("comparisons", "costs", "classes")}
     own |= {"planned": planned_table(known, results), "judged": judged_table(seen, known)}
     own |= class_tables(seen, known, results, **{name: own[name] for name in ("planned", "judged", "classes")})
     return {**own, **stage_tables(seen, known), "facts": facts(seen, known)}
