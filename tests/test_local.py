@@ -235,20 +235,20 @@ def test_a_network_is_exported_with_its_results(tmp_path: Path) -> None:
     done = fusiondistill("export", str(final), "--out", str(out), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
     said = r"checked: 16 test images of its store at several levels, \d+ pictures: all labels the same, largest"
-    assert re.search(said, done.stdout) and done.stdout.splitlines()[-1].startswith(("use: ", "warning: "))
+    assert re.search(said, done.stdout) and done.stdout.splitlines()[-1].startswith("use: fusiondistill.load_model")
     card = ModelCard.load(out / "README.md")
     clean = [100 * right / seen for (method, *_, level), (right, seen) in counts(store).items()
              if (method, level) == ("fusiondistill", 0)]  # fmt: skip
     found = {one.metric_name: one.metric_value for one in card.data.eval_results}
     assert found["accuracy in %, clean"] == pytest.approx(sum(clean) / 2, abs=0.01)
-    assert "| FusionDistill |" in card.text and "30 test images" in card.text and "## Protocol" in card.text
+    assert "| FusionDistill (one class) |" in card.text and "30 test images" in card.text and "## Protocol" in card.text
     assert "Trained on 108 images of digits." in card.text and "epochs: base 1, expert 1, fusiondistill 4." in card.text
+    assert "- It names one class," in card.text and "Always naming the largest class is right for " in card.text
     rows = pq.read_table(store / "classes.parquet").to_pylist()
     for method in ("base", "vanilla", "fusiondistill"):
         named = {row["class"] for row in rows if row["method"] == method and row["said"]}
         (directory, *_) = (path.name for path in stages(store, method) if "searched" not in path.name)
         results = results_of(Store(str(store)), directory)
-        print(method, named, results.warning, results.name)
         assert results and bool(results.warning) == results.name.endswith("(one class)") == (len(named) == 1)
     best = fusiondistill("export", str(store), "--out", str(out), "--force", cache=cache)
     chosen = json.loads((store / "best" / "best.json").read_text())

@@ -72,10 +72,10 @@ def export_network(
     shown = kept.some()
     results, trained = (results_of(*home), trained_on(*home)) if home else (None, None)
     written = export(classifier, card, out, shown.pixels, force=force, results=results, trained=trained)
-    for line in written.lines(shown.words(of, how)):
-        tell(line)
     if results and results.warning:
         tell(f"warning: {results.warning}")
+    for line in written.lines(shown.words(of, how)):
+        tell(line)
 
 
 class Pictures(NamedTuple):
