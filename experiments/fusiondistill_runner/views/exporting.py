@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_network", "home_of", "kept_images", "results_of", "trained_on"]
 
+METRICS = "metrics.parquet"
 MOST, FEWEST, PIXELS = 256, 32, 256 * 64 * 64
 """Images that answers are compared on: so many pixels together, within these numbers of images."""
 
@@ -119,8 +120,8 @@ def trained_on(store: Store, directory: str) -> Trained | None:
 
 def _training_images(store: Store, directory: str, manifest: Mapping[str, Any]) -> int | None:
     """How many images the first epoch of a training had, each counted once; of a merged network one that it is of."""
-    if manifest["kind"] == "train":
-        table = read_parquet(store.read_from(directory, "metrics.parquet"))
+    if manifest["kind"] == "train" and METRICS in manifest["files"]:
+        table = read_parquet(store.read_from(directory, METRICS))
         seen = table["images"].to_pylist() if "images" in table.column_names else []
         return round(seen[0] / max(1, len(manifest["spec"]["degradations"]))) if seen else None
     below = ((one, store.manifest_of(one)) for one in manifest["inputs"].values())
