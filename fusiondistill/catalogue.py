@@ -45,7 +45,7 @@ def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, 
     """
     chosen = {folder: r for folder, r in registries.items() if kind in (None, folder, r.kind)}
     if not chosen:
-        raise ValueError(f"nothing of the kind {kind!r} is registered{close_to(str(kind), tuple(registries))}")
+        raise ValueError(f"nothing of the kind {kind!r} is registered{close_to(str(kind), (*registries, 'config'))}")
     for number, (folder, registry) in enumerate(chosen.items()):
         yield from ("",) if number else ()
         yield f"{folder}  ({_USED[folder]})" if folder in _USED else folder

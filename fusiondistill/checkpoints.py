@@ -23,6 +23,7 @@ from fusiondistill.commits import (
     unsealed,
 )
 from fusiondistill.locations import open_location, read_whole, write_file
+from fusiondistill.no_models import no_network, no_path, no_weights
 from fusiondistill.released import renamed
 from fusiondistill.torch_files import UnreadObjects, parse_torch
 
@@ -98,10 +99,10 @@ def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict
 
     Args:
         path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote) or with a
-            ``model.safetensors`` (such as ``STORE/best``), a ``.safetensors`` file, or a file of ``torch.save`` that
-            holds a state dict, by itself or as ``state_dict``, ``model`` and the like beside other things, such as a
-            Lightning checkpoint; may be a URI. Pickles are read with ``weights_only=True``: an object that is no weight
-            is never made, and :class:`UnreadObjects` warns of it.
+            ``model.safetensors`` (such as ``STORE/best``), a store, which stands for its ``best``, a ``.safetensors``
+            file, or a file of ``torch.save`` that holds a state dict, by itself or as ``state_dict``, ``model`` and the
+            like beside other things, such as a Lightning checkpoint; may be a URI. Pickles are read with
+            ``weights_only=True``: an object that is no weight is never made, and :class:`UnreadObjects` warns of it.
         as_written: keep the names of a file without a card.
 
     Returns:
@@ -163,18 +164,25 @@ def _find(path: str | Path) -> tuple[FileSystem, str, dict[str, Any] | None]:
     if place.endswith((".safetensors", ".pt", ".pth")):
         return filesystem, place, None
     manifest = read_manifest(filesystem, place)
-    if manifest is None and filesystem.get_file_info(f"{place}/{MODEL}").is_file:
-        place = f"{place}/{MODEL}"  # a folder that was exported, or the best network of a store
+    if manifest is None:
+        there = [f"{place}/{MODEL}", f"{place}/best/{MODEL}", f"{place}/plans"]
+        own, best, plans = filesystem.get_file_info(there)
+        if own.is_file:  # a folder that was exported, or the best network of a store
+            place = own.path
+        elif best.is_file and plans.type.name == "Directory":  # a store
+            place = best.path
+    elif MODEL not in manifest["files"]:
+        raise CheckpointError(no_network(manifest, path))
     return filesystem, place, manifest
 
 
 def _read_single(filesystem: FileSystem, place: str, path: str | Path) -> bytes:
-    try:
-        data = read_whole(filesystem, place)
-    except OSError as error:
-        raise CheckpointError(f"{path} holds no {MANIFEST} and is no checkpoint file") from error
+    from pyarrow import fs
+
+    folder = filesystem.get_file_info(place).type == fs.FileType.Directory
+    data = None if folder else read_whole(filesystem, place)
     if data is None:
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(no_path(filesystem, place, path))
     return data
 
 
@@ -187,8 +195,6 @@ def checkpoint_digest(path: str | Path) -> str:
     filesystem, place, manifest = _find(path)
     if manifest is None:
         return digest(_read_single(filesystem, place, path))
-    if MODEL not in manifest["files"]:
-        raise CheckpointError(f"{place}/{MANIFEST} names no {MODEL}")
     return str(manifest["files"][MODEL]["sha256"])
 
 
@@ -205,8 +211,7 @@ def parse_weights(data: bytes, source: str) -> tuple[dict[str, torch.Tensor], di
     from fusiondistill.foreign import widened
 
     if data[8:9] != b"{" and not data.startswith(_OF_TORCH_SAVE) and not source.endswith(".safetensors"):
-        start = f"begins with {data[:8]!r}" if data else "is empty"
-        raise CheckpointError(f"{source} {start}: it is neither a file of torch.save nor of safetensors")
+        raise CheckpointError(no_weights(data, source))
     pickled = data.startswith(_OF_TORCH_SAVE) and (data[8:9] != b"{" or source.endswith((".pt", ".pth")))
     tensors, card = (parse_torch(data, source), {}) if pickled else _parse_safetensors(data, source)
     _check_finite(tensors, source)
@@ -285,7 +290,7 @@ def load_model(
     Args:
         path: as for :func:`load_checkpoint`.
         model: of a file without a card: the network's name, or a mapping as ``model:`` of a config has it; a CIFAR
-            ResNet, such as those of the paper's released code, need not be named. A card goes before this and the rest.
+            ResNet, such as those of the paper's released code, need not be named.
         mean, std: of a file without a card: its normalisation per channel, on the scale 0..255 or 0..1.
         classes: of a file without a card: the names in the order of the outputs, or how many; default: "0", "1", ...,
             as many as its head has.
@@ -296,7 +301,7 @@ def load_model(
 
     Raises:
         CheckpointError: as :func:`load_checkpoint` and :func:`from_card`; or what a file without a card needs is not
-            given.
+            given, or is given of a file with one.
         ValueError: no such network, or mean and std are on different scales.
 
     Example:
@@ -309,6 +314,9 @@ def load_model(
     from fusiondistill.uncarded import Told, with_card
 
     state_dict, card = load_checkpoint(path, as_written=True)
+    given = {"model": model, "mean": mean, "std": std, "classes": classes, "size": size}
+    if card and (names := [name for name, value in given.items() if value is not None]):
+        raise CheckpointError(f"{path}: its card says so already: do not give {', '.join(names)}")
     if not card:
         told = Told(model, mean, std, classes, size)
         state_dict, card = with_card(state_dict, told.of(trained_on) if trained_on else told, str(path))

@@ -81,7 +81,7 @@ def predict(
         device: where to compute; None: where the model is.
         fit: how images of another size are brought to the network's: ``crop`` the middle, ``pad`` with black, or
             ``stretch``; None: as in its training. If those were not resized, such an image is passed over.
-        size: of the images in pixels, 64 or (height, width), where the model does not say it.
+        size: of the images in pixels, 64 or (height, width), where the model does not say it; no other than it says.
         bits: how many bits the values of 16-bit images fill, 9 to 16; None: as in the training.
 
     Returns:
@@ -215,6 +215,9 @@ def _prepared(model: nn.Module, fit: Fit | None, size: Any, bits: int | None) ->
     given = Arrangement(size=size, fit=fit or "crop")  # checks them
     if bits is not None and not 9 <= bits <= 16:
         raise ValueError(f"bits is {bits}: images of 16 bits a channel fill 9 to 16")
+    if found.size and given.size not in (None, found.size):
+        height, width = found.size
+        raise ValueError(f"size: the model's card says so already: its images have {width}x{height} pixels")
     found = replace(found, fit=fit or found.fit, size=given.size or found.size, bits=bits or found.bits)
     if found.size is None:
         raise ValueError("the model does not say the size of its images: say it, like --size 224 (in Python size=224)")

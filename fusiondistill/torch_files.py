@@ -88,8 +88,9 @@ def _check_archive(data: bytes, source: str) -> None:
         raise CheckpointError(f"{source} is an archive of numpy arrays. {_FROM_NUMPY.format(f'np.load({source!r})')}")
     if any(name.startswith("models/") for name in names) and "data.pkl" not in names:
         raise CheckpointError(
-            f"{source} is an archive of torch.export, a program with weights in it. Where you trust it, make a state "
-            "dict of it in Python:" + _TO_STATE.format(f"torch.export.load({source!r})")
+            f"{source} is an archive of torch.export, a program with weights in it: run it with torch.export.load, or "
+            "give the store or the folder that it was exported from. Where you trust it, make a state dict of it in "
+            "Python:" + _TO_STATE.format(f"torch.export.load({source!r})")
         )
     # torch.save does not compress; a compressed part may unpack to a thousand times its size.
     if sum(info.file_size for info in parts) > len(data):

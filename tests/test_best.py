@@ -10,17 +10,23 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
 import fusiondistill
 from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
 from fusiondistill.config_file import parse
 from fusiondistill.report.choice import SCHEMA, Choice, choice_lines, choices
 from fusiondistill.report.methods import Methods
+from fusiondistill_runner.cli import main
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.storage.best import model_place, noted_best
+from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.results import choice_lines as choice_lines_of
 from fusiondistill_runner.views.results import rebuilt
+from fusiondistill_runner.watching.status import status_lines
+from fusiondistill_runner.watching.status_content import status_content
 from running import finished, stages
 from shelf import FOUR
 
@@ -164,9 +170,36 @@ def test_a_store_without_a_best_network_says_what_to_do(store: Path, tmp_path: P
     copy = tmp_path / "copy"
     (copy / "plans").mkdir(parents=True)
     (copy / "plans" / "best.json").write_bytes((store / "plans" / "best.json").read_bytes())
-    with pytest.raises(CheckpointError, match=r"no best/.*Run its config again"):
+    with pytest.raises(CheckpointError, match=r"no best/: its run has not come to its end .*status"):
         model_place(str(copy))
+    plan = unsealed((copy / "plans" / "best.json").read_bytes(), "")
+    (copy / "plans" / "best.json").write_bytes(sealed({**plan, "config": {**plan["config"], "protocol": "paper"},
+                                                       "validated": []}))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"no best/: protocol paper chooses epochs on the test split"):
+        model_place(str(copy))
+    with pytest.raises(CheckpointError, match=r"copy is a store without a best network"):
+        fusiondistill.load_model(copy)
+    del plan["validated"]
+    (copy / "plans" / "best.json").write_bytes(sealed(plan))
+    with pytest.raises(CheckpointError, match="were never validated"):
+        model_place(str(copy))
+    with pytest.raises(CheckpointError, match=r"nowhere does not exist"):
+        plans(Store(tmp_path / "nowhere"))
     assert model_place(str(store / "best")) == str(store / "best")
+
+
+def test_verbs_and_python_say_which_network_a_store_stands_for(store: Path, tmp_path: Path) -> None:
+    facts = noted_best(Store(store))
+    assert facts is not None
+    named = f"{facts['method']}, seed {facts['seed']} ({facts['stage']})"
+    assert f"  best network: {named}, as {store}/best" in status_lines(Store(store))
+    best = status_content(Store(store))["best"]
+    assert best == {**{key: facts[key] for key in ("experiment", "method", "seed", "stage")}, "place": f"{store}/best"}
+    model, own = fusiondistill.load_model(store), fusiondistill.load_model(store / facts["stage"])
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), own.parameters(), strict=True))
+    Image.new("RGB", own.preparation.size[::-1]).save(tmp_path / "a.png")
+    done = CliRunner().invoke(main, ["predict", str(store), str(tmp_path)])
+    assert done.exit_code == 0 and f"{named}, the store's best network\n" in done.stderr, done.output
 
 
 def test_a_note_that_is_not_that_of_its_stage_counts_for_nothing(store: Path, tmp_path: Path) -> None:

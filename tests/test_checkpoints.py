@@ -24,6 +24,7 @@ from fusiondistill.checkpoints import (
     commit,
     digest,
     new_attempt,
+    open_location,
     read_file,
     read_manifest,
     write_file,
@@ -96,13 +97,21 @@ def test_a_damaged_byte_anywhere_is_found_and_named(tmp_path: Path) -> None:
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("hello")
+    commit(*open_location(tmp_path / "judged"), {}, {"kind": "evaluate", "inputs": {"model": "base-1"}}, "a")
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    for name in ("text.txt", "x.yaml", "x.onnx"):
+        (tmp_path / name).write_text("experiment: hello")
     (tmp_path / "cut.safetensors").write_bytes(b"\x05\x00")
     for name, message in {
         "nowhere": "no such checkpoint",
         "nowhere.pt": "no such checkpoint",
-        "empty": "holds no manifest.json",
-        "text.txt": "neither a file of torch.save nor of safetensors",
+        "empty": "is an empty folder",
+        ".": "holds no manifest.json and no model",
+        "judged": r"is an evaluation, which holds no network; it judged: base-1$",
+        "text.txt": "is a text file, neither a file of torch.save nor of safetensors",
+        "x.yaml": "is a YAML file, .* A config is no model",
+        "x.onnx": "is an ONNX file, .* run it with onnxruntime",
+        "x.jpg": "is an image, .* The model stands first",
         "cut.safetensors": "no intact safetensors file",
     }.items():
         with pytest.raises(CheckpointError, match=message):

@@ -81,7 +81,7 @@ def test_the_cost_is_in_device_hours(tmp_path: Path) -> None:
 
 def test_prune_takes_what_no_plan_needs_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    with pytest.raises(CheckpointError, match="is no store"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         unneeded(store)
     assert not (tmp_path / "store").exists()
     seconds = {"train": 1.0, "fuse": 1.0, "evaluate": 1.0, "validate": 1.0, "search": 1.0}

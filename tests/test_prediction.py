@@ -200,6 +200,8 @@ def test_an_image_of_another_size_is_no_answer(made: Made, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="--size 224"):
         bare.predict(tmp_path)
     assert len(bare.predict(tmp_path, size=16, fit="pad")) == 2
+    with pytest.raises(ValueError, match="card says so already: its images have 16x16"):
+        model.predict(tmp_path, size=24)
 
 
 def test_files_folders_patterns_and_lists(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +223,8 @@ def test_files_folders_patterns_and_lists(made: Made, tmp_path: Path, monkeypatc
     assert read("a/[x].png") == ["a/[x].png"] and read("a/[0-9].png", "?c.png") == ["a/1.png", "=c.png"]
     assert read("**/*.[pP][nN][gG]") == ["=c.png", "a/1.png", "a/[x].png", "a/b/2.PNG"]
     assert read("a/.hidden/*", f"{tmp_path}/?c.png") == ["a/.hidden/3.png", f"{tmp_path}/=c.png"]
+    twice = command(model, "plain", "./plain", "plain")
+    assert len(twice.stdout.splitlines()) == 2 and "given twice, and read once: 2 files" in twice.stderr
     assert read("-", given="a/1.png\r\n\nplain\n") == ["a/1.png", "plain"]
     assert read("-", given="a\0plain\0gone\0", code=1) == ["a/1.png", "a/[x].png", "a/b/2.PNG", "plain"]
     assert (
@@ -255,7 +259,11 @@ def test_wrong_input_is_named_before_anything_is_done(made: Made, tmp_path: Path
         ((model, photos, "--out", tmp_path), "not 'without a suffix'"),
         ((model, tmp_path / "gone"), "there is no such file or folder"),
         ((model, tmp_path / "*.png"), "no image fits this pattern"),
-        ((model, tmp_path / "empty"), "there is no image to read"),
+        ((model, tmp_path / "empty"), f"{tmp_path}/empty: there is no image to read. Read are .jpg, .png"),
+        ((model, "-"), "the list: there is no image to read"),
+        ((tmp_path / "gone", photos, "--out", there), "is there already"),
+        ((model, photos, "--size", 16, "--classes", "a,b"), "its card says so already: do not give classes, size"),
+        ((photos / "test" / "owl" / "0.jpg", model), "is an image, neither"),
         ((model, photos, "--device", "nowhere"), "nowhere"),
         ((there, photos), "neither a file of torch.save nor of safetensors"),
         ((tmp_path / "gone.safetensors", photos), "no such checkpoint"),

@@ -81,7 +81,7 @@ def test_one_store_is_reported_where_it_lies_or_where_it_is_told(stores: list[st
     ("arguments", "said"),
     [
         (["{a}", "{a}/"], "given twice"),
-        (["{a}", "{a}/../nowhere"], "is no store"),
+        (["{a}", "{a}/../nowhere"], "does not exist"),
         (["{a}", "{b}", "--out", "{a}/results.parquet"], "takes a directory"),
         ([], "Missing argument"),
     ],

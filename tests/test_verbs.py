@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fusiondistill_runner.cli import main
+from fusiondistill_runner.command import _guard, _terminate
+from fusiondistill_runner.session import _fitting
 from running import fusiondistill
 
 PLUGIN = """
@@ -171,3 +173,24 @@ def test_mistakes_of_evaluates_options_name_the_option(tmp_path: Path) -> None:
         assert line in said.output, said.output
     said = CliRunner().invoke(main, ["evaluate", str(tmp_path / "m.pt"), "--data", "digit"])
     assert said.exit_code == 2 and "  --data digit: no data set 'digit'; did you mean 'digits'?" in said.output
+
+
+@pytest.mark.parametrize("nothing_left", [False, True])
+def test_an_interrupted_verb_says_what_it_leaves(nothing_left: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="75"):
+        _guard(lambda: _terminate(), nothing_left=nothing_left)
+    assert ("nothing was written" in capsys.readouterr().err) == nothing_left
+
+
+def test_a_slip_in_the_kind_of_a_list_is_told() -> None:
+    done = CliRunner().invoke(main, ["list", "confg"])
+    assert done.exit_code == 2 and "config" in done.stderr.replace("'confg'", ""), done.stderr
+
+
+def test_names_are_shown_whole() -> None:
+    assert _fitting(["a-b", "c-d"], 8) == "a-b, c-d" and _fitting(["a-b", "c-d", "e"], 10) == "a-b, ..."
+
+
+def test_an_empty_folder_is_called_so(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["data", "check", str(tmp_path)])
+    assert done.exit_code == 2 and f"{tmp_path}: is an empty folder" in done.stderr, done.stderr

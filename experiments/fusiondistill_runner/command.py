@@ -66,13 +66,14 @@ class _Command(click.Command):
 
 
 def verb(
-    name: str, example: str, group: click.Group | None = None, *, reads: bool = False
+    name: str, example: str, group: click.Group | None = None, *, reads: bool = False, whole: bool = False
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """A command of a group (:data:`main`) with an example in its help and errors as exit codes.
 
     Args:
         reads: the command only prints: it ends quietly when the reader of its output leaves (``| head``). Any other
             command goes on without output.
+        whole: the command writes what it is asked for at its end, or nothing.
     """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
@@ -81,7 +82,7 @@ def verb(
             _outlive_reader("stderr")
             if not reads:
                 _outlive_reader("stdout")
-            return _guard(functools.partial(function, *args, **kwargs))
+            return _guard(functools.partial(function, *args, **kwargs), nothing_left=reads or whole)
 
         return (group or main).command(name, cls=_Command, epilog=example)(guarded)
 
@@ -124,8 +125,12 @@ def _outlive_reader(name: str) -> None:
     setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True))
 
 
-def _guard(call: Callable[[], Any]) -> Any:
-    """Turn the errors that a user can cause into one clear message and exit code 2."""
+def _guard(call: Callable[[], Any], *, nothing_left: bool) -> Any:
+    """Turn the errors that a user can cause into one clear message and exit code 2.
+
+    Args:
+        nothing_left: an interruption leaves nothing behind, from which the same command would go on.
+    """
     try:
         _check_names()
         return call()
@@ -135,7 +140,8 @@ def _guard(call: Callable[[], Any]) -> Any:
         if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
             _blame(stop)
             raise
-        click.echo("\ninterrupted: what is stored stays; start the same command again to go on", err=True)
+        left = "nothing was written" if nothing_left else "what is stored stays; start the same command again to go on"
+        click.echo(f"\ninterrupted: {left}", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # of a command that only prints: its reader has read enough
         _silence(sys.stdout.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import textwrap
+from itertools import accumulate
 from typing import Any
 
 import click
@@ -139,9 +139,16 @@ def summary_lines(prepared: Any) -> list[str]:
     for kind in dict.fromkeys(stage.kind for stage in prepared.plan.stages):
         own = [stage for stage in prepared.plan.stages if stage.kind == kind]
         stored = sum(stage.digest in prepared.stored for stage in own)
-        names = ", ".join(dict.fromkeys(stage.name.removeprefix(f"{kind}-") for stage in own))
-        lines.append(f"  {kind:8}  {len(own):6,}  {stored:6,}  {textwrap.shorten(names, 52, placeholder=' ...')}")
+        names = list(dict.fromkeys(stage.name.removeprefix(f"{kind}-") for stage in own))
+        lines.append(f"  {kind:8}  {len(own):6,}  {stored:6,}  {_fitting(names, 52)}")
     return lines
+
+
+def _fitting(names: list[str], width: int) -> str:
+    """Whole names, as many as a width takes; at least one."""
+    ends = accumulate(len(name) + len(", ") for name in names)
+    fit = sum(end + len(" ...") <= width for end in ends) if len(", ".join(names)) > width else len(names)
+    return ", ".join(names[: max(1, fit)]) + (", ..." if max(1, fit) < len(names) else "")
 
 
 def stage_lines(prepared: Any) -> list[str]:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from fusiondistill.data.decoding import SUFFIXES
@@ -45,16 +46,20 @@ class FoundImages:
     Attributes:
         files: their paths as they were given, or below a folder that was; each file once, in order.
         left_out: suffix -> how many files of folders and patterns were left out, since they are no images by it.
+        again: how many times a file was met that was there already.
     """
 
     files: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    again: int = 0
 
     @property
     def note(self) -> str:
-        """What is left out, in a sentence; "" where nothing is."""
+        """What is left out, in a line; "" where nothing is."""
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in self.left_out.most_common())
-        return told and f"left out are files that are no images by their suffix: {told}"
+        parts = [told and f"left out are files that are no images by their suffix: {told}"]
+        parts.append(f"given twice, and read once: {self.again:,} files" if self.again else "")
+        return "; ".join(filter(None, parts))
 
 
 def find_images(given: Iterable[str | Path], *, listed: Iterable[str] = ()) -> FoundImages:
@@ -69,19 +74,20 @@ def find_images(given: Iterable[str | Path], *, listed: Iterable[str] = ()) -> F
         DataError: one is not there, a pattern fits no image, a folder cannot be read, or there is no image at all.
     """
     found, taken = FoundImages(), dict[str, str]()
-    for one in given:
-        for path in _images(os.path.expanduser(one), found):
-            taken.setdefault(os.path.abspath(path), path)
-    for one in listed:
-        for path in _below(one, found, set()) if os.path.isdir(one) else [one]:
-            taken.setdefault(os.path.abspath(path), path)
+    where = [str(one) for one in given]
+    ways = [_images(os.path.expanduser(one), found) for one in where]
+    ways += [_below(one, found, set()) if os.path.isdir(one) else iter([one]) for one in listed]
+    for path in chain.from_iterable(ways):
+        found.again += os.path.abspath(path) in taken
+        taken.setdefault(os.path.abspath(path), path)
     found.files = list(taken.values())
     if not found.files:
-        raise DataError(f"there is no image to read{f': {found.note}' if found.note else ''}. {READ}")
+        named = ", ".join(where[:5]) + (", ..." if len(where) > 5 else "") or "the list"
+        raise DataError(f"{named}: there is no image to read{f': {found.note}' if found.note else ''}. {READ}")
     return found
 
 
-READ = f"Read are {' '.join(sorted(SUFFIXES))}; a file that is given by its own name may have any suffix."
+READ = f"Read are .jpg, .png, .webp and {len(SUFFIXES) - 3} more suffixes; a file that is given by its own name may have any."
 
 
 def _images(text: str, found: FoundImages) -> Iterator[str]:

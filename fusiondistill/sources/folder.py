@@ -53,7 +53,7 @@ def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
     if not splits and cut and not _WORDS.issuperset(map(str.lower, (whole := _Split("train", base)).filled())):
         splits = {"train": whole}
     if not splits:
-        raise DataError(_no_split(base))
+        raise DataError(_no_split(base) if any(base.iterdir()) else f"{base}: is an empty folder; {EXPECTED}.")
     files = {name: path for split in splits.values() for name, path in split.files.items()}
     notes += [note for split in splits.values() for note in split.notes]
     if not files:

@@ -209,7 +209,7 @@ def test_damage_of_every_kind_is_named_and_made_again(undisturbed: tuple[Path, P
     for path in (model, manifest):
         assert f"damaged, will be made again: {path} is damaged" in mended.stderr
     assert same_as(reference, Store(store))
-    with pytest.raises(CheckpointError, match="is no store"):  # not one that was never there
+    with pytest.raises(CheckpointError, match="does not exist"):  # not one that was never there
         from fusiondistill_runner.storage.noted_plans import plans
 
         plans(Store(tmp_path / "nowhere"))

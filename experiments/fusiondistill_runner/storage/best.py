@@ -8,11 +8,15 @@ from typing import Any
 
 from fusiondistill import NAME, checkpoints
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.config import chosen_by
 from fusiondistill.plugins import COPY
-from fusiondistill_runner.storage.noted_plans import holds_plans
+from fusiondistill_runner.storage.noted_plans import holds_plans, plans
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["BEST", "FACTS", "best_place", "forget_best", "has_best", "keep_best", "model_place", "noted_best"]
+__all__ = [
+    "BEST", "FACTS", "best_place", "forget_best", "has_best", "keep_best", "model_place", "named_best", "noted_best",
+    "why_none",
+]  # fmt: skip
 
 BEST = "best"
 FACTS = "best.json"
@@ -72,6 +76,26 @@ def noted_best(store: Store) -> dict[str, Any] | None:
     return content if of_stage.get("sha256") == content["sha256"] else None
 
 
+def named_best(store: Store) -> str:
+    """Which network the best one is, in words; "" where the store has none that it can name."""
+    noted = noted_best(store)
+    return f"{noted['method']}, seed {noted['seed']} ({noted['stage']})" if noted else ""
+
+
+def why_none(plan: Mapping[str, Any]) -> str:
+    """Why no network of an experiment stands for choice; "" where some do."""
+    if plan.get("validated"):
+        return ""
+    config = plan["config"]
+    if "validated" not in plan:
+        return "its rows were never validated (run the config again)"
+    if chosen_by(config.get("select"), config["protocol"]) == "test":
+        return f"protocol {config['protocol']} chooses epochs on the test split, so no split is left to choose by"
+    if all(method["form"] == "file" for method in plan["methods"]):
+        return ""  # checkpoints that are evaluated
+    return "no validation images are held out (data.validation), or no row is one network"
+
+
 def has_best(store: Store) -> bool:
     """Whether weights lie under the stable name."""
     return bool(store.filesystem.get_file_info(store.path(BEST, checkpoints.MODEL)).is_file)
@@ -89,9 +113,19 @@ def model_place(text: str) -> str:
     if not holds_plans(store):
         return text
     if not has_best(store):
+        reasons = {plan["experiment"]: _why_not_yet(text, plan) for plan in plans(store)}
+        one = len(set(reasons.values())) == 1
+        said = [*reasons.values()][:1] if one else [f"{name}: {why}" for name, why in [*reasons.items()][:5]]
         raise CheckpointError(
-            f"{text} has no {BEST}/: no row of it is finished, its stages were made before there were validations, or "
-            f"its protocol leaves no validation images. Run its config again (`{NAME} run`), or give the directory of "
-            "one stage that trained or merged a network"
+            f"{text} has no {BEST}/: {'; '.join(said)}. Or give the directory of one stage that made a network"
         )
     return best_place(store)
+
+
+def _why_not_yet(text: str, plan: Mapping[str, Any]) -> str:
+    """Why an experiment has left no best network in a store."""
+    if why := why_none(plan):
+        return why
+    if plan.get("validated"):
+        return f"its run has not come to its end (`{NAME} status {text}` says what is missing; run its config again)"
+    return "it evaluates files that lie elsewhere, and trains no network"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fusiondistill.checkpoints import CheckpointError, sealed, unsealed
@@ -101,6 +102,8 @@ def plans(store: Store) -> list[dict[str, Any]]:
     """
     store = store.glance()
     names = _names(store)
+    if not names and not (store.is_there() or Path(store.root).exists()):
+        raise CheckpointError(f"{store.location} does not exist: give the store of a run")
     if not names:
         raise CheckpointError(f"{store.location} is no store: it holds no plans/*.json; a run makes one")
     contents = []

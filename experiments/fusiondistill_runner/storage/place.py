@@ -38,9 +38,10 @@ class Place:
         self.remote = not locations.is_local(self.filesystem)
         self.location = str(location) if self.remote or "://" not in str(location) else self.root
         self.check_held: Callable[[], None] = _nothing
-        self.began_there = self._there()
+        self.began_there = self.is_there()
 
-    def _there(self) -> bool:
+    def is_there(self) -> bool:
+        """Whether the store's directory is there; of a bucket this is not asked."""
         return self.remote or Path(self.root).is_dir()
 
     def check_there(self) -> None:
@@ -49,7 +50,7 @@ class Place:
         Raises:
             FileNotFoundError: it is not there.
         """
-        if not self._there():
+        if not self.is_there():
             raise FileNotFoundError(f"{self.location} is gone: was it moved, or its disk unmounted?")
 
     def _check_still_there(self) -> None:

@@ -14,6 +14,7 @@ from fusiondistill_runner.command import FAILED, plugin_option, verb
     "fusiondistill export runs/quickstart --out model.onnx\n"
     "fusiondistill export runs/quickstart/base-0123456789abcdef --out model.pt2\n"
     "fusiondistill export model.safetensors --out my-model/",
+    whole=True,
 )
 @click.argument("model")
 @click.option("--out", required=True, metavar="FILE.onnx|FILE.pt2|FOLDER", help="What to write, told by its name.")

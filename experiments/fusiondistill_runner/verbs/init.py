@@ -11,6 +11,7 @@ from fusiondistill_runner.command import local_option, told_as_options, verb
     "init",
     "fusiondistill init photos/\nfusiondistill init photos/ --budget 1h30m --out mine.yaml --degradation jpeg"
     " --degradation blur",
+    whole=True,
 )
 @click.argument("path")
 @click.option("--budget", default="1h", show_default=True, metavar="TIME", help="What a run may take: 90s, 1h30m, 2d.")

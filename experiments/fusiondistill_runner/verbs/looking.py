@@ -48,7 +48,7 @@ def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[st
             click.echo(line)
 
 
-@verb("degrade", "fusiondistill degrade photo.jpg --out grid.png")
+@verb("degrade", "fusiondistill degrade photo.jpg --out grid.png", whole=True)
 @click.argument("image")
 @click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
-from fusiondistill.config import chosen_by
 from fusiondistill.report.choice import SCHEMA, Choice
 from fusiondistill_runner.planning.specs import ValidateSpec
-from fusiondistill_runner.storage.best import best_place, has_best, keep_best, noted_best
+from fusiondistill_runner.storage.best import best_place, has_best, keep_best, noted_best, why_none
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.validate import CLEAN
 
@@ -26,7 +25,7 @@ def judged_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for plan in plans:
         named = {"experiment": plan["experiment"], "model": plan["config"]["model"]["name"]}
-        rows += [{**named, "why": why}] if (why := _why_none(plan)) else []
+        rows += [{**named, "why": why}] if (why := why_none(plan)) else []
         rows += [{**named, **one, **_counts(store, one["directory"])} for one in plan.get("validated") or ()]
     noted = (noted_best(store) or {}).get("stage") if has_best(store) else None
     for row in rows:
@@ -34,20 +33,6 @@ def judged_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
             row["place"] = best_place(store) if row["network"] == noted else store.shown(row["network"])
             row |= _needs(store, row["network"]) if row.get("seen") else {}
     return pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in SCHEMA.items()})
-
-
-def _why_none(plan: Mapping[str, Any]) -> str:
-    """Why no network of an experiment stands for choice; "" where some do."""
-    if plan.get("validated"):
-        return ""
-    config = plan["config"]
-    if "validated" not in plan:
-        return "its rows were never validated (run the config again)"
-    if chosen_by(config.get("select"), config["protocol"]) == "test":
-        return f"protocol {config['protocol']} chooses epochs on the test split, so no split is left to choose by"
-    if all(method["form"] == "file" for method in plan["methods"]):
-        return ""  # checkpoints that are evaluated
-    return "no validation images are held out (data.validation), or no row is one network"
 
 
 def _counts(store: Store, directory: str) -> dict[str, int]:

@@ -10,7 +10,8 @@ from typing import IO, Any
 
 import click
 
-from fusiondistill_runner.storage.best import model_place
+from fusiondistill_runner.storage.best import model_place, named_best
+from fusiondistill_runner.storage.store import Store
 
 __all__ = ["predict_files"]
 
@@ -48,17 +49,23 @@ def predict_files(
         DataError, CheckpointError, OutError, ValueError: the input is wrong. Nothing is written.
     """
     from fusiondistill import prediction_table
-    from fusiondistill.checkpoints import load_model
     from fusiondistill.data.finding import find_images
+
+    if out is not None:
+        prediction_table.check_out(out, (), force=force)
+    listed = _listed(sys.stdin.buffer) if STDIN in paths else []
+    found = find_images([path for path in paths if path != STDIN], listed=listed)
+    place = model_place(model)
+    from fusiondistill.checkpoints import load_model
     from fusiondistill.plugins import load_plugins, read_plugins
     from fusiondistill.prediction import Failure, Predictor
 
     load_plugins(read_plugins(plugins))
-    listed = _listed(sys.stdin.buffer) if STDIN in paths else []
-    found = find_images([path for path in paths if path != STDIN], listed=listed)
     if found.note:
         click.echo(f"note: {found.note}", err=True)
-    classifier = load_model(model_place(model), **(told or {}))
+    classifier = load_model(place, **(told or {}))
+    if place != model:
+        click.echo(", ".join(filter(None, (named_best(Store(model)), "the store's best network"))), err=True)
     if out is not None:
         prediction_table.check_out(out, classifier.classes, force=force)
     predictor = Predictor(classifier, device=device or _best_device(), **options)

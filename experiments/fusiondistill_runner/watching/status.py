@@ -12,6 +12,7 @@ from typing import Any
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.report.words import counted
 from fusiondistill_runner.planning.specs import JUDGING
+from fusiondistill_runner.storage.best import BEST, FACTS, named_best
 from fusiondistill_runner.storage.noted_plans import holds_plans, plans
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
 from fusiondistill_runner.views.networks import left_over, networks
@@ -158,6 +159,8 @@ def status_lines(store: Store) -> list[str]:
                 lines.append(f"  {_name(stage)}: {seen.state(directory)}")
         lines += [f"  {label}: {at} is the table's" for label, name, _, at in networks(plan) if name in others]
     lines += [f"  {one}: of other settings, in no table" for left in others.values() for one in left]
+    if best := named_best(store.glance(MANIFEST, FACTS)):
+        lines.append(f"  best network: {best}, as {store.shown(BEST)}")
     return [*lines, *(["fusiondistill prune deletes what is in no table"] if others else []), *_mixed(seen)]
 
 

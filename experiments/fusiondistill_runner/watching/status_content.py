@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from fusiondistill.checkpoints import MANIFEST
+from fusiondistill_runner.storage.best import BEST, FACTS, noted_best
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.networks import left_over
 from fusiondistill_runner.watching.status import Seen, StoreWatch
@@ -29,6 +31,7 @@ def status_content(store: Store) -> dict[str, Any]:
       kind -> the same; ``rows``: what each row of its table is; ``stages``: of each ``name``, ``kind``, ``seed``,
       ``directory``, ``state``, ``seconds`` (of a stored one), ``epochs_stored``, ``error`` (last line), and of a
       running one ``worker``, ``since``, and what it said last (``epoch``, ``epochs``, ``loss``, ``validation``).
+    - ``best``: null, or the best network: ``experiment``, ``method``, ``seed``, ``stage``, ``place`` (for ``predict``).
     - ``code``: version of the code -> number of stored stages that it made.
     - ``other_settings``: directories of networks that belong to no table: ``fusiondistill prune`` deletes them.
     """
@@ -43,9 +46,17 @@ def status_content(store: Store) -> dict[str, Any]:
         "device_seconds": seen.device_seconds,
         "run": None if status is None else {key: status.get(key) for key in run},
         "experiments": [_experiment(seen, plan) for plan in seen.plans],
+        "best": _best(store),
         "code": dict(seen.codes),
         "other_settings": [directory for left in others.values() for directory in left],
     }
+
+
+def _best(store: Store) -> dict[str, Any] | None:
+    noted = noted_best(store.glance(MANIFEST, FACTS))
+    if noted is None:
+        return None
+    return {**{key: noted[key] for key in ("experiment", "method", "seed", "stage")}, "place": store.shown(BEST)}
 
 
 def _experiment(seen: Seen, plan: Mapping[str, Any]) -> dict[str, Any]:
