@@ -47,7 +47,9 @@ def no_weights(data: bytes, source: str) -> str:
             f"{source} is an ONNX file, a program with weights in it: run it with onnxruntime, or give the store or "
             "the folder that it was exported from"
         )
-    if data.startswith(_IMAGES):
+    from fusiondistill.data.decoding import SUFFIXES
+
+    if data.startswith(_IMAGES) or suffix in SUFFIXES:
         said = "is an image. The model stands first, then the images (predict MODEL PATH...)"
     elif suffix in (".yaml", ".yml"):
         said = "is a YAML file. A config is no model: run it, and give its store"

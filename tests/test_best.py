@@ -200,6 +200,8 @@ def test_verbs_and_python_say_which_network_a_store_stands_for(store: Path, tmp_
     Image.new("RGB", own.preparation.size[::-1]).save(tmp_path / "a.png")
     done = CliRunner().invoke(main, ["predict", str(store), str(tmp_path)])
     assert done.exit_code == 0 and f"{named}, the store's best network\n" in done.stderr, done.output
+    swapped = CliRunner().invoke(main, ["predict", str(tmp_path / "a.png"), str(store)])
+    assert swapped.exit_code == 2 and "The model stands first" in swapped.stderr
 
 
 def test_a_note_that_is_not_that_of_its_stage_counts_for_nothing(store: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def find_images(given: Iterable[str | Path], *, listed: Iterable[str] = ()) -> F
     return found
 
 
-READ = f"Read are .jpg, .png, .webp and {len(SUFFIXES) - 3} more suffixes; a file that is given by its own name may have any."
+READ = f"Read are .jpg, .png, .webp and {len(SUFFIXES) - 3} more suffixes; a file given by its own name may have any."
 
 
 def _images(text: str, found: FoundImages) -> Iterator[str]:

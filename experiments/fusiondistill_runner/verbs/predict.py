@@ -64,7 +64,7 @@ def predict_verb(
 
     MODEL is a stage directory, a file of weights, or a store, which stands for its best network. PATH is a file, a
     folder with all below it, a quoted pattern, or - for a list on standard input. Files are turned upright and resized
-    as in the training. Exit code 1: files, or all of them, could not be read; they are named, and the rest is done.
+    as in the training. Exit code 1: one file could not be read, some, or all; each is named, and the rest is done.
     """
     from fusiondistill_runner.views.predictions import predict_files
 

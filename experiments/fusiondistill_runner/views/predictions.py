@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -49,8 +50,13 @@ def predict_files(
         DataError, CheckpointError, OutError, ValueError: the input is wrong. Nothing is written.
     """
     from fusiondistill import prediction_table
+    from fusiondistill.checkpoints import CheckpointError
+    from fusiondistill.data.decoding import SUFFIXES
     from fusiondistill.data.finding import find_images
+    from fusiondistill.no_models import no_weights
 
+    if Path(model).suffix.lower() in SUFFIXES:  # said before the network behind it is taken for a folder of images
+        raise CheckpointError(no_weights(b"", model))
     if out is not None:
         prediction_table.check_out(out, (), force=force)
     listed = _listed(sys.stdin.buffer) if STDIN in paths else []
