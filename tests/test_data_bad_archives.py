@@ -161,7 +161,7 @@ def test_a_damaged_zip(tmp_path):
 def test_a_folder_with_mistakes(tmp_path):
     fails("needs a root", name="folder")
     fails("no such folder", name="folder", root=tmp_path / "nowhere")
-    fails("no folder called train or test", "root/train/<class>", name="folder", root=tmp_path)
+    fails("is an empty folder", "root/train/<class>", name="folder", root=tmp_path)
     for name in ("train/cat/0.png", "train/dog/0.png", "test/cow/0.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(png())
