@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, checkpoint_digest
-from fusiondistill.exporting import ExportError, Results, Trained, check_target, export, form_of, size_of
+from fusiondistill.exporting import Results, Trained, check_target, export, form_of, size_of
 from fusiondistill.report.answers import ONE_CLASS
 from fusiondistill.report.grid import escaped, markdown_grid
 from fusiondistill.report.groups import Group, Row
@@ -59,8 +59,6 @@ def export_network(
     load_plugins(read_plugins(plugins))
     given, model = model, model_place(model)
     home = home_of(model)
-    if home:
-        _check_network(*home)
     if model != given:
         tell(f"network: {_stood_for(*home) if home else model}")
     state, card = load_checkpoint(model)
@@ -142,19 +140,6 @@ def home_of(model: str) -> tuple[Store, str] | None:
         return store, directory
     except (CheckpointError, OSError):
         return None
-
-
-def _check_network(store: Store, directory: str) -> None:
-    """Refuse a stage that holds no network, and name those that it used."""
-    manifest = store.manifest_of(directory)
-    if manifest is None or "model.safetensors" in manifest["files"]:
-        return
-    used = sorted(set(manifest.get("inputs", {}).values()))
-    several = "an ensemble's answer is not one network; " if len(used) > 1 else ""
-    raise ExportError(
-        f"{store.shown(directory)} holds no network ({manifest.get('kind')}): {several}give one of what it was made "
-        f"from: {', '.join(store.shown(one) for one in used) or 'nothing'}"
-    )
 
 
 def _plans_with(store: Store, directory: str) -> list[dict[str, Any]]:
