@@ -164,12 +164,12 @@ def test_a_table_that_claims_to_be_huge_is_not_read(shelf: Shelf) -> None:
 
 def test_a_changed_figure_of_the_paired_tests_is_not_taken_over(shelf: Shelf) -> None:
     """Written by pyarrow, so that the file itself is sound: its digest tells."""
-    sound: Any = results._before(shelf.store, "comparisons")
+    sound: Any = results.kept_table(shelf.store, "comparisons")
     lie = sound.set_column(sound.schema.get_field_index("p"), "p", pa.array([0.0] * len(sound)))
     assert lie.schema.metadata == sound.schema.metadata and not lie.equals(sound)
     shelf.store.write(parquet_bytes(lie), "comparisons.parquet")
     results.write_results(shelf.store)
-    assert results._before(shelf.store, "comparisons").equals(sound)  # type: ignore[union-attr]
+    assert results.kept_table(shelf.store, "comparisons").equals(sound)  # type: ignore[union-attr]
 
 
 def test_every_byte_of_a_plan(shelf: Shelf) -> None:

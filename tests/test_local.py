@@ -255,7 +255,7 @@ def test_a_network_is_exported_with_its_results(tmp_path: Path) -> None:
     assert f", seed {chosen['seed']} ({chosen['stage']}), the store's best" in best.stdout
     assert best.returncode == 0 and f"experiment here, seed {chosen['seed']}" in (out / "README.md").read_text()
     no_network = fusiondistill("export", str(base), "--out", str(tmp_path / "m.pt2"), cache=cache)
-    assert no_network.returncode == 2 and "base-" in no_network.stderr.partition("made from")[2]
+    assert no_network.returncode == 2 and "base-" in no_network.stderr.partition("it judged")[2]
 
 
 NOISY = """

@@ -159,7 +159,7 @@ def status_lines(store: Store) -> list[str]:
                 lines.append(f"  {_name(stage)}: {seen.state(directory)}")
         lines += [f"  {label}: {at} is the table's" for label, name, _, at in networks(plan) if name in others]
     lines += [f"  {one}: of other settings, in no table" for left in others.values() for one in left]
-    if best := named_best(store.glance(MANIFEST, FACTS)):
+    if best := named_best(store.glance(FACTS)):
         lines.append(f"  best network: {best}, as {store.shown(BEST)}")
     return [*lines, *(["fusiondistill prune deletes what is in no table"] if others else []), *_mixed(seen)]
 

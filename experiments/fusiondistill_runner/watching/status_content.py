@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from fusiondistill.checkpoints import MANIFEST
 from fusiondistill_runner.storage.best import BEST, FACTS, noted_best
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.networks import left_over
@@ -53,7 +52,7 @@ def status_content(store: Store) -> dict[str, Any]:
 
 
 def _best(store: Store) -> dict[str, Any] | None:
-    noted = noted_best(store.glance(MANIFEST, FACTS))
+    noted = noted_best(store.glance(FACTS))
     if noted is None:
         return None
     return {**{key: noted[key] for key in ("experiment", "method", "seed", "stage")}, "place": store.shown(BEST)}
