@@ -195,4 +195,4 @@ evaluation: {every: 50}
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     assert "RAY_TMPDIR" not in environment(cache)
     done = fusiondistill("run", str(config), "--store", str(place / "store"), cache=cache)
-    assert done.returncode == 0 and "2 stages done" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "3 stages done" in done.stdout, done.stdout + done.stderr

@@ -38,7 +38,7 @@ def finished(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     config.write_text(CONFIG)
     done = fusiondistill("run", str(config), "--store", store, cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 stages done" in done.stdout
+    assert "6 stages done" in done.stdout
     assert "report: s3://shelf/runs/first/report/index.html" in done.stdout
     return config, Store(store), cache
 
@@ -65,14 +65,14 @@ def test_what_is_stored_is_found_by_every_verb(bucket: Bucket, finished: tuple[P
     assert page is not None and len(page) > 10_000
     before = len(bucket.requests())
     again = fusiondistill("run", str(config), "--store", store.location, cache=cache)
-    assert again.returncode == 0 and "4 stages, 4 stored, nothing to do" in again.stdout, again.stderr
+    assert again.returncode == 0 and "6 stages, 6 stored, nothing to do" in again.stdout, again.stderr
     assert len(bucket.requests()) - before < 110  # few of them one after another
     weights = [r for r in bucket.requests()[before:] if "safetensors" in r["path"]]
     assert not weights  # nobody downloads them to say so
     plan = fusiondistill("plan", str(config), "--stages", "--store", store.location, cache=cache)
     assert plan.returncode == 0 and plan.stdout.count("  stored   ") == 4
     status = fusiondistill("status", store.location, cache=cache)
-    assert "4 of 4 stages stored in s3://shelf/runs/first" in status.stdout
+    assert "6 of 6 stages stored in s3://shelf/runs/first" in status.stdout
     store.filesystem.delete_file(store.path("report", "index.html"))
     report = fusiondistill("report", store.location, cache=cache)
     assert report.returncode == 0 and store.read_raw("report", "index.html") is not None

@@ -46,14 +46,15 @@ def test_what_points_share_is_done_once_and_in_few_fits(swept: tuple[Path, Path,
     assert len(stages(store, "fusiondistill")) == 6  # one per seed and point
     total = len(list(store.glob("*/manifest.json")))
     # 5 levels of 60 images in pieces of at most 180 images: JPEG 2 pieces, the others 1.
-    assert len(stages(store, "evaluate")) == total - 30 == (3 + 3 + 6) * (2 + 1 + 1 + 1)
+    assert len(stages(store, "evaluate")) == total - 30 - (3 + 3 + 6) == (3 + 3 + 6) * (2 + 1 + 1 + 1)
+    assert len(stages(store, "validate")) == 3 + 3 + 6
     found = re.search(r"(\d+) stages done in (\d+) Ray Train fits", output)
     assert found and int(found[1]) == total and int(found[2]) <= 4
-    assert "2 experiments, 90 stages" in output
+    assert "2 experiments, 102 stages" in output
     plans = {path.stem: json.loads(path.read_text()) for path in (store / "plans").glob("*.json")}
     assert set(plans) == {"few.0", "few.0.5"}
     shared = [{stage["directory"] for stage in plan["stages"]} for plan in plans.values()]
-    assert len(shared[0] & shared[1]) == 30 - 6 + (3 + 3) * 5
+    assert len(shared[0] & shared[1]) == 30 - 6 + (3 + 3) * (5 + 1)
     assert {level for m, s, d, level in counts(store) if (m, s, d) == ("vanilla", 0, "jpeg")} == {1, 26, 51, 76, 101}
 
 
@@ -65,8 +66,8 @@ def test_a_second_start_finds_everything_and_a_wider_sweep_only_the_rest(
     assert again.returncode == 0 and "nothing to do" in again.stdout
     wider = ("plan", str(config), "--store", str(store), "--set", "sweep={fusiondistill.loss.kd: [0, 0.5, 1]}")
     planned = fusiondistill(*wider, cache=cache)
-    assert "3 experiments, 108 stages, 90 stored, 18 to do" in planned.stdout
-    assert "18 stages to do: 3 train, 15 evaluate" in planned.stdout and "device-minutes" in planned.stdout
+    assert "3 experiments, 123 stages, 102 stored, 21 to do" in planned.stdout
+    assert "21 stages to do: 3 train, 15 evaluate, 3 validate" in planned.stdout and "device-minutes" in planned.stdout
 
 
 def test_a_point_is_an_experiment_like_any_other(swept: tuple[Path, Path, Path, str]) -> None:
