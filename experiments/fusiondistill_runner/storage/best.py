@@ -23,11 +23,14 @@ FACTS = "best.json"
 _NOTED = {"experiment": str, "method": str, "seed": int, "stage": str, "sha256": str}
 
 
-def keep_best(store: Store, directory: str, facts: Mapping[str, Any]) -> bool:
+def keep_best(store: Store, directory: str, facts: Mapping[str, Any], seen: Store) -> bool:
     """Lay the weights of a stage under the stable name, then note what they are.
 
     The copy carries its card. The source of a plugin that the network needs lies beside it. A reader between the two
     writes finds weights with another digest than the noted one.
+
+    Args:
+        seen: a snapshot of the store; weights of a bucket that lie there already are not read.
 
     Returns:
         Whether another network lay there, or none.
@@ -35,17 +38,37 @@ def keep_best(store: Store, directory: str, facts: Mapping[str, Any]) -> bool:
     Raises:
         CheckpointError: the stage is not stored, or its weights are damaged.
     """
-    data = store.read_from(directory, checkpoints.MODEL)
-    content = {**facts, "stage": directory, "sha256": checkpoints.digest(data)}
-    if noted_best(store) == content and store.read_raw(BEST, checkpoints.MODEL) == data:
+    manifest = seen.manifest_of(directory) or {"files": {}}
+    if checkpoints.MODEL not in manifest["files"]:
+        raise CheckpointError(f"{store.shown(directory)} is not stored")
+    entry = manifest["files"][checkpoints.MODEL]
+    content = {**facts, "stage": directory, "sha256": entry["sha256"]}
+    if noted_best(seen) == content and _lies_there(seen, entry):
         return False
-    manifest = store.manifest_of(directory) or {"files": {}}
+    data = store.read_from(directory, checkpoints.MODEL)
     for name in manifest["files"]:
         if name.startswith(COPY):
             store.write(store.read_from(directory, name), BEST, name)
     store.write(data, BEST, checkpoints.MODEL)
     store.write(checkpoints.sealed(content), BEST, FACTS)
     return True
+
+
+def _lies_there(seen: Store, entry: Mapping[str, Any]) -> bool:
+    """Whether the weights of a manifest's entry lie under the stable name; in a bucket the size tells."""
+    if seen.remote:
+        return bool(_size(seen) == entry["bytes"])
+    return checkpoints.digest(seen.read_raw(BEST, checkpoints.MODEL) or b"") == entry["sha256"]
+
+
+def _size(store: Store) -> int | None:
+    """Bytes of the weights under the stable name; None where there are none. A snapshot knows without a request."""
+    path = store.path(BEST, checkpoints.MODEL)
+    sizes = getattr(store.filesystem, "sizes", None)
+    if sizes is not None:
+        return sizes.get(path)
+    info = store.filesystem.get_file_info(path)
+    return info.size if info.is_file else None
 
 
 def forget_best(store: Store) -> None:
@@ -98,7 +121,7 @@ def why_none(plan: Mapping[str, Any]) -> str:
 
 def has_best(store: Store) -> bool:
     """Whether weights lie under the stable name."""
-    return bool(store.filesystem.get_file_info(store.path(BEST, checkpoints.MODEL)).is_file)
+    return _size(store) is not None
 
 
 def model_place(text: str) -> str:

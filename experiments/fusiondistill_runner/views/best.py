@@ -54,11 +54,14 @@ def _needs(store: Store, network: str) -> dict[str, Any]:
     return {"any_size": bool(card.get("fit")), "plugin": (card.get("plugin") or {}).get("file") or ""}
 
 
-def keep_choice(store: Store, found: Sequence[Choice], experiments: Collection[str] | None = None) -> bool:
+def keep_choice(
+    store: Store, found: Sequence[Choice], experiments: Collection[str] | None = None, *, seen: Store
+) -> bool:
     """Lay the chosen network under its stable name.
 
     Args:
         experiments: those of this run; the first choice with one of them counts. None: the only choice counts.
+        seen: a snapshot of the store.
 
     Returns:
         Whether another network was laid there than before.
@@ -72,4 +75,4 @@ def keep_choice(store: Store, found: Sequence[Choice], experiments: Collection[s
     best, seed = ours[0].best, ours[0].seed
     counts = {key: ours[0].chosen[key] for key in ("right", "seen", "clean_right", "clean_seen")}
     facts = {"experiment": best.experiment, "method": best.about.id, "seed": seed, "validation": counts}
-    return keep_best(store, ours[0].chosen["network"], facts)
+    return keep_best(store, ours[0].chosen["network"], facts, seen)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
 from fusiondistill.report.methods import COLUMNS as ABOUT
 from fusiondistill.report.methods import methods_of
-from fusiondistill_runner.storage.best import FACTS, forget_best, noted_best
+from fusiondistill_runner.storage.best import FACTS, forget_best, has_best, noted_best
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import parquet_bytes, read_parquet
 from fusiondistill_runner.storage.store import ERROR, PROGRESS, Store
@@ -200,15 +200,17 @@ def choice_lines(store: Store, results: pa.Table, experiments: Collection[str] |
     known = plans(store)
     planned = planned_table(known, results)
     groups, methods = summarise(results, planned=planned), described(planned)
-    judged = judged_table(store.glance(MANIFEST, FACTS), known)
+    seen = store.glance(MANIFEST, FACTS)
+    judged = judged_table(seen, known)
     lost: list[str] = []
     try:
-        if keep_choice(store, choice.choices(judged, groups, methods), experiments):
-            judged = judged_table(store.glance(MANIFEST, FACTS), known)
+        if keep_choice(store, choice.choices(judged, groups, methods), experiments, seen=seen):
+            seen = store.glance(MANIFEST, FACTS)
+            judged = judged_table(seen, known)
     except CheckpointError as error:
         lost = ["", f"The best network is not kept: {error}; the next run makes it again"]
-    noted = noted_best(store)
-    if experiments is not None and noted and noted["stage"] not in judged["network"].to_pylist():
+    noted = noted_best(seen) or {}
+    if experiments is not None and has_best(seen) and noted.get("stage") not in judged["network"].to_pylist():
         forget_best(store)  # a run of the same experiment in another way has no such network any more
     if experiments is not None:
         # Other experiments of the store stay beside those of this run where all can be compared.
