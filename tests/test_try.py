@@ -146,12 +146,12 @@ def test_base_experts_and_the_final_network_come_first_and_unfinished_rows_are_n
 def test_the_best_network_of_a_store_is_marked_and_asked_first(store: Path, tmp_path: Path) -> None:
     place = Store(shutil.copytree(store, tmp_path / "store"))
     (fused,) = Path(place.root).glob("fused-*")
-    keep_best(place, fused.name, {"experiment": "mine", "method": "modelsoups", "seed": 0})
+    keep_best(place, fused.name, {"experiment": "mine", "method": "modelsoups", "seed": 0}, place)
     tryout = open_tryout(place)
     assert tryout.networks["modelsoups, seed 0"].title == "ModelSoups, seed 0 (best)"
     assert {*tryout.networks} - {*tryout.first} == {"base, seed 1"}
     (base,) = (one for one in Path(place.root).glob("base-*") if json.loads((one / MANIFEST).read_text())["seed"] == 1)
-    keep_best(place, base.name, {"experiment": "mine", "method": "base", "seed": 1})
+    keep_best(place, base.name, {"experiment": "mine", "method": "base", "seed": 1}, place)
     assert {*tryout.networks} - {*open_tryout(place).first} == {"base, seed 0", "modelsoups, seed 0"}
 
 
