@@ -16,6 +16,7 @@ from fusiondistill.balancing import class_weights_of
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
+from fusiondistill.devices import best_device
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
@@ -223,7 +224,7 @@ def fit(
         >>> len(fitted.rows), fitted.model.classes[:2]
         (1, ('0', '1'))
     """
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(device or best_device())
     names = tuple(as_degradation(one) for one in degradations)
     whole = _recipe(recipe, names, start, teachers, protocol)
     held_out = validation if isinstance(validation, ImageSet) else None

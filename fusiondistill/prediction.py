@@ -21,7 +21,7 @@ from fusiondistill.data.errors import DataError
 from fusiondistill.data.finding import find_images
 from fusiondistill.data.names import escaped
 from fusiondistill.data.preparation import Preparation
-from fusiondistill.data.reading import bits_filled, side_by_side
+from fusiondistill.data.reading import ahead_of_need, bits_filled
 from fusiondistill.devices import device_of
 from fusiondistill.folding import for_inference, piece_of
 from fusiondistill.models.classifier import ImageClassifier
@@ -148,7 +148,7 @@ class Predictor:
         """
         batch: list[tuple[str, np.ndarray]] = []
         under_way: tuple[list[str], torch.Tensor] | None = None
-        for path, reading in side_by_side(self._read, files, ahead=2 * self.batch_size):
+        for path, reading in ahead_of_need(self._read, files, ahead=2 * self.batch_size):
             try:
                 batch.append((path, self._noted(reading.result())))
             except DataError as error:

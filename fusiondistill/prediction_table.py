@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.data.names import escaped
+from fusiondistill.data.names import escaped, is_text
 from fusiondistill.locations import is_local, open_location, write_file
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def _unfit(name: str, kind: str) -> str | None:
     """Why a kind of file cannot hold a label; None where it can."""
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
+    if not is_text(name):
         return "it is not UTF-8"
     if kind != ".csv":
         return None

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from fusiondistill.data.names import is_text
+
 __all__ = ["Location", "YAMLProblem", "mapping", "read", "read_text", "write"]
 
 Location = tuple[str | int, ...]
@@ -110,7 +112,7 @@ class _Loader(yaml.SafeLoader):
             raise _mistaken(event, "nested too deeply")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_SCALAR:
             raise _mistaken(event, f"a value of {len(event.value):,} characters, at most {MOST_SCALAR:,} are read")
-        if isinstance(event, yaml.ScalarEvent) and any("\ud800" <= letter <= "\udfff" for letter in event.value):
+        if isinstance(event, yaml.ScalarEvent) and not is_text(event.value):
             raise _mistaken(event, "half a character (\\ud800 to \\udfff), which is no text")
         self.depth += 1
         node = super().compose_node(parent, index)

@@ -199,12 +199,12 @@ def _check_names() -> None:
 
     Names inside of data sets are shown with such bytes as ``\\xe9`` (:func:`fusiondistill.data.names.escaped`).
     """
-    from fusiondistill.data.names import escaped
+    from fusiondistill.data.names import escaped, is_text
 
     named = {"the argument": sys.argv[1:], "the folder in which the command starts": [os.getcwd()]}  # noqa: PTH109
     for what, names in named.items():
         for name in names:
-            if any("\ud800" <= letter <= "\udfff" for letter in name):
+            if not is_text(name):
                 _stop(f"{what} {escaped(name)} is not UTF-8 text: rename the file or folder", WRONG_INPUT)
 
 

@@ -162,18 +162,21 @@ def stage_lines(prepared: Any) -> list[str]:
 
 
 def _print_end(prepared: Any) -> None:
+    from fusiondistill_runner.storage.noted_plans import plans
     from fusiondistill_runner.views import results, searches
 
-    table = results.write_results(prepared.store)
+    store, experiments = prepared.store, {plan.config.experiment for plan in prepared.points}
+    known = plans(store)
+    table = results.write_results(store, known)
     click.echo("")
-    for line in results.table_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
+    for line in results.table_lines(store, table, experiments, known):
         click.echo(line)
     for plan in prepared.points:
-        for line in searches.search_end(prepared.store, plan, ranked=False):
+        for line in searches.search_end(store, plan, ranked=False):
             click.echo(line)
-    for line in results.choice_lines(prepared.store, table, {plan.config.experiment for plan in prepared.points}):
+    for line in results.choice_lines(store, table, experiments, known):
         click.echo(line)
-    click.echo(f"\nreport: {results.write_report(prepared.store, table)}")
+    click.echo(f"\nreport: {results.write_report(store, table, known)}")
 
 
 def _print_rankings(prepared: Any) -> None:

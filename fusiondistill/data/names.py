@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["escaped", "look_alike", "same_name"]
+__all__ = ["escaped", "is_text", "look_alike", "same_name"]
 
 
 def escaped(name: str, lines: bool = False) -> str:
@@ -30,6 +30,16 @@ def escaped(name: str, lines: bool = False) -> str:
         return text
     kept = "\n" if lines else ""
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in kept else c for c in text)
+
+
+def is_text(name: str) -> bool:
+    r"""Whether a name is Unicode text, without a lone surrogate: half of a character, or a byte that is not UTF-8.
+
+    Example:
+        >>> is_text("café"), is_text("caf\udce9")
+        (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def look_alike(names: Iterable[str]) -> str:

@@ -26,10 +26,10 @@ __all__ = [
     "LabelColumn",
     "Observed",
     "Reader",
+    "ahead_of_need",
     "bits_filled",
     "colour",
     "observing",
-    "side_by_side",
 ]
 
 Item = TypeVar("Item")
@@ -79,7 +79,7 @@ def bits_filled(images: int, largest: int) -> int | None:
     return fills + fills % 2 if images and largest < _DARK else None  # cameras have 10, 12 or 14
 
 
-def side_by_side(
+def ahead_of_need(
     function: Callable[[Item], Done], items: Iterable[Item], ahead: int = 0
 ) -> Iterator[tuple[Item, Future[Done]]]:
     """What a function makes of items, in their order; as many threads as there are cores call it.
@@ -146,7 +146,7 @@ class Reader:
         Raises:
             DataError: one is broken and ``broken`` is ``error``; or another mistake of an image.
         """
-        for (_, label, where), decoding in side_by_side(self._decode, items):
+        for (_, label, where), decoding in ahead_of_need(self._decode, items):
             yield from self._taken(decoding, label, where)
 
     def _decode(self, item: tuple[Callable[[], bytes], int, str]) -> Decoded:

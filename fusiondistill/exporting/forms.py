@@ -141,12 +141,12 @@ class Form(ABC):
         Raises:
             ExportError: it cannot.
         """
-        from fusiondistill.data.names import escaped
+        from fusiondistill.data.names import escaped, is_text
 
         self.check_packages()
         _ = what.size
         for place, name in enumerate(what.classifier.classes):
-            if any("\ud800" <= letter <= "\udfff" for letter in name):
+            if not is_text(name):
                 raise ExportError(
                     f"class {place} is called {escaped(name)}, which is not Unicode text: no metadata can hold it; "
                     "rename the class and train again"

@@ -8,19 +8,7 @@ import click
 
 from fusiondistill_runner.command import local_option, overrides_option, plugin_option, told_as_options, verb
 from fusiondistill_runner.session import carry_out, say_first
-
-
-def three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
-    """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.strip("[]() ").replace(",", " ").split()]
-    except ValueError:
-        found = []
-    if len(found) not in (1, 3):
-        raise click.BadParameter(f"{text!r} is not three numbers, like 0.485,0.456,0.406 or '0.485 0.456 0.406'")
-    return found * 3 if len(found) == 1 else found
+from fusiondistill_runner.verbs.values import degradation_of, degradations_option, three
 
 
 @verb(
@@ -43,13 +31,7 @@ def three(context: click.Context, option: click.Parameter, text: str | None) -> 
 )
 @click.option("--std", metavar="R,G,B", callback=three, help="The same for their deviation.")
 @click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
-@click.option(
-    "--degradation",
-    "degradations",
-    multiple=True,
-    metavar="NAME",
-    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
-)
+@degradations_option
 @click.option("--unseen", multiple=True, metavar="NAME", help="The same, shown apart from these; may be repeated.")
 @click.option("--corruptions", metavar="DIR", help="A published set in the layout of CIFAR-10-C.")
 @plugin_option
@@ -95,19 +77,3 @@ def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, lo
     with told_as_options({**keys, "data": "data.name"}, written):
         prepared = prepare_evaluation(checkpoints, overrides, store, data=data, local=local)
     carry_out(prepared, local=local)
-
-
-def degradation_of(text: str) -> Any:
-    """A degradation of the command line: a name, or a mapping as in a config, like ``{name: blur, levels: 0..20}``.
-
-    Raises:
-        ValueError: a mapping that is none.
-    """
-    from fusiondistill import safe_yaml
-
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return safe_yaml.read(text)[0]
-    except safe_yaml.YAMLProblem as error:
-        raise ValueError(f"{text!r}: {error}; write it like '{{name: blur, as: light, levels: 0..20}}'") from error

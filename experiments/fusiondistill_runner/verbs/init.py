@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fusiondistill_runner.command import local_option, told_as_options, verb
+from fusiondistill_runner.verbs.values import degradation_of, degradations_option
 
 
 @verb(
@@ -17,13 +18,7 @@ from fusiondistill_runner.command import local_option, told_as_options, verb
 @click.option("--budget", default="1h", show_default=True, metavar="TIME", help="What a run may take: 90s, 1h30m, 2d.")
 @click.option("--out", metavar="FILE.yaml", help="The file to write. Default: the folder's name with .yaml.")
 @click.option("--model", metavar="NAME", help="The network. Default: one that suits the images and the budget.")
-@click.option(
-    "--degradation",
-    "degradations",
-    multiple=True,
-    metavar="NAME",
-    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
-)
+@degradations_option
 @local_option
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def init_verb(
@@ -41,7 +36,6 @@ def init_verb(
     seconds of training, and explains each line of the file.
     """
     from fusiondistill_runner.forecasting.wishes import Wish
-    from fusiondistill_runner.verbs.evaluate import degradation_of
 
     written = {"model": model, "degradations": degradations}
     given = tuple(map(degradation_of, degradations))

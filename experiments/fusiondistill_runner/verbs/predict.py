@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fusiondistill_runner.command import FAILED, plugin_option, verb
-from fusiondistill_runner.verbs.evaluate import three
+from fusiondistill_runner.verbs.values import three
 
 
 def _names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:

@@ -88,13 +88,16 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
     Several stores make one report over all of them. With several, or with --out, nothing is written into them.
     """
     from fusiondistill import report
+    from fusiondistill_runner.storage.noted_plans import plans
     from fusiondistill_runner.views import results, side_by_side
 
     places = side_by_side.open_stores(stores)
     if len(places) == 1 and out is None:
-        table = results.write_results(places[0])
-        lines = [*results.table_lines(places[0], table), *results.choice_lines(places[0], table)]
-        page = results.write_report(places[0], table)
+        (place,) = places
+        known = plans(place)
+        table = results.write_results(place, known)
+        lines = [*results.table_lines(place, table, known=known), *results.choice_lines(place, table, known=known)]
+        page = results.write_report(place, table, known)
     else:
         tables = side_by_side.side_by_side(places)
         planned, comparisons = tables.get("planned"), tables.get("comparisons")

@@ -63,6 +63,7 @@ def predict_files(
     found = find_images([path for path in paths if path != STDIN], listed=listed)
     place = model_place(model)
     from fusiondistill.checkpoints import load_model
+    from fusiondistill.devices import best_device
     from fusiondistill.plugins import load_plugins, read_plugins
     from fusiondistill.prediction import Failure, Predictor
 
@@ -74,7 +75,7 @@ def predict_files(
         click.echo(", ".join(filter(None, (named_best(Store(model)), "the store's best network"))), err=True)
     if out is not None:
         prediction_table.check_out(out, classifier.classes, force=force)
-    predictor = Predictor(classifier, device=device or _best_device(), **options)
+    predictor = Predictor(classifier, device=device or best_device(), **options)
     predictions, failed = [], 0
     with _bar(len(found.files)) as (done, say):
         for one in predictor.of(found.files):
@@ -102,12 +103,6 @@ def _listed(stream: IO[bytes]) -> list[str]:
     data = stream.read()
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [os.fsdecode(name) for name in names if name]
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager

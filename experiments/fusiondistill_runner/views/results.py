@@ -32,6 +32,8 @@ __all__ = [
 ]  # fmt: skip
 
 
+Plans = Sequence[Mapping[str, Any]]
+"""What :func:`storage.noted_plans.plans` gives. Where an argument ``known`` is None, the plans are read anew."""
 _TEXT = ("experiment", "method", "model", "dataset", "protocol", "degradation", "kind", "stage", "precision",
          "select", "training", "deviations", "entry", "means", "said", "size")  # fmt: skip
 _FRACTIONS = ("nll", "ece", "balanced")
@@ -127,17 +129,17 @@ def _counts(store: Store, directory: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write_results(store: Store) -> pa.Table:
+def write_results(store: Store, known: Plans | None = None) -> pa.Table:
     """Write each table of :func:`rebuilt` as ``<name>.parquet`` into the store; returns the results."""
-    tables = rebuilt(store)
+    tables = rebuilt(store, known)
     for name, table in tables.items():
         store.write(parquet_bytes(table), f"{name}.parquet")
     return tables["results"]
 
 
-def rebuilt(store: Store) -> dict[str, pa.Table]:
+def rebuilt(store: Store, known: Plans | None = None) -> dict[str, pa.Table]:
     """Results, paired tests, what was said class by class, and costs, from the store's stages; writes nothing."""
-    known = plans(store)
+    known = plans(store) if known is None else known
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet")
     answers = answers_of(seen, known, kept_table(store, "classes"))
     return {
@@ -167,7 +169,9 @@ def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Tab
 _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
 
 
-def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
+def table_lines(
+    store: Store, results: pa.Table, experiments: Collection[str] | None = None, known: Plans | None = None
+) -> list[str]:
     """The tables for a terminal, with gaps where results are missing.
 
     Args:
@@ -175,7 +179,7 @@ def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | 
     """
     from fusiondistill import report
 
-    known = plans(store)
+    known = plans(store) if known is None else known
     tables: dict[str, Any] = _of_tables(store, known, results)
     if experiments is None:
         return report.table_lines(results, **tables)
@@ -187,7 +191,9 @@ def table_lines(store: Store, results: pa.Table, experiments: Collection[str] | 
     return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]
 
 
-def choice_lines(store: Store, results: pa.Table, experiments: Collection[str] | None = None) -> list[str]:
+def choice_lines(
+    store: Store, results: pa.Table, experiments: Collection[str] | None = None, known: Plans | None = None
+) -> list[str]:
     """Choose the best single network, lay it under its stable name, and say what it is and how it is used.
 
     Args:
@@ -197,7 +203,7 @@ def choice_lines(store: Store, results: pa.Table, experiments: Collection[str] |
 
     from fusiondistill.report import choice, described, summarise
 
-    known = plans(store)
+    known = plans(store) if known is None else known
     planned = planned_table(known, results)
     groups, methods = summarise(results, planned=planned), described(planned)
     seen = store.glance(MANIFEST, FACTS)
@@ -230,13 +236,15 @@ def _only(table: pa.Table | None, experiments: Collection[str]) -> pa.Table | No
     return table.filter(pa.array([name in experiments for name in table["experiment"].to_pylist()], pa.bool_()))
 
 
-def report_tables(store: Store, results: pa.Table, given: Mapping[str, pa.Table] | None = None) -> dict[str, Any]:
+def report_tables(
+    store: Store, results: pa.Table, given: Mapping[str, pa.Table] | None = None, known: Plans | None = None
+) -> dict[str, Any]:
     """The report's tables beside the results.
 
     Args:
         given: what :func:`rebuilt` gave; None: it is read from the store, where :func:`write_results` left it.
     """
-    known = plans(store)
+    known = plans(store) if known is None else known
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR, FACTS)
     own = {name: given[name] if given else kept_table(store, name) for name in ("comparisons", "costs", "classes")}
     own |= {"planned": planned_table(known, results), "judged": judged_table(seen, known)}
@@ -244,12 +252,12 @@ def report_tables(store: Store, results: pa.Table, given: Mapping[str, pa.Table]
     return {**own, **stage_tables(seen, known), "facts": facts(seen, known)}
 
 
-def write_report(store: Store, results: pa.Table) -> str:
+def write_report(store: Store, results: pa.Table, known: Plans | None = None) -> str:
     """Rebuild ``report/`` in the store, and the confusions that it shows; returns the path of its page."""
     from fusiondistill import report
 
     with tempfile.TemporaryDirectory() as folder:
-        tables = report_tables(store, results)
+        tables = report_tables(store, results, known=known)
         files = report.write(folder, results, **tables)
         for path in files:
             store.write(path.read_bytes(), "report", path.relative_to(folder).as_posix())

@@ -181,9 +181,8 @@ def _tryout(plan: Mapping[str, Any], rows: Sequence[_Row], others: tuple[str, ..
         if method in ends or method.own or method.id == best.get("method"):
             first.setdefault(method.id, method.id + of_seed)
     shown = tuple(first.values()) or tuple(networks)[:1]
-    prepared = [_model(networks[one].place) for one in shown][
-        -1
-    ].preparation  # each is read: a damaged one is told at once
+    models = [_model(networks[one].place) for one in shown]  # each is read: a damaged one is told at once
+    prepared = models[-1].preparation
     given = [*config["degradations"], *config["evaluation"]["unseen"]]
     for name in (one if isinstance(one, str) else one["name"] for one in given):
         if name not in DEGRADATIONS:

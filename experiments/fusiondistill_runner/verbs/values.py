@@ -1,0 +1,46 @@
+"""Values that several verbs take: degradations, and three numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+__all__ = ["degradation_of", "degradations_option", "three"]
+
+degradations_option = click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
+)
+
+
+def three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
+    """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.strip("[]() ").replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if len(found) not in (1, 3):
+        raise click.BadParameter(f"{text!r} is not three numbers, like 0.485,0.456,0.406 or '0.485 0.456 0.406'")
+    return found * 3 if len(found) == 1 else found
+
+
+def degradation_of(text: str) -> Any:
+    """A degradation of the command line: a name, or a mapping as in a config, like ``{name: blur, levels: 0..20}``.
+
+    Raises:
+        ValueError: a mapping that is none.
+    """
+    from fusiondistill import safe_yaml
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return safe_yaml.read(text)[0]
+    except safe_yaml.YAMLProblem as error:
+        raise ValueError(f"{text!r}: {error}; write it like '{{name: blur, as: light, levels: 0..20}}'") from error
