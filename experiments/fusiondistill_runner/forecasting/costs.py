@@ -12,7 +12,7 @@ from fusiondistill_runner.forecasting.estimates import Estimates, measured
 from fusiondistill_runner.forecasting.speeds import Speeds, machine_name
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["cost_lines", "estimated", "run_here"]
+__all__ = ["cost_lines", "estimated", "run_here", "seconds_by_kind", "trainings_of"]
 
 MEASURE = "--measure measures a few seconds of training on this machine"
 
@@ -32,20 +32,29 @@ def estimated(prepared: Prepared, say: Callable[[str], None] | None = None) -> E
     return estimates
 
 
+def seconds_by_kind(stages: Iterable[Stage], estimates: Estimates) -> dict[str, list[float | None]]:
+    """Kind of stage -> the estimated seconds of each stage, None for one without an estimate."""
+    found: dict[str, list[float | None]] = {}
+    for stage in stages:
+        found.setdefault(stage.kind, []).append(estimates.seconds(stage))
+    return found
+
+
+def trainings_of(stages: Iterable[Stage]) -> int:
+    """How many trainings the searches among these stages do at most."""
+    return sum(stage.spec.trainings for stage in stages if stage.kind == "search")
+
+
 def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resources) -> list[str]:
     """Lines with the estimated device-hours of these stages, and the stages that have no estimate."""
     missing = list(missing)
-    by_kind: dict[str, list[float | None]] = {}
-    for stage in missing:
-        by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
-    count = sum(len(times) for times in by_kind.values())
-    if not count:
+    if not missing:
         return ["nothing to do"]
+    by_kind = seconds_by_kind(missing, estimates)
     known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
-    trials = sum(stage.spec.trainings for stage in missing if stage.kind == "search")
-    more = {"search": f" ({trials:,} trainings at most)"}
+    more = {"search": f" ({trainings_of(missing):,} trainings at most)"}
     kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
-    lines = [f"{count} stages to do: {kinds}"]
+    lines = [f"{len(missing)} stages to do: {kinds}"]
     if not known:
         return [*lines, f"cost unknown: nothing like them was measured yet; {MEASURE}"]
     lines.append(f"about {_hours(sum(known), resources)}, from {estimates.told_by(missing)}")

@@ -8,7 +8,7 @@ from typing import Any
 from fusiondistill.config import Resources
 from fusiondistill_runner.driving.changes import Changed
 from fusiondistill_runner.driving.prepared import Prepared
-from fusiondistill_runner.forecasting.costs import run_here
+from fusiondistill_runner.forecasting.costs import run_here, seconds_by_kind, trainings_of
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.forecast import Forecast
 from fusiondistill_runner.planning.rows import Plan
@@ -99,18 +99,15 @@ def _stage(stage: Stage, prepared: Prepared, estimates: Estimates) -> dict[str, 
 
 
 def _cost(missing: Sequence[Stage], estimates: Estimates, resources: Resources) -> dict[str, Any]:
-    by_kind: dict[str, list[float | None]] = {}
-    for stage in missing:
-        by_kind.setdefault(stage.kind, []).append(estimates.seconds(stage))
     kinds = {
         kind: {"stages": len(times), "seconds": sum(t for t in times if t is not None), "unknown": times.count(None)}
-        for kind, times in by_kind.items()
+        for kind, times in seconds_by_kind(missing, estimates).items()
     }
     seconds = sum(one["seconds"] for one in kinds.values())
     return {
         "seconds": seconds,
         "gpu_seconds": seconds * resources.gpus_per_worker if resources.gpus_per_worker else None,
         "unknown": sum(one["unknown"] for one in kinds.values()),
-        "trainings": sum(stage.spec.trainings for stage in missing if stage.kind == "search"),
+        "trainings": trainings_of(missing),
         "kinds": kinds,
     }
