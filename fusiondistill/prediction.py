@@ -195,17 +195,25 @@ class Predictor:
         if batch is None:
             return
         paths, logits = batch[0], batch[1].cpu().double()
-        # Of equal ones the first, as arg-max does.
-        order = logits.sort(dim=1, descending=True, stable=True).indices[:, : self.top]
-        chances = logits.softmax(1).gather(1, order).tolist()
+        order, chances = ranked(logits, self.top)
         finite = logits.isfinite().all(1).tolist()
-        for path, ranks, chance, usable in zip(paths, order.tolist(), chances, finite, strict=True):
+        for path, ranks, chance, usable in zip(paths, order, chances, finite, strict=True):
             if not usable:
                 yield Failure(escaped(path), f"{escaped(path)}: the network gives a number that is not finite.")
                 continue
             names = [self.classes[rank] for rank in ranks]
             others = tuple(zip(names[1:], chance[1:], strict=True))
             yield Prediction(escaped(path), names[0], None if self.votes else chance[0], others)
+
+
+def ranked(logits: torch.Tensor, top: int) -> tuple[list[list[int]], list[list[float]]]:
+    """The ``top`` best classes of each image and their softmax probabilities; of equal ones the first, as arg-max does.
+
+    Args:
+        logits: float [B, classes].
+    """
+    order = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]
+    return order.tolist(), logits.softmax(1).gather(1, order).tolist()
 
 
 def _prepared(model: nn.Module, fit: Fit | None, size: Any, bits: int | None) -> Preparation:

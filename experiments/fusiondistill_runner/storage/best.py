@@ -15,7 +15,7 @@ from fusiondistill_runner.storage.store import Store
 
 __all__ = [
     "BEST", "FACTS", "best_place", "forget_best", "has_best", "keep_best", "model_place", "named_best", "noted_best",
-    "why_none",
+    "stood_for", "why_none",
 ]  # fmt: skip
 
 BEST = "best"
@@ -103,6 +103,11 @@ def named_best(store: Store) -> str:
     """Which network the best one is, in words; "" where the store has none that it can name."""
     noted = noted_best(store)
     return f"{noted['method']}, seed {noted['seed']} ({noted['stage']})" if noted else ""
+
+
+def stood_for(store: Store) -> str:
+    """Which network a store stands for where a model is wanted, in words."""
+    return ", ".join(filter(None, (named_best(store), "the store's best network")))
 
 
 def why_none(plan: Mapping[str, Any]) -> str:

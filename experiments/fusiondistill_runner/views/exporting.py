@@ -12,11 +12,10 @@ from fusiondistill.exporting import Results, Trained, check_target, export, form
 from fusiondistill.report.answers import ONE_CLASS
 from fusiondistill.report.grid import escaped, markdown_grid
 from fusiondistill.report.groups import Group, Row
-from fusiondistill.report.methods import methods_of
 from fusiondistill.report.summary import summarise
 from fusiondistill.report.tables import answer_grid
 from fusiondistill.report.words import kind_title, printable, protocol_lines
-from fusiondistill_runner.storage.best import BEST, model_place, noted_best
+from fusiondistill_runner.storage.best import BEST, model_place, noted_best, stood_for
 from fusiondistill_runner.storage.noted_plans import plans
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
@@ -60,7 +59,7 @@ def export_network(
     given, model = model, model_place(model)
     home = home_of(model)
     if model != given:
-        tell(f"network: {_stood_for(*home) if home else model}")
+        tell(f"network: {stood_for(Store(given))}")
     state, card = load_checkpoint(model)
     classifier = from_card(state, card, model)
     kept, of, how = kept_images(*home, card) if home else None, "test images of its store", " at several levels"
@@ -98,13 +97,6 @@ class Pictures(NamedTuple):
         """How many images ``of`` what there are, and pictures where these are more: as ``how`` says."""
         images, pictures = len(set(self.images)), len(self.images)
         return f"{images:,} {of}" + (f"{how}, {pictures:,} pictures" if pictures > images else "")
-
-
-def _stood_for(store: Store, directory: str) -> str:
-    """The network that a store stood for: "Vanilla, seed 0 (vanilla-0123456789abcdef), the store's best"."""
-    noted = noted_best(store) or {}
-    plan = next((one for one in plans(store) if one["experiment"] == noted["experiment"]), {})
-    return f"{methods_of(plan).name(noted['method'])}, seed {noted['seed']} ({directory}), the store's best"
 
 
 def trained_on(store: Store, directory: str) -> Trained | None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import click
 
-from fusiondistill_runner.storage.best import model_place, named_best
+from fusiondistill_runner.storage.best import model_place, stood_for
 from fusiondistill_runner.storage.store import Store
 
 __all__ = ["predict_files"]
@@ -72,7 +72,7 @@ def predict_files(
         click.echo(f"note: {found.note}", err=True)
     classifier = load_model(place, **(told or {}))
     if place != model:
-        click.echo(", ".join(filter(None, (named_best(Store(model)), "the store's best network"))), err=True)
+        click.echo(stood_for(Store(model)), err=True)
     if out is not None:
         prediction_table.check_out(out, classifier.classes, force=force)
     predictor = Predictor(classifier, device=device or best_device(), **options)

@@ -124,11 +124,11 @@ def _model(place: str) -> ImageClassifier:
 def _best(model: ImageClassifier, image: torch.Tensor) -> tuple[tuple[str, float], ...]:
     import torch
 
+    from fusiondistill.prediction import ranked
+
     with torch.inference_mode():
-        logits = model(image)
-    found = torch.as_tensor(logits)[0].double().softmax(0).sort(descending=True, stable=True)
-    pairs = zip(found.indices[:TOP].tolist(), found.values[:TOP].tolist(), strict=True)
-    return tuple((model.classes[row], chance) for row, chance in pairs)
+        (rows,), (chances,) = ranked(model(image).double(), TOP)
+    return tuple((model.classes[row], chance) for row, chance in zip(rows, chances, strict=True))
 
 
 def open_tryout(store: Store, experiment: str | None = None) -> Tryout:
