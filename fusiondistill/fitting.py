@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
+from fusiondistill.layout import agreed, channels_last
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
@@ -87,17 +88,29 @@ class Training:
             start: where an earlier run stopped.
             on_epoch: called after each epoch, on rank 0; training ends with what it raises.
         """
+        here = self.laid_out(network, start)
         return train(
             network,
-            self.recipe,
-            self.pipeline(),
+            here.recipe,
+            here.pipeline(),
             seed=self.seed,
             teachers=teachers,
-            validation=None if self.held_out is None else self.validate,
+            validation=None if self.held_out is None else here.validate,
             start=start,
             on_epoch=on_epoch,
             sync_batchnorm=self.sync_batchnorm,
         )
+
+    def laid_out(self, network: nn.Module, start: Progress | None = None) -> Training:
+        """The training with the memory layout decided: the one that it began in, or the network's on this device.
+
+        A training that was stored before layouts were noted began in the recipe's, or in NCHW.
+        """
+        last = channels_last(self.recipe.channels_last, network, self.device)
+        if start is not None:
+            last = self.recipe.channels_last is True if start.channels_last is None else start.channels_last
+        last = agreed(last, self.device, self.world_size)
+        return replace(self, recipe=self.recipe.model_copy(update={"channels_last": last}))
 
     def pipeline(self) -> Pipeline:
         """The batches that it trains on."""
@@ -119,7 +132,7 @@ class Training:
             device=self.device,
             rank=self.rank,
             world_size=self.world_size,
-            channels_last=recipe.channels_last,
+            channels_last=recipe.channels_last is True,
             class_weights=class_weights_of(recipe.class_weights, self.images.labels, self.images.classes),
             balanced=recipe.sampling == "balanced",
             limit=self.limit,
@@ -143,7 +156,7 @@ class Training:
             seed=self.seed,
             device=self.device,
             protocol=self.protocol,
-            channels_last=self.recipe.channels_last,
+            channels_last=self.recipe.channels_last is True,
             epoch=epoch if assumed.redrawn else None,
             coupled=self.recipe.coupled_draws,
         )

@@ -18,6 +18,7 @@ __all__ = [
     "Count",
     "Fraction",
     "Frozen",
+    "Layout",
     "Loss",
     "Optimizer",
     "Positive",
@@ -53,6 +54,16 @@ def _class_weights(given: Any) -> Any:
 
 
 ClassWeights = Annotated[str | tuple[float, ...] | dict[str, float], BeforeValidator(_class_weights)]
+
+
+def _layout(given: Any) -> Any:
+    """What a config says of the memory layout, if it is one of the three."""
+    if isinstance(given, bool) or given == "auto":
+        return given
+    raise ValueError(f"must be auto, true or false, not {given!r}")
+
+
+Layout = Annotated[Literal["auto"] | bool, BeforeValidator(_layout)]
 
 
 class Optimizer(Frozen):
@@ -136,7 +147,11 @@ class Recipe(Frozen):
         "not at all",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
-    channels_last: bool = Field(False, description="NHWC memory layout")
+    channels_last: Layout = Field(
+        "auto",
+        description="NHWC memory layout: true, false, or auto, where network and processor are faster so; changes "
+        "results by rounding alone and makes no other stage",
+    )
     compile: bool = Field(False, description="torch.compile the student")
 
     @field_validator("resized_crop", "resized_crop_ratio")

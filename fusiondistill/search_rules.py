@@ -162,6 +162,8 @@ def _recipe_problem(
     """What is wrong with a dimension: no key of the recipe, or a value that the key does not admit."""
     if key in ("epochs", "checkpoint"):
         return "is not for a search: trials have search.epochs and train themselves"
+    if key == "channels_last":
+        return "is not for a search: it changes results by rounding alone"
     recipe = method.recipe
     keys = tuple(flat(recipe))
     if key not in keys:

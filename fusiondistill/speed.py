@@ -63,6 +63,7 @@ def training_speed(
         >>> speed = training_speed(Training(recipe, digits), random_network("cifar_resnet8", 10, 0), seconds=0.5)
         >>> minutes = speed.image * len(digits) * recipe.epochs / 60
     """
+    training = training.laid_out(network)
     optimizer = training.recipe.optimizer.model_copy(update={"lr": STILL})
     still = replace(training, recipe=training.recipe.model_copy(update={"optimizer": optimizer}))
     several = max(1, len(training.degradations))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import distributed, nn
 from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
+from fusiondistill.layout import memory_format
 from fusiondistill.losses import Outputs
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
@@ -61,6 +62,8 @@ class Progress:
     best_score: float = float("-inf")
     rows: list[dict[str, float]] = field(default_factory=list)
     """One row of metrics per epoch; accuracies are fractions, ``seconds`` wall time."""
+    channels_last: bool | None = None
+    """The memory layout that it began in and goes on in, on any machine; None: stored before that was noted."""
 
 
 def batch_mean_accuracy(right: torch.Tensor, batch_size: int) -> Fraction:
@@ -98,8 +101,9 @@ def train(
     Args:
         model: takes normalised float32 [B,3,H,W]; ``model(x, features=True)`` gives (logits, feature map). On the
             pipeline's device, holding its initial weights.
-        recipe: epochs, optimiser, schedule, loss weights, precision, memory layout.
-        pipeline: where batches come from. With ``world_size`` > 1 a torch.distributed group must be up.
+        recipe: epochs, optimiser, schedule, loss weights, precision.
+        pipeline: where batches come from, and in which memory layout networks are. With ``world_size`` > 1 a
+            torch.distributed group must be up.
         seed: of the model's own randomness (dropout).
         teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
             eval mode, never wrapped, never changed. Needed if a loss term of the recipe needs them.
@@ -120,7 +124,7 @@ def train(
     if sync_batchnorm:
         model = synchronised(model, pipeline.device)
     loop = Loop(model, recipe, pipeline, teachers)
-    progress = start or Progress()
+    progress = replace(start or Progress(), channels_last=pipeline.channels_last)
     if start:
         loop.restore(start)
     try:
@@ -147,7 +151,7 @@ class Loop:
             raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
         self.recipe, self.pipeline, self.model = recipe, pipeline, model
         self.device = pipeline.device
-        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.layout = memory_format(pipeline.channels_last)
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
         self.taps = LayerTaps(model, recipe.loss.layers)
@@ -250,6 +254,7 @@ class Loop:
             best_epoch=epoch + 1 if better else before.best_epoch,
             best_score=score if better else before.best_score,
             rows=[*before.rows, row],
+            channels_last=before.channels_last,
         )
 
 

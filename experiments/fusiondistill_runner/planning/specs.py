@@ -40,6 +40,7 @@ def _drop_unused(recipe: dict[str, Any]) -> None:
     unused += ["resized_crop_ratio"] if recipe["resized_crop"] is None else ["crop_padding"]
     for key in unused:
         del recipe[key]
+    recipe["channels_last"] = False  # a matter of the machine, like the device; once it was digested
 
 
 class DataSpec(Arranged):

@@ -206,6 +206,7 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
         fed = Counter(m["images_in"] for m in trainings if "images_in" in m)
         said["training images"] = ", ".join(f"in {place} ({count} trainings)" for place, count in sorted(fed.items()))
+        said["memory layout"] = _layouts(trainings)
         besides = ", beside those of the search" if searches else ""
         said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
     return said
@@ -223,6 +224,19 @@ def made_by(codes: Mapping[str, int]) -> str:
         return "".join(codes)
     each = ", ".join(f"{code} made {count} stage{'' if count == 1 else 's'}" for code, count in sorted(codes.items()))
     return f"made by {len(codes)} versions of the code: {each}"
+
+
+def _layouts(trainings: Sequence[Mapping[str, Any]]) -> str:
+    """The memory layouts of trainings; which training had which, where a table mixes them."""
+    found: dict[str, dict[str, None]] = {}
+    for one in trainings:
+        last = one.get("channels_last", (one.get("recipe") or {}).get("channels_last"))  # older ones took the recipe's
+        if isinstance(last, bool):
+            found.setdefault("channels last" if last else "channels first", {})[one["name"]] = None
+    if len(found) < 2:
+        return "".join(found)
+    each = "; ".join(f"{layout}: {', '.join(names)}" for layout, names in sorted(found.items()))
+    return f"two layouts, which differ by rounding: {each}"
 
 
 def _hardware(manifest: Mapping[str, Any]) -> str:

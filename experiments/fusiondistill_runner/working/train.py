@@ -71,7 +71,8 @@ def train(job: Job) -> Result | None:
     if team.rank:
         return None
     result = _result(job, spec, recipe, progress, card_for(model, images, spec.data))
-    return replace(result, facts={**result.facts, "images_in": images_in})
+    more = {"images_in": images_in, "channels_last": progress.channels_last}
+    return replace(result, facts={**result.facts, **more})
 
 
 def training_of(

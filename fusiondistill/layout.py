@@ -1,0 +1,50 @@
+"""In which order the values of images lie in memory: channels last where convolutions run faster so."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed, nn
+
+from fusiondistill.recipe import Layout
+
+__all__ = ["agreed", "channels_last", "memory_format"]
+
+
+def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bool:
+    """Whether a training lays out images and weights with the channels last.
+
+    A fixed rule of network and processor: yes for networks with 2-D convolutions, on CUDA and on processors that have
+    oneDNN. The order changes results by rounding alone.
+
+    Args:
+        given: ``auto``, or what to return.
+        network: what is trained.
+        device: where.
+    """
+    if given != "auto":
+        return given
+    return _convolves(network) and (device.type == "cuda" or _has_onednn(device))
+
+
+def _convolves(network: nn.Module) -> bool:
+    """Whether the network has 2-D convolutions on maps, besides one that cuts the image into patches."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    return any(layer.kernel_size != layer.stride or layer.kernel_size == (1, 1) for layer in layers)
+
+
+def _has_onednn(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def memory_format(last: bool) -> torch.memory_format:
+    """Torch's name of a layout."""
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def agreed(last: bool, device: torch.device, world_size: int) -> bool:
+    """What rank 0 says, on every rank: data-parallel workers add up gradients as they lie in memory."""
+    if world_size == 1:
+        return last
+    told = torch.tensor(int(last), device=device)
+    distributed.broadcast(told, src=0)
+    return bool(told)
