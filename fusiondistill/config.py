@@ -234,7 +234,8 @@ class Config(Frozen):
     )
     recipe: RecipeName | None = Field(
         None,
-        description="defaults of the methods' recipes; default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",
+        description="defaults of the methods' recipes: paper, paper-cifar100, or fast, with a quarter of the epochs; "
+        "default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",
     )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         (0,), description="one complete run per seed: [0, 1, 2], or 0..2"

@@ -25,6 +25,7 @@ from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import RANDOM, RECIPES, shape_of
+from fusiondistill.registry import close_to
 from fusiondistill.state_dicts import state_difference
 from fusiondistill.training import Progress, batch_mean_accuracy, train
 
@@ -210,8 +211,9 @@ def fit(
 
     Args:
         recipe: a whole recipe, or a mapping that is laid over the paper's recipe for such a training:
-            ``{"epochs": 5, "optimizer": {"lr": 0.05}, "loss": {"kd": 0.5}}``. It is the same for every data set; the
-            paper trains the base of CIFAR-100 and Tiny ImageNet with ``{"optimizer": {"weight_decay": 5e-4}}``.
+            ``{"epochs": 5, "optimizer": {"lr": 0.05}, "loss": {"kd": 0.5}}``, or over another one:
+            ``{"recipe": "fast", "epochs": 5}``. It is the same for every data set; the paper trains the base of
+            CIFAR-100 and Tiny ImageNet with ``{"recipe": "paper-cifar100"}``.
         images: training images.
         model: name of the network, where neither ``start`` nor a teacher is needed to tell it.
         start: initial weights: a state dict of ``model``, or a network or classifier, which is copied; None: random.
@@ -268,8 +270,12 @@ def _recipe(
     train_on = "clean" if not degradations else "each" if len(degradations) == 1 else "all"
     raw = {"start": RANDOM if start is None else "", "train_on": train_on, "teachers": teachers is not None}
     shape, assumed = shape_of(raw, lambda name: False), PROTOCOLS[protocol]
-    defaults = {**RECIPES["paper"][shape], **assumed.recipe, **assumed.shapes.get(shape, {})}
-    return Recipe.model_validate(merged(defaults, dict(given)))
+    own = dict(given)
+    name = own.pop("recipe", "paper")
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}{close_to(str(name), tuple(RECIPES))}")
+    defaults = {**RECIPES[name][shape], **assumed.recipe, **assumed.shapes.get(shape, {})}
+    return Recipe.model_validate(merged(defaults, own))
 
 
 def _network(weights: Weights | None, model: str, images: ImageSet, seed: int) -> FeatureNetwork:

@@ -69,22 +69,31 @@ Layout = Annotated[Literal["auto"] | bool, BeforeValidator(_layout)]
 class Optimizer(Frozen):
     """How weights follow the gradient."""
 
-    name: Literal["sgd", "radam", "adamw"] = Field(description="sgd (no Nesterov), radam or adamw")
-    lr: Positive = Field(description="learning rate at the start")
+    name: Literal["sgd", "radam", "adamw"] = Field(description="sgd, radam or adamw")
+    lr: Positive = Field(description="the highest learning rate")
     momentum: Fraction = Field(0.9, description="sgd only")
+    nesterov: bool = Field(False, description="sgd only: Nesterov's momentum")
     weight_decay: Weight = Field(
         1e-4, description="L2 penalty, coupled to the gradient (sgd, radam) or decoupled (adamw)"
     )
 
 
 class Schedule(Frozen):
-    """The learning rate as a pure function of the epoch."""
+    """The learning rate as a pure function of the epoch, or of the step."""
 
-    name: Literal["steps", "cosine", "constant"] = Field("steps", description="steps, cosine (to 0) or constant")
+    name: Literal["steps", "cosine", "linear", "constant"] = Field(
+        "steps", description="steps, cosine (to 0), linear (to 0) or constant"
+    )
     milestones: tuple[Fraction, ...] = Field(
         (), description="steps only: where the rate drops, as fractions of all epochs"
     )
     factor: Positive = Field(0.2, description="steps only: what the rate is multiplied by at each milestone")
+    by: Literal["epoch", "step"] = Field(
+        "epoch", description="cosine and linear: whether the rate falls after every epoch or after every step"
+    )
+    warmup: Fraction = Field(
+        0.0, description="fraction of all epochs in which the rate also rises from 0, by the step; 0 for none"
+    )
 
     @field_validator("milestones")
     @classmethod
@@ -93,10 +102,23 @@ class Schedule(Frozen):
             raise ValueError("must ascend, like [0.3, 0.7, 0.9]")
         return value
 
-    def rate(self, epoch: int, epochs: int) -> float:
-        """The factor on the learning rate during ``epoch`` (from 0) of ``epochs``."""
+    def rate(self, epoch: int, epochs: int, part: float = 0.0) -> float:
+        """The factor on the learning rate.
+
+        Args:
+            epoch: the epoch under way, from 0.
+            epochs: of the whole training.
+            part: how much of the epoch is over, 0 to 1. A step is taken at its middle, so that no step has rate 0.
+        """
+        done = epoch + part
+        rise = min(1.0, done / (self.warmup * epochs)) if self.warmup else 1.0
+        return rise * self._fall(epoch, done if self.by == "step" else epoch, epochs)
+
+    def _fall(self, epoch: int, done: float, epochs: int) -> float:
         if self.name == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+            return 0.5 * (1 + math.cos(math.pi * done / epochs))
+        if self.name == "linear":
+            return 1 - done / epochs
         if self.name == "steps":
             return self.factor ** sum(epoch >= max(1, round(m * epochs)) for m in self.milestones)
         return 1.0
@@ -108,7 +130,7 @@ class Recipe(Frozen):
     epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
     optimizer: Optimizer = Field(description="how weights follow the gradient; a name alone stands for {name: ...}")
-    schedule: Schedule = Field(description="the learning rate by the epoch; replaces the default as a whole")
+    schedule: Schedule = Field(description="how the learning rate goes; replaces the default as a whole")
     loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
     teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
@@ -145,6 +167,11 @@ class Recipe(Frozen):
         "uniform",
         description="uniform: each image once an epoch; balanced: as many images of each class, some repeatedly or "
         "not at all",
+    )
+    ema: Fraction = Field(
+        0.0,
+        description="decay by the step of an exponential moving average of the weights, which is validated and kept in "
+        "their place, with BatchNorm recomputed; 0 for none",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
     channels_last: Layout = Field(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 __all__ = ["PRETRAINED", "RANDOM", "RECIPES", "RecipeName", "recipe_of_data", "shape_of"]
 
-RecipeName = Literal["paper", "paper-cifar100"]
+RecipeName = Literal["paper", "paper-cifar100", "fast"]
 RANDOM = "random"
 """A start from weights drawn at random."""
 PRETRAINED = "pretrained"
@@ -69,6 +69,34 @@ def _with_decay(recipe: Mapping[str, Any], decay: float) -> dict[str, Any]:
     return {**recipe, "optimizer": {**recipe["optimizer"], "weight_decay": decay}}
 
 
+def _fast(epochs: int, taught: Mapping[str, Any] | None = None, lr: float = 0.05) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "optimizer": {"name": "sgd", "lr": lr, "nesterov": True, "weight_decay": 5e-4},
+        "schedule": {"name": "cosine", "by": "step", "warmup": 0.1},
+        "loss": {"ce": 1.0},
+        **(taught or {}),
+    }
+
+
+_HINTS: dict[str, Any] = {"loss": {"ce": 1.0, "feature": 1.0}}
+_KD: dict[str, Any] = {"loss": {"ce": 1.0, "kd": {"weight": 0.5, "temperature": 4.0}}, "teacher_view": "degraded"}
+_FAST: dict[str, dict[str, Any]] = {
+    "clean": _fast(50),
+    "clean-taught": _fast(50, _HINTS),
+    "clean-pretrained": _fast(25, lr=0.01),
+    "clean-pretrained-taught": _fast(25, _HINTS, lr=0.01),
+    "each": _fast(25),
+    "each-taught": _fast(25, _HINTS),
+    "all-random": _fast(50),
+    "all-random-taught": _fast(50, _KD),
+    "all-network": _fast(50),
+    "all-network-taught": _fast(50, _KD),
+    "all-merged": _fast(25),
+    "all-merged-taught": _fast(25, _KD),
+}
+"""A quarter of METHOD's epochs; README, "recipe: fast", says what was measured."""
+
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,
     # The original trains the base on CIFAR-100 and Tiny ImageNet with a weight decay of 5e-4.
@@ -76,6 +104,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         shape: _with_decay(recipe, 5e-4) if shape in ("clean", "clean-taught") else recipe
         for shape, recipe in _PAPER.items()
     },
+    "fast": _FAST,
 }
 """Recipe -> shape -> settings."""
 

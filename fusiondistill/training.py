@@ -22,6 +22,7 @@ from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
+from fusiondistill.weight_average import WeightAverage
 
 __all__ = ["Loop", "NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
 
@@ -56,8 +57,10 @@ class Progress:
     model: dict[str, torch.Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The moving average of the weights, where the recipe has one."""
     best: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Weights of the chosen epoch."""
+    """Weights of the chosen epoch: of the network, or of the average."""
     best_epoch: int = 0
     best_score: float = float("-inf")
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -154,6 +157,7 @@ class Loop:
         self.layout = memory_format(pipeline.channels_last)
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
+        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.taps = LayerTaps(model, recipe.loss.layers)
         self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
         self.optimizer = _optimizer(model, recipe)
@@ -168,22 +172,25 @@ class Loop:
     def restore(self, progress: Progress) -> None:
         """Go on from the state after an epoch."""
         self.model.load_state_dict(progress.model)
+        if self.average:
+            self.average.network.load_state_dict(progress.average)
         self.optimizer.load_state_dict(progress.optimizer)
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch. Sums stay on the device until it is over."""
-        rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(epoch, self.recipe.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.model.train()
         names = ("images", "right", "loss", *self.objective.names)
         sums = torch.zeros(len(names), dtype=torch.float64, device=self.device)
         never = self.pipeline.steps + 1
         first_bad = torch.full((), never, dtype=torch.int64, device=self.device)
+        rate = 0.0
         for step, batch in enumerate(self.pipeline.epoch(epoch)):
+            rate = self._set_rate(epoch, step)
             logits, loss, terms = self._step(batch)
+            if self.average:
+                self.average.update(epoch * self.pipeline.steps + step)
             right = (logits.argmax(1) == batch.labels).double().mean()
             means = [torch.ones_like(right), right, loss.detach(), *(terms[n] for n in names[3:])]
             sums += torch.stack([mean.double() for mean in means]) * batch.weight
@@ -195,9 +202,20 @@ class Loop:
         first_bad = torch.where(finite, first_bad, first_bad.clamp(max=self.pipeline.steps))
         if int(first_bad) < never:
             raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps)
+        if self.average:
+            with self._autocast():
+                self.average.recalibrate(self.pipeline, epoch)
         values = sums.tolist()
         row = {name: value / values[0] for name, value in zip(names[2:], values[2:], strict=True)}
         return {"lr": rate, "images": values[0], "train_accuracy": values[1] / values[0], **row}
+
+    def _set_rate(self, epoch: int, step: int) -> float:
+        """The learning rate of a step, which is what the optimiser has from now on."""
+        part = (step + 0.5) / self.pipeline.steps
+        rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(epoch, self.recipe.epochs, part)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         with self._autocast():
@@ -236,11 +254,13 @@ class Loop:
     def judge(
         self, before: Progress, epoch: int, row: dict[str, float], validation: Validation | None, began: float
     ) -> Progress:
-        """Validate, pick the best epoch so far, and copy the state."""
-        state = {name: _copied(tensor) for name, tensor in self.model.state_dict().items()}
+        """Validate, pick the best epoch so far, and copy the state. What is judged and kept is the average, if any."""
+        state = _state(self.model)
+        average = _state(self.average.network) if self.average else {}
+        judged = self.average.network if self.average else self.model
         score = float("inf")
         if validation:
-            accuracies = validation(self.model, epoch)
+            accuracies = validation(judged, epoch)
             score = float(sum(accuracies.values()) / len(accuracies))
             row |= {"validation": score, **{f"validation_{name}": float(value) for name, value in accuracies.items()}}
         better = score >= before.best_score
@@ -250,12 +270,18 @@ class Loop:
             model=state,
             optimizer=tree_map_only(torch.Tensor, _copied, self.optimizer.state_dict()),
             scaler=self.scaler.state_dict(),
-            best=state if better else before.best,
+            average=average,
+            best=(average or state) if better else before.best,
             best_epoch=epoch + 1 if better else before.best_epoch,
             best_score=score if better else before.best_score,
             rows=[*before.rows, row],
             channels_last=before.channels_last,
         )
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a network's weights on the CPU."""
+    return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -267,7 +293,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     setting = recipe.optimizer
     weights, rate, decay = model.parameters(), setting.lr, setting.weight_decay
     if setting.name == "sgd":
-        return torch.optim.SGD(weights, lr=rate, momentum=setting.momentum, weight_decay=decay)
+        nesterov = setting.nesterov and setting.momentum > 0  # without momentum it is plain descent
+        return torch.optim.SGD(weights, lr=rate, momentum=setting.momentum, weight_decay=decay, nesterov=nesterov)
     if setting.name == "radam":
         return torch.optim.RAdam(weights, lr=rate, weight_decay=decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)

@@ -148,12 +148,12 @@ def test_the_list_has_every_key_at_80_columns() -> None:
     assert of_method == fields(Trained) | fields(Merged) | fields(Combined) | {"recipe"}
     lines = list(config_lines())
     assert max(map(len, lines)) <= 80 and len(lines) > 150
-    assert "  lr (number), by the recipe, above 0: learning rate at the start" in "\n".join(lines)
+    assert "  lr (number), by the recipe, above 0: the highest learning rate" in "\n".join(lines)
 
 
 def test_a_part_of_the_list() -> None:
     assert list(config_lines("base.optimizer.lr")) == [
-        "base:", "  optimizer:", "    lr (number) = 0.1, above 0: learning rate at the start",
+        "base:", "  optimizer:", "    lr (number) = 0.1, above 0: the highest learning rate",
     ]  # fmt: skip
     assert [line.strip() for line in config_lines("nesterov")][:2] == ["METHOD:", "optimizer:"]
     assert all(next(iter(config_lines(row))).startswith(f"{row} (mapping)") for row in METHODS)

@@ -60,7 +60,8 @@ TRAINED = {name for name in ALL if not name.startswith("evaluate")}
         "data.validation=0.1", "select=validation", "fusion.recalibrate=mixed", "fusiondistill.pairing=independent",
         "resources.threads=1", "base.epochs=200", "base.resized_crop=null",
         "base={resized_crop: null, resized_crop_ratio: [0.5, 1]}",
-        "base.class_weights=none", "base.sampling=uniform",
+        "base.class_weights=none", "base.sampling=uniform", "base.ema=0", "base.optimizer.nesterov=false",
+        "vanilla.loss.ce.label_smoothing=0", "expert.schedule={name: cosine, by: epoch, warmup: 0}",
     ],
 )  # fmt: skip
 def test_where_it_runs_and_defaults_spelled_out_change_no_digest(override: str) -> None:
@@ -87,6 +88,10 @@ def test_where_it_runs_and_defaults_spelled_out_change_no_digest(override: str) 
         ("fusing.class_weights=balanced", {name for name in ALL if "fusing" in name}),
         ("fusing.class_weights={a: 2}", {name for name in ALL if "fusing" in name}),
         ("fusing.sampling=balanced", {name for name in ALL if "fusing" in name}),
+        ("fusing.ema=0.9", {name for name in ALL if "fusing" in name}),
+        ("fusing.loss.ce.label_smoothing=0.1", {name for name in ALL if "fusing" in name}),
+        ("scratch.optimizer.nesterov=true", {name for name in ALL if "scratch" in name}),
+        ("scratch.schedule={name: cosine, by: step}", {name for name in ALL if "scratch" in name}),
         ("fusing.cutout=3", {name for name in ALL if "fusing" in name}),
         ("fusiondistill.loss.kd=1", {name for name in ALL if "fusiondistill" in name}),
         ("fusiondistill.teacher_view=degraded", {name for name in ALL if "fusiondistill" in name}),

@@ -62,7 +62,8 @@ def test_a_plan_from_before_draws_were_coupled_deviates() -> None:
     ):
         config = parse(f"experiment: x\nprotocol: {protocol}\n").model_dump(mode="json")
         for method in config["table"].values():
-            method.pop("coupled_draws", None)
+            for section, key in ((None, "coupled_draws"), ("optimizer", "nesterov"), ("schedule", "warmup")):
+                (method.get(section, {}) if section else method).pop(key, None)
         rows = [{"id": name} for name in config["methods"]]
         assert settings({"config": config, "methods": rows})["deviations"] == said
 

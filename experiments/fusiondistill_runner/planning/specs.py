@@ -30,17 +30,24 @@ __all__ = [
 ]
 
 
-_LATER = {"coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform"}
+_LATER = {
+    "coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform", "ema": 0.0,
+    "optimizer.nesterov": False, "schedule.by": "epoch", "schedule.warmup": 0.0,
+}  # fmt: skip
 """Keys of a recipe that came after results were stored, with the values under which all is as before."""
 
 
 def _drop_unused(recipe: dict[str, Any]) -> None:
     """Take out of a dumped recipe what changes nothing: stages from before the key was there are the same stages."""
-    unused = [key for key, default in _LATER.items() if recipe[key] == default]
-    unused += ["resized_crop_ratio"] if recipe["resized_crop"] is None else ["crop_padding"]
+    unused = ["resized_crop_ratio"] if recipe["resized_crop"] is None else ["crop_padding"]
     for key in unused:
         del recipe[key]
     recipe["channels_last"] = False  # a matter of the machine, like the device; once it was digested
+    for dotted, default in _LATER.items():
+        *section, key = dotted.split(".")
+        place = recipe[section[0]] if section else recipe
+        if place[key] == default:
+            del place[key]
 
 
 class DataSpec(Arranged):
