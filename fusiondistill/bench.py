@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ import torch
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, degrade_grid, find
 from fusiondistill.devices import device_of
 
-__all__ = ["bench_degradations", "degrade_grid"]
+__all__ = [
+    "bench_degradations", "degrade_grid", "medians", "pictures", "row", "threads_in_words", "torch_threads",
+    "turns", "wait",
+]  # fmt: skip
 
 _SEED = 0
 
@@ -72,7 +76,7 @@ def _row(name: str, images: torch.Tensor, device: torch.device, threads: int, se
     reference = _reference(name, images, levels.tolist(), threads, seconds)
     size = f"{images.shape[2]}x{images.shape[3]}"
     return {
-        "name": f"{name} {size}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"{name} {size}",
+        "name": f"{name} {size}, {threads_in_words(threads)}" if device.type == "cpu" else f"{name} {size}",
         "ours": round(ours),
         "reference": reference and round(reference),
         "ratio": reference and round(ours / reference, 2),
@@ -100,21 +104,54 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def threads_in_words(count: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def row(name: str, ours: float, reference: float, limit: str) -> dict[str, Any]:
+    """A row of a benchmark; ``limit`` says what ours comes up against."""
+    ratio = round(ours / reference, 2)
+    values = {"ours": round(ours, 1), "reference": round(reference, 1), "ratio": ratio}
+    return {"name": name, **values, "unit": "images/s", "limit": limit}
+
+
+def medians(sides: Sequence[Callable[[], float]], repeats: int, device: torch.device) -> list[float]:
+    """Images per second of each side: the medians of :func:`turns`."""
+    return [statistics.median(found) for found in turns(sides, repeats, device)]
+
+
+def turns(sides: Sequence[Callable[[], float]], repeats: int, device: torch.device) -> list[list[float]]:
+    """Images per second of each side in turns that the sides take one after another; one more before, to warm up."""
+    rates: list[list[float]] = [[] for _ in sides]
+    for turn in range(repeats + 1):
+        for side, found in zip(sides, rates, strict=True):
+            wait(device)
+            start = time.perf_counter()
+            done = side()
+            wait(device)
+            if turn:
+                found.append(done / (time.perf_counter() - start))
+    return rates
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _fastest(call: Callable[[], Any], seconds: float, device: torch.device) -> float:
     """Seconds of the fastest of as many calls as fit, at least two, after one to warm up."""
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     call()
-    wait()
+    wait(device)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
-        wait()
+        wait(device)
         times.append(time.perf_counter() - start)
     return min(times)
 

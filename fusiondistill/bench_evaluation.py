@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from fusiondistill.batches import normalise
-from fusiondistill.bench import pictures, torch_threads
+from fusiondistill.bench import medians, pictures, row, threads_in_words, torch_threads
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import PAPER_DEGRADATIONS, find
 from fusiondistill.devices import device_of
@@ -74,26 +72,26 @@ def bench_evaluation(
     subject = _Subject(model, size, images, batch or (2048 if gpu else images), levels, where)
     rows: list[dict[str, Any]] = []
 
-    def add(row: dict[str, Any]) -> None:
-        rows.append(row)
+    def add(one: dict[str, Any]) -> None:
+        rows.append(one)
         if progress:
-            progress(row)
+            progress(one)
 
     for count in threads or ([1] if gpu else sorted({1, torch.get_num_threads()})):
         with torch_threads(count):
-            suffix = f"{size}x{size}" if gpu else f"{size}x{size}, {count} thread{'s' * (count > 1)}"
+            suffix = f"{size}x{size}" if gpu else f"{size}x{size}, {threads_in_words(count)}"
             for name in names:
                 sides = [subject.plain(name), subject.ours(name), subject.bare(name), subject.convolution()]
-                plain, ours, bare, peak = _medians(sides, repeats, where)
+                plain, ours, bare, peak = medians(sides, repeats, where)
                 limit = (
                     f"arithmetic: {ours / peak:.0%} of the {peak:,.0f} images/s at which {subject.work / 1e9:.3f} G "
                     f"multiply-adds an image run as one large convolution; n = {repeats}"
                 )
-                add(_row(f"{name} {suffix}: plain loop", ours, plain, limit))
-                add(_row(f"{name} {suffix}: bare forward", ours, bare, limit))
+                add(row(f"{name} {suffix}: plain loop", ours, plain, limit))
+                add(row(f"{name} {suffix}: bare forward", ours, bare, limit))
     if not gpu:
         one, two = _processes((model, size, images, images, levels), names[0], repeats)
-        add(_row(f"{size}x{size}, two processes: one process", two, one, f"2.00x: a core each; n = {repeats}"))
+        add(row(f"{size}x{size}, two processes: one process", two, one, f"2.00x: a core each; n = {repeats}"))
     return rows
 
 
@@ -170,31 +168,6 @@ class _Subject:
         return run
 
 
-def _row(name: str, ours: float, reference: float, limit: str) -> dict[str, Any]:
-    ratio = round(ours / reference, 2)
-    values = {"ours": round(ours, 1), "reference": round(reference, 1), "ratio": ratio}
-    return {"name": name, **values, "unit": "images/s", "limit": limit}
-
-
-def _medians(sides: Sequence[Callable[[], float]], repeats: int, device: torch.device) -> list[float]:
-    """Images per second of each side: the medians over turns that they take one after another, once to warm up."""
-    rates: list[list[float]] = [[] for _ in sides]
-    for turn in range(repeats + 1):
-        for side, found in zip(sides, rates, strict=True):
-            _wait(device)
-            start = time.perf_counter()
-            done = side()
-            _wait(device)
-            if turn:
-                found.append(done / (time.perf_counter() - start))
-    return [statistics.median(found) for found in rates]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @torch.no_grad()
 def _multiply_adds(network: nn.Module, size: int) -> float:
     """Multiply-adds of the convolutions and linear layers for one image of size x size."""
@@ -234,4 +207,4 @@ def _processes(arguments: tuple[str, int, int, int, int], name: str, repeats: in
         sides = [lambda: sum(pool.map(_work, [name])), lambda: sum(pool.map(_work, [name] * 2))]
         for _ in range(2):  # Both processes are up when both have answered at the same time.
             sides[1]()
-        return _medians(sides, repeats, torch.device("cpu"))
+        return medians(sides, repeats, torch.device("cpu"))

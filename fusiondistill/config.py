@@ -17,7 +17,7 @@ from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.methods import METHODS, SEARCHED, Method, needed_methods
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.protocols import PROTOCOLS, Protocol, ProtocolName
-from fusiondistill.recipe import Count, Fraction, Frozen, Positive, Weight
+from fusiondistill.recipe import Count, Fraction, Frozen, Positive, Precision, Weight
 from fusiondistill.recipes import RecipeName
 from fusiondistill.registry import Entry
 from fusiondistill.resolution import default_methods, resolve
@@ -177,7 +177,7 @@ class EvaluationConfig(Frozen):
     )
     seed: int = Field(123, description="of the degradations' noise")
     expert_matrix: bool = Field(True, description="evaluate every expert on every degradation, not on its own only")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
     )
     unseen: tuple[DegradationConfig, ...] = Field(
@@ -236,6 +236,11 @@ class Config(Frozen):
         None,
         description="defaults of the methods' recipes: paper, paper-cifar100, or fast, with a quarter of the epochs; "
         "default paper, of CIFAR-100 and Tiny ImageNet paper-cifar100",
+    )
+    precision: Precision | None = Field(
+        None,
+        description="of every training whose method says nothing else: fp32, bf16 or fp16; under protocol paper "
+        "trainings stay fp32",
     )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         (0,), description="one complete run per seed: [0, 1, 2], or 0..2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -26,6 +27,7 @@ from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import RANDOM, RECIPES, shape_of
 from fusiondistill.registry import close_to
+from fusiondistill.room import check_room
 from fusiondistill.state_dicts import state_difference
 from fusiondistill.training import Progress, batch_mean_accuracy, train
 
@@ -80,6 +82,7 @@ class Training:
         *,
         start: Progress | None = None,
         on_epoch: Callable[[Progress], None] | None = None,
+        say: Callable[[str], None] = warnings.warn,
     ) -> Progress:
         """Train a network in place; see :func:`fusiondistill.training.train`.
 
@@ -88,7 +91,12 @@ class Training:
             teachers: for each of :attr:`taught`, in that order.
             start: where an earlier run stopped.
             on_epoch: called after each epoch, on rank 0; training ends with what it raises.
+            say: told what does not go as the recipe asks.
+
+        Raises:
+            BatchTooLarge: a step does not fit the device's memory.
         """
+        self._check_room(network)
         here = self.laid_out(network, start)
         return train(
             network,
@@ -100,7 +108,13 @@ class Training:
             start=start,
             on_epoch=on_epoch,
             sync_batchnorm=self.sync_batchnorm,
+            say=say,
         )
+
+    def _check_room(self, network: nn.Module) -> None:
+        own = -(-self.recipe.batch_size // self.world_size)
+        size, parts = self.images.gather([0])[0].shape[1:], max(1, len(self.degradations))
+        check_room(network, size, min(own, len(self.images)), parts, self.device, self.recipe.precision)
 
     def laid_out(self, network: nn.Module, start: Progress | None = None) -> Training:
         """The training with the memory layout decided: the one that it began in, or the network's on this device.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import Counter
 from typing import Any, cast
@@ -13,10 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fusiondistill.models.classifier import ImageClassifier
 from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.precision import AUTOCAST, autocast
 
 __all__ = ["InferenceClassifier", "for_inference", "piece_of"]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PIECE_PIXELS = 2**15  # 32 images of 32x32: a ResNet-56's activations stay in the second-level cache
 
 
@@ -50,7 +49,7 @@ class InferenceClassifier(ImageClassifier):
         if features:
             raise TypeError("a classifier for inference turns images into logits alone")
         size = self.piece(*images.shape[2:])
-        with self._precision(images.device):
+        with autocast(self.precision, images.device):
             if size is None or not len(images):
                 return self._logits(images)
             return torch.cat([self._logits(_padded(part, size))[: len(part)] for part in images.split(size)])
@@ -58,10 +57,6 @@ class InferenceClassifier(ImageClassifier):
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.to(torch.float32, memory_format=torch.channels_last)
         return self.network(pixels.sub_(self.mean).div_(self.std)).float()
-
-    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        dtype = PRECISIONS[self.precision]
-        return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
@@ -86,8 +81,8 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         >>> fast = for_inference(load_model("runs/mine/base-0123456789abcdef"), precision="bf16")
         >>> predictions = fast(images).argmax(1)
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+    if precision not in AUTOCAST:
+        raise ValueError(f"unknown precision {precision!r}: choose from {', '.join(AUTOCAST)}")
     if not isinstance(model, ImageClassifier):
         parts = [part for part in model.modules() if isinstance(part, ImageClassifier)]
         if not parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import distributed, nn
 
@@ -13,8 +15,12 @@ __all__ = ["agreed", "channels_last", "memory_format"]
 def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bool:
     """Whether a training lays out images and weights with the channels last.
 
-    A fixed rule of network and processor: yes for networks with 2-D convolutions, on CUDA and on processors that have
-    oneDNN. The order changes results by rounding alone.
+    A fixed rule of network and processor: yes for networks with 2-D convolutions, on CUDA and on x86 with oneDNN. There
+    it was measured: steps in float32 on one thread with AVX-512 (AVX2) are 1.56 times as fast (1.30) of a CIFAR
+    ResNet-8, 1.41 (1.19) of a ResNet-20, 1.28 of a ResNet-56, 1.23 of MobileNetV3, 1.18 of EfficientNet-B0, 1.16 of
+    ResNet-18 at 224 pixels, 1.03 to 1.05 of ResNet-50, VGG-11 and ConvNeXt. ResNet-18 at 64 pixels loses 4 % at batches
+    of 128 and 13 % at 32: oneDNN brings its many weights into an order of its own in each step. Transformers and mixers
+    of patches are as fast either way. The order changes results by rounding alone.
 
     Args:
         given: ``auto``, or what to return.
@@ -23,7 +29,7 @@ def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bo
     """
     if given != "auto":
         return given
-    return _convolves(network) and (device.type == "cuda" or _has_onednn(device))
+    return _convolves(network) and (device.type == "cuda" or _is_x86_with_onednn(device))
 
 
 def _convolves(network: nn.Module) -> bool:
@@ -32,8 +38,8 @@ def _convolves(network: nn.Module) -> bool:
     return any(layer.kernel_size != layer.stride or layer.kernel_size == (1, 1) for layer in layers)
 
 
-def _has_onednn(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+def _is_x86_with_onednn(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
 def memory_format(last: bool) -> torch.memory_format:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fusiondistill.losses import LOSSES, Outputs, need_of, needs
+from fusiondistill.precision import without_autocast
 from fusiondistill.recipe import Loss
 from fusiondistill.registry import Entry
 
@@ -82,8 +83,10 @@ class Objective:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of one step and its terms; nothing is read back from the device.
 
+        All terms are given float32 and computed in it, also under autocast, and those of plugins, too.
+
         Args:
-            logits: the student's, float [B, C], the images of all degradations one after the other.
+            logits: the student's, float [B, C] of any precision, the images of all degradations one after the other.
             features: the student's feature map, float [B, ...]; may be None unless `needs.features`.
             labels: int64 [B], 0..C-1.
             slices: for each degradation d, which of the B images are its own.
@@ -108,7 +111,14 @@ class Objective:
             >>> sorted(terms)
             ['ce', 'kd']
         """
-        student = Outputs(logits, features, layers, weights)
+        with without_autocast(logits.device):
+            student = _in_float32(Outputs(logits, features, layers, weights))
+            taught = None if teachers is None else [_in_float32(one) for one in teachers]
+            return self._loss(student, labels, slices, taught)
+
+    def _loss(
+        self, student: Outputs, labels: torch.Tensor, slices: Sequence[slice], teachers: Sequence[Outputs] | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         weighted: dict[str, tuple[float, torch.Tensor]] = {}
         for term in self._terms:
             if term.need == "nothing":
@@ -119,6 +129,13 @@ class Objective:
             weighted[term.name] = term.weight, value
         total = _sum(weight * value for weight, value in weighted.values())
         return total, {name: value.detach() for name, (_, value) in weighted.items()}
+
+
+def _in_float32(outputs: Outputs) -> Outputs:
+    """What a network said under autocast, in float32; float32 itself is not copied."""
+    logits, features = (None if one is None else one.float() for one in outputs)
+    layers = outputs.layers and {name: one.float() for name, one in outputs.layers.items()}
+    return Outputs(logits, features, layers, outputs.weights)
 
 
 def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -61,7 +61,7 @@ PROTOCOLS: dict[str, Protocol] = {
         score_batch=128,
         redrawn=True,
         searches=False,
-        recipe={"pairing": "same", "coupled_draws": True},
+        recipe={"pairing": "same", "coupled_draws": True, "precision": "fp32"},
         # What starts from merged weights gets a hole of 16 pixels at 64x64, too.
         shapes={shape: {"largest_cutout": 16} for shape in ("all-merged", "all-merged-taught")},
     ),

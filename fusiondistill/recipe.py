@@ -22,6 +22,7 @@ __all__ = [
     "Loss",
     "Optimizer",
     "Positive",
+    "Precision",
     "Recipe",
     "Schedule",
     "Weight",
@@ -63,6 +64,7 @@ def _layout(given: Any) -> Any:
     raise ValueError(f"must be auto, true or false, not {given!r}")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Layout = Annotated[Literal["auto"] | bool, BeforeValidator(_layout)]
 
 
@@ -173,7 +175,7 @@ class Recipe(Frozen):
         description="decay by the step of an exponential moving average of the weights, which is validated and kept in "
         "their place, with BatchNorm recomputed; 0 for none",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast of the forward pass")
+    precision: Precision = Field("fp32", description="autocast of the forward pass")
     channels_last: Layout = Field(
         "auto",
         description="NHWC memory layout: true, false, or auto, where network and processor are faster so; changes "

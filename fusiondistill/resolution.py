@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from fusiondistill.degradation_config import ids_in
 from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.methods import BASE, DEFAULT_ROWS, METHODS, SEARCHED, Combined, Merged, Trained, form_of
 from fusiondistill.protocols import PROTOCOLS
-from fusiondistill.recipe import Recipe, merged
+from fusiondistill.recipe import Precision, Recipe, merged
 from fusiondistill.recipes import PRETRAINED, RECIPES, recipe_of_data, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.safe_yaml import Location, mapping
@@ -167,7 +167,9 @@ def _with_defaults(
     chosen = raw.get("recipe") or content.get("recipe") or recipe_of_data(mapping(content.get("data")).get("name"))
     defaults = RECIPES[chosen if isinstance(chosen, str) and chosen in RECIPES else "paper"].get(shaped, {})
     protocol = PROTOCOLS.get(str(content.get("protocol") or "standard"), PROTOCOLS["standard"])
-    for more in (protocol.recipe, protocol.shapes.get(shaped, {})):
+    precision = content.get("precision")
+    own = {"precision": precision} if precision in get_args(Precision) else {}
+    for more in (own, protocol.recipe, protocol.shapes.get(shaped, {})):
         defaults = merged(dict(defaults), dict(more))
     result: dict[str, Any] = merged(dict(defaults), settings)
     return result

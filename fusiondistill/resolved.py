@@ -38,7 +38,9 @@ def _row(row: dict[str, Any], recalibrate: str) -> dict[str, Any]:
 
 
 _FIRST = ("title", "description", "start", "train_on", "teachers", "of", "inference", "checkpoint")
-_ORDER = ("experiment", "protocol", "recipe", "seeds", "data", "model", "degradations", "methods", "select")
+_ORDER = (
+    "experiment", "protocol", "recipe", "precision", "seeds", "data", "model", "degradations", "methods", "select",
+)  # fmt: skip
 _LAST = ("search", "evaluation", "resources", "tracking", "plugins", "sweep")
 
 

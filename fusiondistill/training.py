@@ -6,6 +6,7 @@ Rows differ only in initial weights, degradations, objective, teachers, optimise
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -20,6 +21,7 @@ from fusiondistill.layout import memory_format
 from fusiondistill.losses import Outputs
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
+from fusiondistill.precision import autocast, slow_precision
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 from fusiondistill.weight_average import WeightAverage
@@ -27,17 +29,19 @@ from fusiondistill.weight_average import WeightAverage
 __all__ = ["Loop", "NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
 
 Validation = Callable[[nn.Module, int], Mapping[str, float | Fraction]]
-_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite; ``epoch`` and ``step`` count from 1."""
 
-    def __init__(self, epoch: int, step: int, steps: int) -> None:
+    def __init__(self, epoch: int, step: int, steps: int, precision: str = "fp32") -> None:
         self.epoch, self.step = epoch, step
+        advice = "lower the learning rate (optimizer.lr)"
+        if precision != "fp32":
+            advice = f"try precision: fp32 instead of {precision}, or {advice}"
         super().__init__(
-            f"the loss (or a weight) is not finite at epoch {epoch}, step {step} of {steps}: lower the learning rate "
-            "(optimizer.lr) or use precision: fp32; the last good epoch is kept"
+            f"the loss (or a weight) is not finite at epoch {epoch}, step {step} of {steps}: {advice}; the last good "
+            "epoch is kept"
         )
 
 
@@ -95,6 +99,7 @@ def train(
     start: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
     sync_batchnorm: bool = False,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Progress:
     """Train ``model`` in place and return the progress after the last epoch.
 
@@ -115,6 +120,7 @@ def train(
         start: where an earlier call stopped.
         on_epoch: called after every epoch on rank 0, to store and report. What it raises ends training.
         sync_batchnorm: see :func:`synchronised`.
+        say: told in a sentence what does not go as the recipe asks but changes no result, like a failed ``compile``.
 
     Returns:
         The progress after the last epoch; ``best`` holds the chosen weights. Complete on rank 0.
@@ -126,7 +132,9 @@ def train(
     """
     if sync_batchnorm:
         model = synchronised(model, pipeline.device)
-    loop = Loop(model, recipe, pipeline, teachers)
+    if slow := slow_precision(recipe.precision, pipeline.device):
+        say(slow)
+    loop = Loop(model, recipe, pipeline, teachers, say)
     progress = replace(start or Progress(), channels_last=pipeline.channels_last)
     if start:
         loop.restore(start)
@@ -147,7 +155,14 @@ def train(
 class Loop:
     """One training: the objects that all its epochs share; :mod:`fusiondistill.speed` times some of its steps."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, pipeline: Pipeline, teachers: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        pipeline: Pipeline,
+        teachers: Sequence[nn.Module],
+        say: Callable[[str], None] = warnings.warn,
+    ) -> None:
         self.objective = Objective(recipe.loss)
         expected = max(1, len(pipeline.degradations))
         if self.objective.needs.teacher and len(teachers) != expected:
@@ -162,7 +177,7 @@ class Loop:
         self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
         self.optimizer = _optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.forward = _wrapped(model, recipe, pipeline)
+        self.forward = _wrapped(model, recipe, pipeline, say)
 
     def close(self) -> None:
         """Leave the networks without hooks."""
@@ -201,9 +216,9 @@ class Loop:
         finite = torch.stack([weight.detach().isfinite().all() for weight in self.model.parameters()]).all()
         first_bad = torch.where(finite, first_bad, first_bad.clamp(max=self.pipeline.steps))
         if int(first_bad) < never:
-            raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps)
+            raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps, self.recipe.precision)
         if self.average:
-            with self._autocast():
+            with autocast(self.recipe.precision, self.device):
                 self.average.recalibrate(self.pipeline, epoch)
         values = sums.tolist()
         row = {name: value / values[0] for name, value in zip(names[2:], values[2:], strict=True)}
@@ -218,7 +233,7 @@ class Loop:
         return rate
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        with self._autocast():
+        with autocast(self.recipe.precision, self.device):
             teachers = self._teach(batch) if self.objective.needs.teacher else None
             features = None
             if self.objective.needs.features:
@@ -246,10 +261,6 @@ class Loop:
             else:
                 outputs.append(Outputs(teacher(batch.teacher[part]), None))
         return outputs
-
-    def _autocast(self) -> torch.autocast:
-        dtype = _PRECISIONS.get(self.recipe.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def judge(
         self, before: Progress, epoch: int, row: dict[str, float], validation: Validation | None, began: float
@@ -314,13 +325,29 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline) -> nn.Module:
+def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline, say: Callable[[str], None]) -> Callable[..., Any]:
     """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
     wrapped = model
     if pipeline.world_size > 1:
         devices = [pipeline.device] if pipeline.device.type == "cuda" else None
         unused = not recipe.loss.needs.head
         wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
-    if recipe.compile:
-        wrapped = torch.compile(wrapped)  # type: ignore[assignment]
-    return wrapped
+    return _Compiled(wrapped, say) if recipe.compile else wrapped
+
+
+class _Compiled:
+    """A compiled network; the network itself from where compiling fails, which a first call with other shapes can."""
+
+    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
+        self.network, self.say = network, say
+        self.compiled: Callable[..., Any] | None = torch.compile(network)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        if self.compiled is not None:
+            try:
+                return self.compiled(*given, **named)
+            except Exception as error:  # compilers raise anything; what the network itself raises, it raises again
+                self.compiled = None
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                self.say(f"compile failed, training goes on without it: {reason}")
+        return self.network(*given, **named)

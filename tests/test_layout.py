@@ -46,10 +46,16 @@ base: {epochs: 2, batch_size: 20KEY}
     [(Toy(0), True), (build_model("cifar_resnet8", 3), True), (PATCHES, False), (nn.Linear(3, 3), False)],
     ids=["convolution", "resnet", "patches", "linear"],
 )
-def test_the_rule_goes_by_the_network(network: nn.Module, faster: bool) -> None:
+def test_the_rule_goes_by_the_network(network: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for device in (CPU, torch.device("cuda")):
         assert channels_last("auto", network, device) is faster
         assert channels_last(True, network, device) is True and channels_last(False, network, device) is False
+
+
+def test_the_rule_goes_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert channels_last("auto", Toy(0), torch.device("cuda")) and not channels_last("auto", Toy(0), CPU)
 
 
 def train_stage(key: str = "") -> Stage:
@@ -100,7 +106,8 @@ def test_one_that_was_stored_before_layouts_were_noted_goes_on_as_its_recipe_sai
     assert training.run(Toy(1), start=before).channels_last is (given is True)
 
 
-def test_fit_follows_the_rule() -> None:
+def test_fit_follows_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     images = load_images("digits", "train").take(40)
     for given, last in (("auto", True), (False, False)):
         fitted = fusiondistill.fit({"epochs": 1, "channels_last": given}, images, model="cifar_resnet8")
@@ -109,6 +116,7 @@ def test_fit_follows_the_rule() -> None:
 
 
 def test_a_stage_notes_it_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     store, stage = Store(tmp_path), train_stage()
     given = stage, store, Context(str(tmp_path)), CPU, lambda _: None
     perform(*given, until=1)

@@ -94,3 +94,12 @@ def test_a_recipe_inside_a_method_is_said(tmp_path: Path) -> None:
     )
     (said,) = (note for note in prepare(str(tmp_path / "c.yaml"), (), str(tmp_path)).notes if "recipe" in note)
     assert said == "recipe: paper, the default; of base paper-cifar100; of mine paper-cifar100"
+
+
+@pytest.mark.parametrize(("protocol", "told"), [("paper", True), ("standard", False)])
+def test_a_precision_that_the_papers_protocol_does_not_take_is_said(tmp_path: Path, protocol: str, told: bool) -> None:
+    name = as_folder(tmp_path, 2, 16)
+    ready = prepared(tmp_path, name, "precision=bf16", f"protocol={protocol}", "data.validation=0", "select=last")
+    assert any("precision: bf16 is not taken" in note for note in ready.notes) is told
+    found = {s.spec.recipe.precision for s in ready.plan.stages if isinstance(s.spec, TrainSpec)}
+    assert found == {"fp32" if told else "bf16"}

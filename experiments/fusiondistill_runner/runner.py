@@ -235,21 +235,35 @@ def _wanted(config: str | None, overrides: Sequence[str], store: str | None) -> 
 
 
 def bench(
-    what: str, device: str, degradations: Sequence[str], json_file: str | None, say: Callable[[str], None]
+    what: str,
+    device: str,
+    degradations: Sequence[str],
+    json_file: str | None,
+    say: Callable[[str], None],
+    model: str | None = None,
 ) -> None:
-    """Run the benchmark of the degradations, of the evaluation or of reading; a line per row as it comes."""
+    """Run the benchmark of the degradations, of training, of the evaluation or of reading; a line per row as it comes.
+
+    Args:
+        model: of training and evaluation; None: the benchmark's own.
+    """
     import json
 
     from fusiondistill.bench import bench_degradations
     from fusiondistill.bench_evaluation import bench_evaluation
     from fusiondistill.bench_reading import bench_reading
+    from fusiondistill.bench_training import bench_training
 
     measures: dict[str, Callable[..., list[dict[str, Any]]]] = {
         "degradations": bench_degradations, "evaluation": bench_evaluation, "reading": bench_reading,
+        "training": bench_training,
     }  # fmt: skip
+    named: dict[str, Any] = {"model": model} if model else {}
 
     say(f"{'images/s':42} {'ours':>12} {'reference':>12} {'ratio':>8}  limit")
-    rows = measures[what](device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)))
+    rows = measures[what](
+        device, degradations=degradations or None, progress=lambda row: say(_bench_line(row)), **named
+    )
     if json_file:
         Path(json_file).write_text(json.dumps(rows, indent=1))
 

@@ -64,11 +64,11 @@ class Losses(Registry[LossTerm]):
 
         The function is called as ``function(student, teacher, labels, **parameters)`` and returns a 0-d tensor, the
         mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
-        ``logits``, float [B,C], and ``features``, float [B,...], which may be of a reduced precision. A term with a
-        parameter ``layers``, a mapping from dotted names of layers, also has those layers' outputs in ``layers``, by
-        name. Where a recipe has class weights, ``student.weights`` says what each image weighs. ``labels`` is int64
-        [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features may be; else once for
-        each degradation, and the results are summed.
+        ``logits``, float [B,C], and ``features``, float [B,...], in float32 where training has a reduced precision. A
+        term with a parameter ``layers``, a mapping from dotted names of layers, also has those layers' outputs in
+        ``layers``, by name. Where a recipe has class weights, ``student.weights`` says what each image weighs.
+        ``labels`` is int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features
+        may be; else once for each degradation, and the results are summed.
 
         Raises:
             ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`.
@@ -82,7 +82,7 @@ class Losses(Registry[LossTerm]):
             >>> @LOSSES.register("margin", needs="nothing")
             ... def margin(student, teacher, labels, *, width: Annotated[float, Field(gt=0)] = 1.0):
             ...     "How far the label's logit is from being the largest by a margin."
-            ...     logits = student.logits.float()
+            ...     logits = student.logits
             ...     return (width + logits - logits.gather(1, labels[:, None])).relu().mean()
         """
         if needs not in NEEDS:

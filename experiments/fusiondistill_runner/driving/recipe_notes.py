@@ -34,6 +34,9 @@ def recipe_notes(plan: Plan, classes: int, size: tuple[int, int], own: Mapping[s
     needed = [name for name in own if name in {**rows, **rows.get("define", {})}]
     apart = "".join(f"; of {name} {own[name]}" for name in needed)
     yield f"recipe: {chosen}, {why}{apart}"
+    precision = plan.config.precision
+    if precision and plan.config.protocol == "paper" and {one.recipe.precision for one in trainings} != {precision}:
+        yield f"precision: {precision} is not taken: protocol: paper trains in fp32, unless a method says otherwise"
     cleanly = {spec.recipe.optimizer.weight_decay for spec in trainings if not spec.degradations}
     if not given and chosen == "paper" and _PAPER in cleanly and classes in _SETS and set(size) <= set(_SIDES):
         yield (

@@ -11,10 +11,11 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, store_o
 
 @verb(
     "bench",
-    "fusiondistill bench degradations --json degradations.json\nfusiondistill bench evaluation\n"
+    "fusiondistill bench degradations --json degradations.json\nfusiondistill bench training --device cuda\n"
+    "fusiondistill bench evaluation\n"
     "fusiondistill bench schedule --speed 32=12000 --speed 64=5000",
 )
-@click.argument("what", type=click.Choice(["degradations", "evaluation", "reading", "schedule"]))
+@click.argument("what", type=click.Choice(["degradations", "training", "evaluation", "reading", "schedule"]))
 @click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
 @click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
 @click.option(
@@ -25,13 +26,20 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, store_o
     help="schedule only: training images a second of a device at 32 or 64 pixels. Default: 32=8500 (measured on an "
     "H200), 64=4000 (assumed).",
 )
+@click.option("--model", help="training and evaluation only: a network by its name.")
 @click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
 def bench_verb(
-    what: str, device: str, degradations: tuple[str, ...], speeds: tuple[str, ...], json_file: str | None
+    what: str,
+    device: str,
+    degradations: tuple[str, ...],
+    speeds: tuple[str, ...],
+    model: str | None,
+    json_file: str | None,
 ) -> None:
     """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
 
-    degradations: beside imagedegrade. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
+    degradations: beside imagedegrade. training: a whole step of a ResNet-8 (on a GPU: ResNet-56) at 32x32, beside the
+    bare network and the usual way. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
     reading: images of a large file, read ahead of need beside straight out of the file's map, in memory and on disk.
     schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
     beside others.
@@ -40,8 +48,10 @@ def bench_verb(
 
     if what == "schedule":
         runner.bench_schedule(speeds, json_file, click.echo)
+    elif model and what not in ("training", "evaluation"):
+        raise click.UsageError(f"--model is for bench training and bench evaluation, not for bench {what}")
     else:
-        runner.bench(what, device, degradations, json_file, click.echo)
+        runner.bench(what, device, degradations, json_file, click.echo, model)
 
 
 @main.group("cluster")

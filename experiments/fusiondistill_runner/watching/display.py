@@ -58,6 +58,7 @@ class Display:
         self.failed = 0
         self.began: float | None = None
         self.spoken: dict[str, float] = {}
+        self.noted: set[str] = set()
         self.live: Any = None
 
     def __enter__(self) -> Display:
@@ -90,6 +91,10 @@ class Display:
             self.running[event.digest] = Running(stage, event.worker, time.time())
             if not self.live and stage.spec.training:
                 self.say(f"{self._clock()} {name}: started on {event.worker}")
+        elif event.kind == "progress" and "note" in event.facts:
+            if (text := event.facts["note"]) not in self.noted:
+                self.noted.add(text)
+                self.say(f"{self._clock()} {name}: {text}")
         elif event.kind == "progress":
             before = self.running.get(event.digest) or Running(stage, event.worker, time.time())
             self.running[event.digest] = replace(before, facts=event.facts)

@@ -15,10 +15,11 @@ def describe(problem: Exception) -> str:
     """An error as a user should read it: one line where the project or a plugin raised it, else the traceback's end."""
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
+    from fusiondistill.room import BatchTooLarge
     from fusiondistill.training import NeedsGPU, NonFiniteLoss
 
-    ours = CheckpointError | DataError | NeedsGPU | NonFiniteLoss | DiskFull | WrongResult | ConnectionError
-    if isinstance(problem, ours):
+    of_training = BatchTooLarge | NeedsGPU | NonFiniteLoss
+    if isinstance(problem, CheckpointError | DataError | DiskFull | WrongResult | ConnectionError | of_training):
         return str(problem)
     if at := blamed(problem):
         return at

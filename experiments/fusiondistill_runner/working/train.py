@@ -65,13 +65,19 @@ def train(job: Job) -> Result | None:
         for role in (f"teacher-{name}" for name in training.taught)
     ]
     try:
-        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe))
+        said: list[str] = []
+
+        def say(text: str) -> None:
+            said.append(text)
+            job.report({"note": text})
+
+        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe), say=say)
     except _Enough:
         return None
     if team.rank:
         return None
     result = _result(job, spec, recipe, progress, card_for(model, images, spec.data))
-    more = {"images_in": images_in, "channels_last": progress.channels_last}
+    more = {"images_in": images_in, "channels_last": progress.channels_last, **({"notes": said} if said else {})}
     return replace(result, facts={**result.facts, **more})
 
 

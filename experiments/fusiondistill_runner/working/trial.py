@@ -38,7 +38,7 @@ def train_candidate(
     spec = spec_of(search)
     stages = [trial_stage(search, values, repeat) for repeat in range(spec.seeds)]
     if len(stages) == 1:
-        perform(stages[0], store, context, device, lambda facts: report(_told(facts)), closing=closing)
+        perform(stages[0], store, context, device, _of_epochs(lambda facts: report(_told(facts))), closing=closing)
         return
 
     def rows_of(stage: Stage, epoch: int) -> Rows:
@@ -47,12 +47,17 @@ def train_candidate(
         if table is None:
             known: dict[int, dict[str, float]] = {}
             told = lambda facts: known.update({int(facts["epoch"]): metrics_of(facts)})  # noqa: E731
-            perform(stage, store, context, device, told, until=epoch)
+            perform(stage, store, context, device, _of_epochs(told), until=epoch)
             table = [known[number] for number in sorted(known)]
         return table
 
     for epoch in range(1, spec.train.recipe.epochs + 1):
         report(_mean([rows_of(stage, epoch)[epoch - 1] for stage in stages]))
+
+
+def _of_epochs(report: Report) -> Report:
+    """The report without what is no news of an epoch."""
+    return lambda facts: report(facts) if "epoch" in facts else None
 
 
 def _told(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Whether a training's steps fit the memory of its device, found out before it starts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fusiondistill.memory import free_memory
+from fusiondistill.precision import autocast
+
+__all__ = ["BatchTooLarge", "check_room", "kept_by_a_step"]
+
+_FEW = 2
+"""Images of the pass that is measured; BatchNorm needs two."""
+_SURELY = 2000
+"""A step that has so many times its images' size in memory fits: 500 are usual, of a ResNet-56."""
+_PART = 0.7
+"""Of the largest batch whose saved tensors fit. A step needs gradients and working space beside them."""
+
+
+class BatchTooLarge(ValueError):
+    """A step does not fit the memory of its device."""
+
+
+def check_room(
+    network: nn.Module, image: torch.Size, batch_size: int, parts: int, device: torch.device, precision: str
+) -> None:
+    """Refuse a batch whose forward pass alone saves more for the backward pass than the device has free.
+
+    What a pass saves is measured on two images and grows with their number. What is refused can surely not be trained;
+    what is not refused may still be too large by the working space of a step.
+
+    Args:
+        network: the student, on any device; it is copied.
+        image: [3,H,W].
+        batch_size: images of each degradation in a step of this worker.
+        parts: how many degradations there are, 1 for clean images.
+        device: where it is to be trained.
+        precision: of the training.
+
+    Raises:
+        BatchTooLarge: names the largest batch size that would fit.
+    """
+    free = free_memory(device)
+    if batch_size * parts * image.numel() * 4 * _SURELY < free:
+        return
+    each = kept_by_a_step(network, image, device, precision) * parts
+    weights = sum(weight.nbytes for weight in network.parameters())  # gradients take as much again
+    if each * batch_size + weights <= free:
+        return
+    fitting = max(0, int((free - weights) * _PART / each))
+    fitting -= fitting % 8 if fitting > 8 else 0
+    of_each = f" of each of {parts} degradations" if parts > 1 else ""
+    advice = f"a batch_size of {fitting:,} would fit" if fitting > 1 else "no batch would fit: take a smaller network"
+    raise BatchTooLarge(
+        f"a batch of {batch_size:,} images{of_each} needs at least {_gigabytes(each * batch_size + weights)} on "
+        f"{device}, where {_gigabytes(free)} are free: {advice}"
+    )
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def kept_by_a_step(network: nn.Module, image: Sequence[int], device: torch.device, precision: str) -> float:
+    """Bytes that a forward pass saves for the backward pass, for each image; weights are not counted."""
+    model = copy.deepcopy(network).to(device).train()
+    own = {weight.untyped_storage().data_ptr() for weight in (*model.parameters(), *model.buffers())}
+    found: dict[int, tuple[int, Any]] = {}
+
+    def keep(saved: torch.Tensor) -> torch.Tensor:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes(), saved  # held, so that no other gets its address
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved), autocast(precision, device):
+        model(torch.zeros(_FEW, *image, device=device))
+    return sum(size for size, _ in found.values()) / _FEW
