@@ -69,7 +69,7 @@ def _with_decay(recipe: Mapping[str, Any], decay: float) -> dict[str, Any]:
     return {**recipe, "optimizer": {**recipe["optimizer"], "weight_decay": decay}}
 
 
-def _fast(epochs: int, taught: Mapping[str, Any] | None = None, lr: float = 0.05) -> dict[str, Any]:
+def _fast(epochs: int, lr: float, taught: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "optimizer": {"name": "sgd", "lr": lr, "nesterov": True, "weight_decay": 5e-4},
@@ -79,23 +79,26 @@ def _fast(epochs: int, taught: Mapping[str, Any] | None = None, lr: float = 0.05
     }
 
 
+_ONE, _ALL, _PRETRAINED = 0.05, 0.15, 0.01
+"""Rates for images under one degradation or none, for batches of all, and for weights from elsewhere."""
 _HINTS: dict[str, Any] = {"loss": {"ce": 1.0, "feature": 1.0}}
 _KD: dict[str, Any] = {"loss": {"ce": 1.0, "kd": {"weight": 0.5, "temperature": 4.0}}, "teacher_view": "degraded"}
 _FAST: dict[str, dict[str, Any]] = {
-    "clean": _fast(50),
-    "clean-taught": _fast(50, _HINTS),
-    "clean-pretrained": _fast(25, lr=0.01),
-    "clean-pretrained-taught": _fast(25, _HINTS, lr=0.01),
-    "each": _fast(25),
-    "each-taught": _fast(25, _HINTS),
-    "all-random": _fast(50),
-    "all-random-taught": _fast(50, _KD),
-    "all-network": _fast(50),
-    "all-network-taught": _fast(50, _KD),
-    "all-merged": _fast(25),
-    "all-merged-taught": _fast(25, _KD),
+    "clean": _fast(50, _ONE),
+    "clean-taught": _fast(50, _ONE, _HINTS),
+    "clean-pretrained": _fast(25, _PRETRAINED),
+    "clean-pretrained-taught": _fast(25, _PRETRAINED, _HINTS),
+    "each": _fast(25, _ONE),
+    "each-taught": _fast(25, _ONE, _HINTS),
+    "all-random": _fast(50, _ALL),
+    "all-random-taught": _fast(50, _ALL, _KD),
+    "all-network": _fast(50, _ALL),
+    "all-network-taught": _fast(50, _ALL, _KD),
+    "all-merged": _fast(25, _ALL),
+    "all-merged-taught": _fast(25, _ALL, _KD),
 }
-"""A quarter of METHOD's epochs; README, "recipe: fast", says what was measured."""
+"""A quarter of METHOD's epochs. Rates are from a search on a small scale (README, "Cost of an accuracy"); those for
+pretrained weights were not measured."""
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,
