@@ -18,6 +18,7 @@ from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.devices import device_of
 from fusiondistill.fitting import Training
 from fusiondistill.layout import memory_format
+from fusiondistill.memory import kept_memory
 from fusiondistill.models import build_model
 from fusiondistill.precision import autocast
 from fusiondistill.recipe import Recipe
@@ -77,7 +78,8 @@ def bench_training(
     Ours is a whole step: images gathered, degraded, cropped and normalised, teachers, student, optimiser and metrics.
     It is compared, taking turns, with the bare network (forward and backward pass on one batch that is ready, without
     an optimiser; with teachers their forward passes, too), the best of the ways to run that in the same precision; with
-    itself in the default layout (NCHW), float32; and with :func:`fusiondistill.usual_way.usual_way`.
+    itself in the default layout (NCHW), float32, without :func:`fusiondistill.memory.kept_memory`, which our side and
+    the bare network have; and with :func:`fusiondistill.usual_way.usual_way`.
 
     Args:
         device: where all sides run; the usual way degrades on the CPU.
@@ -123,13 +125,14 @@ def _compared(
 ) -> Iterator[dict[str, Any]]:
     """The rows of one kind of training."""
     kind = KINDS[name]
-    sides: dict[tuple[str, str], Callable[[], float]] = {("fp32", "plain"): subject.ours(kind, "fp32", False)}
+    slow = subject.usual(kind, repeats) if kind.degradations else None
+    (plain,) = turns([subject.ours(kind, "fp32", False)], repeats, subject.device)
+    sides: dict[tuple[str, str], Callable[[], float]] = {}
     for precision in precisions:
         sides[precision, "ours"] = subject.ours(kind, precision, "auto")
         sides |= {(precision, way): run for way, run in subject.ways(kind, precision, compiled).items()}
-    found = dict(zip(sides, turns(list(sides.values()), repeats, subject.device), strict=True))
-    plain = found.pop(("fp32", "plain"))
-    slow = subject.usual(kind, repeats) if kind.degradations else None
+    with kept_memory(subject.device):
+        found = dict(zip(sides, turns(list(sides.values()), repeats, subject.device), strict=True))
     for precision in precisions:
         ours = found.pop((precision, "ours"))
         ways = {way: statistics.median(rates) for (one, way), rates in found.items() if one == precision}
@@ -138,7 +141,9 @@ def _compared(
         said = f"n = {repeats}, ours from {min(ours):,.0f} to {max(ours):,.0f}"
         each = ", ".join(f"{way} {rate:,.0f}" for way, rate in ways.items())
         yield row(f"{title}: bare network", middle, ways[best], f"best of {each}; {said}")
-        yield row(f"{title}: NCHW, fp32", middle, statistics.median(plain), f"the same step; {said}")
+        yield row(
+            f"{title}: NCHW, fp32", middle, statistics.median(plain), f"the same step, without kept memory; {said}"
+        )
         if slow:
             yield row(f"{title}: usual way", middle, statistics.median(slow), f"Pillow and imagedegrade; {said}")
 

@@ -19,6 +19,7 @@ from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
 from fusiondistill.layout import agreed, channels_last
+from fusiondistill.memory import kept_memory
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
@@ -98,18 +99,19 @@ class Training:
         """
         self._check_room(network)
         here = self.laid_out(network, start)
-        return train(
-            network,
-            here.recipe,
-            here.pipeline(),
-            seed=self.seed,
-            teachers=teachers,
-            validation=None if self.held_out is None else here.validate,
-            start=start,
-            on_epoch=on_epoch,
-            sync_batchnorm=self.sync_batchnorm,
-            say=say,
-        )
+        with kept_memory(self.device):
+            return train(
+                network,
+                here.recipe,
+                here.pipeline(),
+                seed=self.seed,
+                teachers=teachers,
+                validation=None if self.held_out is None else here.validate,
+                start=start,
+                on_epoch=on_epoch,
+                sync_batchnorm=self.sync_batchnorm,
+                say=say,
+            )
 
     def _check_room(self, network: nn.Module) -> None:
         own = -(-self.recipe.batch_size // self.world_size)

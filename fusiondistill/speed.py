@@ -14,6 +14,7 @@ from torch import nn
 from fusiondistill.data import ImageSet
 from fusiondistill.evaluation import Conditions, judge_images
 from fusiondistill.fitting import Training
+from fusiondistill.memory import kept_memory
 from fusiondistill.training import Loop, Progress
 
 __all__ = ["TrainingSpeed", "degrading_seconds", "judging_seconds", "training_speed"]
@@ -90,7 +91,8 @@ def training_speed(
         replace(training, held_out=few.select(rows)).validate(network, 0)
         return count * several
 
-    image = _seconds_each(steps, seconds, training.device)
+    with kept_memory(training.device):
+        image = _seconds_each(steps, seconds, training.device)
     (loop, row), began = last[0], time.perf_counter()
     progress = loop.judge(Progress(), 0, row, None, began)
     ended = time.perf_counter() - began
