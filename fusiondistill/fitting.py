@@ -54,6 +54,7 @@ class Training:
         rank, world_size: this worker's place among those that share every batch.
         sync_batchnorm: see :func:`fusiondistill.training.synchronised`.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
+        capture: see :func:`fusiondistill.training.train`.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Training:
     world_size: int = 1
     sync_batchnorm: bool = False
     limit: int | None = None
+    capture: bool = True
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -108,6 +110,7 @@ class Training:
             start=start,
             on_epoch=on_epoch,
             sync_batchnorm=self.sync_batchnorm,
+            capture=self.capture,
             say=say,
         )
 

@@ -1,5 +1,7 @@
 """The tensor versions, which GPUs run: the same pixels as the compiled kernels, no trip to the host, little memory."""
 
+import importlib
+import sys
 import weakref
 
 import pytest
@@ -128,3 +130,22 @@ def test_levels_on_a_device_are_clamped_instead_of_read():
     assert clamped.shape == images.shape
     out = degrade(images.to("meta"), "blur", torch.tensor([0, 50, 99]).to("meta"), seed=0)
     assert out.device.type == "meta"
+
+
+def test_the_gpu_s_blur_kernel_has_the_pixels_of_the_tensor_operations(monkeypatch):
+    """Triton's interpreter runs it on the CPU, at every level and on flat images."""
+    pytest.importorskip("triton")
+    from fusiondistill.degradations import blur
+    from fusiondistill.degradations.machinery import gpu_kernels
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    name = "fusiondistill.degradations.machinery.blur_triton"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    kernel = importlib.import_module(name)
+    monkeypatch.setattr(kernel, "BLOCK", 2**18)  # few programs: each is slow there
+    try:
+        cpu = torch.device("cpu")
+        assert gpu_kernels.agrees(kernel.run, cpu, blur.tensor_blur, blur.weights(cpu))
+        assert not gpu_kernels.agrees(lambda images, *_: images, cpu, blur.tensor_blur, blur.weights(cpu))
+    finally:
+        del sys.modules[name]

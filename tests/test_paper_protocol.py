@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from fusiondistill import batches, build_model, evaluation
+from fusiondistill import batches, build_model, evaluation, level_draws
 from fusiondistill.config_file import parse
 from fusiondistill.data import ImageSet
-from fusiondistill.degradations import DEGRADATIONS, degrade
+from fusiondistill.degradations import DEGRADATIONS, Degradation, degrade
+from fusiondistill.degradations.machinery.operator import applied
 from fusiondistill.fitting import Training
 from fusiondistill.methods import Trained
 from fusiondistill.recipe import Recipe, with_keys
@@ -110,7 +111,12 @@ class Draws:
             self.levels |= {(name, int(i)): int(v) for i, v in zip(more["indices"], levels, strict=True)}
             return degrade(pixels, name, levels, **more)
 
-        patch.setattr(batches, "degrade", seen)
+        def trained(entry: Degradation, pixels: torch.Tensor, levels: torch.Tensor, *more: Any) -> torch.Tensor:
+            self.levels |= {(entry.name, int(i)): int(v) for i, v in zip(more[1], levels, strict=True)}
+            return applied(entry, pixels, levels, *more)
+
+        patch.setattr(batches, "applied", trained)
+        patch.setattr(level_draws, "degrade", seen)
         patch.setattr(evaluation, "degrade", seen)
 
     def of(self, name: str, count: int) -> list[int]:

@@ -50,7 +50,8 @@ def train(job: Job) -> Result | None:
         return None
     found = job.inputs.found("search")
     recipe = with_found(spec.recipe, found)
-    training = training_of(spec, job.context.root(spec.data), device, recipe=recipe, team=team)
+    root = job.context.root(spec.data)
+    training = training_of(spec, root, device, recipe=recipe, team=team, capture=job.context.capture)
     images = training.images
     images_in = "memory" if fits(images, device) else "the cache's file, read ahead of need"
     model = spec.model
@@ -88,6 +89,7 @@ def training_of(
     *,
     recipe: Recipe | None = None,
     team: Team = Team(),  # noqa: B008
+    capture: bool = True,
 ) -> Training:
     """The training that a spec describes.
 
@@ -95,6 +97,7 @@ def training_of(
         root: where the images lie.
         recipe: in place of the spec's, where a search has found another.
         team: the workers that do it together.
+        capture: whether steps on CUDA become graphs.
     """
     images, held_out = splits(spec.data, root, spec.select)
     return Training(
@@ -109,6 +112,7 @@ def training_of(
         rank=team.rank,
         world_size=team.world_size,
         sync_batchnorm=spec.sync_batchnorm,
+        capture=capture,
     )
 
 
