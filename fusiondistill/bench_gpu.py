@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusiondistill.bench import bench_degradations, pictures
+from fusiondistill.bench import bench_degradations, pictures, turns
 from fusiondistill.bench_profile import explained
+from fusiondistill.bench_training import KINDS, Kind, bench_training
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, find
 from fusiondistill.fitting import Training
@@ -35,14 +36,16 @@ __all__ = ["main"]
 
 Row = dict[str, Any]
 MINUTES = 6.0
+_REPEATS = 5
+_USUAL = 25
+"""How many times as fast as the usual way a step is to be."""
 _CLASSES = [str(i) for i in range(100)]
 _STATISTICS = ((125.0, 123.0, 114.0), (63.0, 62.0, 67.0))
-_KINDS: dict[str, tuple[str, tuple[str, ...], bool]] = {
-    "base": ("clean", (), False),
-    "expert": ("each-taught", ("blur",), True),
-    "FusionDistill": ("all-merged-taught", PAPER_DEGRADATIONS, True),
+_KINDS = {
+    "base": KINDS["clean"],
+    "expert": Kind("each-taught", ("blur",), taught=True),
+    "FusionDistill": KINDS["distillation"],
 }
-"""Kind of training -> shape of the recipe, degradations, whether there are teachers."""
 _MARKS = {
     ("base", 128): 40_000, ("base", 512): 60_000, ("FusionDistill", 128): 30_000,
     "jpeg": 500_000, "blur": 2_000_000, "noise": 2_000_000, "saltpepper": 2_000_000,
@@ -68,7 +71,7 @@ def main(given: Sequence[str] | None = None) -> int:
     problems = checks(device)
     print("\n".join(problems) or "captured steps train as steps one by one do; degradations give the CPU's pixels")
     rows: list[Row] = []
-    for part in () if problems else (steps, degradations, side_by_side):
+    for part in () if problems else (steps, degradations, side_by_side, compared):
         if time.monotonic() > ends:
             print(f"left out, the time is over: {part.__name__}")
             continue
@@ -116,7 +119,7 @@ def loop_of(
     Args:
         more: so many images beyond whole steps, a short last batch.
     """
-    shape, degradations, taught = _KINDS[kind]
+    shape, degradations = _KINDS[kind].shape, _KINDS[kind].degradations
     known = RECIPES["paper"][shape]
     own = {"epochs": 1, "batch_size": batch, "precision": precision, "channels_last": True}
     name = optimizer or known["optimizer"]["name"]
@@ -125,7 +128,7 @@ def loop_of(
     pixels = pictures(min(count, 4096), 32).repeat(-(-count // 4096), 1, 1, 1)[:count]
     images = ImageSet("pictures", pixels, torch.arange(count) % 100, _CLASSES, statistics=_STATISTICS)
     training = Training(recipe, images, degradations=degradations, flip=True, device=device)
-    teachers = [_network(model, 1 + i) for i in range(len(degradations))] if taught else []
+    teachers = [_network(model, 1 + i) for i in range(len(degradations))] if _KINDS[kind].taught else []
     return Loop(_network(model, 0), recipe, training.pipeline(), teachers, _note, capture=capture)
 
 
@@ -174,27 +177,13 @@ def checks(device: torch.device) -> list[str]:
     return problems
 
 
-def turns(sides: Sequence[Callable[[], float]], repeats: int = 5) -> list[list[float]]:
-    """Images a second of each side, in turns that the sides take one after another, after one to warm up."""
-    rates: list[list[float]] = [[] for _ in sides]
-    for turn in range(repeats + 1):
-        for side, found in zip(sides, rates, strict=True):
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-            done = side()
-            torch.cuda.synchronize()
-            if turn:
-                found.append(done / (time.perf_counter() - began))
-    return rates
-
-
 def steps(device: torch.device) -> Iterator[Row]:
     """Whole steps as graphs, beside the same steps one by one."""
     for kind, batch in (("base", 128), ("base", 512), ("FusionDistill", 128)):
         for precision in ("bf16", "fp32"):
             made: dict[str, Any] = {"batch": batch, "precision": precision, "steps": 100 if batch == 128 else 50}
             graphs, plain = (loop_of(kind, device, capture=way, **made) for way in (True, False))
-            ours, slow = turns([partial(_images, loop) for loop in (graphs, plain)])
+            ours, slow = turns([partial(_images, loop) for loop in (graphs, plain)], _REPEATS, device)
             why = explained(partial(_epoch, graphs), graphs.pipeline.steps)
             spread = f"n = {len(ours)}, from {min(ours):,.0f} to {max(ours):,.0f}"
             yield _row(
@@ -238,7 +227,7 @@ def degradations(device: torch.device, batch: int = 2048) -> Iterator[Row]:
                 graph.replay()
             return 20.0 * batch
 
-        ours = statistics.median(turns([replay])[0])
+        ours = statistics.median(turns([replay], _REPEATS, device)[0])
         yield _row(f"{name} 32x32, batch {batch}, in a graph", ours, None, explained(replay, 20), _MARKS[name])
 
 
@@ -247,7 +236,7 @@ def side_by_side(device: torch.device) -> Iterator[Row]:
     loops = [loop_of("expert", device, steps=100) for _ in range(4)]
     for loop in loops:
         loop.prepare()
-    alone = statistics.median(turns([partial(_images, loops[0])])[0])
+    alone = statistics.median(turns([partial(_images, loops[0])], _REPEATS, device)[0])
     streams = [torch.cuda.Stream() for _ in loops]
 
     def together() -> float:
@@ -264,10 +253,18 @@ def side_by_side(device: torch.device) -> Iterator[Row]:
         return float(sum(loop.pipeline.steps * loop.recipe.batch_size for loop in loops))
 
     said = "together, beside one alone; four times as many images in less than twice the time is 2x"
-    yield _row("four experts, four streams", statistics.median(turns([together])[0]), alone, said)
+    yield _row("four experts, four streams", statistics.median(turns([together], _REPEATS, device)[0]), alone, said)
     for loop in loops:
         loop.close()
     yield _row("four experts, four processes", _four_processes(), alone, said)
+
+
+def compared(device: torch.device) -> Iterator[Row]:
+    """Captured steps beside the bare network and the usual way, see :mod:`fusiondistill.bench_training`."""
+    for row in bench_training(str(device), steps=50, kinds=("clean", "distillation"), repeats=3, compiled=False):
+        reached = "reached" if row["ratio"] >= _USUAL else "missed"
+        mark = f"mark {_USUAL}x {reached}; " if row["name"].endswith("usual way") else ""
+        yield {**row, "limit": mark + row["limit"]}
 
 
 def _four_processes(seconds: float = 8.0) -> float:

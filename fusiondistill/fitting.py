@@ -22,6 +22,7 @@ from fusiondistill.layout import agreed, channels_last
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.progress import Progress, batch_mean_accuracy
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe, merged
@@ -29,7 +30,7 @@ from fusiondistill.recipes import RANDOM, RECIPES, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.room import check_room
 from fusiondistill.state_dicts import state_difference
-from fusiondistill.training import Progress, batch_mean_accuracy, train
+from fusiondistill.training import train
 
 __all__ = ["Fit", "Training", "fit", "random_network"]
 
@@ -52,7 +53,7 @@ class Training:
         flip: random horizontal flips; None: what the data set allows.
         device: where the networks are trained.
         rank, world_size: this worker's place among those that share every batch.
-        sync_batchnorm: see :func:`fusiondistill.training.synchronised`.
+        sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
         capture: see :func:`fusiondistill.training.train`.
     """

@@ -15,7 +15,8 @@ from fusiondistill.capturing import pays
 from fusiondistill.data import ImageSet
 from fusiondistill.evaluation import Conditions, judge_images
 from fusiondistill.fitting import Training
-from fusiondistill.training import Loop, Progress
+from fusiondistill.progress import Progress
+from fusiondistill.training import Loop
 
 __all__ = ["TrainingSpeed", "degrading_seconds", "judging_seconds", "training_speed"]
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -25,11 +24,13 @@ from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 from fusiondistill.optimizers import load, optimizer_of, set_rate
 from fusiondistill.precision import autocast, slow_precision
+from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 from fusiondistill.weight_average import WeightAverage
+from fusiondistill.wrapping import synchronised, wrapped_student
 
-__all__ = ["Loop", "NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
+__all__ = ["Loop", "NonFiniteLoss", "train"]
 
 Validation = Callable[[nn.Module, int], Mapping[str, float | Fraction]]
 
@@ -46,49 +47,6 @@ class NonFiniteLoss(ArithmeticError):
             f"the loss (or a weight) is not finite at epoch {epoch}, step {step} of {steps}: {advice}; the last good "
             "epoch is kept"
         )
-
-
-class NeedsGPU(ValueError):
-    """A setting that torch has for GPUs only."""
-
-
-@dataclass
-class Progress:
-    """The state from which training goes on after an epoch, and its metrics so far.
-
-    Randomness needs no state: it is a function of (seed, epoch).
-    """
-
-    epoch: int = 0
-    """Epochs done."""
-    model: dict[str, torch.Tensor] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The moving average of the weights, where the recipe has one."""
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Weights of the chosen epoch: of the network, or of the average."""
-    best_epoch: int = 0
-    best_score: float = float("-inf")
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """One row of metrics per epoch; accuracies are fractions, ``seconds`` wall time."""
-    channels_last: bool | None = None
-    """The memory layout that it began in and goes on in, on any machine; None: stored before that was noted."""
-
-
-def batch_mean_accuracy(right: torch.Tensor, batch_size: int) -> Fraction:
-    """The mean over batches of each batch's accuracy: a short last batch weighs as much as a full one.
-
-    It is exact, so that no rounding decides between two epochs that are equally good.
-
-    Args:
-        right: bool [N], in the order of the batches.
-        batch_size: images of each batch but the last.
-    """
-    parts = right.split(batch_size)
-    counts = torch.stack([part.sum() for part in parts]).tolist()
-    accuracies = [Fraction(count, len(part)) for count, part in zip(counts, parts, strict=True)]
-    return sum(accuracies, Fraction(0)) / len(parts)
 
 
 def train(
@@ -123,7 +81,7 @@ def train(
             with the best mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
         on_epoch: called after every epoch on rank 0, to store and report. What it raises ends training.
-        sync_batchnorm: see :func:`synchronised`.
+        sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
         capture: on CUDA replay steps as graphs where that can be done and pays; see :mod:`fusiondistill.capturing`.
         say: told in a sentence what does not go as the recipe asks but changes no result, like a failed ``compile``.
 
@@ -186,7 +144,7 @@ class Loop:
         self.captured: Captured | None = None
         self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.forward = _wrapped(model, recipe, pipeline, say)
+        self.forward = wrapped_student(model, recipe, pipeline, say)
         self.names = ("images", "right", "loss", *self.objective.names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         """Over the images of an epoch so far: their number, and what :attr:`names` says of each."""
@@ -339,45 +297,3 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU, so that any machine can go on from it."""
     return tensor.detach().to("cpu", copy=True)
-
-
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, changed in place such that each BatchNorm normalises over all workers' parts of a batch.
-
-    Raises:
-        NeedsGPU: torch can do it on CUDA alone.
-    """
-    if device.type != "cuda":
-        raise NeedsGPU(
-            f"resources.sync_batchnorm needs a GPU for each worker, these have a {device.type.upper()}: "
-            "leave it out, or set resources.gpus_per_worker to 1 on machines that have GPUs"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline, say: Callable[[str], None]) -> Callable[..., Any]:
-    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
-    wrapped = model
-    if pipeline.world_size > 1:
-        devices = [pipeline.device] if pipeline.device.type == "cuda" else None
-        unused = not recipe.loss.needs.head
-        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
-    return _Compiled(wrapped, say) if recipe.compile else wrapped
-
-
-class _Compiled:
-    """A compiled network; the network itself from where compiling fails, which a first call with other shapes can."""
-
-    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
-        self.network, self.say = network, say
-        self.compiled: Callable[..., Any] | None = torch.compile(network)
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        if self.compiled is not None:
-            try:
-                return self.compiled(*given, **named)
-            except Exception as error:  # compilers raise anything; what the network itself raises, it raises again
-                self.compiled = None
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.say(f"compile failed, training goes on without it: {reason}")
-        return self.network(*given, **named)

@@ -21,8 +21,8 @@ from fusiondistill.degradations import DEGRADATIONS, Degradation, degrade
 from fusiondistill.degradations.machinery.operator import applied
 from fusiondistill.fitting import Training
 from fusiondistill.methods import Trained
+from fusiondistill.progress import batch_mean_accuracy
 from fusiondistill.recipe import Recipe, with_keys
-from fusiondistill.training import batch_mean_accuracy
 from fusiondistill_runner.planning.plan import build
 from golden.cases import filled
 from golden.material import whole

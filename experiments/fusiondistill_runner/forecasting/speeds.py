@@ -30,8 +30,8 @@ from fusiondistill.fitting import random_network
 from fusiondistill.folding import for_inference
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS
+from fusiondistill.progress import Progress
 from fusiondistill.speed import degrading_seconds, judging_seconds, training_speed
-from fusiondistill.training import Progress
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec, ValidateSpec
