@@ -133,7 +133,7 @@ def loop_of(
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}", flush=True)
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _network(name: str, seed: int) -> nn.Module:
@@ -162,8 +162,8 @@ def checks(device: torch.device) -> list[str]:
         plain.close()
         graphs.close()
     asking = loop_of("base", device, batch=64, steps=1, model="cifar_resnet8")
-    asking.model.register_forward_pre_hook(lambda module, given: given[0].sum().item() > 0 and None)
-    if asking.epoch(0)["images"] != 64 or asking.captured is not None:
+    asking.model.register_forward_pre_hook(_ask)
+    if not asking.epoch(0)["images"] or asking.captured is not None:
         problems.append("a network that reads values back was captured")
     asking.close()
     images = pictures(512, 32)
@@ -175,6 +175,11 @@ def checks(device: torch.device) -> list[str]:
         if not torch.equal(here, there.cpu()):
             problems.append(f"{degradation}: not the CPU's pixels")
     return problems
+
+
+def _ask(module: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    """Read a value back."""
+    given[0].sum().item()
 
 
 def steps(device: torch.device) -> Iterator[Row]:
