@@ -13,6 +13,7 @@ from torch import nn
 
 from fusiondistill.batches import Pipeline
 from fusiondistill.capturing import captured, pays, why_not
+from fusiondistill.config_file import parse
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
 from fusiondistill.degradations.machinery import fields
 from fusiondistill.host_reads import HostReads
@@ -21,6 +22,7 @@ from fusiondistill.optimizers import load, optimizer_of, set_rate
 from fusiondistill.recipe import Schedule, with_keys
 from fusiondistill.static_batches import StaticBatches
 from fusiondistill.training import Loop, train
+from fusiondistill_runner.planning.plan import build
 from toy_training import Toy, make_pipeline, make_recipe
 
 ALL = tuple(DEGRADATIONS)
@@ -284,3 +286,12 @@ def test_static_optimisers_are_torchs_but_for_rounding(name: str) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert isinstance(makers[1].param_groups[0]["lr"], torch.Tensor)
     assert isinstance(makers[0].param_groups[0]["lr"], float)
+
+
+def test_the_users_word_is_no_part_of_a_result() -> None:
+    found = []
+    for more in ("", "resources: {capture: false}\n"):
+        config = parse(f"experiment: x\nmethods: [scratch]\n{more}")
+        plan = build(config, "f" * 64, lambda name: DEGRADATIONS[name].levels, test_images=400, parameters=1)
+        found.append((config.resources.capture, [stage.digest for stage in plan.stages]))
+    assert [one for one, _ in found] == [True, False] and found[0][1] == found[1][1]

@@ -59,7 +59,8 @@ def trained(device: torch.device, epochs: int = 3, images: int = 48, **settings:
     teachers = [network(10 + i) for i in range(len(gpu_training.NAMES))]
     start = settings.pop("start", None)
     made = recipe(epochs=epochs, loss=DISTILLING, **settings)
-    return train(network(1), made, pipeline(device, images), seed=0, teachers=teachers, start=start)
+    parts = pipeline(device, images, channels_last=made.channels_last is True)
+    return train(network(1), made, parts, seed=0, teachers=teachers, start=start)
 
 
 @pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
@@ -148,7 +149,7 @@ def looped(capture: bool, said: list[str], model: torch.nn.Module | None = None,
     """48 images in batches of 12 and 10, of 4 degradations each: two shapes."""
     teachers = [network(10 + i) for i in range(len(gpu_training.NAMES))]
     made = recipe(epochs=3, loss=DISTILLING, **settings)
-    parts = pipeline(GPU, 46, channels_last=made.channels_last)
+    parts = pipeline(GPU, 46, channels_last=made.channels_last is True)
     return Loop(model or network(1), made, parts, teachers, said.append, capture=capture)
 
 
