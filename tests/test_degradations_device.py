@@ -1,6 +1,7 @@
 """The tensor versions, which GPUs run: the same pixels as the compiled kernels, no trip to the host, little memory."""
 
 import importlib
+import re
 import sys
 import weakref
 
@@ -9,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade
-from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, blur, degrade
+from fusiondistill.degradations.machinery import fields, gpu_kernels
 
 # Operations whose result, or its shape, has to be known on the host.
 HOST_TRIPS = {
@@ -132,20 +133,33 @@ def test_levels_on_a_device_are_clamped_instead_of_read():
     assert out.device.type == "meta"
 
 
-def test_the_gpu_s_blur_kernel_has_the_pixels_of_the_tensor_operations(monkeypatch):
-    """Triton's interpreter runs it on the CPU, at every level and on flat images."""
+def kernel_module(monkeypatch, interpreted):
+    """The module with the GPU's blur, for Triton's interpreter on the CPU or for its compiler."""
     pytest.importorskip("triton")
-    from fusiondistill.degradations import blur
-    from fusiondistill.degradations.machinery import gpu_kernels
-
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreted)))
     name = "fusiondistill.degradations.machinery.blur_triton"
     monkeypatch.delitem(sys.modules, name, raising=False)
-    kernel = importlib.import_module(name)
-    monkeypatch.setattr(kernel, "BLOCK", 2**18)  # few programs: each is slow there
-    try:
-        cpu = torch.device("cpu")
-        assert gpu_kernels.agrees(kernel.run, cpu, blur.tensor_blur, blur.weights(cpu))
-        assert not gpu_kernels.agrees(lambda images, *_: images, cpu, blur.tensor_blur, blur.weights(cpu))
-    finally:
-        del sys.modules[name]
+    module = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return module
+
+
+def test_the_gpu_s_blur_kernel_has_the_pixels_of_the_tensor_operations(monkeypatch):
+    """At every level, on noise and on flat images."""
+    kernel, cpu = kernel_module(monkeypatch, interpreted=True), torch.device("cpu")
+    monkeypatch.setattr(kernel, "BLOCK", 2**14)  # few programs: each is slow there
+    assert gpu_kernels.agrees(kernel.run, cpu, blur.tensor_blur, blur.weights(cpu), (9, 14))
+    assert not gpu_kernels.agrees(lambda images, *_: images, cpu, blur.tensor_blur, blur.weights(cpu), (9, 14))
+
+
+def test_the_gpu_s_blur_kernel_multiplies_and_adds_apart(monkeypatch, tmp_path):
+    """Compiled for an H100, it has no fused multiply-add, which would round once instead of twice."""
+    kernel = kernel_module(monkeypatch, interpreted=False)._pass
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    kinds = ["*u8", "*u8", "*fp64", "*i64", *["i32"] * 4, "constexpr", "constexpr"]
+    source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), {(8,): blur.RADIUS, (9,): 512})
+    text = compile(source, GPUTarget("cuda", 90, 32), {"enable_fp_fusion": False}).asm["ptx"]
+    assert {*re.findall(r"(?:fma|mul|add)[.\w]*f64", text)} == {"mul.rn.f64", "add.rn.f64"}

@@ -46,11 +46,12 @@ def agrees(
     device: torch.device,
     reference: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     table: torch.Tensor,
+    size: tuple[int, int] = (33, 47),
 ) -> bool:
     """Whether both give the same pixels at every level, on noise and on flat images, where rounding decides."""
     levels = torch.arange(2 * len(table), device=device) // 2
     pixels = torch.randint(
-        0, 256, (len(levels), 3, 33, 47), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0, 256, (len(levels), 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     pixels[::2] = pixels[::2, :, :1, :1].clone()
     images = pixels.to(device)
