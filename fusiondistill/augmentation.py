@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional
 
-from fusiondistill.randomness import integers, uniform
+from fusiondistill.randomness import Address, integers, uniform
 
 __all__ = ["crop_boxes", "cutout", "padded_crop", "resized_crop"]
 
@@ -21,7 +21,7 @@ _BITS = 11
 
 
 def crop_boxes(
-    address: int,
+    address: Address,
     indices: torch.Tensor,
     size: tuple[int, int],
     scale: tuple[float, float],
@@ -72,7 +72,11 @@ def _middle(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, i
 
 
 def resized_crop(
-    images: torch.Tensor, address: int, indices: torch.Tensor, scale: tuple[float, float], ratio: tuple[float, float]
+    images: torch.Tensor,
+    address: Address,
+    indices: torch.Tensor,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
 ) -> torch.Tensor:
     """Cut a random box out of every image and enlarge it to the image's size, bilinearly.
 
@@ -126,7 +130,7 @@ def _blended(before: torch.Tensor, after: torch.Tensor, part: torch.Tensor) -> t
     return after.sub_(before).mul_(part).add_(before.mul_(1 << _BITS))
 
 
-def padded_crop(images: torch.Tensor, address: int, indices: torch.Tensor, padding: int) -> torch.Tensor:
+def padded_crop(images: torch.Tensor, address: Address, indices: torch.Tensor, padding: int) -> torch.Tensor:
     """Zero-pad by ``padding`` and crop to the image's size at a random place, by one gather for the batch."""
     if not padding:
         return images
@@ -141,7 +145,7 @@ def padded_crop(images: torch.Tensor, address: int, indices: torch.Tensor, paddi
     return padded.flatten(2).gather(2, flat).view(batch, channels, height, width)
 
 
-def cutout(images: torch.Tensor, address: int, indices: torch.Tensor, side: int) -> torch.Tensor:
+def cutout(images: torch.Tensor, address: Address, indices: torch.Tensor, side: int) -> torch.Tensor:
     """Set a square of ``side`` to 0 in every image; its centre is anywhere, the border clips it."""
     height, width = images.shape[2:]
     centre_y = integers(address, indices * 2, 0, height - 1)

@@ -19,11 +19,13 @@ from fusiondistill.augmentation import cutout, padded_crop, resized_crop
 from fusiondistill.balancing import balanced_positions
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
-from fusiondistill.degradations import degrade, find
+from fusiondistill.degradations import find
+from fusiondistill.degradations.machinery.operator import applied, noise_address
 from fusiondistill.feeding import Images, fed
-from fusiondistill.randomness import bits, integers, key, permutation, uniform
+from fusiondistill.level_draws import level_address, noise_seed, random_levels
+from fusiondistill.randomness import bits, key, permutation, uniform
 
-__all__ = ["Batch", "Pipeline", "degraded", "level_address", "normalise", "random_levels"]
+__all__ = ["Batch", "Pipeline", "normalise"]
 
 
 @dataclass(frozen=True)
@@ -108,81 +110,126 @@ class Pipeline:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch (from 0)."""
-        given = [None if one is None else as_degradation(one) for one in self.degradations or (None,)]
-        orders = [self._order(epoch, self._pair(one.id if one else None)) for one in given]
-        steps = [[order[start : start + self.batch_size] for order in orders]
-                 for start in range(0, len(orders[0]), self.batch_size)]  # fmt: skip
+        orders, addresses = self.orders(epoch), self.addresses(epoch)
+        steps = orders.split(self.batch_size, 1)
         # The images of every step, one degradation after another, as a stream that may be read ahead of need.
-        wanted = (self._rows(self._shard(one)[0]) for step in steps for one in step)
+        wanted = (self.rows(order) for step in steps for order in self._shard(step)[0])
         images = fed(self.images, self.device, wanted, self.limit)
-        weights = None if self.class_weights is None else self.class_weights[self.images.labels].to(self.device)
+        weights = self.image_weights()
         for step in steps:
-            shards = [self._shard(one) for one in step]
-            mine, share = [one for one, _ in shards], shards[0][1]
-            parts = [self._views(next(images), one, d, epoch) for one, d in zip(mine, given, strict=True)]
-            batch = self._join(parts, share, share * sum(map(len, step)) / self.world_size)
-            yield batch if weights is None else replace(batch, image_weights=self._relative(weights, mine, step))
+            yield self.batch(step, [next(images) for _ in step], addresses, weights)
+
+    def orders(self, epoch: int) -> torch.Tensor:
+        """The images of an epoch under each degradation, int64 [D, N] on the device, in the order of the steps.
+
+        Each number is the index of an image, plus N for each repeat before it. Every random choice for an image has
+        this number as its address, so that repeats look different.
+        """
+        return torch.stack([self._order(epoch, self._pair(one.id if one else None)) for one in self._given])
+
+    def addresses(self, epoch: int) -> torch.Tensor:
+        """The rest of the address of each random choice of an epoch, int64 [D, 5] on the device.
+
+        For each degradation these are the addresses of flip, crop, level, noise and hole.
+        """
+        return torch.tensor([self._addresses(epoch, one) for one in self._given]).to(self.device, non_blocking=True)
+
+    def image_weights(self) -> torch.Tensor | None:
+        """What each image of the set weighs by its class, float32 [N] on the device; None: all the same."""
+        return None if self.class_weights is None else self.class_weights[self.images.labels].to(self.device)
+
+    def rows(self, order: torch.Tensor) -> torch.Tensor:
+        """Where images of an order lie within the set."""
+        return order % len(self.images) if self.balanced else order
+
+    def batch(
+        self,
+        step: torch.Tensor,
+        images: Sequence[Images],
+        addresses: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> Batch:
+        """A batch as a function of tensors alone: nothing is read back from the device, and no shape hangs on a value.
+
+        Args:
+            step: int64 [D, B], the images of the step on all workers, as in :meth:`orders`.
+            images: for each degradation uint8 [B', 3, H, W] and int64 [B'], the images and labels of this worker.
+            addresses: int64 [D, 5], see :meth:`addresses`.
+            weights: see :meth:`image_weights`.
+        """
+        mine, share = self._shard(step)
+        parts = [
+            self._views(clean, labels, order, given, drawn.unbind())
+            for (clean, labels), order, given, drawn in zip(images, mine, self._given, addresses, strict=True)
+        ]
+        batch = self._join(parts, share, share * step.numel() / self.world_size)
+        if weights is None:
+            return batch
+        own, whole = (weights[self.rows(one.flatten())] for one in (mine, step))
+        return replace(batch, image_weights=own / whole.mean())
+
+    @property
+    def _given(self) -> list[DegradationConfig | None]:
+        return [as_degradation(one) for one in self.degradations] or [None]
+
+    def _addresses(self, epoch: int, given: DegradationConfig | None) -> list[int]:
+        pair = self._pair(given.id if given else None)
+        flip, crop = key(self.seed, "flip", epoch, pair), key(self.seed, "crop", epoch, pair)
+        if given is None:
+            return [flip, crop, 0, 0, key(self.seed, "cutout", epoch, "")]
+        level = key(self.seed, "level", epoch, level_address(given, self.coupled))
+        noise = noise_address(noise_seed(given, key(self.seed, "pixels", epoch)), given.name)
+        own = "" if self.coupled and not find(given.name).random else given.id
+        return [flip, crop, level, noise, key(self.seed, "cutout", epoch, own)]
 
     def _order(self, epoch: int, pair: str) -> torch.Tensor:
-        """The images of an epoch, int64 [N], on the device: the index of each, plus N for each repeat before it.
-
-        Every random choice for an image has this number as its address, so that repeats look different.
-        """
         order = key(self.seed, "order", epoch, pair)
         if not self.balanced:
             return permutation(order, len(self.images), self.device)
         positions = balanced_positions(self.images.labels, key(self.seed, "balance", epoch, pair))
         return positions[bits(order, positions).argsort(stable=True)].to(self.device)
 
-    def _relative(self, weights: torch.Tensor, mine: list[torch.Tensor], step: list[torch.Tensor]) -> torch.Tensor:
-        """The weights of this worker's images over the mean weight of the step's."""
-        own, whole = (weights[self._rows(torch.cat(one))] for one in (mine, step))
-        return own / whole.mean()
-
-    def _rows(self, order: torch.Tensor) -> torch.Tensor:
-        """The indices of images within the set."""
-        return order % len(self.images) if self.balanced else order
-
     def _pair(self, name: str | None) -> str:
         """The degradation as part of an address; "" where all degradations draw alike."""
         return "" if name is None or self.pairing == "same" else name
 
-    def _shard(self, indices: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """This worker's part of a batch, and its ``share``. Every worker trains on a last batch too small to cut."""
-        total = len(indices)
+    def _shard(self, step: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """This worker's part of a step, and its ``share``. Every worker trains on a last batch too small to cut."""
+        total = step.shape[1]
         if self.world_size == 1 or total < 2 * self.world_size:
-            return indices, 1.0
-        mine = indices[self.rank :: self.world_size]
-        return mine, len(mine) * self.world_size / total
+            return step, 1.0
+        mine = step[:, self.rank :: self.world_size]
+        return mine, mine.shape[1] * self.world_size / total
 
     def _views(
-        self, images: Images, indices: torch.Tensor, given: DegradationConfig | None, epoch: int
+        self,
+        clean: torch.Tensor,
+        labels: torch.Tensor,
+        indices: torch.Tensor,
+        given: DegradationConfig | None,
+        addresses: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """(student, teacher, labels) of some images under one degradation; ``indices`` are their addresses."""
-        clean, labels = images
-        name = given.id if given else None
-        pair = self._pair(name)
+        flip, crop, level, noise, hole = addresses
         if self.flip:
-            flipped = uniform(key(self.seed, "flip", epoch, pair), indices) < 0.5
+            flipped = uniform(flip, indices) < 0.5
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
-        crops, padding = key(self.seed, "crop", epoch, pair), self.padding
+        padding = self.padding
         if self.scale:
-            clean, padding = resized_crop(clean, crops, indices, self.scale, self.ratio), 0
+            clean, padding = resized_crop(clean, crop, indices, self.scale, self.ratio), 0
         seen = clean
         if given is not None:
-            address = level_address(given, self.coupled)
-            levels = random_levels(given, key(self.seed, "level", epoch, address), indices)
-            pixels = key(self.seed, "pixels", epoch)
-            seen = degraded(clean, given, levels, seed=pixels, indices=indices, protocol=self.protocol)
-        student = self._normal(padded_crop(seen, crops, indices, padding))
+            entry = find(given.name)
+            levels = random_levels(given, level, indices)
+            seen = applied(entry, clean, levels, noise, indices, self.protocol, entry.checked(given.parameters))
+        student = self._normal(padded_crop(seen, crop, indices, padding))
         teacher = None
         if self.teacher_view == "degraded":
             teacher = student
         elif self.teacher_view == "clean":
-            teacher = self._normal(padded_crop(clean, crops, indices, padding))
+            teacher = self._normal(padded_crop(clean, crop, indices, padding))
         if self.cutout:
-            own = "" if given is None or (self.coupled and not find(given.name).random) else given.id
-            student = cutout(student, key(self.seed, "cutout", epoch, own), indices, self.cutout)
+            student = cutout(student, hole, indices, self.cutout)
         return student, teacher, labels
 
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
@@ -205,57 +252,6 @@ class Pipeline:
             share=share,
             weight=weight,
         )
-
-
-def level_address(given: str | DegradationConfig, coupled: bool) -> str:
-    """What of a degradation addresses the draw of an image's level: its id, or how many levels it has.
-
-    The released code seeds a generator of levels for each degradation, all alike, and draws from 0 to the number of
-    levels; so degradations with equally many (blur and noise, 51) draw the same one, counted from their lowest. It
-    takes holes from another generator, seeded alike too, which degradations share with their noise; so those that need
-    no random numbers (jpeg and blur) have the same holes. Both hold here for a plugin's degradations as well.
-    """
-    one = as_degradation(given)
-    return f"{len(one.every_level)} levels" if coupled else one.id
-
-
-def random_levels(given: str | DegradationConfig, address: int, indices: torch.Tensor) -> torch.Tensor:
-    """A level for every image, int64 [B], uniform over the degradation's levels, or over those that are given."""
-    levels = as_degradation(given).every_level
-    drawn = integers(address, indices, 0, len(levels) - 1)
-    if len(levels) == levels[-1] - levels[0] + 1:
-        return drawn + levels[0]
-    return _listed(tuple(levels), indices.device)[drawn]
-
-
-@lru_cache(maxsize=64)
-def _listed(levels: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Levels on the device, cached: a copy in every step would make the host wait for the device."""
-    return torch.tensor(levels).to(device, non_blocking=True)
-
-
-def degraded(
-    images: torch.Tensor,
-    given: str | DegradationConfig,
-    levels: torch.Tensor,
-    *,
-    seed: int,
-    indices: torch.Tensor,
-    protocol: str,
-) -> torch.Tensor:
-    """Training images under a degradation as it is given; an id of its own draws noise of its own.
-
-    Args:
-        images: uint8 [B,3,H,W].
-        levels: int64 [B].
-        seed, indices, protocol: see :func:`fusiondistill.degradations.degrade`.
-
-    Returns:
-        uint8 [B,3,H,W].
-    """
-    one = as_degradation(given)
-    own = seed if one.id == one.name else key(seed, "as", one.id)
-    return degrade(images, one.name, levels, seed=own, indices=indices, protocol=protocol, **one.parameters)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -208,6 +208,9 @@ class Resources(Frozen):
     sync_batchnorm: bool = Field(
         False, description="BatchNorm over the whole batch of a run's data-parallel workers; needs GPUs"
     )
+    capture: bool = Field(
+        True, description="on CUDA: training steps as graphs, one launch each; false: operation by operation"
+    )
     threads: Count | None = Field(None, description="torch threads of a worker; default: cpus_per_worker, rounded down")
     group_size: Count = Field(8, description="workers of one Ray Train group, which fail and restart together")
 

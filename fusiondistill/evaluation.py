@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fusiondistill.batches import degraded, level_address, normalise, random_levels
+from fusiondistill.batches import normalise
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade
 from fusiondistill.folding import piece_of
+from fusiondistill.level_draws import degraded, level_address, random_levels
 from fusiondistill.randomness import key
 from fusiondistill.registry import WrongResult
 from fusiondistill.statistics import expected_calibration_error

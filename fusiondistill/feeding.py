@@ -16,7 +16,7 @@ import torch
 from fusiondistill.data import ImageSet
 from fusiondistill.memory import free_memory
 
-__all__ = ["SHARE", "bytes_of", "fed", "fits", "too_large"]
+__all__ = ["SHARE", "bytes_of", "fed", "fits", "held", "too_large"]
 
 SHARE = 0.5
 """The part of a device's free memory that a set may fill; a larger one stays in its file."""
@@ -88,12 +88,12 @@ def fed(
     elif device.type == "cpu":
         yield from (images.gather(indices) for indices in wanted)
     else:
-        pixels, labels = _held(images, device)
+        pixels, labels = held(images, device)
         yield from ((pixels.index_select(0, one), labels.index_select(0, one)) for one in wanted)
 
 
-def _held(images: ImageSet, device: torch.device) -> Images:
-    """A whole set on an accelerator, so that an epoch never waits for the host; copied in pieces."""
+def held(images: ImageSet, device: torch.device) -> Images:
+    """A whole set on a device, pixels and labels, so that an epoch never waits for the host; copied in pieces."""
     found = _resident.get((images, device))
     if found is None:
         while len(_resident) >= _KEPT:

@@ -23,6 +23,7 @@ from fusiondistill.memory import kept_memory
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.progress import Progress, batch_mean_accuracy
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe, merged
@@ -30,7 +31,7 @@ from fusiondistill.recipes import RANDOM, RECIPES, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.room import check_room
 from fusiondistill.state_dicts import state_difference
-from fusiondistill.training import Progress, batch_mean_accuracy, train
+from fusiondistill.training import train
 
 __all__ = ["Fit", "Training", "fit", "random_network"]
 
@@ -53,8 +54,9 @@ class Training:
         flip: random horizontal flips; None: what the data set allows.
         device: where the networks are trained.
         rank, world_size: this worker's place among those that share every batch.
-        sync_batchnorm: see :func:`fusiondistill.training.synchronised`.
+        sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
+        capture: see :func:`fusiondistill.training.train`.
     """
 
     recipe: Recipe
@@ -69,6 +71,7 @@ class Training:
     world_size: int = 1
     sync_batchnorm: bool = False
     limit: int | None = None
+    capture: bool = True
 
     @property
     def taught(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ class Training:
                 start=start,
                 on_epoch=on_epoch,
                 sync_batchnorm=self.sync_batchnorm,
+                capture=self.capture,
                 say=say,
             )
 

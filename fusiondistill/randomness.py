@@ -10,7 +10,11 @@ import hashlib
 
 import torch
 
-__all__ = ["bits", "integers", "key", "permutation", "uniform"]
+__all__ = ["Address", "bits", "integers", "key", "permutation", "uniform"]
+
+Address = int | torch.Tensor
+"""The constant part of an address: a number from :func:`key`, or that as an int64 tensor [], which may lie on a GPU and
+be another in the next step."""
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, the increment of splitmix64, as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -32,11 +36,11 @@ def _shift(x: torch.Tensor, n: int) -> torch.Tensor:
     return (x >> n) & ((1 << (64 - n)) - 1)
 
 
-def bits(key: int, counters: torch.Tensor) -> torch.Tensor:
+def bits(key: Address, counters: torch.Tensor) -> torch.Tensor:
     """64 random bits for every counter.
 
     Args:
-        key: a number from :func:`key`.
+        key: a number from :func:`key`, or a tensor that holds it.
         counters: int64 tensor of any shape: the variable part of the address, an image index for example.
 
     Returns:
@@ -49,12 +53,12 @@ def bits(key: int, counters: torch.Tensor) -> torch.Tensor:
     return x ^ _shift(x, 31)
 
 
-def uniform(key: int, counters: torch.Tensor) -> torch.Tensor:
+def uniform(key: Address, counters: torch.Tensor) -> torch.Tensor:
     """float64 in [0, 1), one for every counter: the upper 53 of its :func:`bits`."""
     return _shift(bits(key, counters), 11).to(torch.float64) * 2.0**-53
 
 
-def integers(key: int, counters: torch.Tensor, low: int, high: int) -> torch.Tensor:
+def integers(key: Address, counters: torch.Tensor, low: int, high: int) -> torch.Tensor:
     """int64 uniform in low..high, both ends included, one for every counter."""
     if high < low:
         raise ValueError(f"an empty range of integers: {low}..{high}")

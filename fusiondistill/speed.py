@@ -11,11 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from fusiondistill.capturing import pays
 from fusiondistill.data import ImageSet
 from fusiondistill.evaluation import Conditions, judge_images
 from fusiondistill.fitting import Training
 from fusiondistill.memory import kept_memory
-from fusiondistill.training import Loop, Progress
+from fusiondistill.progress import Progress
+from fusiondistill.training import Loop
 
 __all__ = ["TrainingSpeed", "degrading_seconds", "judging_seconds", "training_speed"]
 
@@ -68,20 +70,30 @@ def training_speed(
     optimizer = training.recipe.optimizer.model_copy(update={"lr": STILL})
     still = replace(training, recipe=training.recipe.model_copy(update={"optimizer": optimizer}))
     several = max(1, len(training.degradations))
-    last: list[tuple[Loop, dict[str, float]]] = []
+    largest = min(training.recipe.batch_size, len(training.images))
+    capture = training.capture and pays(training.recipe, training.pipeline())
+    last: list[Loop] = []
+    rows: list[dict[str, float]] = []
 
-    def steps(count: int) -> int:
-        """Train on about so many images of each degradation; returns how many images that were in all."""
-        batch = min(training.recipe.batch_size, len(training.images), max(2, count))
-        epoch = min(len(training.images), max(1, count // batch) * batch)
+    def images_of(count: int) -> tuple[int, int]:
+        """(images of a step, images of an epoch), of each degradation."""
+        batch = min(largest, max(2, count))
+        return batch, min(len(training.images), max(1, count // batch) * batch)
+
+    def ready(count: int) -> None:
+        """Make what trains on about so many images of each degradation."""
+        batch, epoch = images_of(count)
         recipe = still.recipe.model_copy(update={"batch_size": batch})
         part = replace(still, recipe=recipe, images=training.images.select(torch.arange(epoch)))
-        loop = Loop(network, recipe, part.pipeline(), teachers)
-        try:
-            rows = [loop.epoch(number) for number in range(max(1, count // epoch))]
-        finally:
-            loop.close()
-        last[:] = [(loop, rows[-1])]
+        if last:
+            last.pop().close()
+        last.append(Loop(network, recipe, part.pipeline(), teachers, capture=capture and batch == largest))
+        last[0].prepare()
+
+    def steps(count: int) -> int:
+        """Train; returns how many images that were in all."""
+        epoch = images_of(count)[1]
+        rows[:] = [last[0].epoch(number) for number in range(max(1, count // epoch))]
         return len(rows) * epoch * several
 
     def validated(count: int) -> int:
@@ -91,11 +103,15 @@ def training_speed(
         replace(training, held_out=few.select(rows)).validate(network, 0)
         return count * several
 
-    with kept_memory(training.device):
-        image = _seconds_each(steps, seconds, training.device)
-    (loop, row), began = last[0], time.perf_counter()
-    progress = loop.judge(Progress(), 0, row, None, began)
-    ended = time.perf_counter() - began
+    try:
+        with kept_memory(training.device):
+            image = _seconds_each(steps, seconds, training.device, ready)
+        began = time.perf_counter()
+        progress = last[0].judge(Progress(), 0, rows[-1], None, began)
+        ended = time.perf_counter() - began
+    finally:
+        for loop in last:
+            loop.close()
     return TrainingSpeed(image, _seconds_each(validated, seconds / 3, training.device), ended, progress)
 
 
@@ -134,7 +150,12 @@ def degrading_seconds(images: ImageSet, conditions: Conditions, device: torch.de
     return _seconds_each(degrade, seconds, device)
 
 
-def _seconds_each(call: Callable[[int], int], seconds: float, device: torch.device) -> float:
+def _seconds_each(
+    call: Callable[[int], int],
+    seconds: float,
+    device: torch.device,
+    ready: Callable[[int], None] = lambda count: None,
+) -> float:
     """The seconds for each image of a call: the median of some calls that are long enough.
 
     Other processes may hold up any single call: two short ones tell how many images a long one takes, and three or more
@@ -143,8 +164,10 @@ def _seconds_each(call: Callable[[int], int], seconds: float, device: torch.devi
     Args:
         call: works on about as many images as it is told, and returns how many it has worked on.
         seconds: about how long all calls may take.
+        ready: called with the number before the first call with it, and not timed.
     """
     began, asked = time.perf_counter(), FEW
+    ready(asked)
     _timed(call, asked, device)  # compiles, allocates, fills caches
     while True:
         rates = [_timed(call, asked, device) for _ in range(2)]
@@ -152,6 +175,7 @@ def _seconds_each(call: Callable[[int], int], seconds: float, device: torch.devi
         if shortest > seconds / 8:
             break
         asked *= max(2, min(GROWTH, int(seconds / 5 / shortest)))
+        ready(asked)
     while time.perf_counter() - began < seconds or (len(rates) < 3 and time.perf_counter() - began < LONGEST * seconds):
         rates.append(_timed(call, asked, device))
     return statistics.median(took / done for took, done in rates)

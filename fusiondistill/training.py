@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from functools import partial
 
 import torch
 from torch import distributed, nn
 from torch.utils._pytree import tree_map_only
 
 from fusiondistill.batches import Batch, Pipeline
+from fusiondistill.capturing import Captured, captured, in_words, pays, why_not
 from fusiondistill.layout import memory_format
 from fusiondistill.losses import Outputs
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
+from fusiondistill.optimizers import load, optimizer_of, set_rate
 from fusiondistill.precision import autocast, slow_precision
+from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
 from fusiondistill.weight_average import WeightAverage
+from fusiondistill.wrapping import synchronised, wrapped_student
 
-__all__ = ["Loop", "NeedsGPU", "NonFiniteLoss", "Progress", "batch_mean_accuracy", "synchronised", "train"]
+__all__ = ["Loop", "NonFiniteLoss", "train"]
 
 Validation = Callable[[nn.Module, int], Mapping[str, float | Fraction]]
 
@@ -45,49 +49,6 @@ class NonFiniteLoss(ArithmeticError):
         )
 
 
-class NeedsGPU(ValueError):
-    """A setting that torch has for GPUs only."""
-
-
-@dataclass
-class Progress:
-    """The state from which training goes on after an epoch, and its metrics so far.
-
-    Randomness needs no state: it is a function of (seed, epoch).
-    """
-
-    epoch: int = 0
-    """Epochs done."""
-    model: dict[str, torch.Tensor] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The moving average of the weights, where the recipe has one."""
-    best: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Weights of the chosen epoch: of the network, or of the average."""
-    best_epoch: int = 0
-    best_score: float = float("-inf")
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """One row of metrics per epoch; accuracies are fractions, ``seconds`` wall time."""
-    channels_last: bool | None = None
-    """The memory layout that it began in and goes on in, on any machine; None: stored before that was noted."""
-
-
-def batch_mean_accuracy(right: torch.Tensor, batch_size: int) -> Fraction:
-    """The mean over batches of each batch's accuracy: a short last batch weighs as much as a full one.
-
-    It is exact, so that no rounding decides between two epochs that are equally good.
-
-    Args:
-        right: bool [N], in the order of the batches.
-        batch_size: images of each batch but the last.
-    """
-    parts = right.split(batch_size)
-    counts = torch.stack([part.sum() for part in parts]).tolist()
-    accuracies = [Fraction(count, len(part)) for count, part in zip(counts, parts, strict=True)]
-    return sum(accuracies, Fraction(0)) / len(parts)
-
-
 def train(
     model: nn.Module,
     recipe: Recipe,
@@ -99,6 +60,7 @@ def train(
     start: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
     sync_batchnorm: bool = False,
+    capture: bool = True,
     say: Callable[[str], None] = warnings.warn,
 ) -> Progress:
     """Train ``model`` in place and return the progress after the last epoch.
@@ -119,7 +81,8 @@ def train(
             with the best mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
         on_epoch: called after every epoch on rank 0, to store and report. What it raises ends training.
-        sync_batchnorm: see :func:`synchronised`.
+        sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
+        capture: on CUDA replay steps as graphs where that can be done and pays; see :mod:`fusiondistill.capturing`.
         say: told in a sentence what does not go as the recipe asks but changes no result, like a failed ``compile``.
 
     Returns:
@@ -134,8 +97,8 @@ def train(
         model = synchronised(model, pipeline.device)
     if slow := slow_precision(recipe.precision, pipeline.device):
         say(slow)
-    loop = Loop(model, recipe, pipeline, teachers, say)
     progress = replace(start or Progress(), channels_last=pipeline.channels_last)
+    loop = Loop(model, recipe, pipeline, teachers, say, capture=capture and pays(recipe, pipeline, progress.epoch))
     if start:
         loop.restore(start)
     try:
@@ -162,12 +125,14 @@ class Loop:
         pipeline: Pipeline,
         teachers: Sequence[nn.Module],
         say: Callable[[str], None] = warnings.warn,
+        *,
+        capture: bool = True,
     ) -> None:
         self.objective = Objective(recipe.loss)
         expected = max(1, len(pipeline.degradations))
         if self.objective.needs.teacher and len(teachers) != expected:
             raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
-        self.recipe, self.pipeline, self.model = recipe, pipeline, model
+        self.recipe, self.pipeline, self.model, self.say = recipe, pipeline, model, say
         self.device = pipeline.device
         self.layout = memory_format(pipeline.channels_last)
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -175,12 +140,29 @@ class Loop:
         self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
         self.taps = LayerTaps(model, recipe.loss.layers)
         self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
-        self.optimizer = _optimizer(model, recipe)
+        self._not_captured = why_not(recipe, pipeline) if capture else ""
+        self.captured: Captured | None = None
+        self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.forward = _wrapped(model, recipe, pipeline, say)
+        self.forward = wrapped_student(model, recipe, pipeline, say)
+        self.names = ("images", "right", "loss", *self.objective.names)
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        """Over the images of an epoch so far: their number, and what :attr:`names` says of each."""
+        self.done = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.first_bad = torch.zeros_like(self.done)
+
+    def prepare(self) -> None:
+        """Capture the steps where that can be done; the first epoch does it, too."""
+        reason, self._not_captured = self._not_captured, ""
+        if reason is None:
+            self.model.train()
+            self.captured = captured(self, self.say)
+        elif reason:
+            self.say(in_words(reason))
 
     def close(self) -> None:
-        """Leave the networks without hooks."""
+        """Leave the networks without hooks, and give up the graphs."""
+        self.captured = None
         for taps in (self.taps, *self.teacher_taps):
             taps.remove()
 
@@ -189,27 +171,22 @@ class Loop:
         self.model.load_state_dict(progress.model)
         if self.average:
             self.average.network.load_state_dict(progress.average)
-        self.optimizer.load_state_dict(progress.optimizer)
+        load(self.optimizer, progress.optimizer)
         if progress.scaler:
             self.scaler.load_state_dict(progress.scaler)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch. Sums stay on the device until it is over."""
+        self.prepare()
         self.model.train()
-        names = ("images", "right", "loss", *self.objective.names)
-        sums = torch.zeros(len(names), dtype=torch.float64, device=self.device)
-        never = self.pipeline.steps + 1
-        first_bad = torch.full((), never, dtype=torch.int64, device=self.device)
-        rate = 0.0
-        for step, batch in enumerate(self.pipeline.epoch(epoch)):
-            rate = self._set_rate(epoch, step)
-            logits, loss, terms = self._step(batch)
+        self.clear()
+        rate = -1.0
+        for step, train in enumerate(self.steps(epoch)):
+            rate = self._set_rate(epoch, step, rate)
+            train()
             if self.average:
                 self.average.update(epoch * self.pipeline.steps + step)
-            right = (logits.argmax(1) == batch.labels).double().mean()
-            means = [torch.ones_like(right), right, loss.detach(), *(terms[n] for n in names[3:])]
-            sums += torch.stack([mean.double() for mean in means]) * batch.weight
-            first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step + 1))
+        sums, first_bad, never = self.sums, self.first_bad, self.pipeline.steps + 1
         if self.pipeline.world_size > 1:
             distributed.all_reduce(sums)
             distributed.all_reduce(first_bad, op=distributed.ReduceOp.MIN)
@@ -221,18 +198,40 @@ class Loop:
             with autocast(self.recipe.precision, self.device):
                 self.average.recalibrate(self.pipeline, epoch)
         values = sums.tolist()
-        row = {name: value / values[0] for name, value in zip(names[2:], values[2:], strict=True)}
+        row = {name: value / values[0] for name, value in zip(self.names[2:], values[2:], strict=True)}
         return {"lr": rate, "images": values[0], "train_accuracy": values[1] / values[0], **row}
 
-    def _set_rate(self, epoch: int, step: int) -> float:
+    def _set_rate(self, epoch: int, step: int, before: float) -> float:
         """The learning rate of a step, which is what the optimiser has from now on."""
         part = (step + 0.5) / self.pipeline.steps
         rate = self.recipe.optimizer.lr * self.recipe.schedule.rate(epoch, self.recipe.epochs, part)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        if rate != before:  # on a GPU it is a launch
+            set_rate(self.optimizer, rate)
         return rate
 
-    def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    def clear(self) -> None:
+        """Set the sums of an epoch to zero."""
+        self.sums.zero_()
+        self.done.zero_()
+        self.first_bad.fill_(self.pipeline.steps + 1)
+
+    def steps(self, epoch: int) -> Iterator[Callable[[], None]]:
+        """The steps of an epoch, each to be called."""
+        if self.captured:
+            return self.captured.epoch(epoch)
+        return (partial(self.step, batch) for batch in self.pipeline.epoch(epoch))
+
+    def step(self, batch: Batch) -> None:
+        """Train on a batch, and add to the sums of the epoch; nothing is read back from the device."""
+        logits, loss, terms = self._descend(batch)
+        right = (logits.argmax(1) == batch.labels).double().mean()
+        means = [torch.ones_like(right), right, loss.detach(), *(terms[name] for name in self.objective.names)]
+        self.sums += torch.stack([mean.double() for mean in means]) * batch.weight
+        self.done += 1
+        bad = torch.minimum(self.first_bad, self.done)
+        self.first_bad.copy_(torch.where(torch.isfinite(loss), self.first_bad, bad))
+
+    def _descend(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         with autocast(self.recipe.precision, self.device):
             teachers = self._teach(batch) if self.objective.needs.teacher else None
             features = None
@@ -298,56 +297,3 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU, so that any machine can go on from it."""
     return tensor.detach().to("cpu", copy=True)
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    setting = recipe.optimizer
-    weights, rate, decay = model.parameters(), setting.lr, setting.weight_decay
-    if setting.name == "sgd":
-        nesterov = setting.nesterov and setting.momentum > 0  # without momentum it is plain descent
-        return torch.optim.SGD(weights, lr=rate, momentum=setting.momentum, weight_decay=decay, nesterov=nesterov)
-    if setting.name == "radam":
-        return torch.optim.RAdam(weights, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
-
-
-def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, changed in place such that each BatchNorm normalises over all workers' parts of a batch.
-
-    Raises:
-        NeedsGPU: torch can do it on CUDA alone.
-    """
-    if device.type != "cuda":
-        raise NeedsGPU(
-            f"resources.sync_batchnorm needs a GPU for each worker, these have a {device.type.upper()}: "
-            "leave it out, or set resources.gpus_per_worker to 1 on machines that have GPUs"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def _wrapped(model: nn.Module, recipe: Recipe, pipeline: Pipeline, say: Callable[[str], None]) -> Callable[..., Any]:
-    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
-    wrapped = model
-    if pipeline.world_size > 1:
-        devices = [pipeline.device] if pipeline.device.type == "cuda" else None
-        unused = not recipe.loss.needs.head
-        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
-    return _Compiled(wrapped, say) if recipe.compile else wrapped
-
-
-class _Compiled:
-    """A compiled network; the network itself from where compiling fails, which a first call with other shapes can."""
-
-    def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
-        self.network, self.say = network, say
-        self.compiled: Callable[..., Any] | None = torch.compile(network)
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        if self.compiled is not None:
-            try:
-                return self.compiled(*given, **named)
-            except Exception as error:  # compilers raise anything; what the network itself raises, it raises again
-                self.compiled = None
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.say(f"compile failed, training goes on without it: {reason}")
-        return self.network(*given, **named)

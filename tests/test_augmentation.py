@@ -14,7 +14,8 @@ from torchvision.transforms.v2.functional import resized_crop as torchvision_cro
 from conftest import Images
 from fusiondistill import augmentation
 from fusiondistill.augmentation import crop_boxes, resized_crop
-from fusiondistill.batches import degraded, normalise, random_levels
+from fusiondistill.batches import normalise
+from fusiondistill.level_draws import degraded, random_levels
 from fusiondistill.randomness import key, permutation, uniform
 from test_batches import pipeline, rows, splitmix
 

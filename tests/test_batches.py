@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from conftest import Images
-from fusiondistill.batches import Batch, Pipeline, normalise, random_levels
+from fusiondistill.batches import Batch, Pipeline, normalise
 from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
+from fusiondistill.level_draws import random_levels
 from fusiondistill.randomness import integers, key, permutation, uniform
 
 FOUR = ("jpeg", "blur", "noise", "saltpepper")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from fusiondistill.checkpoints import CheckpointError
-from fusiondistill.training import Progress
+from fusiondistill.progress import Progress
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage import noted_plans

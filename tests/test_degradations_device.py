@@ -1,5 +1,8 @@
 """The tensor versions, which GPUs run: the same pixels as the compiled kernels, no trip to the host, little memory."""
 
+import importlib
+import re
+import sys
 import weakref
 
 import pytest
@@ -7,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade
-from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, blur, degrade
+from fusiondistill.degradations.machinery import fields, gpu_kernels
 
 # Operations whose result, or its shape, has to be known on the host.
 HOST_TRIPS = {
@@ -128,3 +131,35 @@ def test_levels_on_a_device_are_clamped_instead_of_read():
     assert clamped.shape == images.shape
     out = degrade(images.to("meta"), "blur", torch.tensor([0, 50, 99]).to("meta"), seed=0)
     assert out.device.type == "meta"
+
+
+def kernel_module(monkeypatch, interpreted):
+    """The module with the GPU's blur, for Triton's interpreter on the CPU or for its compiler."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", str(int(interpreted)))
+    name = "fusiondistill.degradations.machinery.blur_triton"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return module
+
+
+def test_the_gpu_s_blur_kernel_has_the_pixels_of_the_tensor_operations(monkeypatch):
+    """At every level, on noise and on flat images."""
+    kernel, cpu = kernel_module(monkeypatch, interpreted=True), torch.device("cpu")
+    monkeypatch.setattr(kernel, "BLOCK", 2**14)  # few programs: each is slow there
+    assert gpu_kernels.agrees(kernel.run, cpu, blur.tensor_blur, blur.weights(cpu), (9, 14))
+    assert not gpu_kernels.agrees(lambda images, *_: images, cpu, blur.tensor_blur, blur.weights(cpu), (9, 14))
+
+
+def test_the_gpu_s_blur_kernel_multiplies_and_adds_apart(monkeypatch, tmp_path):
+    """Compiled for an H100, it has no fused multiply-add, which would round once instead of twice."""
+    kernel = kernel_module(monkeypatch, interpreted=False)._pass
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    kinds = ["*u8", "*u8", "*fp64", "*i64", *["i32"] * 4, "constexpr", "constexpr"]
+    source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), {(8,): blur.RADIUS, (9,): 512})
+    text = compile(source, GPUTarget("cuda", 90, 32), {"enable_fp_fusion": False}).asm["ptx"]
+    assert {*re.findall(r"(?:fma|mul|add)[.\w]*f64", text)} == {"mul.rn.f64", "add.rn.f64"}

@@ -15,7 +15,7 @@ from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
 from fusiondistill.plugins import load_plugins, read_plugins
-from fusiondistill.training import Progress
+from fusiondistill.progress import Progress
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.forecasting.assumptions import Times, parse_cluster, read_times

@@ -15,7 +15,7 @@ from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, degrade
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference
-from fusiondistill.training import train
+from fusiondistill.training import Loop, train
 from gpu_training import network, pipeline, recipe, run_both
 from test_folding import classifier
 
@@ -59,7 +59,8 @@ def trained(device: torch.device, epochs: int = 3, images: int = 48, **settings:
     teachers = [network(10 + i) for i in range(len(gpu_training.NAMES))]
     start = settings.pop("start", None)
     made = recipe(epochs=epochs, loss=DISTILLING, **settings)
-    return train(network(1), made, pipeline(device, images), seed=0, teachers=teachers, start=start)
+    parts = pipeline(device, images, channels_last=made.channels_last is True)
+    return train(network(1), made, parts, seed=0, teachers=teachers, start=start)
 
 
 @pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
@@ -142,3 +143,79 @@ def test_two_workers_with_synchronised_batchnorm_are_one(tmp_path: Path) -> None
 
 def _far(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(((one - other).abs() / other.abs()).max())
+
+
+def looped(capture: bool, said: list[str], model: torch.nn.Module | None = None, **settings: Any) -> Loop:
+    """48 images in batches of 12 and 10, of 4 degradations each: two shapes."""
+    teachers = [network(10 + i) for i in range(len(gpu_training.NAMES))]
+    made = recipe(epochs=3, loss=DISTILLING, **settings)
+    parts = pipeline(GPU, 46, channels_last=made.channels_last is True)
+    return Loop(model or network(1), made, parts, teachers, said.append, capture=capture)
+
+
+@pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "channels_last": True}])
+def test_captured_steps_train_as_steps_one_by_one(name: str, settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    plain, graphs = (looped(way, said, optimizer={"name": name, "lr": 0.01}, **settings) for way in (False, True))
+    graphs.prepare()
+    assert not said and graphs.captured is not None
+    assert not any(bool(one.any()) for values in graphs.optimizer.state.values() for one in values.values())
+    for one, other in zip(plain.model.state_dict().values(), graphs.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)  # as before the capture
+    close = 0.03 if settings else 0.005
+    for epoch in range(4):
+        one, other = plain.epoch(epoch), graphs.epoch(epoch)
+        for term in ("images", "loss", "ce", "feature", "kd"):
+            assert other[term] == pytest.approx(one[term], rel=close * (epoch + 1)), (term, epoch)
+    assert int(graphs.model.state_dict()["norm.num_batches_tracked"]) == 4 * 4
+
+
+class Dropping(torch.nn.Module):
+    """A network with dropout, which draws from torch's generator on the GPU."""
+
+    def __init__(self, ask: bool = False) -> None:
+        super().__init__()
+        self.network, self.ask = network(1), ask
+
+    def forward(self, x: torch.Tensor, features: bool = False) -> Any:
+        x = torch.nn.functional.dropout(x, 0.2, self.training)
+        return self.network(x * 2 if self.ask and x.max().item() > 1e9 else x, features)
+
+
+def test_captured_dropout_draws_anew_in_each_step_and_the_same_in_each_run() -> None:
+    rows = []
+    for way in (True, True, False):
+        said: list[str] = []
+        loop = looped(way, said, Dropping())
+        loop.prepare()
+        assert not said and (loop.captured is not None) == way
+        torch.manual_seed(5)
+        rows.append([loop.epoch(0)["loss"] for _ in range(2)])
+        loop.close()
+    assert rows[0] == pytest.approx(rows[1], rel=0.01)
+    assert rows[0] == pytest.approx(rows[2], rel=0.05)
+
+
+def test_a_network_that_reads_the_host_trains_on_one_by_one() -> None:
+    said: list[str] = []
+    asking, plain = looped(True, said, Dropping(ask=True)), looped(False, said, Dropping(ask=True))
+    rows = []
+    for loop in (asking, plain):
+        torch.manual_seed(5)
+        loop.prepare()
+        rows.append(loop.epoch(0)["loss"])
+    assert len(said) == 1 and "_local_scalar_dense" in said[0] and "test_gpu.py, line" in said[0]
+    assert asking.captured is None and rows[0] == pytest.approx(rows[1], rel=0.01)
+
+
+def test_a_capture_that_fails_half_way_leaves_the_device_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch before the capture is blinded, so that CUDA itself refuses."""
+    monkeypatch.setattr("fusiondistill.host_reads._waits", lambda *given: False)
+    said: list[str] = []
+    loop = looped(True, said, Dropping(ask=True))
+    loop.prepare()
+    assert len(said) == 1 and loop.captured is None
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.cuda.empty_cache()
+    assert loop.epoch(0)["loss"] > 0  # dropout draws again, memory is allocated again

@@ -17,7 +17,7 @@ from fusiondistill.config_file import parse
 from fusiondistill.data import fingerprint, load_images
 from fusiondistill.fitting import Training
 from fusiondistill.layout import channels_last
-from fusiondistill.training import Progress
+from fusiondistill.progress import Progress
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.specs import TrainSpec
 from fusiondistill_runner.planning.stage import Stage

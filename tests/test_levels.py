@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from fusiondistill import DEGRADATIONS, degrade, evaluate, fit, load_images, load_model
-from fusiondistill.batches import degraded, random_levels
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config_file import ConfigError, parse
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.evaluation import mixed_batches, validate
+from fusiondistill.level_draws import degraded, random_levels
 from fusiondistill.randomness import key
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan, check_plan

@@ -14,7 +14,8 @@ from torch.nn import functional
 import forking
 import parallel_training
 from fusiondistill.config_file import parse
-from fusiondistill.training import NeedsGPU, synchronised, train
+from fusiondistill.training import train
+from fusiondistill.wrapping import NeedsGPU, synchronised
 from fusiondistill_runner.planning.plan import Plan, build
 from fusiondistill_runner.runner import check_synchronised
 from parallel_training import EPOCHS, SIZES, network, pipeline, recipe

@@ -15,7 +15,8 @@ from fusiondistill.losses import LOSSES, Outputs
 from fusiondistill.methods import Trained
 from fusiondistill.objectives import Objective
 from fusiondistill.precision import slow_precision
-from fusiondistill.training import NonFiniteLoss, Progress, train
+from fusiondistill.progress import Progress
+from fusiondistill.training import NonFiniteLoss, train
 from toy_training import Toy, make_pipeline, make_recipe
 
 SLICES = [slice(0, 5), slice(5, 12)]

@@ -17,9 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from fusiondistill import fit, load_images
 from fusiondistill.config_file import parse
 from fusiondistill.losses import LOSSES, Outputs
+from fusiondistill.progress import Progress
 from fusiondistill.recipe import Recipe, Schedule
 from fusiondistill.recipes import RECIPES
-from fusiondistill.training import Progress, train
+from fusiondistill.training import train
 from fusiondistill_runner.working.train import pack, unpack
 from toy_training import Toy, make_pipeline, make_recipe
 

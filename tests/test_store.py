@@ -17,7 +17,7 @@ import torch
 
 from fusiondistill.checkpoints import CheckpointError, commit, new_attempt, to_safetensors
 from fusiondistill.config_file import parse
-from fusiondistill.training import Progress
+from fusiondistill.progress import Progress
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 import forking
 import toy_training
-from fusiondistill.training import NonFiniteLoss, Progress, batch_mean_accuracy, train
+from fusiondistill.progress import Progress, batch_mean_accuracy
+from fusiondistill.training import NonFiniteLoss, train
 from fusiondistill_runner.working.train import pack, unpack
 from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe
 

@@ -9,6 +9,7 @@ import torch
 
 from fusiondistill.degradations import DEGRADATIONS
 from fusiondistill.degradations.machinery import fields
+from fusiondistill.degradations.machinery.gpu_kernels import gpu_kernel
 from fusiondistill.degradations.machinery.tensors import in_pieces
 
 __all__ = ["blur"]
@@ -39,6 +40,8 @@ def blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
 
     The two passes, down the columns and along the rows, are each truncated to uint8, as scipy writes them back.
     """
+    if images.device.type == "cuda" and (fast := gpu_kernel("blur_triton", images.device, tensor_blur, weights)):
+        return fast(images, levels, weights(images.device))
     kernel = fields.cpu_kernels("blur_kernel") if images.device.type == "cpu" else None
     if kernel is None:
         return tensor_blur(images, levels)

@@ -167,7 +167,8 @@ def _prepared(
     place = Store(store or f"runs/{config.experiment}")
     roots = tuple((found.fingerprint, _absolute(one.place)) for one, found in outside.data.items() if one.place)
     sets = tuple((d, absolute(folder)) for (folder, _), found in outside.corruptions.items() for d in found.values())
-    context = Context(absolute(place.location), roots, sets, config.evaluation.batch_size, outside.plugins)
+    batch, capture = config.evaluation.batch_size, config.resources.capture
+    context = Context(absolute(place.location), roots, sets, batch, outside.plugins, capture=capture)
     facts, notes, about = DataFacts(outside.networks.read), list[str](outside.networks.notes), list[Summary]()
     origins = dict[str, str]()
     for plan in plans:

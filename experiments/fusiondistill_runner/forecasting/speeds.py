@@ -30,8 +30,8 @@ from fusiondistill.fitting import random_network
 from fusiondistill.folding import for_inference
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS
+from fusiondistill.progress import Progress
 from fusiondistill.speed import degrading_seconds, judging_seconds, training_speed
-from fusiondistill.training import Progress
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.levels import spread
 from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec, ValidateSpec
@@ -193,12 +193,14 @@ class Speeds:
 
     def _steps(self, spec: TrainSpec) -> _Part:
         root, taught = self.context.root(spec.data), spec.recipe.loss.needs.teacher
-        training = training_of(spec, root, self.device)
+        training = training_of(spec, root, self.device, capture=self.context.capture)
         recipe = spec.recipe.model_dump(mode="json", exclude=_NOT_IN_SPEED)
         recipe["optimizer"], recipe["loss"] = spec.recipe.optimizer.name, sorted(spec.recipe.loss.weighted)
         seen = [one.model_dump(mode="json") for one in spec.degradations]
         key = self._key("steps", spec.model, training.images, spec.threads)
         key |= {"recipe": recipe, "degradations": seen, "protocol": spec.protocol}
+        if self.device.type == "cuda":
+            key["capture"] = self.context.capture
 
         def measure(seconds: float) -> dict[str, float]:
             network, *teachers = (_network(spec.model, training.images) for _ in range(1 + len(training.taught)))

@@ -57,6 +57,8 @@ class Context:
     plugins: tuple[Plugin, ...] = ()
     """The users' files that register entries; every process runs them before it does a stage."""
     worker: str = "local"
+    capture: bool = True
+    """Whether training steps on CUDA become graphs."""
 
     def root(self, data: DataSpec) -> Place:
         """Where the files of a data set lie; None: where the data set is by default."""

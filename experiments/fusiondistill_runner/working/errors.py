@@ -16,7 +16,8 @@ def describe(problem: Exception) -> str:
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
     from fusiondistill.room import BatchTooLarge
-    from fusiondistill.training import NeedsGPU, NonFiniteLoss
+    from fusiondistill.training import NonFiniteLoss
+    from fusiondistill.wrapping import NeedsGPU
 
     of_training = BatchTooLarge | NeedsGPU | NonFiniteLoss
     if isinstance(problem, CheckpointError | DataError | DiskFull | WrongResult | ConnectionError | of_training):

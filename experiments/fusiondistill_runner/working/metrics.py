@@ -23,7 +23,7 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an epoch, ``train/loss``, ``validation/accuracy``, ``validation/<degradation>`` and so on.
 
     Args:
-        row: as :class:`fusiondistill.training.Progress` holds it; accuracies are fractions. Entries that are no metrics
+        row: as :class:`fusiondistill.progress.Progress` holds it; accuracies are fractions. Entries that are no metrics
             (the epoch, the number of epochs, values that are no numbers) are left out.
     """
     named: dict[str, float] = {}

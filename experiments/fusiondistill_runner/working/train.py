@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 from fusiondistill import checkpoints
 from fusiondistill.feeding import fits
 from fusiondistill.fitting import Training, random_network
+from fusiondistill.progress import Progress
 from fusiondistill.recipe import Recipe
-from fusiondistill.training import Progress
 from fusiondistill_runner.planning.specs import TrainSpec
 from fusiondistill_runner.planning.trials import chosen_start, with_found
 from fusiondistill_runner.storage.parquet import parquet_bytes
@@ -50,7 +51,8 @@ def train(job: Job) -> Result | None:
         return None
     found = job.inputs.found("search")
     recipe = with_found(spec.recipe, found)
-    training = training_of(spec, job.context.root(spec.data), device, recipe=recipe, team=team)
+    root = job.context.root(spec.data)
+    training = training_of(spec, root, device, recipe=recipe, team=team, capture=job.context.capture)
     images = training.images
     images_in = "memory" if fits(images, device) else "the cache's file, read ahead of need"
     model = spec.model
@@ -76,7 +78,7 @@ def train(job: Job) -> Result | None:
         return None
     if team.rank:
         return None
-    result = _result(job, spec, recipe, progress, card_for(model, images, spec.data))
+    result = _result(job, spec, recipe, progress, card_for(model, images, spec.data), said)
     more = {"images_in": images_in, "channels_last": progress.channels_last, **({"notes": said} if said else {})}
     return replace(result, facts={**result.facts, **more})
 
@@ -88,6 +90,7 @@ def training_of(
     *,
     recipe: Recipe | None = None,
     team: Team = Team(),  # noqa: B008
+    capture: bool = True,
 ) -> Training:
     """The training that a spec describes.
 
@@ -95,6 +98,7 @@ def training_of(
         root: where the images lie.
         recipe: in place of the spec's, where a search has found another.
         team: the workers that do it together.
+        capture: whether steps on CUDA become graphs.
     """
     images, held_out = splits(spec.data, root, spec.select)
     return Training(
@@ -109,6 +113,7 @@ def training_of(
         rank=team.rank,
         world_size=team.world_size,
         sync_batchnorm=spec.sync_batchnorm,
+        capture=capture,
     )
 
 
@@ -162,7 +167,9 @@ def unpack(data: bytes | None) -> Progress | None:
     return Progress(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)) if data else None
 
 
-def _result(job: Job, spec: TrainSpec, recipe: Recipe, progress: Progress, card: dict[str, Any]) -> Result:
+def _result(
+    job: Job, spec: TrainSpec, recipe: Recipe, progress: Progress, card: dict[str, Any], said: Sequence[str]
+) -> Result:
     import pyarrow as pa
 
     log = [json.dumps({name: round(value, 6) for name, value in row.items()}) for row in progress.rows]
@@ -170,7 +177,7 @@ def _result(job: Job, spec: TrainSpec, recipe: Recipe, progress: Progress, card:
         checkpoints.MODEL: checkpoints.to_safetensors(progress.best, card),
         "metrics.parquet": parquet_bytes(pa.Table.from_pylist(progress.rows)),
         EVENTS: event_file(progress.rows, time.time()),
-        "log.txt": "\n".join([f"{job.stage.name}, seed {job.stage.seed}", *log, ""]).encode(),
+        "log.txt": "\n".join([f"{job.stage.name}, seed {job.stage.seed}", *said, *log, ""]).encode(),
     }
     outcome = {"epochs": progress.epoch, "best_epoch": progress.best_epoch, "select": spec.select}
     if "validation" in progress.rows[-1]:

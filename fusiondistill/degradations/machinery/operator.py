@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from fusiondistill import randomness
 from fusiondistill.degradations import Degradation, find
+from fusiondistill.randomness import Address
 
-__all__ = ["PROTOCOLS", "degrade"]
+__all__ = ["PROTOCOLS", "applied", "degrade", "noise_address"]
 
 PROTOCOLS = ("standard", "paper")
 
@@ -58,12 +59,46 @@ def degrade(
     extra = degradation.checked(parameters)
     if images.numel() == 0:
         return images.clone()
+    address = noise_address(seed, name)
+    return applied(degradation, images, device_levels, address, _indices(indices, images), protocol, extra)
+
+
+def noise_address(seed: int, name: str) -> int:
+    """The address of a degradation's noise, the image's index left out."""
+    return randomness.key(operator.index(seed), "degrade", name)
+
+
+def applied(
+    degradation: Degradation,
+    images: torch.Tensor,
+    levels: torch.Tensor,
+    address: Address,
+    indices: torch.Tensor,
+    protocol: str,
+    parameters: Mapping[str, Any],
+) -> torch.Tensor:
+    """Degrade images whose levels are within the range; nothing is read back from the device.
+
+    Args:
+        images: uint8 [B,3,H,W], at least one.
+        levels: int64 [B] on the same device.
+        address: of the noise, see :func:`noise_address`.
+        indices: int64 [B] on the same device, the rest of each image's address.
+        protocol: see :func:`degrade`.
+        parameters: all of the degradation's, checked.
+
+    Returns:
+        New uint8 [B,3,H,W].
+
+    Raises:
+        ValueError: the degradation's function returns something else.
+    """
+    extra = dict(parameters)
     if "keys" in degradation.wants:
-        address = randomness.key(operator.index(seed), "degrade", name)
-        extra["keys"] = randomness.bits(address, _indices(indices, images))
+        extra["keys"] = randomness.bits(address, indices)
     if "protocol" in degradation.wants:
         extra["protocol"] = protocol
-    out = degradation.function(images.contiguous(), device_levels, **extra)
+    out = degradation.function(images.contiguous(), levels, **extra)
     if not isinstance(out, torch.Tensor):
         raise degradation.gave(f"must return a tensor, not {type(out).__name__}")
     if out.shape != images.shape or out.dtype != torch.uint8 or out.device != images.device:
