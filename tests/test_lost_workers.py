@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,7 +162,8 @@ def search_that_raises(
     queue, context = StageQueue(), Context(str(folder))
     stages.note_error(SEARCH, context, "of an earlier run")
     queue.assign("search/x", StageTask(SEARCH, 1.0))
-    return queue, lambda: workers.search_loop(Handle(queue), "search/x", SEARCH, context, lambda: ending)
+    task = StageTask(SEARCH, 1.0)
+    return queue, lambda: workers.search_loop(Handle(queue), "search/x", task, context, lambda: ending, SimpleQueue())
 
 
 @pytest.mark.parametrize(
