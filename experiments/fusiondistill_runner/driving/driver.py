@@ -26,6 +26,7 @@ from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.orphans import Scratch
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.searching import search
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 
@@ -91,7 +92,7 @@ class Driver:
         self.threads: list[threading.Thread] = []
         self.last_slots = time.monotonic()
         self.outcome = Outcome()
-        self.unreturned = self.ending = False
+        self.unreturned = self.ending = self.imports_ahead = False
         # On the driver's node: another one may leave, and what the queue knows would be lost with it.
         here = on_node(ray.get_runtime_context().get_node_id())
         self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -158,6 +159,8 @@ class Driver:
 
     def _take_note(self, event: Event) -> None:
         self.scheduler.begun(event.worker)
+        if event.kind == "started":
+            self._import_ahead()
         if self.launcher.tell(event):
             return
         stage = self.by_digest[event.digest]
@@ -169,6 +172,12 @@ class Driver:
         elif event.kind == "lost":
             self.scheduler.lost(event.digest)
         self.display.note(stage, event)
+
+    def _import_ahead(self) -> None:
+        """Once the first worker is at work, import what a search will need."""
+        if not self.imports_ahead and any(task.kind == "search" for task in self.scheduler.missing.values()):
+            self.imports_ahead = True
+            threading.Thread(target=search.import_ahead, daemon=True).start()
 
     def _offer(self, counts: Counts) -> Counts:
         """Put what has become ready into the queue; returns what waits there now."""

@@ -43,7 +43,7 @@ class LocalTrainer(ClusterTrainer):
         return ray.get(controller.get_result.remote())
 
 
-class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
+class _Fixed(FixedScalingPolicy):
     """Asks no autoscaler."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -53,11 +53,11 @@ class _Fixed(FixedScalingPolicy):  # type: ignore[misc]
         pass
 
 
-class _Group(WorkerGroup):  # type: ignore[misc]
+class _Group(WorkerGroup):
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> Any:
         return custom_runtime_env
 
 
-class _Controller(TrainController):  # type: ignore[misc]
+class _Controller(TrainController):
     worker_group_cls = _Group

@@ -7,7 +7,9 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ def connected() -> Iterator[Any]:
 def _connected(address: str) -> Iterator[Any]:
     _set_environment(address)
     import ray
-    import ray.train.torch
 
+    ahead = threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True)
+    ahead.start()  # ray.init waits for other processes most of the time
     try:
         ray.init(
             address=address,
@@ -60,6 +63,7 @@ def _connected(address: str) -> Iterator[Any]:
                 "a run does without Ray"
             )
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
+    ahead.join()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with reaped() if address == "local" else contextlib.nullcontext():
         try:
@@ -78,6 +82,7 @@ def _set_environment(address: str) -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
         # No node of it is ever drained: an actor that asks for that every 5 s would be one process more for each fit.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # as Ray Train sets it for its controllers
         keep_token_private(lambda text: print(text, file=sys.stderr))
         _forget_dead_head()
     else:  # a try takes 40 s where no head answers or the token is wrong; Ray's default is 20 tries

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.trial import metrics_of
 
-__all__ = ["Inbox", "News", "run"]
+__all__ = ["Inbox", "News", "import_ahead", "run"]
 
 
 class News(Protocol):
@@ -42,6 +43,12 @@ class News(Protocol):
 
 Inbox = SimpleQueue[News | None]
 """None: the run is at its end."""
+
+
+def import_ahead() -> None:
+    """Import what a search needs at its start and at its end, so that no worker waits for it then."""
+    for name in ("sklearn.ensemble", "sklearn.inspection", "ray.tune.schedulers"):
+        import_module(name)
 
 
 def run(
