@@ -90,7 +90,10 @@ def test_a_search_begins_at_once_and_holds_no_slots() -> None:
 
 def test_the_first_worker_brings_along_all_that_the_plan_needs() -> None:
     """Where no one else wants the slots: their start takes seconds."""
-    jobs = [job("base", "train"), job("a", "train", "base"), job("s", "search", "base", trials=2)]
+    jobs = [
+        job("base", "train"), job("a", "train", "base"), job("s", "search", "base", trials=3),
+        *(job(f"e{i}", "evaluate", "a") for i in range(20)),
+    ]  # fmt: skip
     rules = Scheduler(jobs, (), group_size=8, most=None, at_once=True)
     assert keys(rules.offer()) == ["base"]
     assert shapes(rules.start({"n": 16}, Counts(1, 0, 0), 0)) == [("group", 4, "n")]

@@ -64,8 +64,8 @@ class Scheduler(Generic[T]):
         stored: keys of the tasks that need no work; a need that is no task counts as stored.
         group_size: the most workers of one group.
         most: the most slots in use at once; None: all that there are.
-        at_once: whether the first worker brings along all that the plan will need: their start takes seconds, and on a
-            machine of one's own no one else wants the slots.
+        at_once: whether the first worker that trains brings along all that the plan will need: their start takes
+            seconds, and on a machine of one's own no one else wants the slots.
     """
 
     def __init__(
@@ -166,8 +166,14 @@ class Scheduler(Generic[T]):
         return started
 
     def _to_come(self) -> int:
-        """How many workers could have something to do at once, at most, before the plan is done."""
-        return sum(task.trials for task in self.missing.values() if task.workers == 1)
+        """How many workers could train at once before the plan is done, about: tasks that are as many needs away."""
+        away: dict[str, int] = {}
+        width: Counter[int] = Counter()
+        for key, task in self.missing.items():
+            away[key] = 1 + max((away[need] for need in task.needs if need in away), default=0)
+            if task.kind == "search" or (task.kind == "train" and task.workers == 1):
+                width[away[key]] += task.trials
+        return max(width.values(), default=0)
 
     def free(self, nodes: Mapping[str, int]) -> int:
         """How many slots are free on these nodes together."""

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fusiondistill_runner.nodes.lean import lean_start
 from fusiondistill_runner.nodes.orphans import reaped
 from fusiondistill_runner.nodes.sockets import socket_folder
 from fusiondistill_runner.nodes.tokens import keep_token_private
@@ -47,14 +48,15 @@ def _connected(address: str) -> Iterator[Any]:
     ahead = threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True)
     ahead.start()  # ray.init waits for other processes most of the time
     try:
-        ray.init(
-            address=address,
-            job_config=_without_folders(ray.job_config.JobConfig()),
-            include_dashboard=False if address == "local" else None,  # nothing here asks it: a process less
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with lean_start() if address == "local" else contextlib.nullcontext():
+            ray.init(
+                address=address,
+                job_config=_without_folders(ray.job_config.JobConfig()),
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
         if address == "local":

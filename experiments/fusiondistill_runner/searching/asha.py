@@ -38,17 +38,21 @@ class Asha:
             reduction_factor=FACTOR, stop_last_trials=False,
         )  # fmt: skip
         self._known: dict[int, SimpleNamespace] = {}
+        self._verdicts: dict[tuple[int, int], bool] = {}
 
     def goes_on(self, number: int, epoch: int, score: float) -> bool:
         """Whether a trial goes on after an epoch: yes, unless two thirds of those before it were better at this rung.
 
         Args:
             number: the candidate's.
-            epoch: epochs of a trial come in their order.
+            epoch: epochs of a trial come in their order; those that come again get the same answer.
             score: its accuracy on the validation images, a fraction.
         """
+        if (number, epoch) in self._verdicts:
+            return self._verdicts[number, epoch]
         if number not in self._known:
             self._known[number] = SimpleNamespace(trial_id=str(number))
             self._tune.on_trial_add(None, self._known[number])
         result = {"epoch": epoch, "validation": score}
-        return bool(self._tune.on_trial_result(None, self._known[number], result) != self._tune.STOP)
+        action = self._tune.on_trial_result(None, self._known[number], result)
+        return self._verdicts.setdefault((number, epoch), bool(action != self._tune.STOP))

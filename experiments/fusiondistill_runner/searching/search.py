@@ -97,6 +97,8 @@ def run(
                 judge(news.digest, int(news.facts["epoch"]), verdict)
             if candidate.ended:
                 del under_way[news.digest]
+        elif news.kind == "progress":  # of a trial that the search had proposed before it was started again
+            judge(news.digest, int(news.facts["epoch"]), False)
     trials.commit()
 
 
