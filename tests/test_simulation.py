@@ -172,18 +172,17 @@ def test_the_critical_path_is_the_longest_chain() -> None:
 
 
 def test_ten_thousand_stages_take_seconds() -> None:
-    jobs = layered(10_000, 3, ("train", "evaluate", "search"))
+    jobs = layered(10_000, 3, ("train", "evaluate") * 5 + ("search",))
     began = time.process_time()
     for slots in (4, 240):
         assert len(simulate(jobs, slots).runs) == sum(1 + job.trials * (job.kind == "search") for job in jobs)
     assert len(critical_path(jobs)) > 10 and time.process_time() - began < 5
 
 
-def test_a_run_that_took_place_is_told_to_the_second_until_its_searches() -> None:
-    """Real starts and ends of 180 stages on two workers; the overheads are the only thing that is assumed.
+def test_a_run_that_took_place_is_told_to_the_second() -> None:
+    """Real starts and ends of 71 stages on two workers, with a search; only the overheads are assumed.
 
-    The driver of that day gave the first search all free slots, today's shares them out, and which slots are free first
-    is chance; so the last quarter of the run, its three searches, is told to a few per cent only.
+    The trials of a search are taken to be equally long, but ASHA stops some of them: hence the second.
     """
     stages = json.loads((Path(__file__).parent / "recorded_run.json").read_text())["stages"]
     jobs = [
@@ -191,16 +190,16 @@ def test_a_run_that_took_place_is_told_to_the_second_until_its_searches() -> Non
         for name, kind, seconds, needs, priority, trials, _, _ in stages
     ]
     real = {row[0]: (row[-2], row[-1]) for row in stages}
-    schedule = simulate(jobs, 2)
+    schedule = simulate(jobs, 2, at_once=True)
     found = times(schedule)
     first = min(start for start, _ in found.values())
-    before = [job for job in jobs if "searched" not in job.key and job.kind in ("train", "fuse")]
-    assert len(before) == 30
-    for job in before:
-        assert found[job.key][0] - first == pytest.approx(real[job.key][0], abs=0.5), job.key
-    searches = min(run.start for run in schedule.runs if run.job.kind == "search") - first
-    assert searches == pytest.approx(min(start for name, (start, _) in real.items() if name[:7] == "search/"), abs=4)
-    assert schedule.makespan - first == pytest.approx(max(end for _, end in real.values()), rel=0.05)
+    searched = real["search-fusiondistill"][0]
+    trained = [job for job in jobs if job.kind in ("train", "fuse", "search")]
+    assert len(trained) == 12
+    for job in trained:
+        close = 0.5 if real[job.key][0] <= searched else 1.2
+        assert found[job.key][0] - first == pytest.approx(real[job.key][0], abs=close), job.key
+    assert schedule.makespan - first == pytest.approx(max(end for _, end in real.values()), rel=0.03)
 
 
 def test_longest_path_first_is_better_where_it_matters() -> None:
