@@ -81,6 +81,7 @@ def run(queue: StageQueue, problem: Exception, folder: Path, monkeypatch: pytest
     ranks = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
     monkeypatch.setattr(ray.train, "get_context", lambda: ranks)
     monkeypatch.setattr(stages, "execute", execute)
+    monkeypatch.setattr(workers, "_train_device", lambda: torch.device("cpu"))  # it would ask a Ray, and start one
     config = {"queue": Handle(queue), "worker": "run1/base", "context": Context(str(folder)), "stage": BASE}
     with pytest.raises(type(problem)):
         workers.run_loop(config)

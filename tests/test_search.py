@@ -224,6 +224,7 @@ def test_repeats_are_trained_side_by_side_and_their_means_told(prepared: tuple[S
         for name in ("validation", "validation_blur", "validation_noise"):
             assert told[epoch][name] == pytest.approx((own[0][epoch][name] + own[1][epoch][name]) / 2)
         assert told[epoch]["epoch"] == epoch + 1
+    assert all(row.pop("kept") for row in told)
     assert stored_rows(search, values, store) == {int(row["epoch"]): row for row in told}
     assert stored_rows(search, {"loss.kd": 0.6}, store) is None
 

@@ -159,7 +159,7 @@ class Driver:
 
     def _take_note(self, event: Event) -> None:
         self.scheduler.begun(event.worker)
-        if event.kind == "started":
+        if event.kind == "done":
             self._import_ahead()
         if self.launcher.tell(event):
             return
@@ -174,7 +174,7 @@ class Driver:
         self.display.note(stage, event)
 
     def _import_ahead(self) -> None:
-        """Once the first worker is at work, import what a search will need."""
+        """Once a first stage is done, import what a search will need."""
         if not self.imports_ahead and any(task.kind == "search" for task in self.scheduler.missing.values()):
             self.imports_ahead = True
             threading.Thread(target=search.import_ahead, daemon=True).start()
