@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution import controller
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -38,9 +38,9 @@ class LocalTrainer(ClusterTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         parts["scaling_policy"] = _Fixed(self.scaling_config)
-        controller = ray.remote(num_cpus=0)(_Controller).remote(**parts)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+        process = ray.remote(num_cpus=0)(TrainController).remote(**parts)
+        ray.get(process.run.remote())
+        return ray.get(process.get_result.remote())
 
 
 class _Fixed(FixedScalingPolicy):
@@ -59,5 +59,7 @@ class _Group(WorkerGroup):
         return custom_runtime_env
 
 
-class _Controller(TrainController):
+class TrainController(controller.TrainController):
+    """Named like Ray's own, as its process is."""
+
     worker_group_cls = _Group
