@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,7 @@ def run(queue: StageQueue, problem: Exception, folder: Path, monkeypatch: pytest
     ranks = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
     monkeypatch.setattr(ray.train, "get_context", lambda: ranks)
     monkeypatch.setattr(stages, "execute", execute)
+    monkeypatch.setattr(workers, "_train_device", lambda: torch.device("cpu"))  # it would ask a Ray, and start one
     config = {"queue": Handle(queue), "worker": "run1/base", "context": Context(str(folder)), "stage": BASE}
     with pytest.raises(type(problem)):
         workers.run_loop(config)
@@ -161,7 +163,8 @@ def search_that_raises(
     queue, context = StageQueue(), Context(str(folder))
     stages.note_error(SEARCH, context, "of an earlier run")
     queue.assign("search/x", StageTask(SEARCH, 1.0))
-    return queue, lambda: workers.search_loop(Handle(queue), "search/x", SEARCH, context, lambda: ending)
+    task = StageTask(SEARCH, 1.0)
+    return queue, lambda: workers.search_loop(Handle(queue), "search/x", task, context, lambda: ending, SimpleQueue())
 
 
 @pytest.mark.parametrize(

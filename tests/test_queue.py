@@ -5,12 +5,14 @@ from __future__ import annotations
 from fusiondistill.config_file import parse
 from fusiondistill_runner.driving.dispatcher import GRACE, Counts, Event
 from fusiondistill_runner.driving.queue import StageQueue
-from fusiondistill_runner.driving.tasks import StageTask
+from fusiondistill_runner.driving.tasks import StageTask, Trial
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.stage import Stage
 
 FOUR = {"jpeg": range(1, 102), "blur": range(51), "noise": range(51), "saltpepper": range(26)}
 STAGES = {s.name: s for s in build(parse("experiment: x\n"), "f", FOUR.__getitem__).stages}
+SEARCHING = "experiment: x\nsearch: {space: {loss.kd: {uniform: [0, 1]}}}\n"
+SEARCH = next(s for s in build(parse(SEARCHING), "f", FOUR.__getitem__).stages if s.kind == "search")
 BASE, SCRATCH, VANILLA, EVALUATE = (STAGES[n] for n in ("base", "scratch", "vanilla", "evaluate-base-jpeg"))
 
 
@@ -249,4 +251,103 @@ def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_training() -> Non
     assert q.waiting_for() == 2
     q.report("g/0", {"epoch": 3, "kept": True})
     q.lose("g/1")
+    assert q.waiting_for() == 0
+
+
+def searching(priority: float = 5.0, left: int = 3, judged: tuple[int, ...] = ()) -> StageQueue:
+    """A queue with a search that has so many trials to propose."""
+    q = StageQueue()
+    q.assign("search/x", StageTask(SEARCH, priority))
+    q.expect(SEARCH.digest, left, judged)
+    q.poll()
+    return q
+
+
+def trial(number: int) -> Trial:
+    return Trial(SEARCH, number, {"loss.kd": 0.1 * number}, 5.0)
+
+
+def wanted(q: StageQueue) -> list[str]:
+    return [event.worker for event in q.poll()[0] if event.kind == "wanted"]
+
+
+def test_a_search_proposes_a_trial_for_each_worker_that_finds_nothing_more_urgent() -> None:
+    q = searching()
+    offer(q, [(7.0, BASE), (1.0, EVALUATE)])
+    assert q.poll()[1] == Counts(4, 1, 0)  # three trials may come
+    assert q.take("g/0", True) is BASE
+    assert q.take("g/1", True) == q.take("g/1", True) == "wait"  # not the evaluation: a trial is on its way
+    assert q.take("g/2", True) == "wait" and wanted(q) == ["g/1", "g/2"]
+    assert q.counts() == Counts(3, 1, 2)
+    q.offer([trial(0)])
+    first, second = q.take("g/2", True), q.take("g/1", True)
+    assert first == trial(0) and second == "wait"  # g/1 has waited longer, but asks later
+    q.offer([trial(1)])
+    assert q.take("g/1", True) == trial(1)
+    q.finish("g/2", trial(0).key)
+    assert [event.kind for event in q.poll()[0]][-1] == "done"
+    q.expect(SEARCH.digest, 0)  # it has no more
+    assert q.take("g/2", True) is EVALUATE and q.counts() == Counts(0, 0, 0)
+    q.finish("g/2", EVALUATE.digest)
+    assert q.take("g/2", True) == "wait"  # what needs the winner comes
+
+
+def test_a_search_with_less_behind_it_waits_for_what_has_more() -> None:
+    q = searching(priority=5.0)
+    offer(q, [(5.0, BASE), (6.0, EVALUATE)])
+    assert q.take("t/0", False) is EVALUATE and q.take("t/1", False) == "leave"  # no plain worker trains
+    assert q.take("g/0", True) is BASE  # of equals the one that is ready
+    assert q.take("g/1", True) == "wait"
+    offer(q, [(9.0, VANILLA)])
+    assert q.take("g/1", True) is VANILLA
+    q.offer([trial(0)])  # proposed for a worker that found something better
+    assert q.take("g/2", True) == trial(0) and wanted(q) == ["g/1"]
+
+
+def test_of_two_searches_the_one_with_the_longer_path_is_asked() -> None:
+    q = searching(priority=5.0, left=1)
+    other = build(parse(SEARCHING.replace("1]", "2]")), "f", FOUR.__getitem__).stages
+    longer = next(stage for stage in other if stage.kind == "search")
+    q.assign("search/y", StageTask(longer, 6.0))
+    q.expect(longer.digest, 1)
+    for worker in ("g/0", "g/1", "g/2"):
+        assert q.take(worker, True) == "wait"
+    assert [event.digest for event in q.poll()[0] if event.kind == "wanted"] == [longer.digest, SEARCH.digest]
+
+
+def test_a_lost_trial_is_tried_again_and_goes_on_being_judged() -> None:
+    q = searching(left=1, judged=(2,))
+    q.take("g/0", True)
+    q.offer([trial(0)])
+    assert q.take("g/0", True) == trial(0)
+    assert q.goes_on("g/0", trial(0).key, 1) is True and q.goes_on("g/0", trial(0).key, 2) is None
+    q.lose("g/")
+    assert q.goes_on("g/0", trial(0).key, 1) is False  # another worker has it soon
+    assert q.take("h/0", True) == trial(0)
+    q.judge(trial(0).key, 2, False)
+    assert q.goes_on("h/0", trial(0).key, 2) is False and q.goes_on("h/0", trial(0).key, 1) is True
+
+
+def test_with_its_search_a_trial_ends() -> None:
+    q = searching()
+    for worker in ("g/0", "g/1"):
+        q.take(worker, True)
+    q.offer([trial(0), trial(1)])
+    assert q.take("g/0", True) == trial(0)
+    q.finish("search/x", SEARCH.digest, "the disk is full")
+    assert q.goes_on("g/0", trial(0).key, 1) is False and q.counts() == Counts(0, 0, 1)
+    q.judge(trial(0).key, 1, True)  # too late
+    q.finish("g/0", trial(0).key)
+    offer(q, [(1.0, BASE)])
+    assert q.take("g/1", True) is BASE
+
+
+def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_trial() -> None:
+    q = searching()
+    q.take("g/0", True)
+    q.offer([trial(0)])
+    q.take("g/0", True)
+    q.close()
+    assert q.waiting_for() == 1 and q.take("g/1", True) == "wait" and wanted(q) == ["g/0"]
+    q.report("g/0", {"epoch": 1, "kept": True})
     assert q.waiting_for() == 0

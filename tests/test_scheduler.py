@@ -71,18 +71,40 @@ def test_without_training_plain_workers_come_one_by_one() -> None:
     assert rules.free({"n": 2, "m": 2}) == 0  # at most three at once
 
 
-def test_searches_wait_for_workers_and_share_what_is_free() -> None:
-    rules = scheduler(job("s", "search", trials=50), job("t", "search", trials=2), job("u", "search", trials=50))
+def test_a_search_begins_at_once_and_holds_no_slots() -> None:
+    rules = scheduler(job("s", "search", trials=50), job("t", "search", trials=2))
     assert rules.offer() == [] and not rules.idle
     nodes = {"n": 12}
-    assert shapes(rules.start(nodes, Counts(20, 0, 0), 0)) == [("group", 8, "n"), ("group", 4, "n")]
-    for name in list(rules.reservations):
-        rules.ended(name)
-    started = rules.start(nodes, NOTHING, 0)
-    assert [(one.name, one.slots) for one in started] == [("search/s", 4), ("search/t", 2), ("search/u", 6)]
+    started = rules.start(nodes, Counts(20, 0, 0), 0)
+    assert [(one.name, one.slots) for one in started[:2]] == [("search/s", 0), ("search/t", 0)]
+    assert shapes(started[2:]) == [("group", 8, "n"), ("group", 4, "n")]
     rules.ended("search/s")
+    assert rules.start(nodes, NOTHING, 0) == [] and not rules.idle
     rules.lost("s")
-    assert shapes(rules.start(nodes, NOTHING, 0)) == [("search", 4, None)]
+    assert shapes(rules.start(nodes, NOTHING, 0)) == [("search", 0, None)]
+    rules.ended("search/s")
+    rules.done("s")
+    rules.ended("search/t")
+    assert list(rules.missing) == ["t"] and rules.on_their_way == 12
+
+
+def test_the_first_worker_brings_along_all_that_the_plan_needs() -> None:
+    """Where no one else wants the slots: their start takes seconds."""
+    jobs = [
+        job("base", "train"), job("a", "train", "base"), job("s", "search", "base", trials=3),
+        *(job(f"e{i}", "evaluate", "a") for i in range(20)),
+    ]  # fmt: skip
+    rules = Scheduler(jobs, (), group_size=8, most=None, at_once=True)
+    assert keys(rules.offer()) == ["base"]
+    assert shapes(rules.start({"n": 16}, Counts(1, 0, 0), 0)) == [("group", 4, "n")]
+    assert rules.start({"n": 16}, Counts(1, 0, 0), 0) == []
+    wide = Scheduler([job("x", "evaluate"), job("y", "evaluate"), job("z", "evaluate")], (), group_size=8, most=None,
+                     at_once=True)  # fmt: skip
+    wide.offer()
+    assert shapes(wide.start({"n": 16}, Counts(0, 2, 0), 0)) == [("task", 1, "n")] * 2
+    both = scheduler(job("s", "search", trials=2), job("x", "evaluate"))
+    both.offer()  # a worker that trains does both
+    assert shapes(both.start({"n": 16}, Counts(0, 1, 0), 0)) == [("search", 0, None), ("group", 3, "n")]
 
 
 def test_a_data_parallel_training_waits_for_all_its_slots() -> None:

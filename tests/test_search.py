@@ -1,4 +1,4 @@
-"""A search: what it makes of its trials, what it leaves for a restart, and a real one through Ray Tune."""
+"""A search: what it makes of its trials, what it leaves for a restart, and a real one through Ray."""
 
 from __future__ import annotations
 
@@ -224,6 +224,7 @@ def test_repeats_are_trained_side_by_side_and_their_means_told(prepared: tuple[S
         for name in ("validation", "validation_blur", "validation_noise"):
             assert told[epoch][name] == pytest.approx((own[0][epoch][name] + own[1][epoch][name]) / 2)
         assert told[epoch]["epoch"] == epoch + 1
+    assert all(row.pop("kept") for row in told)
     assert stored_rows(search, values, store) == {int(row["epoch"]): row for row in told}
     assert stored_rows(search, {"loss.kd": 0.6}, store) is None
 
@@ -234,7 +235,7 @@ def _named(found: dict[tuple[str, str], bytes]) -> dict[tuple[str, str], bytes]:
 
 
 @pytest.mark.slow
-def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> None:
+def test_a_search_through_ray(prepared: tuple[Stage, Path], tmp_path: Path) -> None:
     """Over a grid of fusions, with repeats, half of it bound to fail."""
     config, store, cache = tmp_path / "toy.yaml", tmp_path / "store", tmp_path / "cache"
     config.write_text(TOY + SEARCH)
@@ -259,7 +260,7 @@ def test_a_search_through_tune(prepared: tuple[Stage, Path], tmp_path: Path) -> 
     shutil.copytree(prepared[1], here)
     done = fusiondistill("search", str(config), "--local", "--store", str(here), cache=cache)
     assert done.returncode == 0, done.stdout + done.stderr
-    # Without Tune it comes to the same; the search itself is another stage, since it has no ASHA.
+    # Without Ray it comes to the same; the search itself is another stage, since it has no ASHA.
     assert _named(contents(here, *RESULTS)) == _named(contents(store, *RESULTS))
     assert len({m["inputs"]["start"] for m in made}) == 2 and len({m["spec"]["data_seed"] for m in made}) == 2
     epochs = pq.read_table(next(search.glob("epochs.*.parquet"))).to_pylist()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,7 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
     from fusiondistill_runner.driving.driver import Driver
 
     store, plan = prepared.store, prepared.plan
-    _compile_kernels(prepared)
+    compiled = ThreadPoolExecutor(1).submit(_compile_kernels, prepared)  # beside the start of Ray's processes
     from fusiondistill_runner.driving.interruption import Interruption
     from fusiondistill_runner.nodes.capacity import Capacity
     from fusiondistill_runner.nodes.connection import cluster_address, connected
@@ -111,12 +112,13 @@ def _run_on_ray(prepared: Prepared, stored: set[str], display: Any) -> Any:
         try:
             with connected() as ray, Watch(ray, not address, partial(_lost, interruption)):
                 interruption.install()
-                resources, survey = prepared.config.resources, NodeSurvey(ray, _needs(prepared))
+                resources, survey = prepared.config.resources, NodeSurvey(ray, _needs(prepared), here=not address)
                 with enough_nodes(ray, resources, display.say, check, survey.require) as checked:
                     capacity = Capacity(ray, resources, survey, checked)
                     for text in capacity.warnings:
                         display.say(text)
                     check_synchronised(plan, capacity.share.gpus)
+                    compiled.result()
                     driver = Driver(ray, plan, store, prepared.context, stored, display, capacity)
                     return driver.run(checked)
         except Exception as error:

@@ -60,7 +60,7 @@ def test_a_stage_and_a_search_that_kill_their_processes_each_time(tmp_path: Path
     assert "was lost (attempt 3)" in done.stderr and "exit" in done.stderr, done.stderr  # and what Ray knows of it
     (search,) = stages(store, "search")
     trials = pq.read_table(next(search.glob("trials.*.parquet"))).to_pylist()
-    assert trials[1]["error"] == "its process died 3 times" and trials[0]["error"] is None  # it was stored already
+    assert "was lost (attempt 3)" in trials[1]["error"] and trials[0]["error"] is None  # it was stored already
     assert "not done, since they need what failed" in done.stderr and "start the same command again" in done.stderr
     assert not stages(store, "scratch")
     for prefix in ("base", "expert-deadly", "fusiondistill", "evaluate-base", "evaluate-fusiondistill"):

@@ -69,10 +69,9 @@ def test_a_killed_search_goes_on(
         _stopped_half_way(process, search, store)
         process.kill()
     time.sleep(3)  # its workers notice
-    of_ray = [path for path in temporary.glob("fusiondistill-ray-*/**/*") if path.is_file() and path.stat().st_size]
-    assert bool(of_ray) == (not place)
-    for path in of_ray:
-        os.truncate(path, path.stat().st_size // 2)
+    for path in temporary.glob("fusiondistill-ray-*/**/*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
     before = _noted(search, store)
     ended = {n: c for n, c in before.items() if c.ended}
     before_it = {path: (path / "manifest.json").stat().st_mtime_ns for path in stages(store, "trial")}
@@ -108,7 +107,7 @@ def test_a_killed_trial_goes_on_in_another_process(
 ) -> None:
     reference, store = two_trials[1], tmp_path / "store"
     with _under_way(two_trials, store, two_cpus) as process:
-        trials = frozen(os.getpid(), "ray::ImplicitFunc")
+        trials = frozen(os.getpid(), "ray::RayTrainWorker")
         reached = {path.parent: json.loads(path.read_text())["epoch"] for path in store.glob("trial-*/progress.json")}
         assert reached and all(1 <= epoch < 8 for epoch in reached.values()) and not stages(store, "search")
         for pid in trials:

@@ -18,20 +18,24 @@ from fusiondistill_runner.driving.interruption import keep_epochs
 from fusiondistill_runner.driving.launches import Launch, Launcher, give_back
 from fusiondistill_runner.driving.queue import StageQueue
 from fusiondistill_runner.driving.scheduler import LATE, Scheduler
-from fusiondistill_runner.driving.tasks import StageTask, tasks_of
+from fusiondistill_runner.driving.tasks import TRAINS, StageTask, tasks_of
 from fusiondistill_runner.nodes.capacity import Capacity
 from fusiondistill_runner.nodes.cluster import on_node
+from fusiondistill_runner.nodes.connection import cluster_address
 from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.orphans import Scratch
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.searching import search
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 
 __all__ = ["Driver", "Outcome"]
 
 TICK = 0.2
-"""Seconds between two looks at the queue."""
+"""Seconds between two looks at the queue, if it has no news before."""
+PAUSE = 0.02
+"""Seconds between two looks at least."""
 WITHOUT_NODES = 600.0
 """Seconds after which the driver ends a run that has no node for a worker."""
 
@@ -81,13 +85,14 @@ class Driver:
             )
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.scheduler: Scheduler[StageTask] = Scheduler(
-            tasks_of(plan.stages), stored, group_size=resources.group_size, most=resources.workers
-        )
+            tasks_of(plan.stages), stored, group_size=resources.group_size, most=resources.workers,
+            at_once=cluster_address() is None,
+        )  # fmt: skip
         self.launches: list[Launch] = []
         self.threads: list[threading.Thread] = []
         self.last_slots = time.monotonic()
         self.outcome = Outcome()
-        self.unreturned = self.ending = False
+        self.unreturned = self.ending = self.imports_ahead = False
         # On the driver's node: another one may leave, and what the queue knows would be lost with it.
         here = on_node(ray.get_runtime_context().get_node_id())
         self.queue = ray.remote(StageQueue).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -106,6 +111,7 @@ class Driver:
                     check()  # raises where the loss of the store made them fail
             finally:
                 self.ending = True
+                self.launcher.close()
         left = [self.by_digest[digest] for digest in self.scheduler.missing]
         self.outcome.blocked = [stage for stage in left if stage.directory not in self.outcome.failed]
         return self.outcome
@@ -121,11 +127,13 @@ class Driver:
             for text in self.capacity.refresh():
                 self.display.say(text)
             self._collect()  # before the news, so that the tasks of dead workers are part of it
-            news, counts = self.ray.get(self.queue.poll.remote())
+            news, counts = self.ray.get(self.queue.poll_soon.remote(TICK))
             for event in news:
                 self._take_note(event)
             counts = self._offer(counts)
             self._start(counts)
+            if done := [event.digest for event in news if event.kind == "done"]:
+                self.queue.noted.remote(done)
             if self.scheduler.is_late(time.monotonic()):
                 # Ray waits without a word for room that others hold on a shared cluster.
                 self.display.say(
@@ -134,7 +142,7 @@ class Driver:
             if not (counts.to_train or counts.others or news) and self.scheduler.idle:
                 break
             self._wait_for_nodes()
-            time.sleep(TICK)
+            time.sleep(PAUSE)
 
     def _wait_for_nodes(self) -> None:
         """End the run where all nodes have been gone for too long; before that, nodes may come back."""
@@ -150,8 +158,12 @@ class Driver:
             thread.join(timeout=max(0.0, limit - time.monotonic()))
 
     def _take_note(self, event: Event) -> None:
-        stage = self.by_digest[event.digest]
         self.scheduler.begun(event.worker)
+        if event.kind == "done":
+            self._import_ahead()
+        if self.launcher.tell(event):
+            return
+        stage = self.by_digest[event.digest]
         if event.kind == "done":
             self.scheduler.done(event.digest)
             self.outcome.done.append(stage)
@@ -161,12 +173,18 @@ class Driver:
             self.scheduler.lost(event.digest)
         self.display.note(stage, event)
 
+    def _import_ahead(self) -> None:
+        """Once a first stage is done, import what a search will need."""
+        if not self.imports_ahead and any(task.kind == "search" for task in self.scheduler.missing.values()):
+            self.imports_ahead = True
+            threading.Thread(target=search.import_ahead, daemon=True).start()
+
     def _offer(self, counts: Counts) -> Counts:
         """Put what has become ready into the queue; returns what waits there now."""
         offered = self.scheduler.offer()
         if offered:
-            self.ray.get(self.queue.offer.remote(offered))
-        to_train = sum(task.kind == "train" for task in offered)
+            self.ray.get(self.queue.offer.remote(offered, self.scheduler.after(offered)))
+        to_train = sum(task.kind in TRAINS for task in offered)
         return Counts(counts.to_train + to_train, counts.others + len(offered) - to_train, counts.idle)
 
     def _collect(self) -> None:
@@ -194,4 +212,6 @@ class Driver:
             self.unreturned = False
         for reservation in self.scheduler.start(self.capacity.nodes, counts, time.monotonic()):
             self.outcome.fits += reservation.kind in ("group", "run")
+            if (task := reservation.task) is not None:  # no worker pulls it, so the queue has to be told
+                self.ray.get(self.queue.assign.remote(reservation.name, task, self.scheduler.after([task])))
             self.launches.append(self.launcher.launch(reservation, self.capacity.refused))

@@ -45,8 +45,6 @@ def end_at_once(why: str) -> NoReturn:
 def keep_epochs(ray: Any, queue: Any) -> None:
     """Wait until every training has stored its current epoch, or for :data:`GRACE` seconds.
 
-    A search never says that it has, so the wait for one takes all of them.
-
     Args:
         queue: the handle of the driver's :class:`driving.queue.StageQueue`.
     """

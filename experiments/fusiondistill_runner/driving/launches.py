@@ -1,34 +1,28 @@
-"""Threads that carry out what the scheduler starts: each waits for a Ray Train fit, a Ray task or a search."""
+"""Threads that carry out what the scheduler starts: each waits for a Ray Train fit or a Ray task, or is a search."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
+from fusiondistill_runner.driving.dispatcher import Event
 from fusiondistill_runner.driving.scheduler import FAILED_STARTS, Reservation
-from fusiondistill_runner.driving.tasks import StageTask
+from fusiondistill_runner.driving.tasks import StageTask, search_of
 from fusiondistill_runner.driving.workers import group_loop, run_loop, search_loop, task_loop
 from fusiondistill_runner.nodes.cluster import Share, labels_of, on_node
 from fusiondistill_runner.nodes.connection import cluster_address
+from fusiondistill_runner.searching.search import Inbox
 from fusiondistill_runner.working.context import Context
 
 __all__ = ["Launch", "Launcher", "give_back"]
 
 PATIENCE = 20.0
 """Seconds after which the driver gives up a launch on a lost node that Ray still waits for."""
-
-NEEDLESS = ("DatasetsCallback",)
-"""Ray Train's callback for the sets of Ray Data, which costs an actor a fit; a worker reads its images itself."""
-NEEDLESS_HERE = (*NEEDLESS, "PlacementGroupCleanerCallback")
-"""Those that a Ray of the driver's own does without, some 1.5 s of processor time each.
-
-The second one gives back the slots of a controller that died. The driver does that (:func:`give_back`), once its other
-launches have ended, which is soon on one machine.
-"""
 
 
 class Launch:
@@ -93,6 +87,9 @@ class Launcher:
         share: what one worker holds.
         scratch: a folder for Ray's files.
         ending: whether the run is at its end.
+
+    Attributes:
+        inboxes: key of a search -> where its thread waits for news about its trials.
     """
 
     ray: Any
@@ -101,11 +98,23 @@ class Launcher:
     share: Share
     scratch: str
     ending: Callable[[], bool]
+    inboxes: dict[str, Inbox] = field(default_factory=dict)
+
+    def tell(self, event: Event) -> bool:
+        """Pass news about a trial on to the thread of its search; returns whether it was such news."""
+        key = search_of(event.digest)
+        if event.kind != "wanted" and key == event.digest:
+            return False
+        self.inboxes[key].put(event)
+        return True
+
+    def close(self) -> None:
+        """Let the threads of the searches end."""
+        for inbox in self.inboxes.values():
+            inbox.put(None)
 
     def launch(self, reservation: Reservation[StageTask], refused: set[str]) -> Launch:
         """Start it; ``refused`` names the nodes (by id) that get no work."""
-        if reservation.task is not None:  # no worker pulls it, so the queue has to be told
-            self.ray.get(self.queue.assign.remote(reservation.name, reservation.task))
         run = getattr(self, f"_{reservation.kind}")(reservation, labels_of(reservation.node, refused))
         return Launch(reservation.name, run, reservation.node)
 
@@ -139,10 +148,8 @@ class Launcher:
 
     def _search(self, reservation: Reservation[StageTask], labels: dict[str, str] | None) -> Callable[[], None]:
         assert reservation.task is not None
-        return partial(
-            search_loop, self.queue, reservation.name, reservation.task.stage, self.context, self.ending,
-            share=self.share, labels=labels, at_once=reservation.slots, scratch=self.scratch,
-        )  # fmt: skip
+        inbox = self.inboxes[reservation.task.key] = SimpleQueue()
+        return partial(search_loop, self.queue, reservation.name, reservation.task, self.context, self.ending, inbox)
 
 
 def _fit(
@@ -166,15 +173,10 @@ def _fit(
     """
     from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    needless = NEEDLESS if cluster_address() else NEEDLESS_HERE
+    from fusiondistill_runner.driving.trainer import ClusterTrainer, LocalTrainer
 
-    class Trainer(DataParallelTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            return [one for one in super()._create_default_callbacks() if type(one).__name__ not in needless]
-
-    Trainer(
+    (ClusterTrainer if cluster_address() else LocalTrainer)(
         loop,
         train_loop_config=config,
         backend_config=TorchConfig(backend=backend) if backend else BackendConfig(),

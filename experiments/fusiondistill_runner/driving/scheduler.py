@@ -1,4 +1,4 @@
-"""What is started next, and where: worker groups, plain workers, data-parallel runs and searches.
+"""What is started next, and where: worker groups, plain workers and data-parallel runs; also when a search begins.
 
 :class:`Scheduler` holds these rules. It knows no Ray, no store and no clock: the caller gives the time and the slots of
 each node, and carries the answers out. The driver (:mod:`driving.driver`) and the simulation
@@ -8,12 +8,12 @@ each node, and carries the answers out. The driver (:mod:`driving.driver`) and t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from fusiondistill_runner.driving.dispatcher import Counts
-from fusiondistill_runner.driving.tasks import Task, has_own_workers
+from fusiondistill_runner.driving.tasks import Task, is_pulled
 
 __all__ = ["LATE", "Reservation", "Scheduler"]
 
@@ -33,8 +33,9 @@ class Reservation(Generic[T]):
         name: that of a group or a plain worker ends in ``/``, and a worker's own name adds its rank. A data-parallel
             run or a search has one name for all its workers.
         kind: ``group``: workers that pull tasks and may train. ``task``: one worker that pulls tasks and does not
-            train. ``run``: the workers of a data-parallel training. ``search``: the trials of a search.
-        slots: how many workers fit into it.
+            train. ``run``: the workers of a data-parallel training. ``search``: a thread that proposes trials, which
+            workers pull.
+        slots: how many workers fit into it; 0 for a search.
         node: where it is; None: on any node with room.
         task: of a run or a search.
         began: when it was started.
@@ -63,10 +64,14 @@ class Scheduler(Generic[T]):
         stored: keys of the tasks that need no work; a need that is no task counts as stored.
         group_size: the most workers of one group.
         most: the most slots in use at once; None: all that there are.
+        at_once: whether the first worker that trains brings along all that the plan will need: their start takes
+            seconds, and on a machine of one's own no one else wants the slots.
     """
 
-    def __init__(self, tasks: Sequence[T], stored: Collection[str], *, group_size: int, most: int | None) -> None:
-        self.group_size, self.most = group_size, most
+    def __init__(
+        self, tasks: Sequence[T], stored: Collection[str], *, group_size: int, most: int | None, at_once: bool = False
+    ) -> None:
+        self.group_size, self.most, self.at_once = group_size, most, at_once
         self.order = {task.key: place for place, task in enumerate(tasks)}
         self.missing = {task.key: task for task in tasks if task.key not in stored}
         self.unmet = {key: len({*task.needs} & self.missing.keys()) for key, task in self.missing.items()}
@@ -90,10 +95,15 @@ class Scheduler(Generic[T]):
         ready, self.ready = sorted(self.ready, key=lambda task: self.order[task.key]), []
         for task in ready:
             self._keep(task)
-        return [task for task in ready if not has_own_workers(task)]
+        return [task for task in ready if is_pulled(task)]
+
+    def after(self, tasks: Iterable[T]) -> dict[str, float]:
+        """Key of a task -> the highest priority among the tasks that wait for it; those that nothing waits for lack."""
+        waiting = ((task.key, [one.priority for one in self.followers[task.key]]) for task in tasks)
+        return {key: max(found) for key, found in waiting if found}
 
     def _keep(self, task: T) -> None:
-        if has_own_workers(task):
+        if not is_pulled(task):
             (self.searches if task.kind == "search" else self.runs).append(task)
 
     def done(self, key: str) -> None:
@@ -107,7 +117,7 @@ class Scheduler(Generic[T]):
                 self.ready.append(follower)
 
     def lost(self, key: str) -> None:
-        """Note that a task lost its workers: one with workers of its own is started again. The queue has the others."""
+        """Note that a task lost its workers: what no worker pulls is started again. The queue has the others."""
         self._keep(self.missing[key])
 
     def begun(self, worker: str) -> None:
@@ -138,23 +148,32 @@ class Scheduler(Generic[T]):
         return not (self.reservations or self.searches or self.runs)
 
     def start(self, nodes: Mapping[str, int], counts: Counts, now: float) -> list[Reservation[T]]:
-        """What to start now.
-
-        Data-parallel runs come first, then workers for what the queue holds, then searches.
+        """What to start now: searches at once, then data-parallel runs, then workers for what the queue holds.
 
         Args:
             nodes: id of a node -> its slots.
             counts: what waits in the queue. Its idle workers, and workers on their way, will take as many tasks.
         """
-        started = list(self._start_runs(nodes, now))
-        ready = counts.to_train + counts.others
-        wanted = min(ready - counts.idle - self.on_their_way, self.free(nodes))
+        to_train = counts.to_train + sum(task.trials for task in self.searches)
+        started = [self._reserve("search", 0, None, task, now) for task in self.searches]
+        self.searches = []
+        started += self._start_runs(nodes, now)
+        wanted = to_train + counts.others - counts.idle - self.on_their_way
         if wanted > 0:
-            kind: Literal["group", "task"] = "group" if counts.to_train else "task"
-            started += self._start_pulling(kind, wanted, nodes, now)
-        if ready - counts.idle <= self.on_their_way:
-            started += self._start_searches(nodes, now)
+            kind: Literal["group", "task"] = "group" if to_train else "task"
+            wanted = max(wanted, self._to_come() if self.at_once and kind == "group" else 0)
+            started += self._start_pulling(kind, min(wanted, self.free(nodes)), nodes, now)
         return started
+
+    def _to_come(self) -> int:
+        """How many workers could train at once before the plan is done, about: tasks that are as many needs away."""
+        away: dict[str, int] = {}
+        width: Counter[int] = Counter()
+        for key, task in self.missing.items():
+            away[key] = 1 + max((away[need] for need in task.needs if need in away), default=0)
+            if task.kind == "search" or (task.kind == "train" and task.workers == 1):
+                width[away[key]] += task.trials
+        return max(width.values(), default=0)
 
     def free(self, nodes: Mapping[str, int]) -> int:
         """How many slots are free on these nodes together."""
@@ -178,13 +197,6 @@ class Scheduler(Generic[T]):
                 size = min(self.group_size, here) if kind == "group" else 1
                 here -= size
                 yield self._reserve(kind, size, node, None, now)
-
-    def _start_searches(self, nodes: Mapping[str, int], now: float) -> Iterator[Reservation[T]]:
-        """Each search gets its part of the free slots, and no more than it has candidates."""
-        while self.searches and (left := self.free(nodes)):
-            share = -(-left // len(self.searches))
-            task = self.searches.pop(0)
-            yield self._reserve("search", min(share, task.trials), None, task, now)
 
     def _reserve(
         self, kind: Literal["group", "task", "run", "search"], slots: int, node: str | None, task: T | None, now: float

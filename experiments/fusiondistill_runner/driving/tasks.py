@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from fusiondistill_runner.planning.stage import Stage, priorities
 
-__all__ = ["StageTask", "Task", "has_own_workers", "tasks_of"]
+__all__ = ["TRAINS", "StageTask", "Task", "Trial", "is_pulled", "search_of", "tasks_of"]
+
+TRAINS = frozenset({"train", "trial"})
+"""Kinds of tasks that only a worker of a Ray Train group does."""
 
 
 class Task(Protocol):
@@ -25,7 +28,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """train, fuse, search, evaluate or import."""
+        """train, fuse, search, evaluate, validate or import; trial: one candidate of a search."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -44,9 +47,14 @@ class Task(Protocol):
         """How many candidates a search has; 1 for other tasks."""
 
 
-def has_own_workers(task: Task) -> bool:
-    """Whether workers are started for this task alone: for a search and for a data-parallel training."""
-    return task.kind == "search" or task.workers > 1
+def is_pulled(task: Task) -> bool:
+    """Whether a worker takes the task from the queue; a search's trials are pulled, the search is not."""
+    return task.kind != "search" and task.workers == 1
+
+
+def search_of(key: str) -> str:
+    """The key of the search that a trial belongs to; that of any other task is its own."""
+    return key.partition("#")[0]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,37 @@ class StageTask:
     def trials(self) -> int:
         """How many candidates the stage has."""
         return self.stage.spec.candidates
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate of a search, as a task.
+
+    Attributes:
+        search: the search stage.
+        number: the candidate's.
+        values: its values.
+        priority: the search's.
+    """
+
+    search: Stage
+    number: int
+    values: dict[str, Any] = field(hash=False)
+    priority: float = 0.0
+    kind: str = "trial"
+    needs: tuple[str, ...] = ()
+    workers: int = 1
+    trials: int = 1
+
+    @property
+    def key(self) -> str:
+        """The search's digest, and the number."""
+        return f"{self.search.digest}#{self.number}"
+
+    @property
+    def label(self) -> str:
+        """The search's directory, and the number."""
+        return f"{self.search.directory}/{self.number}"
 
 
 def tasks_of(stages: Sequence[Stage]) -> list[StageTask]:

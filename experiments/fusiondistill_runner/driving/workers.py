@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from fusiondistill.locations import DiskFull
+from fusiondistill_runner.driving.tasks import StageTask, Trial
 from fusiondistill_runner.nodes.devices import plain_device
 from fusiondistill_runner.planning.stage import Stage
+from fusiondistill_runner.searching.search import Inbox
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.errors import describe
@@ -78,13 +81,13 @@ def run_loop(config: dict[str, Any]) -> None:
 
 
 def search_loop(
-    queue: Any, worker: str, stage: Stage, context: Context, ending: Callable[[], bool], **how: Any
+    queue: Any, worker: str, task: StageTask, context: Context, ending: Callable[[], bool], inbox: Inbox
 ) -> None:
     """A search, in a thread of the driver.
 
     Args:
         ending: whether the run is at its end, which is then the cause of an error.
-        how: what :func:`searching.search.run` takes besides.
+        inbox: the news about the search's trials, which the driver passes on.
 
     Raises:
         Exception: Ray or the run has come to its end, not the search: the driver counts it as lost.
@@ -94,10 +97,18 @@ def search_loop(
     from fusiondistill_runner.searching import search
     from fusiondistill_runner.working.execute import note_error
 
-    error = None
+    stage, error = task.stage, None
     Store(context.store).forget_error(stage)
     try:
-        search.run(stage, context, report=lambda facts: queue.report.remote(worker, facts), queue=queue, **how)
+        search.run(
+            stage,
+            context,
+            report=lambda facts: queue.report.remote(worker, facts),
+            expect=lambda left, judged: ray.get(queue.expect.remote(stage.digest, left, judged)),
+            offer=lambda number, values: queue.offer.remote([Trial(stage, number, values, task.priority)]),
+            judge=lambda trial, epoch, goes_on: queue.judge.remote(trial, epoch, goes_on),
+            inbox=inbox,
+        )
     except Exception as problem:
         if ending() or isinstance(problem, ray.exceptions.RayError):
             raise
@@ -117,26 +128,54 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
     context = replace(context, worker=f"{worker} on node {node[:8]}")
     done = 0
     while True:
-        stage = ray.get(queue.take.remote(worker, trains))
-        if stage == "leave":
+        taken = ray.get(queue.take.remote(worker, trains))
+        if taken == "leave":
             return done
-        if stage == "wait":
-            time.sleep(0.1)
+        if taken == "wait":
+            time.sleep(0.05)
             continue
         error, retry = None, False
         try:
-            execute(
-                stage,
-                context,
-                device,
-                lambda facts: queue.report.remote(worker, facts),
-                closing=lambda: ray.get(queue.closing.remote()),
-            )
+            if isinstance(taken, Trial):
+                _try(taken, queue, worker, context, device)
+            else:
+                execute(
+                    taken,
+                    context,
+                    device,
+                    lambda facts: queue.report.remote(worker, facts),
+                    closing=lambda: ray.get(queue.closing.remote()),
+                )
             done += 1
         except Exception as problem:
             error, retry = describe(problem), may_pass(problem)
-            note_error(stage, context, error)
-        ray.get(queue.finish.remote(worker, stage.digest, error, retry))
+            if isinstance(taken, Stage):
+                note_error(taken, context, error)
+        key = taken.key if isinstance(taken, Trial) else taken.digest
+        ray.get(queue.finish.remote(worker, key, error, retry))
+
+
+class _Stopped(Exception):
+    """The search stops a trial early, or has ended."""
+
+
+def _try(trial: Trial, queue: Any, worker: str, context: Context, device: Any) -> None:
+    """Train a candidate of a search, to its end or until the search stops it."""
+    import ray
+
+    from fusiondistill_runner.working.trial import train_candidate
+
+    def report(facts: dict[str, Any]) -> None:
+        queue.report.remote(worker, facts)
+        while (goes_on := ray.get(queue.goes_on.remote(worker, trial.key, int(facts["epoch"])))) is None:
+            time.sleep(0.02)
+        if not goes_on:
+            raise _Stopped
+
+    with contextlib.suppress(_Stopped):
+        train_candidate(
+            trial.search, trial.values, context, device, report, closing=lambda: ray.get(queue.closing.remote())
+        )
 
 
 def may_pass(problem: Exception) -> bool:

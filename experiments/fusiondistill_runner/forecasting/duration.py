@@ -56,7 +56,7 @@ class Duration:
         widest = max((stage.spec.workers for stage in stages), default=1)
         if workers < widest:
             return cls(local, None, workers)
-        schedule = simulate(jobs_of(stages, seconds), workers, group_size=resources.group_size)
+        schedule = simulate(jobs_of(stages, seconds), workers, group_size=resources.group_size, at_once=True)
         return cls(local, START + RAY_START + schedule.makespan + REPORT, workers)
 
 

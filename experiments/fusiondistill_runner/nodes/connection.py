@@ -7,10 +7,13 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fusiondistill_runner.nodes.lean import lean_start
 from fusiondistill_runner.nodes.orphans import reaped
 from fusiondistill_runner.nodes.sockets import socket_folder
 from fusiondistill_runner.nodes.tokens import keep_token_private
@@ -41,17 +44,19 @@ def connected() -> Iterator[Any]:
 def _connected(address: str) -> Iterator[Any]:
     _set_environment(address)
     import ray
-    import ray.train.torch
 
+    ahead = threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True)
+    ahead.start()  # ray.init waits for other processes most of the time
     try:
-        ray.init(
-            address=address,
-            job_config=_without_folders(ray.job_config.JobConfig()),
-            include_dashboard=False if address == "local" else None,  # nothing here asks it: a process less
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with lean_start() if address == "local" else contextlib.nullcontext():
+            ray.init(
+                address=address,
+                job_config=_without_folders(ray.job_config.JobConfig()),
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except Exception as error:  # Ray raises many kinds, a plain Exception when its processes are too slow to start
         hint = "is the cluster up, and do you hold its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)?"
         if address == "local":
@@ -60,6 +65,7 @@ def _connected(address: str) -> Iterator[Any]:
                 "a run does without Ray"
             )
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
+    ahead.join()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with reaped() if address == "local" else contextlib.nullcontext():
         try:
@@ -78,6 +84,7 @@ def _set_environment(address: str) -> None:
         os.environ["PYTHONSAFEPATH"] = "1"
         # No node of it is ever drained: an actor that asks for that every 5 s would be one process more for each fit.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_WARN_BLOCKING_GET_INSIDE_ASYNC", "0")  # as Ray Train sets it for its controllers
         keep_token_private(lambda text: print(text, file=sys.stderr))
         _forget_dead_head()
     else:  # a try takes 40 s where no head answers or the token is wrong; Ray's default is 20 tries

@@ -140,6 +140,7 @@ class NodeSurvey:
     Args:
         ray: the connected module.
         needs: what a node must have.
+        here: whether the only node is this machine, so that this process can answer for it.
 
     Attributes:
         asked: id of a node that has not answered yet -> the node and the reference of its answer.
@@ -148,15 +149,21 @@ class NodeSurvey:
 
     ray: Any
     needs: Needs
+    here: bool = False
     asked: dict[str, tuple[Node, Any]] = field(default_factory=dict)
     told: dict[str, tuple[Node, NodeAnswer]] = field(default_factory=dict)
 
     def ask(self, nodes: Iterable[Node]) -> None:
         """Ask the nodes that have not been asked yet, and take in the answers that have come."""
         for node in nodes:
-            if node.id not in self.asked and node.id not in self.told:
-                there = self.ray.remote(look).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
-                self.asked[node.id] = (node, there.remote(self.needs, int(node.resources.get("GPU", 0))))
+            if node.id in self.asked or node.id in self.told:
+                continue
+            gpus = int(node.resources.get("GPU", 0))
+            if self.here:
+                self.told[node.id] = node, look(self.needs, gpus)
+                continue
+            there = self.ray.remote(look).options(num_cpus=0, scheduling_strategy=on_node(node.id), max_retries=0)
+            self.asked[node.id] = (node, there.remote(self.needs, gpus))
         for node, answer in list(self.asked.values()):
             if not self.ray.wait([answer], timeout=0)[0]:
                 continue

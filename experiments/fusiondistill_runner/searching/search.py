@@ -1,181 +1,119 @@
-"""The Ray Tune job: trials are the searched training itself with another recipe, each with a share of a device.
+"""A search through Ray: it proposes trials when workers ask for them, and stops the weak ones early.
 
-Every trial is judged on the validation split after each epoch. :class:`Trials` knows which candidate is next. Tune
-places the trials, keeps their processes alive from one to the next, and stops the weak ones early, as ASHA decides.
+Every trial is judged on the validation split after each epoch. :class:`Trials` knows which candidate is next, Ray
+Tune's ASHA which one is stopped. The trials are tasks of the driver's queue, so they share the workers with all other
+stages, and a worker that has trained one keeps its data for the next. What happens to them comes through an inbox.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from importlib import import_module
+from queue import SimpleQueue
+from typing import Any, Protocol
 
-from fusiondistill_runner.nodes.cluster import Share
-from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import spec_of
+from fusiondistill_runner.searching.asha import Asha, rungs
 from fusiondistill_runner.searching.journal import Candidate
 from fusiondistill_runner.searching.trials import Trials
 from fusiondistill_runner.storage.store import Store
-from fusiondistill_runner.working.context import Report
+from fusiondistill_runner.working.context import Context, Report
 from fusiondistill_runner.working.trial import metrics_of
 
-__all__ = ["run"]
+__all__ = ["Inbox", "News", "import_ahead", "run"]
 
-LOST = 2
-"""How often a trial whose process died is continued in a new process."""
+
+class News(Protocol):
+    """What a search hears of a trial: started, progress, done, failed or lost; ``wanted``: a worker asks for one."""
+
+    @property
+    def kind(self) -> str:
+        """What happened."""
+
+    @property
+    def digest(self) -> str:
+        """The trial's key, ``<digest of the search>#<number>``; of ``wanted`` the search's digest."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The metrics of an epoch, or an error."""
+
+
+Inbox = SimpleQueue[News | None]
+"""None: the run is at its end."""
+
+
+def import_ahead() -> None:
+    """Import what a search needs at its start and at its end, so that no worker waits for it then."""
+    for name in ("sklearn.ensemble", "sklearn.inspection", "ray.tune.schedulers"):
+        import_module(name)
 
 
 def run(
     stage: Stage,
-    context: Any,
-    share: Share,
+    context: Context,
     *,
-    at_once: int,
-    scratch: str,
     report: Report,
-    queue: Any,
-    labels: dict[str, str] | None = None,
+    expect: Callable[[int, Collection[int]], Any],
+    offer: Callable[[int, dict[str, Any]], Any],
+    judge: Callable[[str, int, bool], Any],
+    inbox: Inbox,
 ) -> None:
     """Run the trials and store ``trials.parquet``, ``epochs.parquet`` and ``best.json``.
 
     Args:
         stage: the search stage; its inputs are those of the distillation.
-        share: what a trial reserves.
-        at_once: how many trials may run side by side.
-        scratch: a folder for Tune's own files, of no use afterwards.
-        labels: selects the nodes that trials may run on; None: all.
         report: called with the number of finished trials and the best accuracy so far.
-        queue: the handle of the driver's queue; trials ask it whether the run is about to end.
+        expect: called with the most trials that are still to come, and the epochs after which they wait for a verdict.
+        offer: called with number and values of a candidate for the queue.
+        judge: called with a trial, an epoch, and whether the trial goes on after it.
+        inbox: the news.
 
     Raises:
-        RuntimeError: no trial came to a result.
+        RuntimeError: no trial came to a result, or the run is at its end.
     """
-    for name, value in _TUNE.items():
-        os.environ.setdefault(name, value)
-    from ray import tune
-
     spec = spec_of(stage)
-    scheduler = _asha(tune, spec) if spec.scheduler == "asha" and spec.train.recipe.epochs > 1 else None
-    trials = Trials(stage, Store(context.store), scheduler, report)
+    epochs = spec.train.recipe.epochs
+    asha = Asha(epochs) if spec.scheduler == "asha" and rungs(epochs) else None
+    judged = asha.rungs if asha else frozenset[int]()
+    trials = Trials(stage, Store(context.store), asha, report)
+    under_way: dict[str, Candidate] = {}
     if trials.any_left():
-        selector = {"bundle_label_selector": [labels]} if labels else {}
-        trial = tune.with_resources(
-            _trial(stage, context, queue), tune.PlacementGroupFactory([share.resources], **selector)
-        )
-        with _REGISTERING:
-            tune.register_trainable(stage.directory, trial)
-        tuner = tune.Tuner(
-            stage.directory,
-            tune_config=tune.TuneConfig(
-                num_samples=spec.candidates,
-                max_concurrent_trials=at_once,
-                search_alg=_asking(tune, trials),
-                scheduler=scheduler,
-                reuse_actors=True,  # a trial costs no new process
-                trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
-            ),
-            run_config=tune.RunConfig(
-                name=f"{stage.directory}-{int(trials.began)}", storage_path=scratch, verbose=0,
-                callbacks=[_telling(tune, trials)],
-                failure_config=tune.FailureConfig(max_failures=LOST),
-            ),
-        )  # fmt: skip
-        tuner.fit()
+        expect(spec.candidates - sum(one.ended for one in trials.journal.candidates), judged)
+    while under_way or trials.any_left():
+        if (news := inbox.get()) is None:
+            raise RuntimeError("the run is at its end")
+        if news.kind == "wanted":
+            if (candidate := trials.next()) is None:
+                expect(0, judged)
+                continue
+            under_way[f"{stage.digest}#{candidate.number}"] = candidate
+            offer(candidate.number, candidate.values)
+        elif (candidate := under_way.get(news.digest)) is not None:
+            verdict = _noted(trials, candidate, news, asha)
+            if verdict is not None:
+                judge(news.digest, int(news.facts["epoch"]), verdict)
+            if candidate.ended:
+                del under_way[news.digest]
+        elif news.kind == "progress":  # of a trial that the search had proposed before it was started again
+            judge(news.digest, int(news.facts["epoch"]), False)
     trials.commit()
 
 
-_REGISTERING = threading.Lock()
-"""Held while a trainable is registered: another search may be writing out Tune's table of them in its thread."""
-_TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's error is told without a metric
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the journal is what a search goes on from
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the first trials start together; max_concurrent_trials is the limit
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-
-
-def _asha(tune: Any, spec: SearchSpec) -> Any:
-    epochs = spec.train.recipe.epochs
-    return tune.schedulers.ASHAScheduler(
-        time_attr="epoch", metric="validation", mode="max", grace_period=max(1, epochs // 4), reduction_factor=3,
-        # No trial is stopped at its last epoch, so that each one that reaches it commits its result.
-        max_t=epochs - 1, stop_last_trials=False,
-    )  # fmt: skip
-
-
-def _asking(tune: Any, trials: Trials) -> Any:
-    """The searcher that Tune asks for the next trial."""
-
-    class Asking(tune.search.Searcher):
-        def suggest(self, trial_id: str) -> Any:
-            candidate = trials.next()
-            if candidate is None:
-                return tune.search.Searcher.FINISHED
-            return {"number": candidate.number, "values": candidate.values}
-
-        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            """Nothing: the callback notes a trial's outcome."""
-
-        def save(self, checkpoint_path: str) -> None:
-            """Nothing: a search goes on from its journal."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing, as :meth:`save`."""
-
-    return Asking()
-
-
-def _telling(tune: Any, trials: Trials) -> Any:
-    """The callback that Tune tells about its trials."""
-
-    def of(trial: Any) -> Candidate:
-        return trials.journal.known[trial.config["number"]]
-
-    class Telling(tune.Callback):
-        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            if not of(trial).rows:
-                of(trial).started = time.time()
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            if "error" in result:
-                of(trial).error = result["error"]
-            elif "validation" in result:
-                of(trial).rows[int(result["epoch"])] = metrics_of(result)
-            say()
-
-        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            end(of(trial), of(trial).error)
-
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            end(of(trial), f"its process died {LOST + 1} times")
-
-    end, say = trials.end, trials.say
-    return Telling()
-
-
-def _trial(stage: Stage, context: Any, queue: Any) -> Callable[[dict[str, Any]], None]:
-    def trial(config: dict[str, Any]) -> None:
-        import ray
-        from ray import tune
-
-        from fusiondistill_runner.nodes.devices import plain_device
-        from fusiondistill_runner.working.errors import describe
-        from fusiondistill_runner.working.trial import train_candidate
-
-        try:
-            train_candidate(
-                stage,
-                config["values"],
-                context,
-                plain_device(),
-                tune.report,
-                closing=lambda: ray.get(queue.closing.remote()),
-            )
-        except Exception as problem:  # reported, so that the process lives and takes the next trial
-            tune.report({"error": describe(problem).splitlines()[-1]})
-
-    return trial
+def _noted(trials: Trials, candidate: Candidate, news: News, asha: Asha | None) -> bool | None:
+    """Note what happened to a trial; whether it goes on after an epoch, None where nobody asks."""
+    facts = news.facts
+    if news.kind == "started" and not candidate.rows:
+        candidate.started = time.time()
+    elif news.kind == "progress" and "validation" in facts:
+        candidate.rows[int(facts["epoch"])] = metrics_of(facts)
+        trials.say()
+        if asha is not None:
+            return asha.goes_on(candidate.number, int(facts["epoch"]), facts["validation"])
+    elif news.kind == "done":
+        trials.end(candidate)
+    elif news.kind == "failed":
+        trials.end(candidate, facts["error"].splitlines()[-1])
+    return None

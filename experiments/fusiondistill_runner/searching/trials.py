@@ -1,19 +1,20 @@
 """The candidates of a search: which is next, how the others ended, and the search's result. No Ray.
 
-The searcher proposes candidates, the journal notes them. Ray Tune (:mod:`searching.search`) or the loop of one process
-(:mod:`searching.in_turn`) trains them. A candidate whose training is stored already is judged by its stored epochs.
+The searcher proposes candidates, the journal notes them. Workers of the run (:mod:`searching.search`) or the loop of
+one process (:mod:`searching.in_turn`) train them. A candidate whose training is stored already is judged by its stored
+epochs.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from types import SimpleNamespace
 from typing import Any
 
 from fusiondistill import checkpoints
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import spec_of
+from fusiondistill_runner.searching.asha import Asha
 from fusiondistill_runner.searching.journal import Candidate, Journal, Outcome
 from fusiondistill_runner.searching.search_results import choose, epoch_rows, outcome, summary, trial_rows
 from fusiondistill_runner.searching.searchers import searcher_for
@@ -31,11 +32,11 @@ class Trials:
     Args:
         stage: the search stage; its inputs are those of the searched training.
         store: where the search's directory lies.
-        asha: Tune's scheduler, which also learns of candidates that do not run again; None: no trial is stopped early.
+        asha: also learns of candidates that do not run again; None: no trial is stopped early.
         report: called with the number of finished trials and the best accuracy so far.
     """
 
-    def __init__(self, stage: Stage, store: Store, asha: Any, report: Report) -> None:
+    def __init__(self, stage: Stage, store: Store, asha: Asha | None, report: Report) -> None:
         self.stage, self.spec, self.store, self.asha, self.report = stage, spec_of(stage), store, asha, report
         self.number, self.epochs = self.spec.candidates, self.spec.train.recipe.epochs
         self.began = time.time()
@@ -45,10 +46,6 @@ class Trials:
         for candidate in self.journal.candidates:
             if candidate.ended:
                 self._tell_asha(candidate)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles this object to restart a search, but a search restarts from its journal."""
-        return {}
 
     def next(self) -> Candidate | None:
         """The next candidate that needs training. Candidates whose training is stored are judged on the way."""
@@ -95,12 +92,9 @@ class Trials:
 
     def _tell_asha(self, candidate: Candidate) -> None:
         """Let ASHA compare new trials with one that does not run again."""
-        if self.asha is None:
-            return
-        known = SimpleNamespace(trial_id=f"known-{candidate.number}")
-        self.asha.on_trial_add(None, known)
-        for epoch, row in sorted(candidate.rows.items()):
-            self.asha.on_trial_result(None, known, {"epoch": epoch, "validation": row["validation"]})
+        if self.asha is not None:
+            for epoch, row in sorted(candidate.rows.items()):
+                self.asha.goes_on(candidate.number, epoch, row["validation"])
 
     def commit(self) -> None:
         """Store ``trials.parquet``, ``epochs.parquet`` and ``best.json``; delete the trainings that were stopped early.

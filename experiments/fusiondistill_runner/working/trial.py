@@ -52,7 +52,7 @@ def train_candidate(
         return table
 
     for epoch in range(1, spec.train.recipe.epochs + 1):
-        report(_mean([rows_of(stage, epoch)[epoch - 1] for stage in stages]))
+        report({**_mean([rows_of(stage, epoch)[epoch - 1] for stage in stages]), "kept": True})
 
 
 def _of_epochs(report: Report) -> Report:
