@@ -15,7 +15,8 @@ def lean_start() -> Iterator[None]:
 
     ``ray.init`` waits for the dashboard's server even where there is no dashboard, and then for a node's agent that
     loads its modules. Nothing on one machine asks them. Ray has no setting for this, so functions of the versions that
-    the project admits are replaced; as if Ray were installed without its extra ``default``.
+    the project admits are replaced; as if Ray were installed without its extra ``default``. One that a Ray lacks is left
+    alone, which costs time and nothing else.
     """
     from ray._private import utils
     from ray._private.node import Node
@@ -26,11 +27,9 @@ def lean_start() -> Iterator[None]:
         (Node, "start_log_monitor", lambda self: None),
         (utils, "get_dashboard_dependency_error", lambda: ImportError("left out")),
     ]
-    before = [(where, name, getattr(where, name)) for where, name, _ in replaced]
-    try:
+    with contextlib.ExitStack() as stack:
         for where, name, function in replaced:
-            setattr(where, name, function)
+            if (before := getattr(where, name, None)) is not None:
+                stack.callback(setattr, where, name, before)
+                setattr(where, name, function)
         yield
-    finally:
-        for where, name, function in before:
-            setattr(where, name, function)
