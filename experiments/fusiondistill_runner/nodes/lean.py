@@ -15,8 +15,8 @@ def lean_start() -> Iterator[None]:
 
     ``ray.init`` waits for the dashboard's server even where there is no dashboard, and then for a node's agent that
     loads its modules. Nothing on one machine asks them. Ray has no setting for this, so functions of the versions that
-    the project admits are replaced; as if Ray were installed without its extra ``default``. One that a Ray lacks is left
-    alone, which costs time and nothing else.
+    the project admits are replaced; as if Ray were installed without its extra ``default``. One that a Ray lacks is
+    left alone, which costs time and nothing else.
     """
     from ray._private import utils
     from ray._private.node import Node
