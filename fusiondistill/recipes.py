@@ -82,7 +82,7 @@ def _fast(epochs: int, lr: float, taught: Mapping[str, Any] | None = None) -> di
 _ONE, _ALL, _PRETRAINED = 0.05, 0.15, 0.01
 """Rates for images under one degradation or none, for batches of all, and for weights from elsewhere."""
 _HINTS: dict[str, Any] = {"loss": {"ce": 1.0, "feature": 1.0}}
-_KD: dict[str, Any] = {"loss": {"ce": 1.0, "kd": {"weight": 0.5, "temperature": 4.0}}, "teacher_view": "degraded"}
+_KD: dict[str, Any] = {"loss": {"ce": 1.0, "kd": {"weight": 0.1, "temperature": 4.0}}, "teacher_view": "degraded"}
 _FAST: dict[str, dict[str, Any]] = {
     "clean": _fast(50, _ONE),
     "clean-taught": _fast(50, _ONE, _HINTS),
@@ -97,8 +97,8 @@ _FAST: dict[str, dict[str, Any]] = {
     "all-merged": _fast(25, _ALL),
     "all-merged-taught": _fast(25, _ALL, _KD),
 }
-"""A quarter of METHOD's epochs. Rates are from a search on a small scale (README, "Cost of an accuracy"); those for
-pretrained weights were not measured."""
+"""A quarter of METHOD's epochs. Rates were chosen on a small scale (README); those for pretrained weights were not
+measured."""
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,
