@@ -208,7 +208,7 @@ def test_plan_simulates_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert work < seconds[0] < work + 60 and seconds[1] < seconds[0] / 2
     assert "critical path 5 min 28 s" in done.output and "base 1 min 40 s -> expert-" in done.output
     assert "through the store: about" in done.output and not (tmp_path / "store").exists()
-    unknown = planned(*clusters)
+    unknown = planned(*clusters, "--no-measure")
     assert unknown.exit_code == 0 and "give --times train=SECONDS" in unknown.output
     for bad in (("--simulate", "8"), ("--times", "train=1"), (*clusters, "--times", "x=1")):
         refused = planned(*bad)

@@ -20,6 +20,7 @@ from fusiondistill.recipe import Recipe
 from fusiondistill.recipes import RECIPES
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import Prepared, prepare_points
+from fusiondistill_runner.forecasting import speeds as speeds_of_machine
 from fusiondistill_runner.forecasting.budgets import Shortening, shortened
 from fusiondistill_runner.forecasting.duration import REPORT, START, Duration
 from fusiondistill_runner.forecasting.simulation import FIT_START
@@ -127,7 +128,9 @@ def test_a_run_takes_its_stages_one_after_another_or_side_by_side(measured: Shor
     assert replace(measured, local=False).wall(5) == measured.duration(5).ray
 
 
-def test_plan_says_how_to_measure_and_what_was_measured(measured: Shortening, tmp_path: Path) -> None:
+def test_plan_says_how_to_measure_and_what_was_measured(
+    measured: Shortening, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG)
 
     def plan(*arguments: str) -> str:
@@ -140,5 +143,15 @@ def test_plan_says_how_to_measure_and_what_was_measured(measured: Shortening, tm
     assert "device-" in known and "simulated as the driver would run it" in plan("--simulate", "workers=3")
     run = json.loads(plan("--json"))["run"]
     assert run["local"] > 0 and run["ray"] > 0 and run["workers"] >= 1
-    unknown = plan("--set", "base.batch_size=12")
-    assert "an unknown time for 1 train" in unknown and "--measure measures" in unknown and "--local, " not in unknown
+    other = ("--set", "base.batch_size=12")
+    for way in (
+        ("--no-measure",),
+        ("--times", "fuse=1", "--simulate", "workers=1"),
+        ("--set", "resources.gpus_per_worker=1"),
+    ):
+        unknown = plan(*other, *way)
+        assert "an unknown time for 1 train" in unknown and "--measure measures" in unknown, way
+        assert "--local, " not in unknown
+    assert "measuring steps of" in plan(*other) and "unknown" not in plan(*other)
+    monkeypatch.setattr(speeds_of_machine, "training_speed", lambda *_, **__: 1 / 0)
+    assert "could not be measured: ZeroDivisionError" in plan("--set", "base.batch_size=11")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from fusiondistill.config import Resources
+from fusiondistill.config import Config, Resources
 from fusiondistill_runner.driving.local import device_of
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.forecasting.duration import Duration, duration_line
@@ -12,9 +12,14 @@ from fusiondistill_runner.forecasting.estimates import Estimates, measured
 from fusiondistill_runner.forecasting.speeds import Speeds, machine_name
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["cost_lines", "estimated", "run_here", "seconds_by_kind", "trainings_of"]
+__all__ = ["can_measure", "cost_lines", "estimated", "run_here", "seconds_by_kind", "trainings_of"]
 
 MEASURE = "--measure measures a few seconds of training on this machine"
+
+
+def can_measure(config: Config) -> bool:
+    """Whether this machine could be one of a run's workers: it has a GPU where they need one."""
+    return not config.resources.gpus_per_worker or device_of(config).type == "cuda"
 
 
 def estimated(prepared: Prepared, say: Callable[[str], None] | None = None) -> Estimates:
@@ -27,7 +32,10 @@ def estimated(prepared: Prepared, say: Callable[[str], None] | None = None) -> E
     estimates = measured(prepared.store)
     if say is not None:
         unknown = [stage for stage in prepared.missing if estimates.seconds(stage) is None]
-        speeds.measure(unknown, lambda text: say(f"measuring {text}"))
+        try:
+            speeds.measure(unknown, lambda text: say(f"measuring {text}"))
+        except Exception as error:  # a network of the user's may raise anything; the plan is told all the same
+            say(f"could not be measured: {type(error).__name__}: {error}")
     estimates.speeds = speeds
     return estimates
 

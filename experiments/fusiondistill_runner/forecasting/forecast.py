@@ -18,7 +18,7 @@ from fusiondistill_runner.forecasting.simulation import Job, Schedule
 from fusiondistill_runner.forecasting.traffic import Traffic, network_of, traffic, weight_bytes
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["Forecast", "clock", "forecast", "jobs_of", "path_line", "traffic_line"]
+__all__ = ["Forecast", "clock", "forecast", "jobs_of", "path_line", "traffic_line", "wished"]
 
 Sizes = dict[tuple[ModelConfig, str], float]
 """(network, name of the data set) -> bytes of its weights."""
@@ -117,6 +117,18 @@ class Forecast:
         }
 
 
+def wished(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) -> tuple[list[Cluster], dict[str, float]]:
+    """The clusters and the times of stages that the user names.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` without a cluster.
+    """
+    if times and not clusters:
+        raise ValueError("--times is for a simulation: give --simulate workers=N, or nodes=N,gpus=N, too")
+    parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
+    return parsed, read_times(times, prepared.plan.stages)
+
+
 def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> Forecast:
     """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says about the missing stages.
 
@@ -124,14 +136,12 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
         estimates: from the store's stages.
 
     Raises:
-        ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` without a cluster.
+        ValueError, FileNotFoundError: as :func:`wished`.
     """
-    if not clusters:
-        if times:
-            raise ValueError("--times is for a simulation: give --simulate workers=N, or nodes=N,gpus=N, too")
+    parsed, assumed = wished(prepared, clusters, times)
+    if not parsed:
         return Forecast()
-    parsed = [parse_cluster(text, prepared.config.resources) for text in clusters]
-    given = Times(read_times(times, prepared.plan.stages), estimates)
+    given = Times(assumed, estimates)
     sizes: Sizes = {}
     for stage in prepared.plan.stages:
         manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None

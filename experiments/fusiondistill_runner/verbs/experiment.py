@@ -79,7 +79,10 @@ def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local
 @click.option("--stages", "listed", is_flag=True, help="Also list every stage, with what it needs.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts: every stage, and all numbers.")
 @click.option(
-    "--measure", is_flag=True, help="Measure a few seconds of what nothing tells the time of, and note it for later."
+    "--measure/--no-measure",
+    default=None,
+    help="Whether to measure a few seconds of what nothing tells the time of, and note it for later. "
+    "Default: yes, unless --times tells it or workers need a GPU that this machine lacks.",
 )
 def plan_verb(
     config: str,
@@ -89,24 +92,27 @@ def plan_verb(
     times: tuple[str, ...],
     listed: bool,
     as_json: bool,
-    measure: bool,
+    measure: bool | None,
 ) -> None:
     """Print how many stages there are of each kind, what is stored, and what the rest will cost.
 
-    Trains nothing (--measure: a few steps, whose weights are thrown away); a data set that is downloaded by name is
-    fetched, since the plan depends on its content.
+    Trains nothing but a few steps that tell the cost, once a machine; their weights are thrown away. A data set that is
+    downloaded by name is fetched, since the plan depends on its content.
     """
     from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
-    from fusiondistill_runner.forecasting.forecast import forecast
+    from fusiondistill_runner.forecasting.forecast import forecast, wished
     from fusiondistill_runner.storage.noted_plans import check_format
 
     prepared = prepare(config, overrides, store)
-    from fusiondistill_runner.forecasting.costs import cost_lines, estimated  # and torch, after a mistake is told
+    # And torch, after a mistake is told.
+    from fusiondistill_runner.forecasting.costs import can_measure, cost_lines, estimated
 
     check_format(prepared.store)
     prepared = prepared.looked_up()
-    estimates = estimated(prepared, partial(click.echo, err=True) if measure else None)
+    wished(prepared, simulate, times)  # mistakes in these are told before anything is measured
+    measures = can_measure(prepared.config) and not times if measure is None else measure
+    estimates = estimated(prepared, partial(click.echo, err=True) if measures else None)
     simulated = forecast(prepared, simulate, times, estimates)
     changed = list(changed_plugins(prepared))
     if as_json:
