@@ -120,7 +120,9 @@ class Training:
     def _check_room(self, network: nn.Module) -> None:
         own = -(-self.recipe.batch_size // self.world_size)
         size, parts = self.images.gather([0])[0].shape[1:], max(1, len(self.degradations))
-        check_room(network, size, min(own, len(self.images)), parts, self.device, self.recipe.precision)
+        check_room(
+            network, size, min(own, len(self.images)), parts, self.device, self.recipe.precision, self.world_size
+        )
 
     def laid_out(self, network: nn.Module, start: Progress | None = None) -> Training:
         """The training with the memory layout decided: the one that it began in, or the network's on this device.

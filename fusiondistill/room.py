@@ -27,7 +27,13 @@ class BatchTooLarge(ValueError):
 
 
 def check_room(
-    network: nn.Module, image: torch.Size, batch_size: int, parts: int, device: torch.device, precision: str
+    network: nn.Module,
+    image: torch.Size,
+    batch_size: int,
+    parts: int,
+    device: torch.device,
+    precision: str,
+    workers: int = 1,
 ) -> None:
     """Refuse a batch whose forward pass alone saves more for the backward pass than the device has free.
 
@@ -41,6 +47,7 @@ def check_room(
         parts: how many degradations there are, 1 for clean images.
         device: where it is to be trained.
         precision: of the training.
+        workers: how many share each batch. What is said is of the whole batch, as a recipe has it.
 
     Raises:
         BatchTooLarge: names the largest batch size that would fit.
@@ -54,11 +61,16 @@ def check_room(
         return
     fitting = max(0, int((free - weights) * _PART / each))
     fitting -= fitting % 8 if fitting > 8 else 0
+    shared = f" of each of {workers} workers" if workers > 1 else ""
     of_each = f" of each of {parts} degradations" if parts > 1 else ""
-    advice = f"a batch_size of {fitting:,} would fit" if fitting > 1 else "no batch would fit: take a smaller network"
+    advice = (
+        f"a batch_size of {fitting * workers:,} would fit"
+        if fitting > 1
+        else "no batch would fit: take a smaller network"
+    )
     raise BatchTooLarge(
-        f"a batch of {batch_size:,} images{of_each} needs at least {_gigabytes(each * batch_size + weights)} on "
-        f"{device}, where {_gigabytes(free)} are free: {advice}"
+        f"a batch of {batch_size * workers:,} images{of_each} needs at least "
+        f"{_gigabytes(each * batch_size + weights)} on {device}{shared}, where {_gigabytes(free)} are free: {advice}"
     )
 
 

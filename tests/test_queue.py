@@ -342,6 +342,32 @@ def test_with_its_search_a_trial_ends() -> None:
     assert q.take("g/1", True) is BASE
 
 
+def test_a_trial_that_was_stopped_does_not_go_on_after_a_later_epoch() -> None:
+    """It went on from an epoch between two at which trials are judged, so the verdict names one that is not."""
+    q = searching(judged=(2, 6))
+    assert q.take("g/0", trains=True) == "wait"
+    q.offer([trial(0)])
+    q.take("g/0", trains=True)
+    assert q.goes_on("g/0", trial(0).key, 3) is True  # not heard of yet
+    q.judge(trial(0).key, 3, False)
+    assert q.goes_on("g/0", trial(0).key, 4) is False and q.goes_on("g/0", trial(0).key, 2) is None
+
+
+def test_a_trial_without_its_search_is_not_tried_again_and_late_news_is_left_out() -> None:
+    q = searching()
+    assert q.take("g/0", trains=True) == "wait"
+    q.offer([trial(0)])
+    q.take("g/0", trains=True)
+    q.news()
+    q.report("g/0", {"epoch": 1}, trial(1).key)  # overtaken by the end of another trial
+    assert not q.news()
+    q.report("g/0", {"epoch": 1}, trial(0).key)
+    assert [event.kind for event in q.news()] == ["progress"]
+    q.finish("search/x", SEARCH.digest, "it failed")
+    q.lose("g/0")
+    assert q.counts().to_train == 0
+
+
 def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_trial() -> None:
     q = searching()
     q.take("g/0", True)

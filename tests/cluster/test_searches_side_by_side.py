@@ -35,7 +35,7 @@ evaluation: {every: 25}
 def test_searches_of_two_rows_and_two_seeds_give_what_they_give_one_after_another(
     tmp_path: Path, two_cpus: str
 ) -> None:
-    """Tune knows trainables by name: two searches of one name would train each other's candidates."""
+    """No search trains or judges the candidates of another one."""
     config, alone, cache = finished(CONFIG)
     store = tmp_path / "store"
     # Base and experts are those of the reference: the searches and what follows from them are the point here.

@@ -127,10 +127,13 @@ class Dispatcher(Generic[T]):
     def goes_on(self, worker: str, trial: str, epoch: int) -> bool | None:
         """Whether a worker's trial goes on after an epoch; None: the verdict is still to come.
 
-        A trial whose search has ended, or that another worker has got, does not.
+        A trial whose search has ended, or that another worker has got, does not; nor does one that was stopped after an
+        earlier epoch: it may have got on meanwhile, with another worker or in an earlier run.
         """
         search = self.coming.searches.get(search_of(trial))
         if search is None or not self.holds(worker, trial):
+            return False
+        if any(of == trial and at <= epoch and not goes_on for (of, at), goes_on in search.verdicts.items()):
             return False
         return search.verdicts.get((trial, epoch)) if epoch in search.judged else True
 
@@ -208,9 +211,14 @@ class Dispatcher(Generic[T]):
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         self._tell("started", task.key, worker, attempt=self.attempts[task.key])
 
-    def report(self, worker: str, facts: dict[str, Any]) -> None:
-        """Note the progress of a worker's task. A task that got further than before has all its attempts again."""
-        if worker not in self.running:
+    def report(self, worker: str, facts: dict[str, Any], of: str | None = None) -> None:
+        """Note the progress of a worker's task. A task that got further than before has all its attempts again.
+
+        Args:
+            of: the task's key, where calls may overtake each other: news of a task that the worker has no more is left
+                out.
+        """
+        if worker not in self.running or (of is not None and not self.holds(worker, of)):
             return
         key = self.running[worker].key
         if facts.get("epoch", 0) > self.reached.get(key, 0):
@@ -238,7 +246,7 @@ class Dispatcher(Generic[T]):
             self._tell("done", key, worker)
         elif retry and self.attempts[key] < self.attempts_allowed:
             self._tell("lost", key, worker, error=error)
-            if key not in self.assigned:
+            if key not in self.assigned and (task.kind != "trial" or search_of(key) in self.coming.searches):
                 self.offer([task])
         else:
             self.coming.ended(task, done=False)

@@ -7,6 +7,7 @@ the scheduler names.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -161,6 +162,7 @@ class Driver:
         self.scheduler.begun(event.worker)
         if event.kind == "done":
             self._import_ahead()
+            self.scheduler.worked()
         if self.launcher.tell(event):
             return
         stage = self.by_digest[event.digest]
@@ -177,7 +179,7 @@ class Driver:
         """Once a first stage is done, import what a search will need."""
         if not self.imports_ahead and any(task.kind == "search" for task in self.scheduler.missing.values()):
             self.imports_ahead = True
-            threading.Thread(target=search.import_ahead, daemon=True).start()
+            threading.Thread(target=_import_ahead, daemon=True).start()
 
     def _offer(self, counts: Counts) -> Counts:
         """Put what has become ready into the queue; returns what waits there now."""
@@ -215,3 +217,8 @@ class Driver:
             if (task := reservation.task) is not None:  # no worker pulls it, so the queue has to be told
                 self.ray.get(self.queue.assign.remote(reservation.name, task, self.scheduler.after([task])))
             self.launches.append(self.launcher.launch(reservation, self.capacity.refused))
+
+
+def _import_ahead() -> None:
+    with contextlib.suppress(Exception):  # the search imports the same and says what is wrong
+        search.import_ahead()

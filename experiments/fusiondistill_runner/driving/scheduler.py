@@ -110,11 +110,15 @@ class Scheduler(Generic[T]):
         """Note that a task is done: what waited for it alone is ready."""
         if self.missing.pop(key, None) is None:
             return
-        self.failed_starts = 0
+        self.worked()
         for follower in self.followers[key]:
             self.unmet[follower.key] -= 1
             if not self.unmet[follower.key]:
                 self.ready.append(follower)
+
+    def worked(self) -> None:
+        """Note that a worker has done something, a trial perhaps: starts that failed before do not count any more."""
+        self.failed_starts = 0
 
     def lost(self, key: str) -> None:
         """Note that a task lost its workers: what no worker pulls is started again. The queue has the others."""

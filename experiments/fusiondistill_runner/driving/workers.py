@@ -55,9 +55,7 @@ def run_loop(config: dict[str, Any]) -> None:
     ranks = ray.train.get_context()
     rank, queue, worker, stage = ranks.get_world_rank(), config["queue"], config["worker"], config["stage"]
 
-    def report(facts: dict[str, Any]) -> None:
-        queue.report.remote(worker, facts)
-
+    report = _reporter(queue, worker, stage.digest)
     if not ray.get(queue.holds.remote(worker, stage.digest)):
         return  # the stage has failed; Ray Train started the group again
     try:
@@ -103,7 +101,7 @@ def search_loop(
         search.run(
             stage,
             context,
-            report=lambda facts: queue.report.remote(worker, facts),
+            report=_reporter(queue, worker, stage.digest),
             expect=lambda left, judged: ray.get(queue.expect.remote(stage.digest, left, judged)),
             offer=lambda number, values: queue.offer.remote([Trial(stage, number, values, task.priority)]),
             judge=lambda trial, epoch, goes_on: queue.judge.remote(trial, epoch, goes_on),
@@ -143,7 +141,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
                     taken,
                     context,
                     device,
-                    lambda facts: queue.report.remote(worker, facts),
+                    _reporter(queue, worker, taken.digest),
                     closing=lambda: ray.get(queue.closing.remote()),
                 )
             done += 1
@@ -153,6 +151,11 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
                 note_error(taken, context, error)
         key = taken.key if isinstance(taken, Trial) else taken.digest
         ray.get(queue.finish.remote(worker, key, error, retry))
+
+
+def _reporter(queue: Any, worker: str, key: str) -> Callable[[dict[str, Any]], Any]:
+    """Tells the queue how far a worker's task is; the worker does not wait for an answer."""
+    return lambda facts: queue.report.remote(worker, facts, key)
 
 
 class _Stopped(Exception):
@@ -166,7 +169,7 @@ def _try(trial: Trial, queue: Any, worker: str, context: Context, device: Any) -
     from fusiondistill_runner.working.trial import train_candidate
 
     def report(facts: dict[str, Any]) -> None:
-        queue.report.remote(worker, facts)
+        ray.get(queue.report.remote(worker, facts, trial.key))
         while (goes_on := ray.get(queue.goes_on.remote(worker, trial.key, int(facts["epoch"])))) is None:
             time.sleep(0.02)
         if not goes_on:

@@ -7,8 +7,8 @@ import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ def _connected(address: str) -> Iterator[Any]:
     _set_environment(address)
     import ray
 
-    ahead = threading.Thread(target=import_module, args=("ray.train.torch",), daemon=True)
-    ahead.start()  # ray.init waits for other processes most of the time
+    # Beside ray.init, which waits for other processes most of the time.
+    ahead = ThreadPoolExecutor(1).submit(import_module, "ray.train.torch")
     try:
         with lean_start() if address == "local" else contextlib.nullcontext():
             ray.init(
@@ -65,7 +65,7 @@ def _connected(address: str) -> Iterator[Any]:
                 "a run does without Ray"
             )
         raise ConnectionError(f"no Ray cluster at {address}: {error}; {hint}") from error
-    ahead.join()
+    ahead.result()
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with reaped() if address == "local" else contextlib.nullcontext():
         try:
@@ -95,7 +95,7 @@ def _set_environment(address: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # A worker group that finds no room shall wait: each time-out would count as a failure of its controller.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3600")
-    # A thread of Tune still asks Ray something after Ray's end, which would start another Ray.
+    # A thread of the driver that asks Ray something after Ray's end would start another Ray.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 

@@ -71,7 +71,7 @@ def train(job: Job) -> Result | None:
 
         def say(text: str) -> None:
             said.append(text)
-            job.report({"note": text})
+            job.report({"note": text, "kept": False})
 
         progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe), say=say)
     except _Enough:
