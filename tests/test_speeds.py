@@ -144,14 +144,15 @@ def test_plan_says_how_to_measure_and_what_was_measured(
     run = json.loads(plan("--json"))["run"]
     assert run["local"] > 0 and run["ray"] > 0 and run["workers"] >= 1
     other = ("--set", "base.batch_size=12")
-    for way in (
-        ("--no-measure",),
-        ("--times", "fuse=1", "--simulate", "workers=1"),
-        ("--set", "resources.gpus_per_worker=1"),
-    ):
+    for way in (("--no-measure",), ("--times", "fuse=1", "--simulate", "workers=1")):
         unknown = plan(*other, *way)
         assert "an unknown time for 1 train" in unknown and "--measure measures" in unknown, way
         assert "--local, " not in unknown
+    if not torch.cuda.is_available():  # times of a CPU are none of a GPU
+        there = ("--set", "resources.gpus_per_worker=1")
+        assert "cost unknown" in (said := plan(*there)) and "this machine has none to measure on" in said
+        refused = CliRunner().invoke(main, ["plan", str(tmp_path / "c.yaml"), "--measure", *there])
+        assert refused.exit_code == 2 and "error: --measure: workers need a GPU" in refused.output
     assert "measuring steps of" in plan(*other) and "unknown" not in plan(*other)
     monkeypatch.setattr(speeds_of_machine, "training_speed", lambda *_, **__: 1 / 0)
     assert "could not be measured: ZeroDivisionError" in plan("--set", "base.batch_size=11")

@@ -12,9 +12,11 @@ from fusiondistill_runner.forecasting.estimates import Estimates, measured
 from fusiondistill_runner.forecasting.speeds import Speeds, machine_name
 from fusiondistill_runner.planning.stage import Stage
 
-__all__ = ["can_measure", "cost_lines", "estimated", "run_here", "seconds_by_kind", "trainings_of"]
+__all__ = ["LACKS", "can_measure", "cost_lines", "estimated", "run_here", "seconds_by_kind", "trainings_of"]
 
 MEASURE = "--measure measures a few seconds of training on this machine"
+
+LACKS = "workers need a GPU (resources.gpus_per_worker), and this machine has none to measure on"
 
 
 def can_measure(config: Config) -> bool:
@@ -26,10 +28,12 @@ def estimated(prepared: Prepared, say: Callable[[str], None] | None = None) -> E
     """What the store and this machine's noted speeds tell of a plan's missing stages.
 
     Args:
-        say: told what is measured; None: nothing is measured.
+        say: told what is measured; None: nothing is measured, nor where workers need a GPU that this machine lacks.
     """
-    speeds = Speeds(prepared.context, device_of(prepared.config))
     estimates = measured(prepared.store)
+    if not can_measure(prepared.config):
+        return estimates
+    speeds = Speeds(prepared.context, device_of(prepared.config))
     if say is not None:
         unknown = [stage for stage in prepared.missing if estimates.seconds(stage) is None]
         try:
@@ -64,14 +68,18 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
     kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
     lines = [f"{len(missing)} stages to do: {kinds}"]
     if not known:
-        return [*lines, f"cost unknown: nothing like them was measured yet; {MEASURE}"]
+        return [*lines, f"cost unknown: nothing like them was measured yet; {_how(estimates)}"]
     lines.append(f"about {_hours(sum(known), resources)}, from {estimates.told_by(missing)}")
     unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
     if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
-        return [*lines, f"and an unknown time for {rest}: nothing like them was measured yet; {MEASURE}"]
+        return [*lines, f"and an unknown time for {rest}: nothing like them was measured yet; {_how(estimates)}"]
     if (duration := run_here(missing, estimates, resources)) and estimates.speeds:
         lines.append(duration_line(duration, machine_name(estimates.speeds.device)))
     return lines
+
+
+def _how(estimates: Estimates) -> str:
+    return MEASURE if estimates.speeds else LACKS
 
 
 def run_here(missing: Sequence[Stage], estimates: Estimates, resources: Resources) -> Duration | None:

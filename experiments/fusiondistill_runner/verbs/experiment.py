@@ -106,12 +106,14 @@ def plan_verb(
 
     prepared = prepare(config, overrides, store)
     # And torch, after a mistake is told.
-    from fusiondistill_runner.forecasting.costs import can_measure, cost_lines, estimated
+    from fusiondistill_runner.forecasting.costs import LACKS, can_measure, cost_lines, estimated
 
     check_format(prepared.store)
     prepared = prepared.looked_up()
     wished(prepared, simulate, times)  # mistakes in these are told before anything is measured
-    measures = can_measure(prepared.config) and not times if measure is None else measure
+    if measure and not can_measure(prepared.config):
+        raise ValueError(f"--measure: {LACKS}")
+    measures = not times if measure is None else measure
     estimates = estimated(prepared, partial(click.echo, err=True) if measures else None)
     simulated = forecast(prepared, simulate, times, estimates)
     changed = list(changed_plugins(prepared))
