@@ -202,7 +202,11 @@ def test_the_best_network_says_so_where_it_names_one_class(shelf: Shelf) -> None
     assert [row.method for row in shown_rows(group, judged)] == [CONSTANT, "base"]
     assert [row.method for row in shown_rows(group, None)] == ["vanilla", "base"]
     found = choices(judged, [group], {"": Methods()})
-    assert 'It always says "1", for every test image at every level.' in " ".join(choice_lines(found, judged))
+    text = " ".join(choice_lines(found, judged))
+    assert 'It always says "1", for every test image at every level.' in text
+    assert "no better than always naming the largest class, which gives 60.0 %" in text
+    better = choices(judged.filter(pa.array([True, True, False, False])), [group], {"": Methods()})
+    assert "Best single network: base" in (text := " ".join(choice_lines(better, judged))) and "no better" not in text
 
 
 def test_balanced_accuracies_stand_beside_the_accuracies_where_classes_are_uneven(shelf: Shelf, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Candidate:
     row: Row | None
     """Its figures on the test split."""
     seeds: Mapping[int, Mapping[str, Any]]
+    majority: float | None = None
+    """The share of the largest class among the test images in percent; None: unknown."""
 
     @property
     def finished(self) -> bool:
@@ -133,7 +135,8 @@ def _choice(
         model = next(iter(seeds.values()))["model"]
         group = next((g for g in groups if (g.experiment, g.model) == (experiment, model)), None)
         about = methods.get(experiment, methods[""])[method]
-        candidates.append(Candidate(experiment, model, about, group.row(method) if group else None, seeds))
+        row, share = (group.row(method), group.majority) if group else (None, None)
+        candidates.append(Candidate(experiment, model, about, row, seeds, share))
     finished = [one for one in candidates if one.finished]
     best = max(finished, key=lambda one: one.score, default=None)
     by_seed = best.validation().by_seed if best else {0: 0.0}
@@ -175,11 +178,22 @@ def _said(choice: Choice) -> list[str]:
         f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
         f"{_percent(best.test_clean, choice.seed)} clean"
         + (", of this one network; tables hold means over seeds." if seeds else "."),
+        *_useless(best, choice.seed),
         *([_FOREIGN] if choice.chosen["foreign"] else []),
         *([f"It {always(best.row)}, for every test image at every level."] if best.row and best.row.always else []),
         f"It lies in {choice.chosen['place']}",
     ]
     return [printable(line) for line in lines]
+
+
+def _useless(best: Candidate, seed: int) -> Iterator[str]:
+    """A warning where the best network knows no more than which class is the largest."""
+    there = best.test.by_seed.get(seed)
+    if best.majority is not None and there is not None and round(there, 1) <= round(best.majority, 1):
+        yield (
+            f"That is no better than always naming the largest class, which gives {best.majority:.1f} %: no network "
+            "here is of use yet. Train longer, on more images, or try another learning rate or a smaller network."
+        )
 
 
 def _tied(choice: Choice) -> str:
