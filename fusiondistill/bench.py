@@ -12,15 +12,21 @@ from typing import Any
 
 import torch
 
+from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, degrade_grid, find
 from fusiondistill.devices import device_of
 
 __all__ = [
-    "bench_degradations", "degrade_grid", "medians", "pictures", "row", "threads_in_words", "torch_threads",
-    "turns", "wait",
+    "CLASSES", "STATISTICS", "bench_degradations", "degrade_grid", "medians", "picture_set", "pictures", "row",
+    "threads_in_words", "torch_threads", "turns", "wait",
 ]  # fmt: skip
 
 _SEED = 0
+CLASSES = tuple(str(i) for i in range(100))
+STATISTICS = ((125.0, 123.0, 114.0), (63.0, 62.0, 67.0))
+"""Mean and standard deviation of each channel, 0 to 255."""
+DIFFERENT = 4096
+"""Pictures of a set that differ."""
 
 
 def bench_degradations(
@@ -91,6 +97,14 @@ def pictures(batch: int, size: int) -> torch.Tensor:
     blobs = torch.rand((batch, 3, 6, 6), generator=generator) * 255
     smooth = torch.nn.functional.interpolate(blobs, (size, size), mode="bicubic")
     return (smooth + 8 * torch.randn(smooth.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+
+
+def picture_set(count: int, size: int) -> ImageSet:
+    """So many of :func:`pictures` with labels of :data:`CLASSES`; from :data:`DIFFERENT` on they come again."""
+    some = pictures(min(count, DIFFERENT), size)
+    pixels = some.repeat(-(-count // DIFFERENT), 1, 1, 1)[:count]
+    labels = torch.arange(count) % len(CLASSES)
+    return ImageSet("pictures", pixels, labels, list(CLASSES), statistics=STATISTICS)
 
 
 @contextmanager

@@ -11,8 +11,15 @@ import torch
 from torch import nn
 
 from fusiondistill.batches import normalise
-from fusiondistill.bench import medians, pictures, row, threads_in_words, torch_threads
-from fusiondistill.data import ImageSet
+from fusiondistill.bench import (
+    CLASSES,
+    STATISTICS,
+    medians,
+    picture_set,
+    row,
+    threads_in_words,
+    torch_threads,
+)
 from fusiondistill.degradations import PAPER_DEGRADATIONS, find
 from fusiondistill.devices import device_of
 from fusiondistill.evaluation import Conditions, judge
@@ -21,9 +28,7 @@ from fusiondistill.models import ImageClassifier, build_model
 
 __all__ = ["bench_evaluation"]
 
-_MEAN, _STD = (125.0, 123.0, 114.0), (63.0, 62.0, 67.0)
 _PLAIN_BATCH = 100
-_CLASSES = [str(i) for i in range(100)]
 
 
 def bench_evaluation(
@@ -100,12 +105,11 @@ class _Subject:
 
     def __init__(self, model: str, size: int, images: int, batch: int, levels: int, device: torch.device) -> None:
         torch.manual_seed(0)
-        network = build_model(model, len(_CLASSES))
-        self.eager = ImageClassifier(network, _MEAN, _STD, _CLASSES).eval().to(device)
+        network = build_model(model, len(CLASSES))
+        self.eager = ImageClassifier(network, *STATISTICS, CLASSES).eval().to(device)
         self.fast = for_inference(self.eager)
         self.work = _multiply_adds(network, size)
-        labels = torch.arange(images) % len(_CLASSES)
-        self.images = ImageSet("pictures", pictures(images, size), labels, _CLASSES, statistics=(_MEAN, _STD))
+        self.images = picture_set(images, size)
         self.batch, self.count, self.device, self.size = batch, levels, device, size
 
     def levels(self, name: str) -> list[int]:
@@ -131,7 +135,7 @@ class _Subject:
         def run() -> int:
             for level in levels:
                 degraded = [torch.from_numpy(apply_package(one, name, level)).permute(2, 0, 1) for one in arrays]
-                pixels = torch.stack([normalise(one[None], _MEAN, _STD)[0] for one in degraded]).to(self.device)
+                pixels = torch.stack([normalise(one[None], *STATISTICS)[0] for one in degraded]).to(self.device)
                 self.eager.network(pixels).argmax(1).cpu()
             return len(arrays) * len(levels)
 
@@ -141,7 +145,7 @@ class _Subject:
         assert isinstance(self.fast, ImageClassifier)
         network, piece = self.fast.network, piece_of(self.fast, self.size, self.size)
         step = piece if piece > 1 else self.batch
-        pixels = normalise(self.images.images.to(self.device), _MEAN, _STD)
+        pixels = normalise(self.images.images.to(self.device), *STATISTICS)
         parts = [part.contiguous(memory_format=torch.channels_last) for part in pixels.split(step)]
 
         @torch.no_grad()

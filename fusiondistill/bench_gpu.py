@@ -21,15 +21,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusiondistill.bench import bench_degradations, pictures, turns
+from fusiondistill.bench import CLASSES, bench_degradations, picture_set, pictures, turns
 from fusiondistill.bench_profile import explained
 from fusiondistill.bench_training import KINDS, Kind, bench_training
-from fusiondistill.data import ImageSet
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS, degrade, find
 from fusiondistill.fitting import Training
 from fusiondistill.models import build_model
-from fusiondistill.recipe import Recipe
-from fusiondistill.recipes import RECIPES
 from fusiondistill.training import Loop
 
 __all__ = ["main"]
@@ -39,8 +36,6 @@ MINUTES = 6.0
 _REPEATS = 5
 _USUAL = 25
 """How many times as fast as the usual way a step is to be."""
-_CLASSES = [str(i) for i in range(100)]
-_STATISTICS = ((125.0, 123.0, 114.0), (63.0, 62.0, 67.0))
 _KINDS = {
     "base": KINDS["clean"],
     "expert": Kind("each-taught", ("blur",), taught=True),
@@ -119,14 +114,9 @@ def loop_of(
     Args:
         more: so many images beyond whole steps, a short last batch.
     """
-    shape, degradations = _KINDS[kind].shape, _KINDS[kind].degradations
-    known = RECIPES["paper"][shape]
-    own = {"epochs": 1, "batch_size": batch, "precision": precision, "channels_last": True}
-    name = optimizer or known["optimizer"]["name"]
-    recipe = Recipe.model_validate({**known, "optimizer": {**known["optimizer"], "name": name, "lr": lr}, **own})
-    count = batch * steps + more
-    pixels = pictures(min(count, 4096), 32).repeat(-(-count // 4096), 1, 1, 1)[:count]
-    images = ImageSet("pictures", pixels, torch.arange(count) % 100, _CLASSES, statistics=_STATISTICS)
+    degradations = _KINDS[kind].degradations
+    recipe = _KINDS[kind].recipe(batch, precision, True, lr=lr, **({"name": optimizer} if optimizer else {}))
+    images = picture_set(batch * steps + more, 32)
     training = Training(recipe, images, degradations=degradations, flip=True, device=device)
     teachers = [_network(model, 1 + i) for i in range(len(degradations))] if _KINDS[kind].taught else []
     return Loop(_network(model, 0), recipe, training.pipeline(), teachers, _note, capture=capture)
@@ -138,7 +128,7 @@ def _note(text: str) -> None:
 
 def _network(name: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return build_model(name, len(_CLASSES))
+    return build_model(name, len(CLASSES))
 
 
 def checks(device: torch.device) -> list[str]:

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from fusiondistill.batches import normalise
-from fusiondistill.bench import pictures, row, threads_in_words, torch_threads, turns
-from fusiondistill.data import ImageSet
+from fusiondistill.bench import CLASSES, STATISTICS, picture_set, row, threads_in_words, torch_threads, turns
 from fusiondistill.degradations import PAPER_DEGRADATIONS
 from fusiondistill.devices import device_of
 from fusiondistill.fitting import Training
@@ -23,15 +22,11 @@ from fusiondistill.models import build_model
 from fusiondistill.precision import autocast
 from fusiondistill.recipe import Recipe
 from fusiondistill.recipes import RECIPES
+from fusiondistill.speed import STILL
 from fusiondistill.training import Loop
 from fusiondistill.usual_way import usual_way
 
 __all__ = ["KINDS", "bench_training"]
-
-_CLASSES = [str(i) for i in range(100)]
-_STATISTICS = ((125.0, 123.0, 114.0), (63.0, 62.0, 67.0))
-_STILL = 1e-6
-"""The learning rate: random networks stay as they are, and no loss overflows."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,11 @@ class Kind:
     degradations: tuple[str, ...]
     taught: bool = False
 
-    def recipe(self, batch: int, precision: str, layout: Any) -> Recipe:
-        """The paper's recipe for such a training, with the learning rate of a standstill."""
+    def recipe(self, batch: int, precision: str, layout: Any, **optimizer: Any) -> Recipe:
+        """The paper's recipe for such a training at the learning rate of a standstill; ``optimizer`` is laid over."""
         known = RECIPES["paper"][self.shape]
-        optimizer = {**known["optimizer"], "lr": _STILL}
         own = {"epochs": 1, "batch_size": batch, "precision": precision, "channels_last": layout}
-        return Recipe.model_validate({**known, "optimizer": optimizer, **own})
+        return Recipe.model_validate({**known, "optimizer": {**known["optimizer"], "lr": STILL, **optimizer}, **own})
 
 
 KINDS = {
@@ -155,12 +149,11 @@ class _Subject:
 
     def __init__(self, model: str, size: int, batch: int, steps: int, device: torch.device) -> None:
         self.model, self.batch, self.steps, self.device = model, batch, steps, device
-        labels = torch.arange(batch * steps) % len(_CLASSES)
-        self.images = ImageSet("pictures", pictures(batch * steps, size), labels, _CLASSES, statistics=_STATISTICS)
+        self.images = picture_set(batch * steps, size)
 
     def network(self, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
-        return build_model(self.model, len(_CLASSES)).to(self.device)
+        return build_model(self.model, len(CLASSES)).to(self.device)
 
     def teachers(self, kind: Kind) -> list[nn.Module]:
         return [self.network(1 + i).eval() for i in range(len(kind.degradations))] if kind.taught else []
@@ -191,7 +184,7 @@ class _Subject:
         """Forward and backward passes on one batch."""
         layout, parts = memory_format(last), max(1, len(kind.degradations))
         pixels, labels = (given.to(self.device) for given in self.images.gather(torch.arange(self.batch).repeat(parts)))
-        batch = normalise(pixels, *_STATISTICS).contiguous(memory_format=layout)
+        batch = normalise(pixels, *STATISTICS).contiguous(memory_format=layout)
         network, *teachers = (one.to(memory_format=layout) for one in (self.network(), *self.teachers(kind)))
         called = torch.compile(network.train()) if compiled else network.train()
 

@@ -20,7 +20,7 @@ from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.forecasting.assumptions import Times, parse_cluster, read_times
 from fusiondistill_runner.forecasting.estimates import Estimates, measured
-from fusiondistill_runner.forecasting.forecast import Forecast, clock, forecast, jobs_of
+from fusiondistill_runner.forecasting.forecast import Forecast, clock, forecast, jobs_of, wished
 from fusiondistill_runner.forecasting.paper_schedule import (
     SPEEDS,
     bench_schedule,
@@ -226,17 +226,18 @@ def test_one_seed_that_was_run_tells_what_the_others_take(tmp_path: Path, monkey
         done.store.commit(stage, {"model.safetensors": b"w" * 1000}, facts, new_attempt())
     more = prepare(str(config), ["seeds=[0, 1]"], store).looked_up()
     assert len(more.missing) == 71
-    lines = forecast(more, ["workers=1"], [], measured(more.store)).lines()
+    lines = forecast(more, wished(more, ["workers=1"], []), measured(more.store)).lines()
     assert "71 stages, times measured" in lines[0]
     assert lines[1].startswith("  1 worker: 23 min 4") and lines[3].startswith("  through the store: about 1")
     assert "kB of it progress" in lines[3]  # so small are the weights that are stored
     assert (
-        forecast(more, ["workers=1"], ["train=40"], measured(more.store))
+        forecast(more, wished(more, ["workers=1"], ["train=40"]), measured(more.store))
         .lines()[0]
         .count("10 assumed (--times), 61 measured")
         == 1
     )
-    assert forecast(done.looked_up(), ["workers=1"], [], measured(done.store)).lines() == []
+    left = done.looked_up()
+    assert forecast(left, wished(left, ["workers=1"], []), measured(done.store)).lines() == []
 
 
 def test_the_paper_sweep_has_every_published_table() -> None:

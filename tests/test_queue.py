@@ -82,8 +82,8 @@ def test_progress_and_ends_are_told() -> None:
     q = StageQueue()
     offer(q, [(1.0, BASE)])
     q.take("g/0", True)
-    q.report("g/0", {"epoch": 3})
-    q.report("g/7", {"epoch": 9})  # works on nothing
+    q.report("g/0", BASE.digest, {"epoch": 3})
+    q.report("g/7", BASE.digest, {"epoch": 9})  # works on nothing
     q.finish("g/0", BASE.digest)
     news = q.poll()[0]
     assert told(news) == [("started", "base", "g/0"), ("progress", "base", "g/0"), ("done", "base", "g/0")]
@@ -155,7 +155,7 @@ def test_what_a_stale_worker_says_is_ignored() -> None:
     q.poll()
     q.finish("g/0", BASE.digest)  # it was not dead after all
     q.finish("h/0", SCRATCH.digest)  # not what it is at
-    q.report("g/0", {"epoch": 1})
+    q.report("g/0", BASE.digest, {"epoch": 1})
     assert q.poll() == ([], Counts(0, 0, 0)) and q.running["h/0"].stage is BASE
     q.finish("h/0", BASE.digest)
     q.finish("h/0", BASE.digest)
@@ -181,12 +181,12 @@ def test_getting_further_than_before_gives_all_attempts_back() -> None:
     offer(q, [(1.0, BASE)])
     for epoch in (1, 2, 3):  # three lost workers, but an epoch more each time
         q.take("g/0", True)
-        q.report("g/0", {"epoch": epoch})
+        q.report("g/0", BASE.digest, {"epoch": epoch})
         q.lose("g/0")
     assert q.poll()[1].to_train == 1
     for _ in range(2):  # told again after a resume, no epoch more
         q.take("g/0", True)
-        q.report("g/0", {"epoch": 3, "resumed": 1})
+        q.report("g/0", BASE.digest, {"epoch": 3, "resumed": 1})
         q.lose("g/0")
     assert told(q.poll()[0])[-1] == ("failed", "base", "g/0")
 
@@ -196,7 +196,7 @@ def test_idle_workers_do_not_wait_for_searches_and_runs_of_their_own() -> None:
     q = StageQueue(clock=clock)
     q.assign("run1/base", StageTask(BASE, 1.0))
     clock.now += GRACE + 0.1
-    q.report("run1/base", {"epoch": 1})  # progress is no news of what may follow
+    q.report("run1/base", BASE.digest, {"epoch": 1})  # progress is no news of what may follow
     assert q.take("g/0", True) == "leave"
     assert q.holds("run1/base", BASE.digest) and not q.holds("g/0", BASE.digest)
     q.lose("run1/base")
@@ -242,14 +242,14 @@ def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_training() -> Non
     for i in range(3):
         q.take(f"g/{i}", True)
     assert not q.closing()
-    q.report("g/0", {"epoch": 1, "kept": True})  # before it was asked for
+    q.report("g/0", BASE.digest, {"epoch": 1, "kept": True})  # before it was asked for
     q.close()
     q.close()
     assert q.closing() and q.waiting_for() == 2  # an evaluation has nothing to keep
     assert q.take("g/3", True) != VANILLA
-    q.report("g/0", {"epoch": 2, "kept": False})
+    q.report("g/0", BASE.digest, {"epoch": 2, "kept": False})
     assert q.waiting_for() == 2
-    q.report("g/0", {"epoch": 3, "kept": True})
+    q.report("g/0", BASE.digest, {"epoch": 3, "kept": True})
     q.lose("g/1")
     assert q.waiting_for() == 0
 
@@ -359,9 +359,9 @@ def test_a_trial_without_its_search_is_not_tried_again_and_late_news_is_left_out
     q.offer([trial(0)])
     q.take("g/0", trains=True)
     q.news()
-    q.report("g/0", {"epoch": 1}, trial(1).key)  # overtaken by the end of another trial
+    q.report("g/0", trial(1).key, {"epoch": 1})  # overtaken by the end of another trial
     assert not q.news()
-    q.report("g/0", {"epoch": 1}, trial(0).key)
+    q.report("g/0", trial(0).key, {"epoch": 1})
     assert [event.kind for event in q.news()] == ["progress"]
     q.finish("search/x", SEARCH.digest, "it failed")
     q.lose("g/0")
@@ -375,5 +375,5 @@ def test_a_run_that_is_about_to_end_waits_for_an_epoch_of_each_trial() -> None:
     q.take("g/0", True)
     q.close()
     assert q.waiting_for() == 1 and q.take("g/1", True) == "wait" and wanted(q) == ["g/0"]
-    q.report("g/0", {"epoch": 1, "kept": True})
+    q.report("g/0", trial(0).key, {"epoch": 1, "kept": True})
     assert q.waiting_for() == 0

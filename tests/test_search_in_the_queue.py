@@ -44,7 +44,7 @@ class Run:
             search.run(
                 SEARCH,
                 context,
-                report=lambda facts: self.call("report", "search/x", facts),
+                report=lambda facts: self.call("report", "search/x", SEARCH.digest, facts),
                 expect=lambda left, judged: self.call("expect", SEARCH.digest, left, judged),
                 offer=lambda number, values: self.call("offer", [Trial(SEARCH, number, values, 5.0)]),
                 judge=lambda *verdict: self.call("judge", *verdict),
@@ -79,7 +79,7 @@ class Run:
         """Train a trial until it is stopped, or to its end; returns the epochs."""
         for epoch in range(1, EPOCHS + 1):
             facts = {"epoch": epoch, "validation": score(epoch), "seconds": 1.0, "kept": True}
-            self.call("report", worker, facts)
+            self.call("report", worker, trial.key, facts)
             if not self.until(lambda: self.call("goes_on", worker, trial.key, epoch)):  # noqa: B023
                 break
         self.call("finish", worker, trial.key)

@@ -211,16 +211,13 @@ class Dispatcher(Generic[T]):
         self.attempts[task.key] = self.attempts.get(task.key, 0) + 1
         self._tell("started", task.key, worker, attempt=self.attempts[task.key])
 
-    def report(self, worker: str, facts: dict[str, Any], of: str | None = None) -> None:
+    def report(self, worker: str, key: str, facts: dict[str, Any]) -> None:
         """Note the progress of a worker's task. A task that got further than before has all its attempts again.
 
-        Args:
-            of: the task's key, where calls may overtake each other: news of a task that the worker has no more is left
-                out.
+        Calls may overtake each other: news of a task that the worker has no more is left out.
         """
-        if worker not in self.running or (of is not None and not self.holds(worker, of)):
+        if not self.holds(worker, key):
             return
-        key = self.running[worker].key
         if facts.get("epoch", 0) > self.reached.get(key, 0):
             self.reached[key] = facts["epoch"]
             self.attempts[key] = 1

@@ -97,7 +97,7 @@ class LocalDriver:
         return None, False
 
     def _report(self, facts: dict[str, Any]) -> None:
-        self.dispatcher.report(WORKER, facts)
+        self.dispatcher.report(WORKER, self.dispatcher.running[WORKER].key, facts)
         self._tell()
         if facts.get("kept", True):  # else the next epoch is stored
             self._check()

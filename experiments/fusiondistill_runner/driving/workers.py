@@ -155,7 +155,7 @@ def work(queue: Any, worker: str, context: Any, device: Any, trains: bool) -> in
 
 def _reporter(queue: Any, worker: str, key: str) -> Callable[[dict[str, Any]], Any]:
     """Tells the queue how far a worker's task is; the worker does not wait for an answer."""
-    return lambda facts: queue.report.remote(worker, facts, key)
+    return lambda facts: queue.report.remote(worker, key, facts)
 
 
 class _Stopped(Exception):
@@ -169,7 +169,7 @@ def _try(trial: Trial, queue: Any, worker: str, context: Context, device: Any) -
     from fusiondistill_runner.working.trial import train_candidate
 
     def report(facts: dict[str, Any]) -> None:
-        ray.get(queue.report.remote(worker, facts, trial.key))
+        ray.get(queue.report.remote(worker, trial.key, facts))
         while (goes_on := ray.get(queue.goes_on.remote(worker, trial.key, int(facts["epoch"])))) is None:
             time.sleep(0.02)
         if not goes_on:

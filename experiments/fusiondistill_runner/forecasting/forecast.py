@@ -22,6 +22,8 @@ __all__ = ["Forecast", "clock", "forecast", "jobs_of", "path_line", "traffic_lin
 
 Sizes = dict[tuple[ModelConfig, str], float]
 """(network, name of the data set) -> bytes of its weights."""
+Wished = tuple[list[Cluster], dict[str, float]]
+"""Clusters, and seconds of stages by name."""
 
 
 def jobs_of(stages: Sequence[Stage], seconds: Mapping[str, float]) -> list[Job]:
@@ -117,8 +119,8 @@ class Forecast:
         }
 
 
-def wished(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) -> tuple[list[Cluster], dict[str, float]]:
-    """The clusters and the times of stages that the user names.
+def wished(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) -> Wished:
+    """The clusters and the times that ``fusiondistill plan CONFIG --simulate ... --times ...`` names.
 
     Raises:
         ValueError, FileNotFoundError: as :func:`parse_cluster` and :func:`read_times`; or ``times`` without a cluster.
@@ -129,17 +131,15 @@ def wished(prepared: Prepared, clusters: Sequence[str], times: Sequence[str]) ->
     return parsed, read_times(times, prepared.plan.stages)
 
 
-def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], estimates: Estimates) -> Forecast:
-    """What ``fusiondistill plan CONFIG --simulate ... --times ...`` says about the missing stages.
+def forecast(prepared: Prepared, wishes: Wished, estimates: Estimates) -> Forecast:
+    """What a plan says about the missing stages on the clusters that a user names.
 
     Args:
+        wishes: of :func:`wished`.
         estimates: from the store's stages.
-
-    Raises:
-        ValueError, FileNotFoundError: as :func:`wished`.
     """
-    parsed, assumed = wished(prepared, clusters, times)
-    if not parsed:
+    clusters, assumed = wishes
+    if not clusters:
         return Forecast()
     given = Times(assumed, estimates)
     sizes: Sizes = {}
@@ -147,7 +147,7 @@ def forecast(prepared: Prepared, clusters: Sequence[str], times: Sequence[str], 
         manifest = prepared.store.manifest(stage) if stage.digest in prepared.stored else None
         if manifest and MODEL in manifest["files"]:
             sizes[network_of(stage)] = manifest["files"][MODEL]["bytes"]
-    return Forecast.of(prepared.missing, parsed, given, sizes)
+    return Forecast.of(prepared.missing, clusters, given, sizes)
 
 
 def _unknown(stages: Sequence[Stage]) -> list[str]:

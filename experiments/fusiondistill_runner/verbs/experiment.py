@@ -110,12 +110,12 @@ def plan_verb(
 
     check_format(prepared.store)
     prepared = prepared.looked_up()
-    wished(prepared, simulate, times)  # mistakes in these are told before anything is measured
+    wishes = wished(prepared, simulate, times)  # mistakes in these are told before anything is measured
     if measure and not can_measure(prepared.config):
         raise ValueError(f"--measure: {LACKS}")
     measures = not times if measure is None else measure
     estimates = estimated(prepared, partial(click.echo, err=True) if measures else None)
-    simulated = forecast(prepared, simulate, times, estimates)
+    simulated = forecast(prepared, wishes, estimates)
     changed = list(changed_plugins(prepared))
     if as_json:
         from fusiondistill.plain_json import text_of
