@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fusiondistill.muon import Muon
 from fusiondistill.recipe import Recipe
 
 __all__ = ["SharedStepRAdam", "load", "optimizer_of", "set_rate"]
@@ -101,6 +102,8 @@ def optimizer_of(model: nn.Module, recipe: Recipe, static: bool = False) -> torc
         return torch.optim.SGD(
             weights, rate, setting.momentum, weight_decay=decay, nesterov=nesterov, fused=True if static else None
         )
+    if setting.name == "muon":  # reads nothing from the device in either form
+        return Muon(weights, rate, setting.momentum, setting.nesterov, decay)
     if setting.name == "radam":
         kind = SharedStepRAdam if static else torch.optim.RAdam
         return kind(weights, lr=rate, weight_decay=decay, capturable=static)

@@ -71,12 +71,14 @@ Layout = Annotated[Literal["auto"] | bool, BeforeValidator(_layout)]
 class Optimizer(Frozen):
     """How weights follow the gradient."""
 
-    name: Literal["sgd", "radam", "adamw"] = Field(description="sgd, radam or adamw")
+    name: Literal["sgd", "radam", "adamw", "muon"] = Field(
+        description="sgd, radam, adamw, or muon (orthogonalised momentum for the weights of layers)"
+    )
     lr: Positive = Field(description="the highest learning rate")
-    momentum: Fraction = Field(0.9, description="sgd only")
-    nesterov: bool = Field(False, description="sgd only: Nesterov's momentum")
+    momentum: Fraction = Field(0.9, description="sgd and muon only")
+    nesterov: bool = Field(False, description="sgd and muon only: Nesterov's momentum")
     weight_decay: Weight = Field(
-        1e-4, description="L2 penalty, coupled to the gradient (sgd, radam) or decoupled (adamw)"
+        1e-4, description="L2 penalty, coupled to the gradient (sgd, radam) or decoupled (adamw, muon)"
     )
 
 

@@ -72,30 +72,30 @@ def _with_decay(recipe: Mapping[str, Any], decay: float) -> dict[str, Any]:
 def _fast(epochs: int, lr: float, taught: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "epochs": epochs,
-        "optimizer": {"name": "sgd", "lr": lr, "nesterov": True, "weight_decay": 5e-4},
-        "schedule": {"name": "cosine", "by": "step", "warmup": 0.1},
+        "optimizer": {"name": "muon", "lr": lr, "nesterov": True, "weight_decay": 5e-4},
+        "schedule": {"name": "linear", "by": "step", "warmup": 0.1},
         "loss": {"ce": 1.0},
         **(taught or {}),
     }
 
 
-_ONE, _ALL, _PRETRAINED = 0.05, 0.15, 0.01
-"""Rates for images under one degradation or none, for batches of all, and for weights from elsewhere."""
+_RATE, _TUNED, _PRETRAINED = 0.05, 0.01, 0.005
+"""Rates for most, for fine-tunes to one degradation, and for weights from elsewhere."""
 _HINTS: dict[str, Any] = {"loss": {"ce": 1.0, "feature": 1.0}}
 _KD: dict[str, Any] = {"loss": {"ce": 1.0, "kd": {"weight": 0.1, "temperature": 4.0}}, "teacher_view": "degraded"}
 _FAST: dict[str, dict[str, Any]] = {
-    "clean": _fast(50, _ONE),
-    "clean-taught": _fast(50, _ONE, _HINTS),
+    "clean": _fast(50, _RATE),
+    "clean-taught": _fast(50, _RATE, _HINTS),
     "clean-pretrained": _fast(25, _PRETRAINED),
     "clean-pretrained-taught": _fast(25, _PRETRAINED, _HINTS),
-    "each": _fast(25, _ONE),
-    "each-taught": _fast(25, _ONE, _HINTS),
-    "all-random": _fast(50, _ALL),
-    "all-random-taught": _fast(50, _ALL, _KD),
-    "all-network": _fast(50, _ALL),
-    "all-network-taught": _fast(50, _ALL, _KD),
-    "all-merged": _fast(25, _ALL),
-    "all-merged-taught": _fast(25, _ALL, _KD),
+    "each": _fast(25, _TUNED),
+    "each-taught": _fast(25, _TUNED, _HINTS),
+    "all-random": _fast(50, _RATE),
+    "all-random-taught": _fast(50, _RATE, _KD),
+    "all-network": _fast(50, _RATE),
+    "all-network-taught": _fast(50, _RATE, _KD),
+    "all-merged": _fast(25, _RATE),
+    "all-merged-taught": _fast(25, _RATE, _KD),
 }
 """A quarter of METHOD's epochs. Rates were chosen on a small scale (README); those for pretrained weights were not
 measured."""

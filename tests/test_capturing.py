@@ -103,7 +103,7 @@ def test_static_batches_are_the_pipelines(setting: str) -> None:
                 assert equal, (name, epoch, size)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw", "muon"])
 @pytest.mark.parametrize("setting", ["clean", "distilled", "weighted and balanced"])
 def test_replayed_steps_are_the_steps_to_the_bit(setting: str, optimizer: str) -> None:
     plain, replayed = loop_of(setting, optimizer), loop_of(setting, optimizer)
@@ -116,7 +116,7 @@ def test_replayed_steps_are_the_steps_to_the_bit(setting: str, optimizer: str) -
 
 
 @pytest.mark.usefixtures("tensors_only")
-@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw", "muon"])
 def test_a_step_reads_nothing_back(optimizer: str) -> None:
     """Neither for any degradation and loss term nor for crops, weights, repeats and the optimiser."""
     for setting in SETTINGS if optimizer == "radam" else ["clean"]:
@@ -263,7 +263,7 @@ def test_short_trainings_are_not_captured() -> None:
     assert not pays(make_recipe(epochs=17), pipeline, epochs_done=1)
 
 
-@pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "radam", "adamw", "muon"])
 def test_static_optimisers_are_torchs_but_for_rounding(name: str) -> None:
     """Over the steps in which RAdam changes its form; states go from one form to the other."""
     recipe = make_recipe(epochs=1, optimizer=name)

@@ -63,7 +63,7 @@ def trained(device: torch.device, epochs: int = 3, images: int = 48, **settings:
     return train(network(1), made, parts, seed=0, teachers=teachers, start=start)
 
 
-@pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "radam", "adamw", "muon"])
 def test_training_is_a_cpu_s_but_for_rounding(name: str) -> None:
     optimizer = {"name": name, "lr": 0.01}
     here, there = trained(CPU, optimizer=optimizer), trained(GPU, optimizer=optimizer)
@@ -153,7 +153,7 @@ def looped(capture: bool, said: list[str], model: torch.nn.Module | None = None,
     return Loop(model or network(1), made, parts, teachers, said.append, capture=capture)
 
 
-@pytest.mark.parametrize("name", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "radam", "adamw", "muon"])
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16", "channels_last": True}])
 def test_captured_steps_train_as_steps_one_by_one(name: str, settings: dict[str, Any]) -> None:
     said: list[str] = []

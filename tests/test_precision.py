@@ -67,7 +67,7 @@ def test_a_term_that_multiplies_matrices_does_so_in_float32(monkeypatch: pytest.
     assert float(found) == pytest.approx(float(products.square().mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw", "muon"])
 def test_weights_statistics_and_optimiser_stay_float32(optimizer: str) -> None:
     recipe = make_recipe(epochs=1, optimizer=optimizer).model_copy(update={"precision": "bf16"})
     batches, model = make_pipeline((), batch_size=21), Toy(1, norm=True)
