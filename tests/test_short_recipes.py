@@ -118,9 +118,10 @@ def test_the_average_is_torchs_with_batchnorm_recomputed() -> None:
     assert all(torch.equal(one, progress.best[name]) for name, one in seen[-1].state_dict().items()), "it is kept"
 
 
-def test_a_training_with_an_average_goes_on_to_the_same_bits() -> None:
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_a_training_with_an_average_goes_on_to_the_same_bits(name: str) -> None:
     recipe = recipe_of(
-        4, ema=0.9, optimizer={"nesterov": True}, schedule={"name": "linear", "by": "step", "warmup": 0.2}
+        4, ema=0.9, optimizer={"name": name, "nesterov": True}, schedule={"name": "linear", "by": "step", "warmup": 0.2}
     )
     stored: list[bytes] = []
 
