@@ -15,9 +15,9 @@ __all__ = ["Draft"]
 
 WIDTH, COLUMN = 118, 36
 SEARCH = {
-    "loss.ce": {"loguniform": [0.05, 1.0]},
-    "loss.feature": {"loguniform": [0.1, 4.0]},
-    "loss.kd": {"loguniform": [0.05, 2.0]},
+    "loss.ce": {"loguniform": [0.1, 2.0]},
+    "loss.feature": {"loguniform": [0.05, 1.0]},
+    "loss.kd": {"loguniform": [0.02, 1.0]},
     "loss.kd.temperature": {"uniform": [1.0, 8.0]},
 }
 TRIALS = 8
@@ -81,6 +81,7 @@ class Draft:
 
     def _lines(self) -> Iterator[str]:
         yield from self._line("", "experiment", yaml_text(self.experiment))
+        yield from self._line("", "recipe", "fast", "a quarter of the paper's epochs; paper: the published training")
         yield from self._line("", "seeds", "[0]")
         yield "data:"
         for key, value in self.data.items():

@@ -36,11 +36,11 @@ Say = Callable[[str], None]
 
 JUDGING = 0.15
 """The part of a budget that evaluations may take before levels are left out."""
-ENOUGH = 0.05
+ENOUGH = 0.2
 """The part of the recipe's epochs below which a smaller network is taken, or smaller images."""
 HOPELESS = 1.5
 """So many times the budget, by a first estimate, and a draft is not looked at any further."""
-RICHER: tuple[tuple[float, dict[str, Any]], ...] = ((0.1, {"methods": ()}), (0.3, {"methods": (), "searched": True}))
+RICHER: tuple[tuple[float, dict[str, Any]], ...] = ((0.4, {"methods": ()}), (0.8, {"methods": (), "searched": True}))
 """What else is done if this part of the recipe's epochs fits into the budget nevertheless."""
 STEPS = 20
 """An epoch has at least so many steps, if batches of 16 images allow it."""
