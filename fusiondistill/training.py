@@ -128,7 +128,7 @@ class Loop:
         *,
         capture: bool = True,
     ) -> None:
-        self.objective = Objective(recipe.loss)
+        self.objective = Objective(recipe.loss, pipeline.device)
         expected = max(1, len(pipeline.degradations))
         if self.objective.needs.teacher and len(teachers) != expected:
             raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
@@ -177,6 +177,7 @@ class Loop:
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch. Sums stay on the device until it is over."""
+        self.objective.begin(epoch, self.recipe.epochs)
         self.prepare()
         self.model.train()
         self.clear()

@@ -202,6 +202,8 @@ def weights(which: str) -> dict[str, torch.Tensor]:
 LOST: Mapping[str, list[dict[str, Any]]] = {
     "kd": [{}, {"temperature": 2.5}],
     "dkd": [{}, {"beta": 2.0, "temperature": 2.5}],
+    "dist": [{}, {"beta": 2.0, "temperature": 2.5}],
+    "attention": [{}, {"power": 3.0}],
 }
 """The parameters with which loss terms are called; others with their defaults."""
 
