@@ -107,8 +107,19 @@ def _sentence(method: Method, config: Config) -> str:
         return f"{_merge(method.start, config)}, evaluated without further training"
     start = _merge(method.start, config) if isinstance(method.start, Merge) else _title(config, method.start)
     seen = {"clean": "clean images", "each": "one degradation alone", "all": "all degradations"}[method.train_on]
-    taught = f", taught by {_title(config, method.teachers.of)}" if method.teachers and method.taught else ""
-    return f"starts from {start}, trained on {seen}{taught}"
+    taught = _taught(method, config) if method.taught else ""
+    rounds = f"; averaged every {method.average_every} epochs" if method.average_every else ""
+    return f"starts from {start}, trained on {seen}{taught}{rounds}"
+
+
+def _taught(method: Trained, config: Config) -> str:
+    """Who teaches a method, and what that costs where it is several networks."""
+    assert method.teachers is not None
+    of, by = _title(config, method.teachers.of), method.teachers.by
+    if by == "degradation":
+        return f", taught by {of}"
+    how = "averaged evenly" if by == "mean" else "averaged by their confidence in each image's label"
+    return f", taught by all {len(config.degradations)} networks of {of} together, {how} (a forward pass of each)"
 
 
 def _merge(merge: Merge, config: Config) -> str:
