@@ -148,7 +148,6 @@ class Loop:
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
         self.average = average_of(model, recipe, first)
-        self.pull = Pull(model, recipe.pull) if recipe.pull else None
         self.taps = LayerTaps(model, recipe.loss.layers)
         self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
         self._not_captured = why_not(recipe, pipeline) if capture else ""
@@ -156,6 +155,7 @@ class Loop:
         self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.forward = wrapped_student(model, recipe, pipeline, say)
+        self.pull = Pull(model, recipe.pull) if recipe.pull else None  # from here on all workers have the same start
         self.names = ("images", "right", "loss", *self.objective.names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         """Over the images of an epoch so far: their number, and what :attr:`names` says of each."""

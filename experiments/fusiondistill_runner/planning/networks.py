@@ -90,9 +90,10 @@ class StagesOfMethods:
         average, found = Merge(merge="average", of=name), Networks()
         for number, first in enumerate(range(0, epochs, every), 1):
             span, last = (first, min(first + every, epochs)), first + every >= epochs
-            start = (
-                {"start": self._merge_of(average, found, {}, seed, name=f"{name}-average{number - 1}")} if found else {}
-            )
+            start: dict[str, Stage] = {}
+            if found:
+                role = f"{name}-average{number - 1}"
+                start = {"start": self._merge_of(average, found, self._base(average, seed), seed, name=role)}
             ending = "" if last else f"-round{number}"
             found = {d.id: self._train(f"{name}-{d.id}{ending}", method, seed, (d,), span, start) for d in seen}
         return found
