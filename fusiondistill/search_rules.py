@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fusiondistill.methods import EXPERTS, SEARCHED, Method, Trained, form_of
-from fusiondistill.recipe import flat, with_keys
+from fusiondistill.recipe import Recipe, flat, with_keys
 from fusiondistill.registry import Entry, close_to
 from fusiondistill.resolution import Table
 from fusiondistill.resolution_rules import has_base
@@ -166,6 +166,8 @@ def _recipe_problem(
         return "is not for a search: it changes results by rounding alone"
     recipe = method.recipe
     keys = tuple(flat(recipe))
+    if _mixes(recipe, dimensions) and _single(key):
+        return "takes one label of each image, and mixup mixes two: leave one of them out"
     if key not in keys:
         keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
         return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
@@ -185,6 +187,19 @@ def _recipe_problem(
         if isinstance(value, str | bool) and type(found) is not type(value):
             return f"cannot be {value!r}: a number is meant"
     return None
+
+
+def _mixes(recipe: Recipe, dimensions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether two labels may be mixed."""
+    return recipe.mixup > 0 or "mixup" in dimensions
+
+
+def _single(key: str) -> bool:
+    """Whether a key is the weight of a loss term that takes each image to be of one class."""
+    from fusiondistill.losses import LOSSES
+
+    term = key.removeprefix("loss.")
+    return key.startswith("loss.") and term in LOSSES and LOSSES[term].facts["labels"] == "one"
 
 
 def samples(forms: Mapping[str, Any]) -> Iterable[Any]:

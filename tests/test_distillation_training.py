@@ -244,6 +244,11 @@ def test_spans_of_a_training_are_its_epochs_with_a_new_optimiser() -> None:
     assert [row["lr"] for progress in found for row in progress.rows] == [row["lr"] for row in whole.rows]
     assert all(torch.equal(found[-1].model[name], whole.model[name]) for name in whole.model), "without momentum"
     assert found[1].best_epoch == 4
+    stored: list[bytes] = []
+    momentum = recipe_of(5, swa=0.2)
+    once = train(Toy(1), momentum, pipeline, seed=0, span=(2, 5), on_epoch=lambda p: stored.append(pack(p)))
+    again = train(Toy(1), momentum, pipeline, seed=0, span=(2, 5), start=unpack(stored[1]))
+    assert all(torch.equal(again.best[name], once.best[name]) for name in once.best) and len(again.rows) == 3
 
 
 def test_what_does_not_go_together_is_refused() -> None:
