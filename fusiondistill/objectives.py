@@ -126,7 +126,7 @@ class Objective:
             ['ce', 'kd']
         """
         with without_autocast(logits.device):
-            student = _in_float32(Outputs(logits, features, layers, weights, mixed))
+            student = _in_float32(Outputs(logits, features, layers, weights, mixed, max(1, len(slices))))
             taught = None if teachers is None else [_in_float32(one) for one in teachers]
             return self._loss(student, labels, slices, taught)
 
@@ -153,7 +153,7 @@ def _in_float32(outputs: Outputs) -> Outputs:
     """What a network said under autocast, in float32; float32 itself is not copied."""
     logits, features = (None if one is None else one.float() for one in outputs)
     layers = outputs.layers and {name: one.float() for name, one in outputs.layers.items()}
-    return Outputs(logits, features, layers, outputs.weights, outputs.mixed)
+    return Outputs(logits, features, layers, outputs.weights, outputs.mixed, outputs.views)
 
 
 def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -215,6 +215,10 @@ class Recipe(Frozen):
         if self.mixup and single:
             text = f"mixes two labels, and the loss term {single[0]} takes one: leave one of them out"
             raise wrong(("mixup",), text, self.mixup)
+        across = [term for term in self.loss.weighted if LOSSES[term].facts["across"]]
+        if across and self.pairing != "same":
+            text = f"must be same: the loss term {across[0]} compares an image under all degradations of a step"
+            raise wrong(("pairing",), text, self.pairing)
         return self
 
 

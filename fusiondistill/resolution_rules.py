@@ -97,6 +97,9 @@ def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
     weights = {term: value.get("weight") if isinstance(value, Mapping) else value for term, value in loss.items()}
     terms = [t for t, w in weights.items() if t in LOSSES and isinstance(w, int | float) and w > 0]
     terms += [term for term in searched_terms(name, content) if term in LOSSES]
+    across = [term for term in terms if LOSSES[term].facts["across"]]
+    if across and (settings.get("train_on") != "all" or len(table.degradations) < 2):
+        yield where(name, "loss"), f"{across[0]} compares an image under several degradations: train_on: all has these"
     needing = [term for term in terms if need_of(term) != "nothing"]
     if needing and settings.get("teachers") is None:
         yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fusiondistill.methods import EXPERTS, SEARCHED, Method, Trained, form_of
-from fusiondistill.recipe import Recipe, flat, with_keys
+from fusiondistill.recipe import flat, with_keys
 from fusiondistill.registry import Entry, close_to
 from fusiondistill.resolution import Table
 from fusiondistill.resolution_rules import has_base
@@ -166,8 +166,10 @@ def _recipe_problem(
         return "is not for a search: it changes results by rounding alone"
     recipe = method.recipe
     keys = tuple(flat(recipe))
-    if _mixes(recipe, dimensions) and _single(key):
+    if (term := _term(key)) and term.facts["labels"] == "one" and (recipe.mixup or "mixup" in dimensions):
         return "takes one label of each image, and mixup mixes two: leave one of them out"
+    if (term := _term(key)) and term.facts["across"] and (recipe.pairing != "same" or "pairing" in dimensions):
+        return "compares an image under all degradations of a step: say pairing: same"
     if key not in keys:
         keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
         return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
@@ -189,17 +191,12 @@ def _recipe_problem(
     return None
 
 
-def _mixes(recipe: Recipe, dimensions: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether two labels may be mixed."""
-    return recipe.mixup > 0 or "mixup" in dimensions
-
-
-def _single(key: str) -> bool:
-    """Whether a key is the weight of a loss term that takes each image to be of one class."""
+def _term(key: str) -> Entry | None:
+    """The loss term whose weight a key is."""
     from fusiondistill.losses import LOSSES
 
-    term = key.removeprefix("loss.")
-    return key.startswith("loss.") and term in LOSSES and LOSSES[term].facts["labels"] == "one"
+    first, *rest = key.split(".")
+    return LOSSES[rest[0]] if first == "loss" and len(rest) == 1 and rest[0] in LOSSES else None
 
 
 def samples(forms: Mapping[str, Any]) -> Iterable[Any]:

@@ -135,6 +135,11 @@ expert: {average_every: null}
          "less than or equal to 1"),
         ("fusiondistill:\n  loss: {kd: {weight: 1, fades: 1}}", 3, "fusiondistill.loss.kd.fades",
          "did you mean 'fade'"),
+        ("fusing:\n  pairing: independent\n  loss: {consistency: 12}", 3, "fusing.pairing",
+         "must be same: the loss term"),
+        ("expert:\n  pairing: same\n  loss: {consistency: 12}", 4, "expert.loss", "train_on: all has these"),
+        ("search: {of: fusing, space: {loss.consistency: {uniform: [1, 12]}}}", 2, "search.space.loss.consistency",
+         "compares an image under all degradations of a step: say pairing: same"),
         ("fusiondistill: {mixup: 0.2}\nsearch: {space: {loss.dkd: {uniform: [0.1, 1]}}}", 3, "search.space.loss.dkd",
          "takes one label of each image, and mixup mixes two"),
         ("fusiondistill: {loss: {dkd: 1}}\nsearch: {space: {mixup: {choice: [0, 0.2]}}}", 3, "search.space.mixup",
@@ -146,6 +151,15 @@ def test_what_cannot_be_is_said_with_its_line(text: str, line: int, key: str, me
         config(text)
     (mistake,) = caught.value.mistakes
     assert (mistake.line, mistake.key) == (line, key) and message in mistake.message
+
+
+def test_what_a_section_changes_is_said_beside_the_built_in_sentence() -> None:
+    content = plan("fusiondistill: {teachers: {of: expert, by: mean}}\nexpert: {average_every: 5}")
+    told = {one.id: one.description for one in content.descriptions}
+    assert told["fusiondistill"].endswith("told nothing; taught by all 4 networks of Expert together, averaged evenly "
+                                          "(a forward pass of each)")  # fmt: skip
+    paired = config("fusing: {pairing: same, loss: {consistency: 12}}").table["fusing"]
+    assert paired.loss.weight("consistency") == 12
 
 
 def test_what_came_later_can_be_searched() -> None:

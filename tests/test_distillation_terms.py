@@ -140,6 +140,21 @@ def test_a_mixed_cross_entropy_is_torchs_with_soft_labels() -> None:
     torch.testing.assert_close(found, functional.cross_entropy(logits, soft, classes, reduction="sum") / 9)
 
 
+def test_consistency_is_scipys_jensen_shannon_divergence() -> None:
+    from scipy.stats import entropy
+
+    views = RNG.normal(size=(3, 4, 6)) * 3
+    p = scipy_softmax(views, axis=2)
+    expected = np.mean([entropy(p.mean(0)[i]) - np.mean([entropy(one[i]) for one in p]) for i in range(4)])
+    slices = [slice(0, 4), slice(4, 8), slice(8, 12)]
+    logits = torch.tensor(views.reshape(12, 6), dtype=torch.float32, requires_grad=True)
+    total, _ = Objective({"ce": 0, "consistency": 12}).loss(logits, None, torch.zeros(12, dtype=torch.int64), slices)
+    total.backward()
+    assert float(total.detach()) == pytest.approx(12 * expected, rel=1e-4)
+    with pytest.raises(ValueError, match="two or more degradations, and there is one"):
+        Objective({"consistency": 1}).loss(logits, None, torch.zeros(12, dtype=torch.int64), [slice(0, 12)])
+
+
 @pytest.mark.parametrize("module", [kd, dist, attention])
 def test_examples_run(module: Any) -> None:
     assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0

@@ -37,7 +37,8 @@ class LossTerm(Entry):
         """What it needs of teachers and what it refuses, for ``fusiondistill list``."""
         need, single = self.facts["needs"], self.facts["labels"] == "one"
         taught = () if need == "nothing" else (f"needs teachers: their {need}",)
-        return (*taught, *(("not with mixup: it takes each image to be of one class",) if single else ()))
+        paired = ("with pairing: same, on all degradations",) if self.facts["across"] else ()
+        return (*taught, *paired, *(("not with mixup: it takes each image to be of one class",) if single else ()))
 
 
 class Losses(Registry[LossTerm]):
@@ -51,6 +52,7 @@ class Losses(Registry[LossTerm]):
         *,
         needs: str = "nothing",
         labels: str = "one",
+        across: bool = False,
         later: Mapping[str, Any] | None = None,
         version: int = 1,
         source: str = "",
@@ -63,6 +65,8 @@ class Losses(Registry[LossTerm]):
             needs: what the term asks of teachers, one of :data:`NEEDS`.
             labels: ``one``: the term takes each image to be of one class, so that it goes with no mixup; ``unused``: it
                 looks at no label; ``mixed``: it heeds ``student.mixed``.
+            across: whether it compares the same images under all degradations of a step, so that it takes ``pairing:
+                same``; ``student.views`` says how many they are, whose images follow one another in the same order.
             later: parameters that came after results were stored, with their defaults: digests and files leave these
                 out where they are as before.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
@@ -97,7 +101,7 @@ class Losses(Registry[LossTerm]):
             raise ValueError(f"the loss term {name!r} says needs={needs!r}: it must be one of {', '.join(NEEDS)}")
         if labels not in LABELS:
             raise ValueError(f"the loss term {name!r} says labels={labels!r}: it must be one of {', '.join(LABELS)}")
-        facts = {"needs": needs, "labels": labels, "later": later or {}}
+        facts = {"needs": needs, "labels": labels, "across": across, "later": later or {}}
         return super().register(name, version=version, source=source, replace=replace, **facts)
 
 
@@ -141,11 +145,13 @@ class Outputs(_Pair):
         weights: of a student, float [B], what each image weighs by its class (mean 1 over the images of a step); None
             where all weigh the same; no part of the pair.
         mixed: of a student, what each image is mixed with; None without mixup; no part of the pair.
+        views: how many degradations the images are of; no part of the pair.
     """
 
     layers: Mapping[str, torch.Tensor] | None
     weights: torch.Tensor | None
     mixed: Mixed | None
+    views: int
 
     def __new__(
         cls,
@@ -154,10 +160,11 @@ class Outputs(_Pair):
         layers: Mapping[str, torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
         mixed: Mixed | None = None,
+        views: int = 1,
     ) -> Outputs:
-        """The pair, with layers, weights and partners beside it."""
+        """The pair, with the rest beside it."""
         made = super().__new__(cls, logits, features)
-        made.layers, made.weights, made.mixed = layers, weights, mixed
+        made.layers, made.weights, made.mixed, made.views = layers, weights, mixed, views
         return made
 
     def part(self, images: slice) -> Outputs:
