@@ -27,7 +27,7 @@ from fusiondistill.degradations.machinery.operator import applied, noise_address
 from fusiondistill.feeding import Images, fed
 from fusiondistill.level_draws import level_address, noise_seed, random_levels
 from fusiondistill.losses import Mixed
-from fusiondistill.mixing import blended, shares
+from fusiondistill.mixing import blended, mixed, shares
 from fusiondistill.randomness import bits, key, permutation, uniform
 
 __all__ = ["Batch", "Pipeline", "normalise"]
@@ -185,9 +185,10 @@ class Pipeline:
             for (clean, labels), order, one in zip(images, mine, drawn * (len(mine) // several), strict=True)
         ]
         weight = share * step[:several].numel() / self.world_size
+        batch = self._join(parts[:several], share, weight)
         if self.mixup:
-            return self._mix(parts, share, weight, (mine, step), addresses, weights)
-        batch = self._join(parts, share, weight)
+            partners = self._join(parts[several:], share, weight)
+            return self._mix((batch, partners), (mine, step), addresses, weights)
         if weights is None:
             return batch
         own, whole = (weights[self.rows(one.flatten())] for one in (mine, step))
@@ -195,9 +196,7 @@ class Pipeline:
 
     def _mix(
         self,
-        parts: list[_View],
-        share: float,
-        weight: float,
+        halves: tuple[Batch, Batch],
         orders: tuple[torch.Tensor, torch.Tensor],
         addresses: torch.Tensor,
         weights: torch.Tensor | None,
@@ -205,28 +204,17 @@ class Pipeline:
         """The batch whose images are mixed with their partners.
 
         Args:
-            parts: of the images under each degradation, then of their partners.
-            share, weight: of the batch.
+            halves: the images, and their partners.
             orders: int64 [2 D, B'] of this worker and [2 D, B] of all.
             addresses, weights: as for :meth:`batch`.
         """
-        several = len(self._given)
-        own, others = (self._join(half, share, weight) for half in (parts[:several], parts[several:]))
         mine, step = orders
         shared = self._shares(mine, addresses)
-        mixed, image_weights = Mixed(others.labels, shared), None
-        if weights is not None:
-            (first, second), (of_all, of_others) = (
-                [weights[self.rows(half.flatten())] for half in order.chunk(2)] for order in (mine, step)
-            )
-            whole = self._shares(step, addresses)
-            mean = (whole * of_all + (1 - whole) * of_others).mean()
-            image_weights, mixed = first / mean, mixed._replace(weights=second / mean)
-        teacher = None
-        if own.teacher is not None and others.teacher is not None:
-            teacher = blended(own.teacher, others.teacher, shared)
-        student = blended(own.student, others.student, shared)
-        return replace(own, student=student, teacher=teacher, mixed=mixed, image_weights=image_weights)
+        if weights is None:
+            return mixed(*halves, shared)
+        own, whole = ([weights[self.rows(half.flatten())] for half in order.chunk(2)] for order in orders)
+        mean = blended(whole[0], whole[1], self._shares(step, addresses)).mean()
+        return mixed(*halves, shared, (own[0] / mean, own[1] / mean))
 
     def _shares(self, orders: torch.Tensor, addresses: torch.Tensor) -> torch.Tensor:
         """The share of each image of a step, float32 [D * B], from int64 [2 D, B]."""

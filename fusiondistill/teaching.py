@@ -8,8 +8,21 @@ import torch
 from torch.nn import functional
 
 from fusiondistill.losses import Mixed, Outputs
+from fusiondistill.mixing import blended
 
-__all__ = ["confidences", "joined"]
+__all__ = ["check_count", "confidences", "joined"]
+
+
+def check_count(count: int, by: str, degradations: int) -> None:
+    """Whether there are as many teachers as it takes.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if by == "degradation" and count != degradations:
+        raise ValueError(f"the loss needs a teacher per degradation: {degradations}, got {count}")
+    if by != "degradation" and count < 2:
+        raise ValueError(f"teachers by {by} are two or more, got {count}")
 
 
 def confidences(logits: Sequence[torch.Tensor], labels: torch.Tensor, mixed: Mixed | None = None) -> torch.Tensor:
@@ -40,7 +53,7 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, mixed: Mixed | No
     own = functional.cross_entropy(logits, labels, reduction="none")
     if mixed is None:
         return own
-    return mixed.share * own + (1 - mixed.share) * functional.cross_entropy(logits, mixed.labels, reduction="none")
+    return blended(own, functional.cross_entropy(logits, mixed.labels, reduction="none"), mixed.share)
 
 
 def joined(outputs: Sequence[Outputs], by: str, labels: torch.Tensor, mixed: Mixed | None = None) -> Outputs:

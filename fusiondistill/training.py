@@ -20,6 +20,7 @@ from fusiondistill.batches import Batch, Pipeline
 from fusiondistill.capturing import Captured, captured, in_words, pays, why_not
 from fusiondistill.layout import memory_format
 from fusiondistill.losses import Outputs
+from fusiondistill.mixing import right
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 from fusiondistill.optimizers import load, optimizer_of, set_rate
@@ -27,7 +28,7 @@ from fusiondistill.precision import autocast, slow_precision
 from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
-from fusiondistill.teaching import joined
+from fusiondistill.teaching import check_count, joined
 from fusiondistill.weight_average import Pull, average_of
 from fusiondistill.wrapping import synchronised, wrapped_student
 
@@ -140,7 +141,8 @@ class Loop:
         first: int = 0,
     ) -> None:
         self.objective = Objective(recipe.loss, pipeline.device)
-        _check_teachers(len(teachers) if self.objective.needs.teacher else None, taught_by, pipeline)
+        if self.objective.needs.teacher:
+            check_count(len(teachers), taught_by, max(1, len(pipeline.degradations)))
         self.recipe, self.pipeline, self.model, self.say = recipe, pipeline, model, say
         self.taught_by = taught_by
         self.device = pipeline.device
@@ -236,8 +238,8 @@ class Loop:
     def step(self, batch: Batch) -> None:
         """Train on a batch, and add to the sums of the epoch; nothing is read back from the device."""
         logits, loss, terms = self._descend(batch)
-        right = _right(logits.argmax(1), batch)
-        means = [torch.ones_like(right), right, loss.detach(), *(terms[name] for name in self.objective.names)]
+        good = right(logits.argmax(1), batch.labels, batch.mixed)
+        means = [torch.ones_like(good), good, loss.detach(), *(terms[name] for name in self.objective.names)]
         self.sums += torch.stack([mean.double() for mean in means]) * batch.weight
         self.done += 1
         bad = torch.minimum(self.first_bad, self.done)
@@ -307,28 +309,6 @@ class Loop:
             rows=[*before.rows, row],
             channels_last=before.channels_last,
         )
-
-
-def _check_teachers(count: int | None, taught_by: str, pipeline: Pipeline) -> None:
-    """Whether there are as many teachers as it takes; None: none is needed.
-
-    Raises:
-        ValueError: there are not.
-    """
-    expected = max(1, len(pipeline.degradations))
-    if count is not None and taught_by == "degradation" and count != expected:
-        raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {count}")
-    if count is not None and taught_by != "degradation" and count < 2:
-        raise ValueError(f"teachers by {taught_by} are two or more, got {count}")
-
-
-def _right(found: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The mean over the images of a batch of what is right: 1 for the label, in a mixture the share of the label."""
-    own = (found == batch.labels).double()
-    if batch.mixed is None:
-        return own.mean()
-    share = batch.mixed.share.double()
-    return (share * own + (1 - share) * (found == batch.mixed.labels)).mean()
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -151,6 +151,8 @@ def test_consistency_is_scipys_jensen_shannon_divergence() -> None:
     total, _ = Objective({"ce": 0, "consistency": 12}).loss(logits, None, torch.zeros(12, dtype=torch.int64), slices)
     total.backward()
     assert float(total.detach()) == pytest.approx(12 * expected, rel=1e-4)
+    same = Objective({"ce": 0, "consistency": 1}).loss(logits[:4].repeat(3, 1), None, torch.zeros(12).long(), slices)[0]
+    assert float(same.detach()) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="two or more degradations, and there is one"):
         Objective({"consistency": 1}).loss(logits, None, torch.zeros(12, dtype=torch.int64), [slice(0, 12)])
 
