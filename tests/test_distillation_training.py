@@ -234,6 +234,27 @@ def test_all_of_it_goes_on_to_the_same_bits() -> None:
         assert [r["loss"] for r in resumed.rows] == [r["loss"] for r in whole.rows]
 
 
+@pytest.mark.parametrize("degradations", [(), ("noise",), ("noise", "blur")])
+@pytest.mark.parametrize(("key", "value"), [("ema", 0.5), ("swa", 0.5)])
+def test_every_kind_of_training_may_keep_an_average(degradations: tuple[str, ...], key: str, value: float) -> None:
+    """What is judged is what is kept: an average with statistics of its own, with teachers or without."""
+    for loss in ({}, {"feature": 1.0}):
+        seen: list[dict[str, torch.Tensor]] = []
+
+        def score(model: nn.Module, epoch: int) -> dict[str, float]:
+            seen.append({name: one.clone() for name, one in model.state_dict().items()})  # noqa: B023
+            return {"any": float(epoch)}
+
+        recipe = with_keys(make_recipe(4, **loss), {key: value})
+        teachers = [Toy(5)] * max(1, len(degradations)) if loss else []
+        found = train(
+            Toy(1, norm=True), recipe, make_pipeline(degradations), seed=0, teachers=teachers, validation=score
+        )
+        for name, one in seen[-1].items():
+            assert torch.equal(found.best[name], one) and torch.equal(found.average[name], one), name
+        assert not torch.equal(found.best["norm.running_mean"], found.model["norm.running_mean"])
+
+
 def test_spans_of_a_training_are_its_epochs_with_a_new_optimiser() -> None:
     recipe, pipeline = recipe_of(5, **{"optimizer.momentum": 0.0}), make_pipeline(("noise",), teacher_view=None)
     whole = train(Toy(1), recipe, pipeline, seed=0)
