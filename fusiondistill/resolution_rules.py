@@ -43,6 +43,7 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     for name in table.given:
         yield from _schedule(name, content)
         yield from _crop(name, table, content)
+        yield from _rounds(name, table, content)
         if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
             yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
     wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
@@ -52,7 +53,6 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     yield from _circles(table)
     for name in table.given:
         yield from _loss(name, table, content)
-        yield from _rounds(name, table, content)
 
 
 def _crop(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
@@ -111,8 +111,8 @@ def _rounds(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Pro
     """Networks that are to be averaged every few epochs."""
     settings = table.settings.get(name, {})
     every, epochs = settings.get("average_every"), settings.get("epochs")
-    if every is None or not isinstance(every, int):
-        return
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        return  # said where it is read
     at = where(name, "average_every")
     if settings.get("train_on") != "each":
         yield at, "is for train_on: each, where there are several networks to average"

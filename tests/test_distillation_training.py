@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from fusiondistill import fit, load_images, teaching
+from fusiondistill.fitting import random_network
 from fusiondistill.losses import Mixed, Outputs
 from fusiondistill.mixing import shares
 from fusiondistill.progress import Progress
@@ -90,9 +91,9 @@ def test_all_teachers_teach_each_image(degradations: tuple[str, ...]) -> None:
 
 
 def test_fit_takes_teachers_by_any_name() -> None:
-    digits = load_images("digits", "train").take(20)
-    first = fit({"epochs": 1}, digits, model="cifar_resnet8", validation=None).model
-    teachers = {"one": first, "two": first}
+    digits = load_images("digits", "train").take(10)
+    first = random_network("cifar_resnet8", 10, 1)
+    teachers = {"one": first, "two": random_network("cifar_resnet8", 10, 2)}
     recipe = {"epochs": 1, "loss": {"feature": 0, "kd": 1.0}}
     found = fit(recipe, digits, start=first, teachers=teachers, taught_by="mean", validation=None)
     assert "kd" in found.rows[0]
