@@ -275,13 +275,13 @@ def fit(
         >>> len(fitted.rows), fitted.model.classes[:2]
         (1, ('0', '1'))
     """
+    together = _together(teachers, taught_by)
     place = torch.device(device or best_device())
     names = tuple(as_degradation(one) for one in degradations)
     whole = _recipe(recipe, names, start, teachers, protocol)
     held_out = validation if isinstance(validation, ImageSet) else None
     if not isinstance(validation, ImageSet) and validation:
         images, held_out = images.holdout(validation, seed)
-    together = _together(teachers, taught_by)
     training = Training(
         whole, images, held_out, names, seed, protocol, flip, place, taught_by=taught_by, together=together
     )
