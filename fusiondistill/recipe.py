@@ -185,7 +185,9 @@ class Recipe(Frozen):
         "kept in their place, with BatchNorm recomputed; 0 for none",
     )
     pull: Weight = Field(
-        0.0, description="weight w of w/2 |weights - start|^2, which keeps a network near its start; 0 for none"
+        0.0,
+        description="weight w of w/2 |weights - start|^2, which keeps a network near its start; coupled or decoupled "
+        "as weight_decay is; 0 for none",
     )
     mixup: Weight = Field(
         0.0,

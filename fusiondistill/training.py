@@ -157,7 +157,7 @@ class Loop:
         self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.forward = wrapped_student(model, recipe, pipeline, say)
-        self.pull = Pull(model, recipe.pull) if recipe.pull else None  # from here on all workers have the same start
+        self.pull = Pull(model, recipe.pull) if recipe.pull else None  # all workers have one start now
         self.names = ("images", "right", "loss", *self.objective.names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         """Over the images of an epoch so far: their number, and what :attr:`names` says of each."""
@@ -261,7 +261,7 @@ class Loop:
         self.scaler.scale(loss * batch.share).backward()
         if self.pull:
             self.scaler.unscale_(self.optimizer)
-            self.pull.add()
+            self.pull.apply(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return logits, loss, terms

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fusiondistill.batches import Pipeline
+from fusiondistill.muon import Muon
 from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.recipe import Recipe
 
@@ -105,11 +106,12 @@ def average_of(model: nn.Module, recipe: Recipe, first: int = 0) -> WeightAverag
 
 
 class Pull:
-    """The gradient of `pull / 2 * |weights - start|^2`, which keeps a network near its start.
+    """A pull of `pull / 2 * |weights - start|^2`, which keeps a network near its start.
 
     As in L2-SP (Li et al., Explicit inductive bias for transfer learning, ICML 2018, arXiv:1802.01483), with the head
-    pulled as well, and in FedProx. It is added to the gradient as a coupled weight decay is, and is no part of the loss
-    that is noted.
+    pulled as well, and in FedProx. It acts as the weight decay of the optimiser does: its gradient is added to that of
+    the loss (SGD, RAdam), or, where the optimiser rescales gradients, weights go `lr * pull` of their way back (AdamW,
+    Muon). It is no part of the loss that is noted.
 
     Args:
         model: holds the start; its weights without a gradient in a step, which do not move, are left alone.
@@ -121,11 +123,16 @@ class Pull:
         self._pairs = [(weight, weight.detach().clone()) for weight in model.parameters()]
 
     @torch.no_grad()
-    def add(self) -> None:
-        """Add it to the gradients."""
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Pull, between the backward pass and the step of the optimiser; reads nothing back from the device."""
         moved = [(weight.grad, weight.detach(), start) for weight, start in self._pairs if weight.grad is not None]
         gradients, weights, starts = (list(part) for part in zip(*moved, strict=True))
-        torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=self.pull)
+        if not isinstance(optimizer, torch.optim.AdamW | Muon):
+            torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=self.pull)
+            return
+        part = optimizer.param_groups[0]["lr"] * self.pull  # where steps are graphs, a tensor on the device
+        for weight, start in zip(weights, starts, strict=True):
+            weight.sub_((weight - start) * part)
 
 
 def _inputs(pipeline: Pipeline, epoch: int) -> Iterator[torch.Tensor]:

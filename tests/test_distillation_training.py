@@ -18,6 +18,7 @@ from fusiondistill import fit, load_images, teaching
 from fusiondistill.fitting import random_network
 from fusiondistill.losses import Mixed, Outputs
 from fusiondistill.mixing import shares
+from fusiondistill.optimizers import optimizer_of
 from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe, with_keys
@@ -209,6 +210,25 @@ def test_a_pull_is_the_gradient_of_a_distance_to_the_start(precision: str) -> No
             by_hand.step()
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_where_gradients_are_rescaled_a_pull_goes_part_of_the_way_back(optimizer: str) -> None:
+    pipeline, pull = make_pipeline((), teacher_view=None, batch_size=21), 3.0
+    found, plain = (Toy(1) for _ in range(2))
+    start = [weight.detach().clone() for weight in plain.parameters()]
+    recipe = with_keys(make_recipe(2, optimizer=optimizer), {"pull": pull, "schedule.name": "constant"})
+    train(found, recipe, pipeline, seed=0)
+    by_hand = optimizer_of(plain, recipe)
+    for epoch in range(2):
+        for batch in pipeline.epoch(epoch):
+            by_hand.zero_grad()
+            functional.cross_entropy(plain(batch.student), batch.labels).backward()
+            for weight, first in zip(plain.parameters(), start, strict=True):
+                weight.data = (1 - 0.05 * pull) * weight.data + 0.05 * pull * first
+            by_hand.step()
+    for ours, theirs in zip(found.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 EVERYTHING = {"swa": 0.5, "pull": 0.2, "mixup": 0.4, "loss.kd": 1.0, "loss.kd.fade": 1.0, "loss.dist": 0.5}
