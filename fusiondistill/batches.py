@@ -1,10 +1,13 @@
 """The input pipeline: whole batches as tensor operations on the training device.
 
-gather -> flip (-> resized crop) -> degrade -> zero-pad and crop -> normalise -> cutout. Every random choice is
-addressed by (seed, epoch, image index, degradation, purpose): world size, batch size and resuming change no pixel.
+gather -> flip (-> resized crop) -> degrade -> zero-pad and crop -> normalise -> cutout (-> mixup). Every random choice
+is addressed by (seed, epoch, image index, degradation, purpose): world size, batch size and resuming change no pixel.
 
 A resized crop takes the padded crop's place. It comes before the degradation, so that a level means in training what it
 means in evaluation: a blur's sigma and a noise's grain are not enlarged with the crop.
+
+Under mixup an image's partner is another image of the epoch under the same degradation, which went through all of this
+by itself: the partner's number in the order is the image's plus a number that is drawn for the epoch.
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ from fusiondistill.degradations import find
 from fusiondistill.degradations.machinery.operator import applied, noise_address
 from fusiondistill.feeding import Images, fed
 from fusiondistill.level_draws import level_address, noise_seed, random_levels
+from fusiondistill.losses import Mixed
+from fusiondistill.mixing import blended, mixed, shares
 from fusiondistill.randomness import bits, key, permutation, uniform
 
 __all__ = ["Batch", "Pipeline", "normalise"]
+
+_View = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+"""Images of one degradation: what the student sees, what teachers see, their labels."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Batch:
         weight: this worker's images in sums over all workers: B, or less where every worker has the same images.
         image_weights: float32 [B], the weight of each image's class over the mean of these over the images of the step,
             of all workers; None where all classes weigh the same.
+        mixed: what each image is mixed with; its share is counted in all of ``student`` and ``teacher``. None without
+            mixup.
     """
 
     student: torch.Tensor
@@ -52,6 +62,7 @@ class Batch:
     share: float
     weight: float
     image_weights: torch.Tensor | None = None
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Pipeline:
         scale, ratio: of the resized crop, see :func:`fusiondistill.augmentation.resized_crop`; it stands for the padded
             crop. ``scale`` None: no resized crop.
         class_weights: float [classes], what images weigh in the cross-entropy by their class; None: all the same.
+        mixup: alpha of the images' shares, see :func:`fusiondistill.mixing.shares`; 0 for none.
         balanced: an epoch has as many images of each class, some of them repeatedly or not at all.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no pixel.
     """
@@ -101,6 +113,7 @@ class Pipeline:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     class_weights: torch.Tensor | None = None
     balanced: bool = False
+    mixup: float = 0.0
     limit: int | None = None
 
     @property
@@ -122,15 +135,22 @@ class Pipeline:
     def orders(self, epoch: int) -> torch.Tensor:
         """The images of an epoch under each degradation, int64 [D, N] on the device, in the order of the steps.
 
+        Under mixup there are 2 D rows: those of the images, then those of their partners.
+
         Each number is the index of an image, plus N for each repeat before it. Every random choice for an image has
         this number as its address, so that repeats look different.
         """
-        return torch.stack([self._order(epoch, self._pair(one.id if one else None)) for one in self._given])
+        pairs = [self._pair(one.id if one else None) for one in self._given]
+        orders = [self._order(epoch, pair) for pair in pairs]
+        if self.mixup:
+            shifts = [1 + key(self.seed, "partner", epoch, pair) % max(1, len(orders[0]) - 1) for pair in pairs]
+            orders += [order.roll(-shift) for order, shift in zip(orders, shifts, strict=True)]
+        return torch.stack(orders)
 
     def addresses(self, epoch: int) -> torch.Tensor:
-        """The rest of the address of each random choice of an epoch, int64 [D, 5] on the device.
+        """The rest of the address of each random choice of an epoch, int64 [D, 6] on the device.
 
-        For each degradation these are the addresses of flip, crop, level, noise and hole.
+        For each degradation these are the addresses of flip, crop, level, noise, hole and share.
         """
         return torch.tensor([self._addresses(epoch, one) for one in self._given]).to(self.device, non_blocking=True)
 
@@ -152,21 +172,54 @@ class Pipeline:
         """A batch as a function of tensors alone: nothing is read back from the device, and no shape hangs on a value.
 
         Args:
-            step: int64 [D, B], the images of the step on all workers, as in :meth:`orders`.
-            images: for each degradation uint8 [B', 3, H, W] and int64 [B'], the images and labels of this worker.
-            addresses: int64 [D, 5], see :meth:`addresses`.
+            step: int64 [D, B], the images of the step on all workers, as in :meth:`orders`; 2 D rows under mixup.
+            images: for each row uint8 [B', 3, H, W] and int64 [B'], the images and labels of this worker.
+            addresses: int64 [D, 6], see :meth:`addresses`.
             weights: see :meth:`image_weights`.
         """
         mine, share = self._shard(step)
+        several = len(self._given)
+        drawn = [(given, address.unbind()) for given, address in zip(self._given, addresses, strict=True)]
         parts = [
-            self._views(clean, labels, order, given, drawn.unbind())
-            for (clean, labels), order, given, drawn in zip(images, mine, self._given, addresses, strict=True)
+            self._views(clean, labels, order, *one)
+            for (clean, labels), order, one in zip(images, mine, drawn * (len(mine) // several), strict=True)
         ]
-        batch = self._join(parts, share, share * step.numel() / self.world_size)
+        weight = share * step[:several].numel() / self.world_size
+        batch = self._join(parts[:several], share, weight)
+        if self.mixup:
+            partners = self._join(parts[several:], share, weight)
+            return self._mix((batch, partners), (mine, step), addresses, weights)
         if weights is None:
             return batch
         own, whole = (weights[self.rows(one.flatten())] for one in (mine, step))
         return replace(batch, image_weights=own / whole.mean())
+
+    def _mix(
+        self,
+        halves: tuple[Batch, Batch],
+        orders: tuple[torch.Tensor, torch.Tensor],
+        addresses: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> Batch:
+        """The batch whose images are mixed with their partners.
+
+        Args:
+            halves: the images, and their partners.
+            orders: int64 [2 D, B'] of this worker and [2 D, B] of all.
+            addresses, weights: as for :meth:`batch`.
+        """
+        mine, step = orders
+        shared = self._shares(mine, addresses)
+        if weights is None:
+            return mixed(*halves, shared)
+        own, whole = ([weights[self.rows(half.flatten())] for half in order.chunk(2)] for order in orders)
+        mean = blended(whole[0], whole[1], self._shares(step, addresses)).mean()
+        return mixed(*halves, shared, (own[0] / mean, own[1] / mean))
+
+    def _shares(self, orders: torch.Tensor, addresses: torch.Tensor) -> torch.Tensor:
+        """The share of each image of a step, float32 [D * B], from int64 [2 D, B]."""
+        images = orders[: len(self._given)]
+        return torch.cat([shares(self.mixup, at[-1], one) for at, one in zip(addresses, images, strict=True)])
 
     @property
     def _given(self) -> list[DegradationConfig | None]:
@@ -174,13 +227,13 @@ class Pipeline:
 
     def _addresses(self, epoch: int, given: DegradationConfig | None) -> list[int]:
         pair = self._pair(given.id if given else None)
-        flip, crop = key(self.seed, "flip", epoch, pair), key(self.seed, "crop", epoch, pair)
+        flip, crop, mix = (key(self.seed, what, epoch, pair) for what in ("flip", "crop", "mixup"))
         if given is None:
-            return [flip, crop, 0, 0, key(self.seed, "cutout", epoch, "")]
+            return [flip, crop, 0, 0, key(self.seed, "cutout", epoch, ""), mix]
         level = key(self.seed, "level", epoch, level_address(given, self.coupled))
         noise = noise_address(noise_seed(given, key(self.seed, "pixels", epoch)), given.name)
         own = "" if self.coupled and not find(given.name).random else given.id
-        return [flip, crop, level, noise, key(self.seed, "cutout", epoch, own)]
+        return [flip, crop, level, noise, key(self.seed, "cutout", epoch, own), mix]
 
     def _order(self, epoch: int, pair: str) -> torch.Tensor:
         order = key(self.seed, "order", epoch, pair)
@@ -208,9 +261,9 @@ class Pipeline:
         indices: torch.Tensor,
         given: DegradationConfig | None,
         addresses: Sequence[torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    ) -> _View:
         """(student, teacher, labels) of some images under one degradation; ``indices`` are their addresses."""
-        flip, crop, level, noise, hole = addresses
+        flip, crop, level, noise, hole, _ = addresses
         if self.flip:
             flipped = uniform(flip, indices) < 0.5
             clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
@@ -235,9 +288,7 @@ class Pipeline:
     def _normal(self, images: torch.Tensor) -> torch.Tensor:
         return normalise(images, self.images.mean, self.images.std)
 
-    def _join(
-        self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]], share: float, weight: float
-    ) -> Batch:
+    def _join(self, parts: list[_View], share: float, weight: float) -> Batch:
         slices, start = [], 0
         for student, _, _ in parts:
             slices.append(slice(start, start + len(student)))

@@ -20,6 +20,7 @@ from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
 from fusiondistill.layout import agreed, channels_last
 from fusiondistill.memory import kept_memory
+from fusiondistill.methods import TAUGHT_BY
 from fusiondistill.models import ImageClassifier
 from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
@@ -56,7 +57,8 @@ class Training:
         rank, world_size: this worker's place among those that share every batch.
         sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
-        capture: see :func:`fusiondistill.training.train`.
+        capture, taught_by, span: see :func:`fusiondistill.training.train`.
+        together: the names of the teachers that teach each image together, where ``taught_by`` says so.
     """
 
     recipe: Recipe
@@ -72,11 +74,17 @@ class Training:
     sync_batchnorm: bool = False
     limit: int | None = None
     capture: bool = True
+    taught_by: str = "degradation"
+    together: tuple[str, ...] = ()
+    span: tuple[int, int] | None = None
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """What there must be a teacher for: each degradation's id, or ``clean``; empty where the loss needs none."""
-        ids = tuple(as_degradation(one).id for one in self.degradations)
+        """The names of the teachers that there must be; empty where the loss needs none.
+
+        By degradation it is each degradation's id, or ``clean``.
+        """
+        ids = self.together or tuple(as_degradation(one).id for one in self.degradations)
         return (ids or ("clean",)) if self.recipe.loss.needs.teacher else ()
 
     def run(
@@ -109,6 +117,8 @@ class Training:
                 here.pipeline(),
                 seed=self.seed,
                 teachers=teachers,
+                taught_by=self.taught_by,
+                span=self.span,
                 validation=None if self.held_out is None else here.validate,
                 start=start,
                 on_epoch=on_epoch,
@@ -158,6 +168,7 @@ class Training:
             channels_last=recipe.channels_last is True,
             class_weights=class_weights_of(recipe.class_weights, self.images.labels, self.images.classes),
             balanced=recipe.sampling == "balanced",
+            mixup=recipe.mixup,
             limit=self.limit,
         )
 
@@ -219,6 +230,7 @@ def fit(
     start: Weights | None = None,
     degradations: Sequence[str | Mapping[str, Any] | DegradationConfig] = (),
     teachers: Mapping[str, Weights] | Weights | None = None,
+    taught_by: str = "degradation",
     validation: ImageSet | float | None = 0.1,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -243,6 +255,8 @@ def fit(
             images under each of them. Empty: clean images.
         teachers: a network, classifier or state dict for each degradation's id (``clean`` where there is none), or one
             for all; needed where a term of the loss needs teachers.
+        taught_by: ``degradation``; or ``mean`` or ``confidence``, where all of ``teachers``, which then is a mapping
+            with any names, teach each image together, see :func:`fusiondistill.teaching.joined`.
         validation: a fraction of ``images`` that is held out, or other images; the epoch with the best mean accuracy
             on them is kept. None or 0: the last epoch.
         seed: of initial weights, held-out images, order, augmentation, levels and noise.
@@ -261,13 +275,16 @@ def fit(
         >>> len(fitted.rows), fitted.model.classes[:2]
         (1, ('0', '1'))
     """
+    together = _together(teachers, taught_by)
     place = torch.device(device or best_device())
     names = tuple(as_degradation(one) for one in degradations)
     whole = _recipe(recipe, names, start, teachers, protocol)
     held_out = validation if isinstance(validation, ImageSet) else None
     if not isinstance(validation, ImageSet) and validation:
         images, held_out = images.holdout(validation, seed)
-    training = Training(whole, images, held_out, names, seed, protocol, flip, place)
+    training = Training(
+        whole, images, held_out, names, seed, protocol, flip, place, taught_by=taught_by, together=together
+    )
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         network = _network(start, model, images, seed)
         taught = [_network(one, model, images, seed) for one in _teachers(teachers, training.taught)]
@@ -312,6 +329,18 @@ def _network(weights: Weights | None, model: str, images: ImageSet, seed: int) -
             raise ValueError(f"the weights do not fit {model}: {difference}")
         network.load_state_dict(dict(weights))
     return network
+
+
+def _together(given: object, taught_by: str) -> tuple[str, ...]:
+    """The names of the teachers that teach each image together."""
+    if taught_by not in TAUGHT_BY:
+        raise ValueError(f"taught_by is one of {', '.join(TAUGHT_BY)}, not {taught_by!r}")
+    if taught_by == "degradation":
+        return ()
+    named = isinstance(given, Mapping) and not all(isinstance(one, torch.Tensor) for one in given.values())
+    if not isinstance(given, Mapping) or not named or len(given) < 2:
+        raise ValueError(f"taught_by {taught_by!r} takes a mapping of two or more teachers")
+    return tuple(map(str, given))
 
 
 def _teachers(given: Mapping[str, Weights] | Weights | None, taught: tuple[str, ...]) -> list[Weights]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import (
     ConfigDict,
+    Field,
     RootModel,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -21,14 +22,17 @@ from fusiondistill.frozen import Weight
 from fusiondistill.losses import LOSSES, Needs, needs
 from fusiondistill.registry import close_to
 
-__all__ = ["FOR_DIGEST", "Loss", "idle_keys", "merged_loss", "modern_loss", "set_loss_key"]
+__all__ = ["FOR_DIGEST", "RAMPS", "Loss", "idle_keys", "merged_loss", "modern_loss", "set_loss_key", "strength"]
 
 FOR_DIGEST = {"digest": True}
 """Context of ``model_dump`` under which a loss leaves out the terms of weight 0, which change no result."""
 
 _COLUMNS = ("epoch", "images", "loss", "lr", "right", "seconds", "train_accuracy", "validation")
 """Columns of a stage's metrics, which has one for each term, too."""
-_WEIGHT = TypeAdapter(Weight)
+RAMPS = ("warmup", "fade")
+"""Keys of a term, beside its weight, that say over which part of all epochs the weight rises from 0 or falls to 0."""
+Ramp = Annotated[float, Field(ge=0, le=1)]
+_OWN: dict[str, TypeAdapter[float]] = {"weight": TypeAdapter(Weight), **dict.fromkeys(RAMPS, TypeAdapter(Ramp))}
 
 
 class Loss(RootModel[dict[str, dict[str, Any]]]):
@@ -37,6 +41,9 @@ class Loss(RootModel[dict[str, dict[str, Any]]]):
     In a config a number is short for ``{weight: number}``: ``{ce: 0.1, kd: {weight: 0.5, temperature: 2}}``. The
     cross-entropy weighs 1 where it is not named. The value holds weight and all parameters of each named term, so that
     a default that is spelled out makes no other value. A term of weight 0 is not computed.
+
+    ``warmup`` and ``fade`` beside the weight are fractions of all epochs, as milestones are: in the first ones the
+    weight rises from 0, in the last ones it falls to 0, see :func:`strength`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,15 +107,30 @@ class Loss(RootModel[dict[str, dict[str, Any]]]):
         """
         own, found = self.model_dump(mode="json"), {}
         for term in dict.fromkeys([*LOSSES, *own]):
-            values = own.get(term) or {"weight": 0.0, **_defaults(term)}
+            values = {"weight": 0.0, **_defaults(term), **own.get(term, {})}
             found[term] = values["weight"]
             found |= {f"{term}.{key}": value for key, value in values.items() if key != "weight"}
         return found
 
 
+def strength(values: Mapping[str, Any], epoch: int, epochs: int) -> float:
+    """The factor on a term's weight in an epoch: above 0, at most 1.
+
+    It is min(1, (e + 1) / (warmup E), (E - e) / (fade E)) in epoch e from 0 of E, constant within an epoch, so that
+    with a warm-up of 20 of 240 epochs the first has 1/20 (Zhao et al. 2022, DKD).
+
+    Args:
+        values: of the term; what is not there is 0.
+    """
+    warmup, fade = (float(values.get(key, 0.0)) * epochs for key in RAMPS)
+    rise = (epoch + 1) / warmup if warmup else 1.0
+    fall = (epochs - epoch) / fade if fade else 1.0
+    return min(1.0, rise, fall)
+
+
 def _as_before(term: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A term's values without parameters that came later and have their default: stored results keep their digests."""
-    later = LOSSES[term].facts["later"]
+    """A term's values without keys that came later and have their default: stored results keep their digests."""
+    later = {**LOSSES[term].facts["later"], **dict.fromkeys(RAMPS, 0.0)}
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
@@ -131,15 +153,17 @@ def _term(term: str, value: Any) -> dict[str, Any]:
     given = _long(value)
     if "weight" not in given:
         raise ValueError(f"needs a weight: {term}: {{weight: 1.0, ...}}")
-    known = ("weight", *entry.parameters.model_fields)
+    known = (*_OWN, *entry.parameters.model_fields)
     problems = [_problem((k,), f"unknown key{close_to(str(k), known)}", v) for k, v in given.items() if k not in known]
     found: dict[str, Any] = {}
+    for key in given.keys() & _OWN.keys():
+        try:
+            found[key] = _OWN[key].validate_python(given[key])
+        except ValidationError as error:
+            problems += _below((key,) if given is value else (), error)
+    found = {key: found[key] for key in _OWN if key in found}
     try:
-        found["weight"] = _WEIGHT.validate_python(given["weight"])
-    except ValidationError as error:
-        problems += _below(("weight",) if given is value else (), error)
-    try:
-        found |= entry.plain({key: one for key, one in given.items() if key in known[1:]})
+        found |= entry.plain({key: one for key, one in given.items() if key in entry.parameters.model_fields})
     except ValidationError as error:
         problems += _below((), error)
     if problems:
@@ -159,10 +183,10 @@ def _below(where: tuple[str | int, ...], error: ValidationError) -> Iterable[Ini
 
 
 def _defaults(term: str) -> dict[str, Any]:
-    """The parameters of a term that have a default, as JSON has them."""
+    """The ramps, and the parameters of a term that have a default, as JSON has them."""
     fields = LOSSES[term].parameters.model_fields
     known = {n: to_jsonable_python(field.get_default()) for n, field in fields.items() if not field.is_required()}
-    return _as_before(term, known)
+    return {**dict.fromkeys(RAMPS, 0.0), **known}
 
 
 def modern_loss(raw: Any) -> tuple[Any, list[str]]:
@@ -222,7 +246,7 @@ def set_loss_key(content: dict[str, dict[str, Any]], parts: Sequence[str], value
     if not parts or parts[0] not in LOSSES or len(parts) > 2:
         return False
     term, key = parts[0], parts[1] if len(parts) == 2 else "weight"
-    if key != "weight" and key not in LOSSES[term].parameters.model_fields:
+    if key not in _OWN and key not in LOSSES[term].parameters.model_fields:
         return False
     content.setdefault(term, {"weight": 0.0})[key] = value
     return True

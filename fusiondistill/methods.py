@@ -8,7 +8,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, computed_field
 
@@ -23,6 +23,7 @@ __all__ = [
     "FEW_ROWS",
     "METHODS",
     "SEARCHED",
+    "TAUGHT_BY",
     "Combined",
     "Inference",
     "Merge",
@@ -174,11 +175,20 @@ class Inference(Parametrised):
         return named(INFERENCE, self.name, "name")
 
 
+TaughtBy = Literal["degradation", "confidence", "mean"]
+TAUGHT_BY: tuple[str, ...] = get_args(TaughtBy)
+"""Which of a method's networks teach an image."""
+
+
 class Teachers(Frozen):
-    """Who teaches: the network of each image's degradation, or one network for all."""
+    """Who teaches: the network of each image's degradation, one network for all, or several together."""
 
     of: str = Field(description="a method")
-    by: Literal["degradation"] = Field("degradation", description="which of its networks teaches an image")
+    by: TaughtBy = Field(
+        "degradation",
+        description="which of its networks teach an image: that of its degradation; or all of them, whose outputs are "
+        "averaged, evenly (mean) or by how sure each is of the image's label (confidence); each costs a forward pass",
+    )
 
 
 def _of_text(key: str) -> BeforeValidator:
@@ -202,6 +212,11 @@ class Trained(_Row, Recipe):
         description="clean images, each degradation a network of its own, or all degradations"
     )
     teachers: Annotated[Teachers, _of_text("of")] | None = Field(None, description="a method, for terms of the loss")
+    average_every: Count | None = Field(
+        None,
+        description="with train_on: each: after every so many epochs all networks are replaced by their average; the "
+        "schedule goes on, the optimiser starts anew; default: never",
+    )
     checkpoint: str | dict[str, str] | None = Field(
         None,
         description="a checkpoint to use instead of training; may contain {seed} and {degradation}, with train_on: "

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fusiondistill.losses import LOSSES, Outputs, need_of, needs
+from fusiondistill.loss import RAMPS, strength
+from fusiondistill.losses import LOSSES, Mixed, Outputs, need_of, needs
 from fusiondistill.precision import without_autocast
 from fusiondistill.recipe import Loss
 from fusiondistill.registry import Entry
@@ -23,6 +24,7 @@ class _Term:
     entry: Entry
     parameters: Mapping[str, Any]
     need: str
+    ramps: Mapping[str, Any]
 
     def __call__(self, student: Outputs, teacher: Outputs | None, labels: torch.Tensor) -> torch.Tensor:
         value = self.entry.function(student, teacher, labels, **self.parameters)
@@ -43,6 +45,7 @@ class Objective:
     Args:
         loss: a recipe's loss, or what it is written as: term -> weight, or term -> {weight, parameters}. A mapping
             that does not name ``ce`` weighs it 1.
+        device: where :meth:`loss` is computed, which counts where weights change with the epoch.
 
     Attributes:
         names: of the terms of positive weight, in the order of their sum.
@@ -56,7 +59,7 @@ class Objective:
         ('ce', 'feature')
     """
 
-    def __init__(self, loss: Loss | Mapping[str, Any]) -> None:
+    def __init__(self, loss: Loss | Mapping[str, Any], device: torch.device | None = None) -> None:
         terms = (loss if isinstance(loss, Loss) else Loss.model_validate(dict(loss))).weighted
         self.needs = needs(terms)
         self.names = tuple(terms)
@@ -65,11 +68,20 @@ class Objective:
                 name,
                 float(values["weight"]),
                 LOSSES[name],
-                LOSSES[name].resolve({key: value for key, value in values.items() if key != "weight"}),
+                LOSSES[name].resolve({key: one for key, one in values.items() if key not in ("weight", *RAMPS)}),
                 need_of(name),
+                {key: values[key] for key in RAMPS if key in values},
             )
             for name, values in terms.items()
         ]
+        # Tensors, which a CUDA graph of a step reads anew.
+        self._strengths = {term.name: torch.ones((), device=device) for term in self._terms if term.ramps}
+
+    def begin(self, epoch: int, epochs: int) -> None:
+        """Set the weights of an epoch, from 0, where terms have a warm-up or fade; see :func:`strength`."""
+        for term in self._terms:
+            if term.ramps:
+                self._strengths[term.name].fill_(strength(term.ramps, epoch, epochs))
 
     def loss(
         self,
@@ -80,6 +92,7 @@ class Objective:
         teachers: Sequence[Outputs] | None = None,
         layers: Mapping[str, torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
+        mixed: Mixed | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of one step and its terms; nothing is read back from the device.
 
@@ -94,6 +107,7 @@ class Objective:
                 logits [B_d, C] and features [B_d, ...]; may be None unless `needs.teacher`, and so may either half.
             layers: the student's outputs of the layers that terms ask for by name, float [B, ...].
             weights: what each image weighs in the cross-entropy, float [B]; None: all the same.
+            mixed: what each image is mixed with; None without mixup.
 
         Returns:
             (total, terms): the weighted sum, a 0-d float32 tensor to call `backward` on, and the terms before
@@ -112,7 +126,7 @@ class Objective:
             ['ce', 'kd']
         """
         with without_autocast(logits.device):
-            student = _in_float32(Outputs(logits, features, layers, weights))
+            student = _in_float32(Outputs(logits, features, layers, weights, mixed, max(1, len(slices))))
             taught = None if teachers is None else [_in_float32(one) for one in teachers]
             return self._loss(student, labels, slices, taught)
 
@@ -127,15 +141,19 @@ class Objective:
                 pairs = _pairs(term.need, student, labels, slices, teachers)
                 value = _sum(term(*pair) for pair in pairs)
             weighted[term.name] = term.weight, value
-        total = _sum(weight * value for weight, value in weighted.values())
+        total = _sum(self._strong(name, weight * value) for name, (weight, value) in weighted.items())
         return total, {name: value.detach() for name, (_, value) in weighted.items()}
+
+    def _strong(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """The weighted value of a term, as much of it as counts in this epoch."""
+        return self._strengths[name] * value if name in self._strengths else value
 
 
 def _in_float32(outputs: Outputs) -> Outputs:
     """What a network said under autocast, in float32; float32 itself is not copied."""
     logits, features = (None if one is None else one.float() for one in outputs)
     layers = outputs.layers and {name: one.float() for name, one in outputs.layers.items()}
-    return Outputs(logits, features, layers, outputs.weights)
+    return Outputs(logits, features, layers, outputs.weights, outputs.mixed, outputs.views)
 
 
 def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:

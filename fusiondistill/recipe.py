@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fusiondistill.frozen import Frozen, Positive, Weight
 from fusiondistill.loss import Loss, merged_loss, set_loss_key
+from fusiondistill.losses import LOSSES
+from fusiondistill.parametrised import wrong
 
 __all__ = [
     "Count",
@@ -177,6 +179,21 @@ class Recipe(Frozen):
         description="decay by the step of an exponential moving average of the weights, which is validated and kept in "
         "their place, with BatchNorm recomputed; 0 for none",
     )
+    swa: Fraction = Field(
+        0.0,
+        description="fraction of all epochs after which the mean of the weights at the ends of epochs is validated and "
+        "kept in their place, with BatchNorm recomputed; 0 for none",
+    )
+    pull: Weight = Field(
+        0.0,
+        description="weight w of w/2 |weights - start|^2, which keeps a network near its start; coupled or decoupled "
+        "as weight_decay is; 0 for none",
+    )
+    mixup: Weight = Field(
+        0.0,
+        description="alpha of Beta(alpha, alpha), from which each image's share in a mixture with another of the same "
+        "degradation is drawn; teachers see the mixture; 0 for none",
+    )
     precision: Precision = Field("fp32", description="autocast of the forward pass")
     channels_last: Layout = Field(
         "auto",
@@ -191,6 +208,20 @@ class Recipe(Frozen):
         if value and value[0] > value[1]:
             raise ValueError(f"must be [low, high], and {value[0]:g} is above {value[1]:g}")
         return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.ema and self.swa:
+            raise wrong(("swa",), "is an average of the weights like ema: give one of the two", self.swa)
+        single = [term for term in self.loss.weighted if LOSSES[term].facts["labels"] == "one"]
+        if self.mixup and single:
+            text = f"mixes two labels, and the loss term {single[0]} takes one: leave one of them out"
+            raise wrong(("mixup",), text, self.mixup)
+        across = [term for term in self.loss.weighted if LOSSES[term].facts["across"]]
+        if across and self.pairing != "same":
+            text = f"must be same: the loss term {across[0]} compares an image under all degradations of a step"
+            raise wrong(("pairing",), text, self.pairing)
+        return self
 
 
 _SECTIONS = ("optimizer", "schedule")

@@ -24,7 +24,7 @@ __all__ = ["Table", "default_methods", "resolve", "where"]
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _WHOLE = ("start", "teachers", "inference")
 """Keys whose value replaces the one below as a whole, and whose null takes it away."""
-_NULL = ("cutout", "largest_cutout", "resized_crop")
+_NULL = ("cutout", "largest_cutout", "resized_crop", "average_every")
 """Keys whose null is a value."""
 _KNOWN = {"recipe", *Trained.model_fields, *Merged.model_fields, *Combined.model_fields}
 LONGEST = 100

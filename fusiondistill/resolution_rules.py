@@ -43,6 +43,7 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
     for name in table.given:
         yield from _schedule(name, content)
         yield from _crop(name, table, content)
+        yield from _rounds(name, table, content)
         if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
             yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
     wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
@@ -96,11 +97,33 @@ def _loss(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
     weights = {term: value.get("weight") if isinstance(value, Mapping) else value for term, value in loss.items()}
     terms = [t for t, w in weights.items() if t in LOSSES and isinstance(w, int | float) and w > 0]
     terms += [term for term in searched_terms(name, content) if term in LOSSES]
+    across = [term for term in terms if LOSSES[term].facts["across"]]
+    if across and (settings.get("train_on") != "all" or len(table.degradations) < 2):
+        yield where(name, "loss"), f"{across[0]} compares an image under several degradations: train_on: all has these"
     needing = [term for term in terms if need_of(term) != "nothing"]
     if needing and settings.get("teachers") is None:
         yield where(name, "loss"), f"{needing[0]} needs teachers: say teachers: METHOD"
     if not needing and _said(name, content).get("teachers") is not None:
         yield where(name, "teachers"), "no term of the loss needs them: give one a weight, like loss: {kd: 1.0}"
+
+
+def _rounds(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Problem]:
+    """Networks that are to be averaged every few epochs."""
+    settings = table.settings.get(name, {})
+    every, epochs = settings.get("average_every"), settings.get("epochs")
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        return  # said where it is read
+    at = where(name, "average_every")
+    if settings.get("train_on") != "each":
+        yield at, "is for train_on: each, where there are several networks to average"
+    elif len(table.degradations) < 2:
+        yield at, f"needs two networks to average, and there is one degradation: {table.degradations[0]}"
+    elif isinstance(epochs, int) and every >= epochs:
+        yield at, f"is {every}, and there are {epochs} epochs: nothing would be averaged before the end"
+    elif isinstance(settings.get("checkpoint"), Mapping):
+        yield at, f"trains all networks together, and {name}.checkpoint stands for some of them: give all or none"
+    elif searched_keys(name, content):
+        yield at, f"is not for a method that is searched: search {name} without it, and take what it finds"
 
 
 def _has_weights(content: Mapping[str, Any]) -> bool:
@@ -180,6 +203,11 @@ def _trained(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Proble
             text = f"{start} gives a network for each degradation; only train_on: each starts from these"
             yield where(name, "start"), text
     yield from _taught(name, raw, table)
+    if start == RANDOM and raw.get("pull"):
+        yield (
+            where(name, "pull"),
+            f"is towards what a network starts from, and {RANDOM} weights are nothing to stay near",
+        )
     if raw.get("inference") is not None and train_on != "each":
         yield where(name, "inference"), "is for several networks, and this method gives one"
 
@@ -189,11 +217,15 @@ def _taught(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
     of = teachers.get("of") if isinstance(teachers, Mapping) else teachers
     if not isinstance(of, str):
         return
-    gives = table.gives(of)
+    gives, by = table.gives(of), teachers.get("by", "degradation") if isinstance(teachers, Mapping) else "degradation"
     if gives == "combined":
         yield where(name, "teachers"), f"{of} answers with networks of another method: name that one"
-    elif gives == "each" and raw.get("train_on") == "clean":
-        yield where(name, "teachers"), f"{of} has a network for each degradation, and clean images have none"
+    elif by != "degradation" and (gives == "one" or len(table.degradations) < 2):
+        text = f"{by} is of several networks, and {of} gives one: leave it out"
+        yield where(name, "teachers", "by"), text
+    elif gives == "each" and by == "degradation" and raw.get("train_on") == "clean":
+        text = f"{of} has a network for each degradation, and clean images have none; all can teach: by: mean"
+        yield where(name, "teachers"), text
 
 
 def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:

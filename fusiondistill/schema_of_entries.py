@@ -186,9 +186,15 @@ def loss(schema: Schema) -> Schema:
     from fusiondistill.losses import LOSSES
 
     weight = {"type": "number", "minimum": 0, "description": "0: the term is not computed"}
+    texts = {
+        "warmup": "fraction of all epochs, from the first on, in which the weight rises from 0",
+        "fade": "fraction of all epochs, up to the last, in which the weight falls to 0",
+    }
+    part = {"type": "number", "minimum": 0, "maximum": 1, "default": 0}
+    ramps = {key: {**part, "description": text} for key, text in texts.items()}
     terms: dict[str, Schema] = {}
     for name, entry in LOSSES.items():
-        keys = {"weight": weight, **_parameters(entry)[0]}
+        keys = {"weight": weight, **ramps, **_parameters(entry)[0]}
         mapping = {"type": "object", "properties": keys, "additionalProperties": False}
         terms[name] = {"description": entry.summary, "anyOf": [{"type": "number", "minimum": 0}, mapping]}
     if "temperature" not in LOSSES:

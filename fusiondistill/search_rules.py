@@ -166,6 +166,10 @@ def _recipe_problem(
         return "is not for a search: it changes results by rounding alone"
     recipe = method.recipe
     keys = tuple(flat(recipe))
+    if (term := _term(key)) and term.facts["labels"] == "one" and (recipe.mixup or "mixup" in dimensions):
+        return "takes one label of each image, and mixup mixes two: leave one of them out"
+    if (term := _term(key)) and term.facts["across"] and (recipe.pairing != "same" or "pairing" in dimensions):
+        return "compares an image under all degradations of a step: say pairing: same"
     if key not in keys:
         keys = (*keys, *(f"{START}{name}" for name in ("merge", "recalibrate")))
         return f"is no key of the recipe{close_to(key.replace('fusion.method', 'start.merge'), keys)}"
@@ -185,6 +189,14 @@ def _recipe_problem(
         if isinstance(value, str | bool) and type(found) is not type(value):
             return f"cannot be {value!r}: a number is meant"
     return None
+
+
+def _term(key: str) -> Entry | None:
+    """The loss term whose weight a key is."""
+    from fusiondistill.losses import LOSSES
+
+    first, *rest = key.split(".")
+    return LOSSES[rest[0]] if first == "loss" and len(rest) == 1 and rest[0] in LOSSES else None
 
 
 def samples(forms: Mapping[str, Any]) -> Iterable[Any]:

@@ -87,7 +87,8 @@ def training_speed(
         part = replace(still, recipe=recipe, images=training.images.select(torch.arange(epoch)))
         if last:
             last.pop().close()
-        last.append(Loop(network, recipe, part.pipeline(), teachers, capture=capture and batch == largest))
+        graphs = capture and batch == largest
+        last.append(Loop(network, recipe, part.pipeline(), teachers, capture=graphs, taught_by=training.taught_by))
         last[0].prepare()
 
     def steps(count: int) -> int:

@@ -16,8 +16,8 @@ class StaticBatches:
     The same batches as :meth:`fusiondistill.batches.Pipeline.epoch`, to the bit.
 
     Attributes:
-        orders: int64 [D, N], the images of the epoch in the order of the steps.
-        addresses: int64 [D, 5], of the epoch's random choices.
+        orders: int64 [D, N], or [2 D, N] under mixup, the images of the epoch in the order of the steps.
+        addresses: int64 [D, 6], of the epoch's random choices.
         start: int64 [], how many images of each degradation the steps before have had.
         sizes: how many images of each degradation each step of an epoch has.
     """

@@ -20,6 +20,7 @@ from fusiondistill.batches import Batch, Pipeline
 from fusiondistill.capturing import Captured, captured, in_words, pays, why_not
 from fusiondistill.layout import memory_format
 from fusiondistill.losses import Outputs
+from fusiondistill.mixing import right
 from fusiondistill.models.features import LayerTaps
 from fusiondistill.objectives import Objective
 from fusiondistill.optimizers import load, optimizer_of, set_rate
@@ -27,7 +28,8 @@ from fusiondistill.precision import autocast, slow_precision
 from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
 from fusiondistill.recipe import Recipe
-from fusiondistill.weight_average import WeightAverage
+from fusiondistill.teaching import check_count, joined
+from fusiondistill.weight_average import Pull, average_of
 from fusiondistill.wrapping import synchronised, wrapped_student
 
 __all__ = ["Loop", "NonFiniteLoss", "train"]
@@ -56,6 +58,8 @@ def train(
     *,
     seed: int,
     teachers: Sequence[nn.Module] = (),
+    taught_by: str = "degradation",
+    span: tuple[int, int] | None = None,
     validation: Validation | None = None,
     start: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
@@ -77,6 +81,10 @@ def train(
         seed: of the model's own randomness (dropout).
         teachers: one per degradation of the pipeline (one in all for clean training), same call as ``model``; put in
             eval mode, never wrapped, never changed. Needed if a loss term of the recipe needs them.
+        taught_by: ``degradation``: each image's own degradation's teacher teaches it; ``mean`` or ``confidence``: all
+            of two or more teachers do, see :func:`fusiondistill.teaching.joined`.
+        span: the first epoch, from 0, and the one after the last that are done; None: all. The schedule is that of the
+            whole recipe.
         validation: (model, epoch from 0) -> accuracy (fraction) per degradation, called after every epoch; the epoch
             with the best mean is kept, the later one of equals. None keeps the last epoch.
         start: where an earlier call stopped.
@@ -97,12 +105,14 @@ def train(
         model = synchronised(model, pipeline.device)
     if slow := slow_precision(recipe.precision, pipeline.device):
         say(slow)
-    progress = replace(start or Progress(), channels_last=pipeline.channels_last)
-    loop = Loop(model, recipe, pipeline, teachers, say, capture=capture and pays(recipe, pipeline, progress.epoch))
+    first, end = span or (0, recipe.epochs)
+    progress = replace(start or Progress(epoch=first), channels_last=pipeline.channels_last)
+    capture = capture and pays(recipe, pipeline, progress.epoch + recipe.epochs - end)
+    loop = Loop(model, recipe, pipeline, teachers, say, capture=capture, taught_by=taught_by, first=first)
     if start:
         loop.restore(start)
     try:
-        for epoch in range(progress.epoch, recipe.epochs):
+        for epoch in range(progress.epoch, end):
             began = time.perf_counter()
             torch.manual_seed(key(seed, "model", epoch, pipeline.rank) & (2**63 - 1))
             row = loop.epoch(epoch)
@@ -127,17 +137,19 @@ class Loop:
         say: Callable[[str], None] = warnings.warn,
         *,
         capture: bool = True,
+        taught_by: str = "degradation",
+        first: int = 0,
     ) -> None:
-        self.objective = Objective(recipe.loss)
-        expected = max(1, len(pipeline.degradations))
-        if self.objective.needs.teacher and len(teachers) != expected:
-            raise ValueError(f"the loss needs a teacher per degradation: {expected}, got {len(teachers)}")
+        self.objective = Objective(recipe.loss, pipeline.device)
+        if self.objective.needs.teacher:
+            check_count(len(teachers), taught_by, max(1, len(pipeline.degradations)))
         self.recipe, self.pipeline, self.model, self.say = recipe, pipeline, model, say
+        self.taught_by = taught_by
         self.device = pipeline.device
         self.layout = memory_format(pipeline.channels_last)
         model.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.teachers = [t.to(self.device, memory_format=self.layout).eval() for t in teachers]  # type: ignore[call-overload]
-        self.average = WeightAverage(model, recipe.ema) if recipe.ema else None
+        self.average = average_of(model, recipe, first)
         self.taps = LayerTaps(model, recipe.loss.layers)
         self.teacher_taps = [LayerTaps(teacher, recipe.loss.layers) for teacher in self.teachers]
         self._not_captured = why_not(recipe, pipeline) if capture else ""
@@ -145,6 +157,7 @@ class Loop:
         self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.forward = wrapped_student(model, recipe, pipeline, say)
+        self.pull = Pull(model, recipe.pull) if recipe.pull else None  # all workers have one start now
         self.names = ("images", "right", "loss", *self.objective.names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         """Over the images of an epoch so far: their number, and what :attr:`names` says of each."""
@@ -169,7 +182,7 @@ class Loop:
     def restore(self, progress: Progress) -> None:
         """Go on from the state after an epoch."""
         self.model.load_state_dict(progress.model)
-        if self.average:
+        if self.average and progress.average:
             self.average.network.load_state_dict(progress.average)
         load(self.optimizer, progress.optimizer)
         if progress.scaler:
@@ -177,6 +190,7 @@ class Loop:
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch. Sums stay on the device until it is over."""
+        self.objective.begin(epoch, self.recipe.epochs)
         self.prepare()
         self.model.train()
         self.clear()
@@ -196,7 +210,7 @@ class Loop:
             raise NonFiniteLoss(epoch + 1, int(first_bad), self.pipeline.steps, self.recipe.precision)
         if self.average:
             with autocast(self.recipe.precision, self.device):
-                self.average.recalibrate(self.pipeline, epoch)
+                self.average.end(self.pipeline, epoch)
         values = sums.tolist()
         row = {name: value / values[0] for name, value in zip(self.names[2:], values[2:], strict=True)}
         return {"lr": rate, "images": values[0], "train_accuracy": values[1] / values[0], **row}
@@ -224,8 +238,8 @@ class Loop:
     def step(self, batch: Batch) -> None:
         """Train on a batch, and add to the sums of the epoch; nothing is read back from the device."""
         logits, loss, terms = self._descend(batch)
-        right = (logits.argmax(1) == batch.labels).double().mean()
-        means = [torch.ones_like(right), right, loss.detach(), *(terms[name] for name in self.objective.names)]
+        good = right(logits.argmax(1), batch.labels, batch.mixed)
+        means = [torch.ones_like(good), good, loss.detach(), *(terms[name] for name in self.objective.names)]
         self.sums += torch.stack([mean.double() for mean in means]) * batch.weight
         self.done += 1
         bad = torch.minimum(self.first_bad, self.done)
@@ -241,33 +255,41 @@ class Loop:
                 logits = self.forward(batch.student)
             layers = self.taps.take()
             loss, terms = self.objective.loss(
-                logits, features, batch.labels, batch.slices, teachers, layers, batch.image_weights
+                logits, features, batch.labels, batch.slices, teachers, layers, batch.image_weights, batch.mixed
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * batch.share).backward()
+        if self.pull:
+            self.scaler.unscale_(self.optimizer)
+            self.pull.apply(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return logits, loss, terms
 
     @torch.no_grad()
     def _teach(self, batch: Batch) -> list[Outputs]:
+        """What teaches the images of each degradation."""
         assert batch.teacher is not None
-        outputs: list[Outputs] = []
-        for teacher, taps, part in zip(self.teachers, self.teacher_taps, batch.slices, strict=True):
-            if self.objective.needs.features:
-                logits, features = teacher(batch.teacher[part], features=True)
-                outputs.append(Outputs(logits, features, taps.take()))
-            else:
-                outputs.append(Outputs(teacher(batch.teacher[part]), None))
-        return outputs
+        if self.taught_by == "degradation":
+            return [self._ask(place, batch.teacher[part]) for place, part in enumerate(batch.slices)]
+        said = [self._ask(place, batch.teacher) for place in range(len(self.teachers))]
+        whole = joined(said, self.taught_by, batch.labels, batch.mixed)
+        return [whole.part(part) for part in batch.slices]
+
+    def _ask(self, place: int, images: torch.Tensor) -> Outputs:
+        """What a teacher says of some images."""
+        if not self.objective.needs.features:
+            return Outputs(self.teachers[place](images), None)
+        logits, features = self.teachers[place](images, features=True)
+        return Outputs(logits, features, self.teacher_taps[place].take())
 
     def judge(
         self, before: Progress, epoch: int, row: dict[str, float], validation: Validation | None, began: float
     ) -> Progress:
         """Validate, pick the best epoch so far, and copy the state. What is judged and kept is the average, if any."""
         state = _state(self.model)
-        average = _state(self.average.network) if self.average else {}
-        judged = self.average.network if self.average else self.model
+        average = _state(self.average.network) if self.average and self.average.counts(epoch) else {}
+        judged = self.average.network if self.average and average else self.model
         score = float("inf")
         if validation:
             accuracies = validation(judged, epoch)

@@ -120,8 +120,11 @@ def test_weights_and_parameters_are_keys() -> None:
 
 def test_keys_without_effect() -> None:
     keys = flat(RECIPE)
-    assert idle_keys(keys) == {"loss.kd.temperature", "loss.dkd.alpha", "loss.dkd.beta", "loss.dkd.temperature"}
-    assert idle_keys({**keys, "loss.kd": 1}) == {"loss.dkd.alpha", "loss.dkd.beta", "loss.dkd.temperature"}
+    below = {term: {key for key in keys if key.startswith(f"loss.{term}.")} for term in LOSSES}
+    assert below["dkd"] >= {"loss.dkd.alpha", "loss.dkd.beta", "loss.dkd.temperature", "loss.dkd.warmup"}
+    idle = set[str]().union(*(found for term, found in below.items() if term not in ("ce", "feature")))
+    assert idle_keys(keys) == idle
+    assert idle_keys({**keys, "loss.kd": 1}) == idle - below["kd"]
     assert "teacher_view" in idle_keys({**keys, "loss.feature": 0})
     assert "teacher_view" not in idle_keys({**keys, "loss.feature": 0, "loss.dkd": 1})
     assert idle_keys({"loss.ce": 0}) == set(), "of terms that are not told nothing is known"

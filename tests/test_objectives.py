@@ -249,7 +249,7 @@ def test_dkd_is_the_papers_formula(alpha: float, beta: float, temperature: float
         expected += temperature**2 * sum(alpha * target + beta * rest for target, rest, _ in parts) / len(parts)
     assert terms["dkd"].item() == pytest.approx(expected, rel=1e-4)
     assert total.item() == pytest.approx(2 * expected, rel=1e-4)
-    assert LOSSES["dkd"].resolve({}) == {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}
+    assert LOSSES["dkd"].resolve({}) == {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "standardise": False}
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

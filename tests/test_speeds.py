@@ -84,6 +84,9 @@ def test_timed_steps_change_no_weight_and_need_their_teachers(tiny) -> None:
     assert all(torch.allclose(tensor, before[name], atol=1e-3) for name, tensor in network.named_parameters())
     with pytest.raises(ValueError, match="teacher per degradation"):
         speed.training_speed(training, network, seconds=0.01)
+    together = replace(training, taught_by="confidence", together=("a", "b", "c"))
+    three = [random_network("cifar_resnet8", 3, 1)] * len(together.taught)
+    assert speed.training_speed(together, network, three, seconds=0.01).image > 0
 
 
 def test_seconds_follow_from_epochs_images_and_levels(measured: Shortening) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import toy_training
 from fusiondistill.progress import Progress, batch_mean_accuracy
 from fusiondistill.training import NonFiniteLoss, train
 from fusiondistill_runner.working.train import pack, unpack
-from toy_training import BATCH_SIZES, Toy, make_pipeline, make_recipe
+from toy_training import BATCH_SIZES, WAYS, Toy, distilled, make_pipeline, make_recipe
 
 
 def weights(model: nn.Module) -> list[torch.Tensor]:
@@ -232,12 +233,9 @@ def test_a_compiled_student_trains_to_the_same() -> None:
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path) -> None:
     """Without BatchNorm data-parallel training is the same sum in another order. NaN is noticed by both alike."""
     forking.both(toy_training.worker, tmp_path)
-    for batch_size in BATCH_SIZES:
-        single = train(
-            Toy(1), make_recipe(epochs=3, feature=1.0), make_pipeline(("noise", "blur"), batch_size=batch_size),
-            seed=0, teachers=[Toy(2), Toy(3)],
-        )  # fmt: skip
-        double = torch.load(tmp_path / f"result-{batch_size}.pt", weights_only=True)
+    for way, batch_size in product(WAYS, BATCH_SIZES):
+        single = distilled(WAYS[way], batch_size)
+        double = torch.load(tmp_path / f"result-{way}-{batch_size}.pt", weights_only=True)
         assert double["epoch"] == 3 and len(double["rows"]) == 3
         for ours, theirs in zip(double["rows"], single.rows, strict=True):
             for name in ("images", "loss", "ce", "feature", "train_accuracy"):

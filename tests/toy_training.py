@@ -11,7 +11,8 @@ from torch import distributed, nn
 
 from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
-from fusiondistill.recipe import Recipe
+from fusiondistill.progress import Progress
+from fusiondistill.recipe import Recipe, with_keys
 from fusiondistill.training import NonFiniteLoss, train
 
 
@@ -63,20 +64,34 @@ BATCH_SIZES = (8, 9)
 """Of 21 images: with 8 the tail of 5 is cut between the two processes, with 9 the tail of 3 is done by both."""
 
 
+WAYS: dict[str, dict[str, float]] = {
+    "plain": {}, "mixed": {"mixup": 0.4, "pull": 0.3, "loss.kd": 0.5, "loss.kd.fade": 1.0},
+}  # fmt: skip
+"""What is changed of a recipe."""
+
+
+def distilled(changes: dict[str, float], batch_size: int, **other: Any) -> Progress:
+    """A training under two degradations by two teachers, together where images are mixed."""
+    recipe = with_keys(make_recipe(epochs=3, feature=1.0), changes)
+    pipeline = make_pipeline(("noise", "blur"), batch_size=batch_size, mixup=recipe.mixup, **other)
+    by = "confidence" if recipe.mixup else "degradation"
+    return train(Toy(1), recipe, pipeline, seed=0, teachers=[Toy(2), Toy(3)], taught_by=by)
+
+
 def worker(folder: Path, rank: int) -> None:
     """One of two data-parallel processes."""
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    recipe = make_recipe(epochs=3, feature=1.0)
-    for batch_size in BATCH_SIZES:
-        pipeline = make_pipeline(("noise", "blur"), batch_size=batch_size, rank=rank, world_size=2)
-        progress = train(Toy(1), recipe, pipeline, seed=0, teachers=[Toy(2), Toy(3)])
-        if rank == 0:
-            torch.save(asdict(progress), folder / f"result-{batch_size}.pt")
+    for way, settings in WAYS.items():
+        for batch_size in BATCH_SIZES:
+            progress = distilled(settings, batch_size, rank=rank, world_size=2)
+            if rank == 0:
+                torch.save(asdict(progress), folder / f"result-{way}-{batch_size}.pt")
     model = Toy(1)
     if rank == 1:  # NaN on one worker, in the second step
         calls = iter(range(9))
         model.register_forward_hook(lambda m, i, out: out * float("nan") if next(calls) == 1 else out)
+    pipeline = make_pipeline(("noise", "blur"), batch_size=BATCH_SIZES[-1], rank=rank, world_size=2)
     try:
         train(model, make_recipe(epochs=2), pipeline, seed=0)
     except NonFiniteLoss as error:

@@ -20,10 +20,12 @@ from fusiondistill.registry import Entry, Registry
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LOSSES", "NEEDS", "Needs", "Outputs", "need_of", "needs"]
+__all__ = ["LABELS", "LOSSES", "NEEDS", "Mixed", "Needs", "Outputs", "need_of", "needs"]
 
 NEEDS = ("nothing", "logits", "features")
 """What a term may need of teachers."""
+LABELS = ("one", "unused", "mixed")
+"""What a term may do with labels."""
 
 Term = Callable[..., "torch.Tensor"]
 
@@ -32,9 +34,11 @@ class LossTerm(Entry):
     """A loss term."""
 
     def notes(self) -> tuple[str, ...]:
-        """What it needs of teachers, for ``fusiondistill list``."""
-        need = self.facts["needs"]
-        return () if need == "nothing" else (f"needs teachers: their {need}",)
+        """What it needs of teachers and what it refuses, for ``fusiondistill list``."""
+        need, single = self.facts["needs"], self.facts["labels"] == "one"
+        taught = () if need == "nothing" else (f"needs teachers: their {need}",)
+        paired = ("with pairing: same, on all degradations",) if self.facts["across"] else ()
+        return (*taught, *paired, *(("not with mixup: it takes each image to be of one class",) if single else ()))
 
 
 class Losses(Registry[LossTerm]):
@@ -47,6 +51,8 @@ class Losses(Registry[LossTerm]):
         name: str,
         *,
         needs: str = "nothing",
+        labels: str = "one",
+        across: bool = False,
         later: Mapping[str, Any] | None = None,
         version: int = 1,
         source: str = "",
@@ -57,6 +63,10 @@ class Losses(Registry[LossTerm]):
         Args:
             name: lower-case letters, digits and underscores, a letter first; also a column of a training's metrics.
             needs: what the term asks of teachers, one of :data:`NEEDS`.
+            labels: ``one``: the term takes each image to be of one class, so that it goes with no mixup; ``unused``: it
+                looks at no label; ``mixed``: it heeds ``student.mixed``.
+            across: whether it compares the same images under all degradations of a step, so that it takes ``pairing:
+                same``; ``student.views`` says how many they are, whose images follow one another in the same order.
             later: parameters that came after results were stored, with their defaults: digests and files leave these
                 out where they are as before.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
@@ -66,12 +76,14 @@ class Losses(Registry[LossTerm]):
         mean over its images; gradients flow through ``student``. ``student`` and ``teacher`` are :class:`Outputs`:
         ``logits``, float [B,C], and ``features``, float [B,...], in float32 where training has a reduced precision. A
         term with a parameter ``layers``, a mapping from dotted names of layers, also has those layers' outputs in
-        ``layers``, by name. Where a recipe has class weights, ``student.weights`` says what each image weighs.
+        ``layers``, by name. Where a recipe has class weights, ``student.weights`` says what each image weighs; under
+        mixup ``student.mixed`` says what each image is mixed with.
         ``labels`` is int64 [B]. With ``needs="nothing"`` it is called once a step, ``teacher`` is None, and features
         may be; else once for each degradation, and the results are summed.
 
         Raises:
-            ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`.
+            ValueError: as :meth:`fusiondistill.registry.Registry.register`; or ``needs`` is none of :data:`NEEDS`, or
+                ``labels`` none of :data:`LABELS`.
 
         Example:
             A file ``mine.py``, which the config names under ``plugins: [mine.py]``:
@@ -87,7 +99,10 @@ class Losses(Registry[LossTerm]):
         """
         if needs not in NEEDS:
             raise ValueError(f"the loss term {name!r} says needs={needs!r}: it must be one of {', '.join(NEEDS)}")
-        return super().register(name, version=version, source=source, replace=replace, needs=needs, later=later or {})
+        if labels not in LABELS:
+            raise ValueError(f"the loss term {name!r} says labels={labels!r}: it must be one of {', '.join(LABELS)}")
+        facts = {"needs": needs, "labels": labels, "across": across, "later": later or {}}
+        return super().register(name, version=version, source=source, replace=replace, **facts)
 
 
 LOSSES = Losses(
@@ -95,9 +110,24 @@ LOSSES = Losses(
     __name__,
     first=("ce", "feature", "kd"),
     takes=("student", "teacher", "labels"),
-    reserved=frozenset({"weight"}),
+    reserved=frozenset({"weight", "warmup", "fade"}),
 )
 """Loss terms by name."""
+
+
+class Mixed(NamedTuple):
+    """What the images of a batch are mixed with (mixup)."""
+
+    labels: torch.Tensor
+    """int64 [B], those of the partners."""
+    share: torch.Tensor
+    """float32 [B], the share of each image itself, 0 to 1; its partner has the rest."""
+    weights: torch.Tensor | None = None
+    """float [B], what each partner weighs by its class, as :attr:`Outputs.weights`."""
+
+    def part(self, images: slice) -> Mixed:
+        """That of some of the images."""
+        return Mixed(self.labels[images], self.share[images], None if self.weights is None else self.weights[images])
 
 
 class _Pair(NamedTuple):
@@ -114,10 +144,14 @@ class Outputs(_Pair):
         layers: outputs of layers that a term asks for by name, float [B, ...] each; no part of the pair.
         weights: of a student, float [B], what each image weighs by its class (mean 1 over the images of a step); None
             where all weigh the same; no part of the pair.
+        mixed: of a student, what each image is mixed with; None without mixup; no part of the pair.
+        views: how many degradations the images are of; no part of the pair.
     """
 
     layers: Mapping[str, torch.Tensor] | None
     weights: torch.Tensor | None
+    mixed: Mixed | None
+    views: int
 
     def __new__(
         cls,
@@ -125,17 +159,20 @@ class Outputs(_Pair):
         features: torch.Tensor | None,
         layers: Mapping[str, torch.Tensor] | None = None,
         weights: torch.Tensor | None = None,
+        mixed: Mixed | None = None,
+        views: int = 1,
     ) -> Outputs:
-        """The pair, with layers and weights beside it."""
+        """The pair, with the rest beside it."""
         made = super().__new__(cls, logits, features)
-        made.layers, made.weights = layers, weights
+        made.layers, made.weights, made.mixed, made.views = layers, weights, mixed, views
         return made
 
     def part(self, images: slice) -> Outputs:
         """The outputs for some of the images."""
         logits, features = (None if one is None else one[images] for one in self)
         layers = None if self.layers is None else {name: one[images] for name, one in self.layers.items()}
-        return Outputs(logits, features, layers, None if self.weights is None else self.weights[images])
+        weights = None if self.weights is None else self.weights[images]
+        return Outputs(logits, features, layers, weights, self.mixed and self.mixed.part(images))
 
 
 class Needs(NamedTuple):

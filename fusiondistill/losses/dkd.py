@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from fusiondistill.losses import LOSSES, Outputs
-from fusiondistill.losses.kd import Temperature
+from fusiondistill.losses.kd import Standardise, Temperature, prepared
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,7 @@ Part = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 @LOSSES.register(
     "dkd",
     needs="logits",
+    later={"standardise": False},
     source="Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, arXiv:2203.08679; megvii-research/mdistiller",
 )
 def dkd(
@@ -28,15 +29,18 @@ def dkd(
     alpha: Annotated[Part, Field(description="weight of the target class against the rest")] = 1.0,
     beta: Annotated[Part, Field(description="weight of the classes that are not the target")] = 8.0,
     temperature: Temperature = 4.0,
+    standardise: Standardise = False,
 ) -> torch.Tensor:
     """Decoupled distillation: `alpha` times that of the target class, `beta` times that of the others, times T^2.
 
     With p the teacher's and q the student's softmax at temperature T, and t the label: TCKD is KL((p_t, 1 - p_t) ||
     (q_t, 1 - q_t)), and NCKD is the KL of the two softmaxes over the classes other than t. The result is `T^2 (alpha
-    TCKD + beta NCKD)`, mean over the images. KD is TCKD + (1 - p_t) NCKD.
+    TCKD + beta NCKD)`, mean over the images. KD is TCKD + (1 - p_t) NCKD. The published trainings raise its weight
+    over the first 20 epochs of 240: ``warmup: 0.083``. ``standardise`` is that of kd.
     """
     assert teacher is not None and student.logits is not None and teacher.logits is not None
-    target, others = decoupled(student.logits, teacher.logits, labels, temperature)
+    logits = prepared(student.logits, teacher.logits, standardise)
+    target, others = decoupled(*logits, labels, temperature)
     return temperature**2 * (alpha * target.mean() + beta * others.mean())
 
 

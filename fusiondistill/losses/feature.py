@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
@@ -30,6 +30,7 @@ Layers = Annotated[
 @LOSSES.register(
     "feature",
     needs="features",
+    labels="unused",
     later={"layers": None},
     source="FusionDistill's released code, dineshdaultani/FusionDistill",
 )
@@ -71,12 +72,21 @@ def layered_feature_loss(
     """
     import torch
 
-    if missing := [name for name in weights if name not in student or name not in teacher]:
-        raise ValueError(
-            f"the feature loss needs the output of the layer {missing[0]!r}, of the student and of teachers"
-        )
-    losses = [weight * cosine_feature_loss(student[name], teacher[name]) for name, weight in weights.items()]
-    return torch.stack(losses).sum()
+    pairs = paired(student, teacher, weights)
+    return torch.stack([weight * cosine_feature_loss(*pairs[name]) for name, weight in weights.items()]).sum()
+
+
+def paired(
+    student: Mapping[str, torch.Tensor], teacher: Mapping[str, torch.Tensor], layers: Iterable[str]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Layer -> its output of the student and of the teacher.
+
+    Raises:
+        ValueError: the output of a layer is not there.
+    """
+    if missing := [name for name in layers if name not in student or name not in teacher]:
+        raise ValueError(f"the loss needs the output of the layer {missing[0]!r}, of the student and of teachers")
+    return {name: (student[name], teacher[name]) for name in layers}
 
 
 def cosine_feature_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,59 @@ Temperature = Annotated[
 ]
 
 
-@LOSSES.register("kd", needs="logits", source="Hinton et al., Distilling the knowledge, 2015, arXiv:1503.02531")
+Standardise = Annotated[
+    bool,
+    Field(
+        description="logits of each image to mean 0 and standard deviation 1 before the temperature, of student and "
+        "teacher: the shape is taught, not the size (published: kd at temperature 2, weight 9)"
+    ),
+]
+
+
+@LOSSES.register(
+    "kd",
+    needs="logits",
+    labels="unused",
+    later={"standardise": False},
+    source="Hinton et al., Distilling the knowledge, 2015, arXiv:1503.02531; standardise: Sun et al., Logit "
+    "standardization in knowledge distillation, CVPR 2024, arXiv:2403.01427",
+)
 def kd(
-    student: Outputs, teacher: Outputs | None, labels: torch.Tensor, *, temperature: Temperature = 4.0
+    student: Outputs,
+    teacher: Outputs | None,
+    labels: torch.Tensor,
+    *,
+    temperature: Temperature = 4.0,
+    standardise: Standardise = False,
 ) -> torch.Tensor:
-    """T^2 KL(teacher || student) on logits softened by the temperature T, mean over the images."""
+    """T^2 KL(teacher || student) on logits softened by the temperature T, mean over the images.
+
+    With ``standardise`` each row z of logits is (z - mean) / std before it is softened.
+    """
     assert teacher is not None and student.logits is not None and teacher.logits is not None
-    return softened_kl(student.logits, teacher.logits, temperature)
+    return softened_kl(*prepared(student.logits, teacher.logits, standardise), temperature)
+
+
+def prepared(student: torch.Tensor, teacher: torch.Tensor, standardise: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of both, standardised if asked for."""
+    return (standardised(student), standardised(teacher)) if standardise else (student, teacher)
+
+
+def standardised(logits: torch.Tensor) -> torch.Tensor:
+    """Each row's z-scores: (z - mean) / (std + 1e-7), std with C - 1 in the denominator, as the authors' code has it.
+
+    Args:
+        logits: float [B, C] with C at least 2, any precision.
+
+    Returns:
+        float32 [B, C]; 0 where all logits of a row are equal.
+
+    Example:
+        >>> standardised(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=3)
+        tensor([[-1.,  0.,  1.]])
+    """
+    values = logits.float()
+    return (values - values.mean(1, keepdim=True)) / (values.std(1, keepdim=True) + 1e-7)
 
 
 def softened_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:

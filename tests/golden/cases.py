@@ -202,19 +202,24 @@ def weights(which: str) -> dict[str, torch.Tensor]:
 LOST: Mapping[str, list[dict[str, Any]]] = {
     "kd": [{}, {"temperature": 2.5}],
     "dkd": [{}, {"beta": 2.0, "temperature": 2.5}],
+    "dist": [{}, {"beta": 2.0, "temperature": 2.5}],
+    "attention": [{}, {"power": 3.0}],
 }
 """The parameters with which loss terms are called; others with their defaults."""
 
 
 def loss(name: str) -> Found:
-    """The term of six images in five classes, and its gradients."""
+    """The term of six images in five classes, or of three under two degradations, and its gradients."""
     entry, close = LOSSES[name], {}
     needs = entry.facts.get("needs", "nothing")
     for given in LOST.get(name, [{}]):
         student = [fractions("logits", 6, 5).requires_grad_(), fractions("features", 6, 4, 3, 3).requires_grad_()]
         teacher = Outputs(fractions("teacher's logits", 6, 5), fractions("teacher's features", 6, 4, 3, 3))
         value = entry.function(
-            Outputs(*student), None if needs == "nothing" else teacher, torch.arange(6) % 5, **entry.resolve(given)
+            Outputs(*student, views=2),
+            None if needs == "nothing" else teacher,
+            torch.arange(6) % 5,
+            **entry.resolve(given),
         )
         gradients = torch.autograd.grad(value, student, allow_unused=True)
         close[json.dumps(given)] = numbers(value, *(g for g in gradients if g is not None))

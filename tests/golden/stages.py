@@ -58,6 +58,24 @@ fusing: {epochs: 2, batch_size: 4, optimizer: {lr: 0.03}}
 fusiondistill: {epochs: 2, batch_size: 4, optimizer: {lr: 0.03}, loss: {kd: 0.5}}
 evaluation: {every: 50}
 """
+BEYOND = """
+experiment: golden
+plugins: [TOYS]
+data: {name: golden_images, test_images: 12}
+model: {name: golden_conv}
+degradations: [blur, noise]
+methods: [all, sure]
+base: {epochs: 1, batch_size: 8}
+expert: {epochs: 3, batch_size: 8, optimizer: {lr: 0.03}, average_every: 2, pull: 0.1}
+modelsoups: {start: {merge: average, of: expert, images: 16}}
+define:
+  all: {like: fusiondistill, teachers: {of: expert, by: mean}, mixup: 0.4, loss: {dist: 1, kd: {weight: 1, fade: 1}}}
+  sure: {like: fusiondistill, teachers: {of: expert, by: confidence}, swa: 0.5, pairing: same, loss: {consistency: 1}}
+fusiondistill: {epochs: 2, batch_size: 8, optimizer: {lr: 0.03}}
+evaluation: {every: 50}
+select: last
+"""
+"""Trainings beyond the paper's."""
 PROTOCOLS = {"standard": "select: last\n", "paper": "protocol: paper\nselect: last\n"}
 """An epoch that is chosen by accuracy could be another one on another processor."""
 SEARCH = """
@@ -76,7 +94,8 @@ def cases() -> dict[str, Callable[[], common.Found]]:
     trained = {f"stages/train {protocol}": lambda p=protocol: of_run(p, "train") for protocol in PROTOCOLS}
     fused = {f"stages/fuse {protocol}": lambda p=protocol: of_run(p, "fuse") for protocol in PROTOCOLS}
     return {
-        **trained, **fused, "stages/train batches": batches, "stages/train validation": validation,
+        **trained, **fused, "stages/train beyond": lambda: of_run("beyond", "train"),
+        "stages/train batches": batches, "stages/train validation": validation,
         "stages/evaluate": evaluated, "stages/validate": validated, "stages/import": imported,
         "stages/search": searched,
     }  # fmt: skip
@@ -104,9 +123,10 @@ keep: list[Any] = []
 
 
 def planned(protocol: str, more: str = "") -> Prepared:
-    """The small run, planned."""
+    """The small run of a protocol, or the one ``beyond`` the paper, planned."""
     place = folder(protocol)
-    (place / "config.yaml").write_text(CONFIG.replace("TOYS", str(common.TOYS)) + PROTOCOLS[protocol] + more)
+    text = CONFIG + PROTOCOLS[protocol] if protocol in PROTOCOLS else BEYOND
+    (place / "config.yaml").write_text(text.replace("TOYS", str(common.TOYS)) + more)
     return prepare(str(place / "config.yaml"), (), str(place / "store"))
 
 

@@ -90,7 +90,8 @@ def shortened(stage: Stage, part: float) -> Stage:
 
 def _shorter(spec: TrainSpec, part: float) -> TrainSpec:
     recipe = spec.recipe.model_copy(update={"epochs": epochs_of(spec.recipe.epochs, part)})
-    return spec.model_copy(update={"recipe": recipe})
+    span = None if spec.span is None else (0, epochs_of(spec.epochs, part))
+    return spec.model_copy(update={"recipe": recipe, "span": span})
 
 
 def epochs_of(epochs: int, part: float) -> int:

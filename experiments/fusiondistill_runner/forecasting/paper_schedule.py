@@ -64,9 +64,9 @@ def seconds_at(stage: Stage, speeds: Mapping[int, float]) -> float:
         count = min(images, spec.data.train_images or images)
         trained = count * (1 - spec.data.held_out) * max(1, len(spec.degradations))
         judged = {"test": TEST_IMAGES, "validation": count * spec.data.held_out}.get(spec.select, 0.0)
-        taught = trained if spec.recipe.loss.needs.teacher else 0.0
+        taught = trained * spec.teachers
         work = trained + FORWARD * (taught + judged * max(1, len(spec.degradations)))
-        return spec.recipe.epochs * work / speeds[side]
+        return spec.epochs * work / speeds[side]
     if isinstance(spec, EvaluateSpec):
         return FORWARD * TEST_IMAGES * len(spec.levels) * len(stage.inputs) / speeds[side]
     return FORWARD * FUSE_IMAGES / speeds[side]

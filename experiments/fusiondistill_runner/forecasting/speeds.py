@@ -189,7 +189,7 @@ class Speeds:
         several = max(1, len(spec.degradations))
         images = several * len(training.images) / spec.world_size
         validated = several * len(training.held_out or ())
-        return spec.recipe.epochs * (images * each["image"] + validated * each["validated"] + each["epoch"])
+        return spec.epochs * (images * each["image"] + validated * each["validated"] + each["epoch"])
 
     def _steps(self, spec: TrainSpec) -> _Part:
         root, taught = self.context.root(spec.data), spec.recipe.loss.needs.teacher
@@ -199,6 +199,8 @@ class Speeds:
         seen = [one.model_dump(mode="json") for one in spec.degradations]
         key = self._key("steps", spec.model, training.images, spec.threads)
         key |= {"recipe": recipe, "degradations": seen, "protocol": spec.protocol}
+        if spec.together:
+            key["taught_by"] = [spec.taught_by, spec.teachers]
         if self.device.type == "cuda":
             key["capture"] = self.context.capture
 

@@ -65,10 +65,9 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     # A training reads one of a search's starts; no training reads the result of the recipe as it stands.
     inputs = sum(role not in ("search", AS_IT_STANDS) and not role.startswith("start-") for role in stage.inputs)
     if spec.training:
-        recipe = spec.training.recipe
-        moments = 1 if recipe.optimizer.name == "sgd" else 2
+        moments = 1 if spec.training.recipe.optimizer.name == "sgd" else 2
         to_the_end = spec.part * spec.trainings * size
-        return spec.trainings * inputs * size, to_the_end, to_the_end * recipe.epochs * (2 + moments)
+        return spec.trainings * inputs * size, to_the_end, to_the_end * spec.training.epochs * (2 + moments)
     if isinstance(spec, EvaluateSpec):
         images = spec.data.test_images or TEST_IMAGES
         return inputs * size, 2.0 * images * (len(spec.levels) + 2), 0.0

@@ -55,7 +55,7 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
     searched = next((s.of for s in config.search if searched_name(s.of) == name and name not in config.table), "")
     method = config.table[searched or name]
     title = method.title or searched or name
-    description = (method.description or _sentence(method, config)) + _pretrained(method, config)
+    description = (_described(method, config) or _sentence(method, config)) + _pretrained(method, config)
     if searched:
         title, description = f"{title} (searched)", _SEARCHED
     start = "" if isinstance(method, Combined) else method.start
@@ -73,6 +73,15 @@ def of_method(config: Config, name: str, parameters: int, *, passes: int = 1, to
         parameters=parameters,
         passes=passes,
     )
+
+
+def _described(method: Method, config: Config) -> str:
+    """What a method's config says of it, with what a section may have changed beside the built-in sentence."""
+    if not method.description or not isinstance(method, Trained):
+        return method.description
+    together = method.teachers is not None and method.taught and method.teachers.by != "degradation"
+    said = [method.description, _taught(method, config) if together else "", _rounds(method)]
+    return "; ".join(filter(None, said))
 
 
 def _pretrained(method: Method, config: Config) -> str:
@@ -107,8 +116,23 @@ def _sentence(method: Method, config: Config) -> str:
         return f"{_merge(method.start, config)}, evaluated without further training"
     start = _merge(method.start, config) if isinstance(method.start, Merge) else _title(config, method.start)
     seen = {"clean": "clean images", "each": "one degradation alone", "all": "all degradations"}[method.train_on]
-    taught = f", taught by {_title(config, method.teachers.of)}" if method.teachers and method.taught else ""
-    return f"starts from {start}, trained on {seen}{taught}"
+    taught = f", {_taught(method, config)}" if method.taught else ""
+    return "; ".join(filter(None, [f"starts from {start}, trained on {seen}{taught}", _rounds(method)]))
+
+
+def _rounds(method: Trained) -> str:
+    """How often its networks are averaged; "" for never."""
+    return f"averaged every {method.average_every} epochs" if method.average_every else ""
+
+
+def _taught(method: Trained, config: Config) -> str:
+    """Who teaches a method, and what that costs where it is several networks."""
+    assert method.teachers is not None
+    of, by = _title(config, method.teachers.of), method.teachers.by
+    if by == "degradation":
+        return f"taught by {of}"
+    how = "averaged evenly" if by == "mean" else "averaged by their confidence in each image's label"
+    return f"taught by all {len(config.degradations)} networks of {of} together, {how} (a forward pass of each)"
 
 
 def _merge(merge: Merge, config: Config) -> str:

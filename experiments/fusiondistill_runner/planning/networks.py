@@ -74,10 +74,45 @@ class StagesOfMethods:
                 return {d.id: self._merge(method.start, seed, d.id) for d in self.config.degradations}
             return {"": self._merge(method.start, seed, None)}
         if method.train_on == "each":
-            return {d.id: self._train(f"{name}-{d.id}", method, seed, (d,)) for d in self.config.degradations}
+            return self._experts(name, method, seed)
         return {"": self._train(name, method, seed, self.config.degradations if method.train_on == "all" else ())}
 
-    def _train(self, name: str, method: Trained, seed: int, degradations: tuple[DegradationConfig, ...]) -> Stage:
+    def _experts(self, name: str, method: Trained, seed: int) -> Networks:
+        """A network for each degradation, after each round of ``average_every`` epochs all replaced by their average.
+
+        Each round is a training of its own that starts from the average and does the next epochs of the recipe: what is
+        stored, shared and resumed is one mechanism. The last round's networks are the method's.
+        """
+        seen = self.config.degradations
+        every, epochs = method.average_every, method.epochs
+        if every is None or method.checkpoint:
+            return {d.id: self._train(f"{name}-{d.id}", method, seed, (d,)) for d in seen}
+        average, found = Merge(merge="average", of=name), Networks()
+        for number, first in enumerate(range(0, epochs, every), 1):
+            span, last = (first, min(first + every, epochs)), first + every >= epochs
+            start: dict[str, Stage] = {}
+            if found:
+                role = f"{name}-average{number - 1}"
+                start = {"start": self._merge_of(average, found, self._base(average, seed), seed, name=role)}
+            ending = "" if last else f"-round{number}"
+            found = {d.id: self._train(f"{name}-{d.id}{ending}", method, seed, (d,), span, start) for d in seen}
+        return found
+
+    def _train(
+        self,
+        name: str,
+        method: Trained,
+        seed: int,
+        degradations: tuple[DegradationConfig, ...],
+        span: tuple[int, int] | None = None,
+        start: Mapping[str, Stage] | None = None,
+    ) -> Stage:
+        """The training of a network.
+
+        Args:
+            span: see :class:`TrainSpec`.
+            start: in place of what the method starts from.
+        """
         config = self.config
         ids = tuple(one.id for one in degradations)
         if path := _checkpoint(method.checkpoint, seed, ids):
@@ -94,8 +129,11 @@ class StagesOfMethods:
             world_size=config.resources.workers_per_run,
             threads=config.threads,
             sync_batchnorm=config.resources.sync_batchnorm and config.resources.workers_per_run > 1,
+            span=span,
+            **self._taught(method, seed),
         )
-        return self.stage(name, seed, spec, {**self._start(method, seed, ids), **self._teachers(method, seed, ids)})
+        start = start or self._start(method, seed, ids)
+        return self.stage(name, seed, spec, {**start, **self._teachers(method, seed, ids)})
 
     def _start(self, method: Trained, seed: int, degradations: tuple[str, ...]) -> dict[str, Stage]:
         if isinstance(method.start, Merge):
@@ -121,7 +159,15 @@ class StagesOfMethods:
         if method.teachers is None or not self._needs_teachers(method):
             return {}
         networks = self.of(method.teachers.of, seed)
+        if method.teachers.by != "degradation":
+            return {f"teacher-{d}": network for d, network in networks.items()}
         return {f"teacher-{d}": networks[""] if "" in networks else networks[d] for d in degradations or ("clean",)}
+
+    def _taught(self, method: Trained, seed: int) -> dict[str, Any]:
+        """What a training's spec says of teachers that teach together."""
+        if method.teachers is None or method.teachers.by == "degradation" or not self._needs_teachers(method):
+            return {}
+        return {"taught_by": method.teachers.by, "together": tuple(self.of(method.teachers.of, seed))}
 
     def _needs_teachers(self, method: Trained) -> bool:
         """Whether a term of the loss needs teachers, or a term that a search may turn on."""
@@ -131,6 +177,20 @@ class StagesOfMethods:
         return method.taught or any(need_of(term) != "nothing" for term in terms)
 
     def _merge(self, merge: Merge, seed: int, told: str | None) -> Stage:
+        name = f"fused-told-{told}" if told else "fused"
+        return self._merge_of(merge, self.of(merge.of, seed), self._base(merge, seed), seed, told, name=name)
+
+    def _merge_of(
+        self,
+        merge: Merge,
+        networks: Networks,
+        base: Mapping[str, Stage],
+        seed: int,
+        told: str | None = None,
+        *,
+        name: str,
+    ) -> Stage:
+        """The merge of some networks; ``base`` has what they started from, if that is one network."""
         config = self.config
         recalibrate = merge.recalibrate or config.assumed.recalibrate
         spec = MergeSpec(
@@ -145,8 +205,8 @@ class StagesOfMethods:
             data_seed=self._data_seed(seed),
             threads=config.threads,
         )
-        merged = {f"expert-{d}": stage for d, stage in self.of(merge.of, seed).items()}
-        return self.stage(f"fused-told-{told}" if told else "fused", seed, spec, {**self._base(merge, seed), **merged})
+        merged = {f"expert-{d}": stage for d, stage in networks.items()}
+        return self.stage(name, seed, spec, {**base, **merged})
 
     def _base(self, merge: Merge, seed: int) -> dict[str, Stage]:
         """The network that all merged ones started from, if there is one."""

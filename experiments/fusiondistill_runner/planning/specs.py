@@ -32,13 +32,22 @@ __all__ = [
 
 _LATER = {
     "coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform", "ema": 0.0,
+    "swa": 0.0, "pull": 0.0, "mixup": 0.0,
     "optimizer.nesterov": False, "schedule.by": "epoch", "schedule.warmup": 0.0,
 }  # fmt: skip
 """Keys of a recipe that came after results were stored, with the values under which all is as before."""
 
 
-def _drop_unused(recipe: dict[str, Any]) -> None:
-    """Take out of a dumped recipe what changes nothing: stages from before the key was there are the same stages."""
+_LATER_OF_TRAINING: dict[str, Any] = {"taught_by": "degradation", "together": [], "span": None}
+"""The same for fields of a training's spec."""
+
+
+def _as_before(train: dict[str, Any]) -> None:
+    """Take out of a dumped training what changes nothing: stages from before the key was there are the same stages."""
+    for key, before in _LATER_OF_TRAINING.items():
+        if train[key] == before:
+            del train[key]
+    recipe = train["recipe"]
     unused = ["resized_crop_ratio"] if recipe["resized_crop"] is None else ["crop_padding"]
     for key in unused:
         del recipe[key]
@@ -148,6 +157,22 @@ class TrainSpec(_Spec):
     world_size: int
     threads: int
     sync_batchnorm: bool = False
+    taught_by: str = "degradation"
+    """Which teachers teach an image: see :class:`fusiondistill.methods.Teachers`."""
+    together: tuple[str, ...] = ()
+    """The ids of the teachers that teach each image together, where these are several."""
+    span: tuple[int, int] | None = None
+    """The first epoch of the recipe, from 0, and the one after the last that it does; None: all."""
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it does."""
+        return self.recipe.epochs if self.span is None else self.span[1] - self.span[0]
+
+    @property
+    def teachers(self) -> int:
+        """How many teachers see each image."""
+        return max(1, len(self.together)) if self.recipe.loss.needs.teacher else 0
 
     def digested(self) -> dict[str, Any]:
         """The fields that can change the result.
@@ -157,7 +182,7 @@ class TrainSpec(_Spec):
         content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
             del content["recipe"]["largest_cutout"]
-        _drop_unused(content["recipe"])
+        _as_before(content)
         protocol = PROTOCOLS[self.protocol]
         if protocol.score_batch and self.select != "last":
             content["scored"] = [protocol.score_batch, protocol.redrawn]
@@ -171,8 +196,7 @@ class TrainSpec(_Spec):
 
     def work(self, inputs: int) -> float:
         """Epochs times degradations; teachers cost a third."""
-        teachers = 0.3 if self.recipe.loss.needs.teacher else 0.0
-        return self.recipe.epochs * max(1, len(self.degradations)) * (1 + teachers)
+        return self.epochs * max(1, len(self.degradations)) * (1 + 0.3 * self.teachers)
 
     @property
     def workers(self) -> int:
@@ -225,7 +249,7 @@ class SearchSpec(_Spec):
     def digested(self) -> dict[str, Any]:
         """The training as it stands, and the space."""
         content = super().digested()
-        _drop_unused(content["train"]["recipe"])
+        _as_before(content["train"])
         return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
@@ -237,7 +261,8 @@ class SearchSpec(_Spec):
 
     def work(self, inputs: int) -> float:
         """Of all its trainings."""
-        one = self.train.recipe.epochs * max(1, len(self.train.degradations)) * 1.3
+        several = max(1, self.train.teachers)  # a search may turn on a term that needs them
+        one = self.train.epochs * max(1, len(self.train.degradations)) * (1 + 0.3 * several)
         return one * self.candidates * self.seeds * self.part
 
     @property

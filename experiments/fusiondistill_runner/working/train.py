@@ -46,7 +46,7 @@ def train(job: Job) -> Result | None:
     before = unpack(_same_for_all(stored, device, team.world_size))
     rows = before.rows if before else []
     for row in rows:
-        job.report({"epochs": spec.recipe.epochs, **({"resumed": 1} if row is rows[-1] else {}), **row})
+        job.report({"epochs": last_epoch(spec), **({"resumed": 1} if row is rows[-1] else {}), **row})
     if job.until is not None and job.until <= len(rows) < spec.recipe.epochs:
         return None
     found = job.inputs.found("search")
@@ -73,7 +73,7 @@ def train(job: Job) -> Result | None:
             said.append(text)
             job.report({"note": text, "kept": False})
 
-        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, recipe), say=say)
+        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, last_epoch(spec)), say=say)
     except _Enough:
         return None
     if team.rank:
@@ -114,14 +114,22 @@ def training_of(
         world_size=team.world_size,
         sync_batchnorm=spec.sync_batchnorm,
         capture=capture,
+        taught_by=spec.taught_by,
+        together=spec.together,
+        span=spec.span,
     )
+
+
+def last_epoch(spec: TrainSpec) -> int:
+    """The number of the last epoch that a training does, from 1."""
+    return spec.recipe.epochs if spec.span is None else spec.span[1]
 
 
 class _EpochEnd:
     """Called after each epoch: stores it where it is due, and reports it."""
 
-    def __init__(self, job: Job, recipe: Recipe) -> None:
-        self.job, self.epochs = job, recipe.epochs
+    def __init__(self, job: Job, epochs: int) -> None:
+        self.job, self.epochs = job, epochs
         store, attempt = job.progress.store, job.progress.attempt
         followed = not (store.remote or job.until)
         name = f"events.{attempt}.tfevents"
