@@ -173,18 +173,21 @@ def test_wise_ft_lies_between_base_and_average(alpha: float) -> None:
     check(merge(networks, "wise_ft", at=At(base=base), alpha=alpha), expected, networks)
 
 
-def test_lines_scales_changes_by_the_depth_of_their_layer() -> None:
-    base, networks = shaken(3)
-    scales = {"a.weight": 0.1, "a.bias": 0.1, "scale": 0.4}  # layers: a, "" (scale); the buffer's is none
-    expected = {
-        k: base[k].double().numpy() + scales[k] * (arrays(networks, k) - base[k].double().numpy()).sum(0)
-        for k in PARAMETERS
-    }
-    check(merge(networks, "lines", at=At(base=base), shallow=0.1, deep=0.4), expected, networks)
-    zero = {f"{n}.w": torch.zeros(2) for n in range(5)}
-    ones = {key: torch.ones(2) for key in zero}
-    deep = merge([ones], "lines", at=At(base=zero), shallow=1, deep=3)
-    assert [float(deep[key][0]) for key in zero] == [1, 1.5, 2, 2.5, 3]
+def test_lines_scales_changes_by_the_depth_of_their_layer_in_the_network() -> None:
+    names = ("stem", "body", "last")
+    network = torch.nn.ModuleDict({name: torch.nn.Linear(2, 3) for name in names})
+    generator = torch.Generator().manual_seed(0)
+    base, *networks = (
+        {k: torch.randn(t.shape, generator=generator) for k, t in sorted(network.state_dict().items())}
+        for _ in range(4)
+    )  # sorted, as files of weights have them
+    merged = merge(networks, "lines", at=At(base=base, network=lambda state: network), shallow=0.1, deep=0.5)
+    for key in base:
+        start, moved = base[key].double().numpy(), arrays(networks, key) - base[key].double().numpy()
+        scale = dict(zip(names, (0.1, 0.3, 0.5), strict=True))[key.split(".")[0]]
+        np.testing.assert_allclose(merged[key], start + scale * moved.sum(0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'lines' needs a way to build a network"):
+        merge(networks, "lines", at=At(base=base))
 
 
 def test_dare_drops_a_random_part_and_makes_the_rest_larger() -> None:

@@ -32,6 +32,7 @@ class At:
     Args:
         base: the state dict that the experts were fine-tuned from.
         names: the degradation of each expert, in the order of the experts.
+        judged: the names under which held-out images stand that choose; None: those of the experts.
         network: makes a network in eval mode, on ``device``, from a state dict.
         batches: degradation -> its training images in batches, afresh at every call: (normalised float32 [B,3,H,W],
             labels int64 [B]), on ``device``.
@@ -51,6 +52,7 @@ class At:
         *,
         base: StateDict | None = None,
         names: Sequence[str] | None = None,
+        judged: Sequence[str] | None = None,
         network: Callable[[StateDict], nn.Module] | None = None,
         batches: Callable[[str], Iterable[Labelled]] | None = None,
         validation: Callable[[str], Iterable[Labelled]] | None = None,
@@ -62,6 +64,7 @@ class At:
         self._given: dict[str, Any] = {
             "base": base,
             "names": None if names is None else tuple(names),
+            "judged": None if judged is None else tuple(judged),
             "network": network,
             "batches": batches,
             "validation": validation,
@@ -91,6 +94,12 @@ class At:
         """The degradation of each expert, in the order of the experts."""
         names: tuple[str, ...] = self._ask("names")
         return names
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """What held-out images that choose stand under: :attr:`names`, unless the caller says otherwise."""
+        found: tuple[str, ...] = self._given["judged"] if self.has("judged") else self.names
+        return found
 
     @property
     def seed(self) -> int:
@@ -126,7 +135,7 @@ class At:
 
     def _images(self, what: str, degradation: str) -> Iterator[Labelled]:
         images = self._ask(what)
-        if self.has("names") and degradation not in self.names:
+        if self.has("names") and degradation not in (*self.names, *self.judged):
             raise ValueError(f"no expert is for {degradation!r}: the degradations are {', '.join(self.names)}")
         return iter(images(degradation))
 

@@ -42,8 +42,8 @@ class Judge:
 
     def __init__(self, experts: Sequence[StateDict], at: At) -> None:
         self.experts, self.at = experts, at
-        room = KEPT // len(at.names)
-        self._kept = {name: _Kept(partial(at.validation, name), room) for name in at.names}
+        room = KEPT // len(at.judged)
+        self._kept = {name: _Kept(partial(at.validation, name), room) for name in at.judged}
         self.judged = 0
         """How many candidates were judged."""
 

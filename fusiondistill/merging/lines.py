@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @MERGING.register(
     "lines",
-    needs={"base"},
+    needs={"base", "network"},
     scans={"shallow", "deep"},
     source="Wang et al., LiNeS: post-training layer scaling, ICLR 2025, arXiv:2410.17146",
 )
@@ -31,18 +31,20 @@ def lines(
     """Task arithmetic with a scale that grows linearly with depth.
 
     `theta_0 + lambda_l sum_i (theta_i - theta_0)` with `lambda_l = shallow + (deep - shallow) l / (L - 1)` for the l-th
-    of L layers. A layer is a module that has weights (a convolution, a normalisation, a head); their order is that of
-    the state dict. A network with one layer takes `deep`. Lists take the best pair on validation, such as
-    `{shallow: [0.1, 0.2, 0.3], deep: [0.3, 0.5, 1.0]}`. Computed in float64 and cast back once.
+    of L layers. A layer is a module that has weights (a convolution, a normalisation, a head); their order is that in
+    which the network defines them (files of weights sort names). A network with one layer takes `shallow`. Lists take
+    the best pair on validation, such as `{shallow: [0.1, 0.2, 0.3], deep: [0.3, 0.5, 1.0]}`. Computed in float64 and
+    cast back once.
     """
     from fusiondistill.state_dicts import changes, parameter_keys
 
+    defined = [name for name, _ in at.network(experts[0]).named_parameters()]
     keys = list(parameter_keys(experts[0]))
-    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in (*defined, *keys)))
     merged = {}
     for key in keys:
         start, moved = changes(key, experts, at.base)
-        depth = layers.index(key.rpartition(".")[0]) / (len(layers) - 1) if len(layers) > 1 else 1.0
+        depth = layers.index(key.rpartition(".")[0]) / max(1, len(layers) - 1)
         scale = shallow + (deep - shallow) * depth
         merged[key] = (start + scale * moved.sum(0)).to(experts[0][key].dtype)
     return merged
