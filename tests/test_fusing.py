@@ -264,7 +264,7 @@ def test_the_verb_fuses_by_images_into_a_file_that_others_read(method: str, tmp_
     assert done.exit_code == 0, done.output
     assert load_checkpoint(out)[1] == card()
     assert load_model(out)(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 10)
-    for said in ("30 to judge by (10 % of the training images, those that a run of seed 0 holds out)", "barrier",
+    for said in ("30 to judge by (10 % of the training images, held out by seed 0", "barrier",
                  "left out", "kept of each expert's accuracy", "jpeg, on jpeg", "written: "):  # fmt: skip
         assert said in done.output
     assert ("chosen: " in done.output) == (method in ("task_arithmetic", "greedy_soup"))

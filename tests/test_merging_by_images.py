@@ -361,6 +361,16 @@ def test_a_judge_keeps_images_while_there_is_room() -> None:
         Judge(varied(toy(0), 1), at_of(toy(0), {"jpeg": []}))(toy(0).state_dict())
 
 
+def test_what_a_method_costs_is_told_for_forecasts() -> None:
+    def work(method: str, **given: Any) -> tuple[int, int]:
+        return MERGING[method].work(MERGING[method].resolve(given), 4)
+
+    assert work("average") == (0, 0) and work("greedy_soup") == (7, 0)
+    assert work("ties", density=[0.2, 0.5], scale=[1, 1.5, 2]) == (6, 0)
+    assert work("fisher", examples=10) == (0, 120) and work("adamerging", steps=5, batch=2) == (0, 120)
+    assert work("regmean", examples=10, off_diagonal=[0.5, 0.9]) == (2, 160)
+
+
 # AdaMerging.
 
 

@@ -135,7 +135,7 @@ def fuse(
     if not material:
         return found
     alone = measures.accuracies([*given, *([base] if base else [])], material)
-    whole = measures.judged(network, material)
+    whole = measures.judged(network, material.judged)
     gains = measures.left_out(given, make, whole, material) if len(given) > 1 else {}
     kept = [
         measures.Kept(one.name, one.task, alone[one.name].accuracy[one.task], whole.accuracy[one.task])

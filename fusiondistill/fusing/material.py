@@ -23,7 +23,9 @@ __all__ = ["Material"]
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
 CANDIDATE, POINT = 512, 128
-"""Images (at most) on which statistics are recomputed: of a candidate, and of a point between two networks."""
+"""Images (at most) on which statistics are recomputed: of a candidate, and of a point between two networks.
+
+A point's loss is that on as many held-out images: the curve is about differences, and there are many points."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class Material:
     def few(self) -> list[torch.Tensor]:
         """A sample for points between networks."""
         return list(self.mixed(self.training.take(min(POINT, len(self.training)))))
+
+    @cached_property
+    def few_judged(self) -> dict[str, list[Labelled]]:
+        """Task -> some held-out images, for points between networks."""
+        few = self.validation.take(min(POINT, len(self.validation)))
+        return {task: list(self.batches(few, task)) for task in self.tasks}
 
     @cached_property
     def judged(self) -> dict[str, list[Labelled]]:

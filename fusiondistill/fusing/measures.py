@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,10 +72,10 @@ class Kept:
 
 
 @torch.no_grad()
-def judged(network: nn.Module, material: Material) -> Judged:
-    """A network on the held-out images of all tasks."""
+def judged(network: nn.Module, images: Mapping[str, Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> Judged:
+    """A network on images of each task: task -> batches, as in :class:`Material`."""
     shares, losses = {}, []
-    for task, batches in material.judged.items():
+    for task, batches in images.items():
         right = seen = 0
         loss = 0.0
         for pixels, labels in batches:
@@ -90,7 +90,7 @@ def judged(network: nn.Module, material: Material) -> Judged:
 
 def accuracies(given: Sequence[Ingredient], material: Material) -> dict[str, Judged]:
     """Name -> each network as it is."""
-    return {one.name: judged(material.network(one.state), material) for one in given}
+    return {one.name: judged(material.network(one.state), material.judged) for one in given}
 
 
 def to_base(given: Sequence[Ingredient], base: StateDict) -> dict[str, float]:
@@ -135,7 +135,7 @@ def _products(states: Sequence[StateDict], start: StateDict) -> tuple[torch.Tens
 
 
 def _loss(state: StateDict, material: Material) -> float:
-    return judged(material.finished(state, material.few), material).loss
+    return judged(material.finished(state, material.few), material.few_judged).loss
 
 
 def left_out(
@@ -153,5 +153,5 @@ def left_out(
     for one in given:
         with contextlib.suppress(ValueError):
             rest = make([other for other in given if other is not one])
-            gains[one.name] = whole.mean - judged(material.recomputed(rest), material).mean
+            gains[one.name] = whole.mean - judged(material.recomputed(rest), material.judged).mean
     return gains

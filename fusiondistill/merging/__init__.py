@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -58,6 +59,21 @@ class Merging(Entry):
         own: frozenset[str] = self.facts.get("needs", frozenset())
         return own | (JUDGING if lists_in(values, self.scans) else frozenset())
 
+    def work(self, values: Mapping[str, Any], experts: int) -> tuple[int, int]:
+        """What it costs beside adding weights up, for forecasts.
+
+        Args:
+            values: its parameters.
+            experts: how many it merges.
+
+        Returns:
+            how many candidates it judges, and how many images pass forward through a network besides.
+        """
+        candidates, passes = self.facts.get("candidates"), self.facts.get("passes")
+        lists = [len(one) for one in lists_in(values, self.scans).values()]
+        judged = candidates(values, experts) if candidates else 0
+        return judged + (prod(lists) if lists else 0), prod(lists) * (passes(values, experts) if passes else 0)
+
 
 class Mergings(Registry[Merging]):
     """The registry of merging methods."""
@@ -71,6 +87,8 @@ class Mergings(Registry[Merging]):
         needs: Collection[str] = (),
         scans: Collection[str] = (),
         later: Mapping[str, Any] | None = None,
+        candidates: Callable[[Mapping[str, Any], int], int] | None = None,
+        passes: Callable[[Mapping[str, Any], int], int] | None = None,
         check: Callable[[Mapping[str, Any], Sequence[str]], str | None] | None = None,
         version: int = 1,
         source: str = "",
@@ -84,6 +102,8 @@ class Mergings(Registry[Merging]):
             scans: parameters of which a config may also give a list. The function gets one value at a time; the value
                 is taken whose network is right most often on held-out images.
             later: parameters that came after results were stored, with the default under which all is as before.
+            candidates: (parameters, number of experts) -> how many merged networks it judges by itself, for forecasts.
+            passes: the same of images that pass forward through a network; a pass back counts as two.
             check: (parameters, degradations) -> what does not go together, or None; a config is then refused early.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
@@ -114,7 +134,10 @@ class Mergings(Registry[Merging]):
         if wrong := sorted(asked - set(NEEDS)):
             text = f"it may name {', '.join(NEEDS)}"
             raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
-        facts = {"needs": frozenset(asked), "scans": tuple(scans), "later": later or {}, "check": check}
+        facts = {
+            "needs": frozenset(asked), "scans": tuple(scans), "later": later or {}, "check": check,
+            "candidates": candidates, "passes": passes,
+        }  # fmt: skip
         return super().register(name, version=version, source=source, replace=replace, **facts)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "greedy_soup",
     needs={"network", "validation"},
+    candidates=lambda values, experts: 2 * experts - 1,
     source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482, recipe 1",
 )
 def greedy_soup(experts: Sequence[StateDict], at: At) -> dict[str, torch.Tensor]:

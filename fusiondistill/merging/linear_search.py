@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "linear_search",
     needs={"network", "validation"},
+    candidates=lambda values, experts: values["trials"],
     source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482; the search is a pattern search (Hooke, Jeeves "
     "1961)",
 )

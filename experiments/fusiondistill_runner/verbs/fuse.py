@@ -28,7 +28,7 @@ from fusiondistill_runner.verbs.values import degradation_of, three
 )
 @click.option("--data", metavar="NAME", help="A data set, whose training images recompute BatchNorm and judge.")
 @click.option("--root", help="Where its files are.")
-@click.option("--images", type=click.IntRange(min=2), default=2000, show_default=True, help="Of it, at most: for "
+@click.option("--images", type=click.IntRange(min=2), default=1000, show_default=True, help="Of it, at most: for "
               "statistics, and to judge by.")  # fmt: skip
 @click.option(
     "--degradation",

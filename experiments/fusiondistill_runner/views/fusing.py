@@ -243,7 +243,7 @@ def _images(data: Mapping[str, Any], card: Mapping[str, Any] | None, seed: int) 
         held_out, how = load_images(name, "validation", root, **size), "the set's own validation split"
     else:
         images, held_out = images.holdout(HELD_OUT, seed)
-        how = f"{100 * HELD_OUT:.0f} % of the training images, those that a run of seed {seed} holds out"
+        how = f"{100 * HELD_OUT:.0f} % of the training images, held out by seed {seed} as in a run on all of them"
     return images.take(min(most, len(images))), held_out.take(min(most, len(held_out))), how
 
 
