@@ -192,7 +192,7 @@ def networks(count: int) -> list[State]:
 
 def test_what_is_measured_is_what_a_second_way_of_computing_it_gives(digits: ImageSet) -> None:
     base, *states = networks(2)
-    training, validation = digits.take(40), digits.take(60)
+    training, validation = digits.take(20), digits.take(30)
     noisy = DegradationConfig.model_validate("saltpepper")
     material = Material(card(), training, validation, [noisy], ("clean", "saltpepper"), "mixed", 0, torch.device("cpu"))
     given = [
@@ -223,18 +223,18 @@ def test_what_is_measured_is_what_a_second_way_of_computing_it_gives(digits: Ima
 
     @torch.no_grad()
     def loss(state: State) -> float:
-        model = network(state, 40)
+        model = network(state, 20)
         losses = [float(torch.nn.functional.cross_entropy(model(x), y)) for x, y in views.values()]
         return sum(losses) / 2
 
-    merged = network(average(states, [1, 3]), 40)
+    merged = network(average(states, [1, 3]), 20)
     assert found.merged is not None and dict(found.merged.accuracy) == pytest.approx(right(merged))
     assert all(torch.allclose(found.state[k], t, atol=1e-5) for k, t in merged.state_dict().items())
     alone = [build_model("cifar_resnet8", 10) for _ in states]
     for model, state, name in zip(alone, states, ("one", "two"), strict=True):
         model.load_state_dict(state)
         assert dict(found.alone[name].accuracy) == pytest.approx(right(model.eval()))
-    left = {name: network(state, 40) for name, state in zip(("two", "one"), states, strict=True)}
+    left = {name: network(state, 20) for name, state in zip(("two", "one"), states, strict=True)}
     for name, model in left.items():
         gain = sum(right(merged).values()) / 2 - sum(right(model).values()) / 2
         assert found.gains[name] == pytest.approx(gain)
@@ -291,6 +291,11 @@ def test_files_without_a_card_say_what_they_need(tmp_path: Path) -> None:
     done = call(*pair)
     assert done.exit_code == 0 and "differ in mean" in done.output and load_checkpoint(out)[1] == {}
     out.unlink()
+    for key, value, said in (
+        ("classes", list("abcdefghij"), "the first that differ are 'a' and"), ("size", [32, 32], "of 32x32 pixels"),
+    ):  # fmt: skip
+        save_checkpoint(tmp_path / "r.safetensors", states[0], {**card(), key: value})
+        assert said in refused(tmp_path / "r.safetensors", "--method", "average", "--data", "digits", "--out", out)
     assert "differ in mean: they are no networks of one kind" in refused(*pair, "--data", "digits", "--images", 30)
 
 

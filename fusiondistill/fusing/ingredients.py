@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +45,15 @@ class Ingredient:
     notes: tuple[str, ...] = ()
 
 
-def named(texts: Sequence[str], tasks: Collection[str]) -> list[Ingredient]:
+def named(
+    texts: Sequence[str], tasks: Collection[str], place: Callable[[str], str] = lambda path: path
+) -> list[Ingredient]:
     """The ingredients of a command line, without their weights.
 
     Args:
         texts: ``FILE`` or ``TASK=FILE`` each.
         tasks: ids of degradations that may be named.
+        place: what a path stands for, like the best network of a store.
 
     Raises:
         FuseError: an unknown task, or a file that is given twice.
@@ -59,11 +62,11 @@ def named(texts: Sequence[str], tasks: Collection[str]) -> list[Ingredient]:
         >>> [(one.name, one.path) for one in named(["jpeg=a.pt", "runs/b.safetensors"], ["jpeg"])]
         [('jpeg', 'a.pt'), ('b', 'runs/b.safetensors')]
     """
-    pairs = [_task_of(text, tasks) for text in texts]
-    paths = [_place(path) for _, path in pairs]
-    if twice := [path for (_, path), place in zip(pairs, paths, strict=True) if paths.count(place) > 1]:
+    pairs = [(task, place(path)) for task, path in (_task_of(text, tasks) for text in texts)]
+    paths = [_whole(path) for _, path in pairs]
+    if twice := [path for (_, path), whole in zip(pairs, paths, strict=True) if paths.count(whole) > 1]:
         raise FuseError(f"{twice[0]} is given twice: to weigh a network more, use --method linear --set weights=[2, 1]")
-    plain = [task or (_place(path).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0] or path) for task, path in pairs]
+    plain = [task or (_whole(path).rstrip("/").rpartition("/")[2].rsplit(".", 1)[0] or path) for task, path in pairs]
     names = [f"{one}-{plain[:i].count(one) + 1}" if plain.count(one) > 1 else one for i, one in enumerate(plain)]
     return [Ingredient(name, path, task) for name, (task, path) in zip(names, pairs, strict=True)]
 
@@ -80,7 +83,7 @@ def _task_of(text: str, tasks: Collection[str]) -> tuple[str, str]:
     return task, path
 
 
-def _place(path: str) -> str:
+def _whole(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().resolve())
 
 

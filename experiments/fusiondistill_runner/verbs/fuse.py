@@ -42,6 +42,7 @@ from fusiondistill_runner.verbs.values import degradation_of, three
 @click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
 @click.option("--mean", metavar=THREE, callback=three, help="What such a network's images are normalised by.")
 @click.option("--std", metavar=THREE, callback=three, help="The same for their deviation.")
+@click.option("--size", type=click.IntRange(min=2), help="Of its images, in pixels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out part, levels and noise.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
 @click.option("--no-measure", is_flag=True, help="Merge and write, nothing more.")
@@ -51,14 +52,9 @@ def fuse_verb(
     checkpoints: tuple[str, ...],
     method: str,
     out: str,
-    data: str | None,
-    root: str | None,
-    images: int,
     degradations: tuple[str, ...],
-    model: str | None,
-    mean: list[float] | None,
-    std: list[float] | None,
-    no_measure: bool,
+    data: str | None,
+    seed: int,
     **options: Any,
 ) -> None:
     """Merge checkpoints of one architecture into one network, and say what that brings.
@@ -69,15 +65,21 @@ def fuse_verb(
     is kept of each expert's accuracy on its own task. Test images are never read.
     """
     from fusiondistill_runner.views.fusing import fuse_files
+    from fusiondistill_runner.views.fusing_input import Data
 
+    told = {key: options.pop(key) for key in ("model", "mean", "std", "size")}
+    of_data = {key: options.pop(key) for key in ("root", "images", "recalibrate", "device")}
+    if data is None and of_data["recalibrate"] == "mixed":
+        raise click.UsageError("--recalibrate mixed recomputes BatchNorm's statistics on images: give --data NAME")
+    of_data["recalibrate"] = of_data["recalibrate"] or "mixed"
     fuse_files(
         checkpoints,
         method,
         out,
         click.echo,
         degradations=[degradation_of(text) for text in degradations],
-        told={"model": model, "mean": mean, "std": std},
-        data={"name": data, "root": root, "images": images} if data else None,
-        measure=not no_measure,
+        data=None if data is None else Data(data, told=told, **of_data),
+        seed=seed,
+        measure=not options.pop("no_measure"),
         **options,
     )
