@@ -54,7 +54,7 @@ def _accuracies(found: Fused, names: Sequence[str]) -> Iterator[str]:
     tasks = list(found.merged.accuracy)
     mean = ["mean"] if len(tasks) > 1 else []
     rows = []
-    for name, one in {**found.alone, "merged": found.merged}.items():
+    for name, one in {**found.alone, "(merged)": found.merged}.items():
         shares = [one.accuracy[task] for task in tasks] + ([one.mean] if mean else [])
         gain = f"{round(-100 * found.gains[name], 1) + 0.0:+.1f}" if name in found.gains else NONE
         rows.append([name, *(f"{100 * share:.1f}" for share in shares), gain if name in names else ""])

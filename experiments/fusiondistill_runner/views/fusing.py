@@ -59,7 +59,7 @@ def fuse_files(
     parameters = parameters_of(settings)
     check_method(method, parameters, [one.name for one in given], base=base is not None, data=data is not None)
     if base:
-        given.append(Ingredient("base", model_place(base)))
+        given.append(Ingredient("(base)", model_place(base)))
     _check_apart(given, target, out)
     found = read(given)
     for one in found:
