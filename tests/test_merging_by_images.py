@@ -371,6 +371,46 @@ def test_what_a_method_costs_is_told_for_forecasts() -> None:
     assert work("regmean", examples=10, off_diagonal=[0.5, 0.9]) == (2, 160)
 
 
+class Odd(nn.Module):
+    """A network with other norms than BatchNorm, a table of whole numbers, a constant, and a layer that is not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1, groups=1), nn.GroupNorm(2, 4), nn.ReLU(inplace=True),
+            nn.Conv2d(4, 4, 3, padding="same", groups=4), nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        )  # fmt: skip
+        self.norm, self.head, self.aside = nn.LayerNorm(4), nn.Linear(4, 2), nn.Linear(3, 3)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("places", torch.tensor([3, 1, 2, 0]))
+        self.register_buffer("constant", torch.tensor([1.0, -1.0, 2.0, 0.5]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = self.body(x).mean((2, 3))[:, self.places] * self.constant
+        return self.head(self.norm(pooled)) * self.scale
+
+
+@pytest.mark.parametrize("method", MERGING.builtin)
+def test_networks_with_other_norms_or_none_and_buffers_of_all_kinds(method: str) -> None:
+    model = Odd()
+    base, *states = varied(model, 4)
+    for state in (base, *states):
+        state["constant"] = model.constant.clone()  # type: ignore[operator, union-attr]
+    images = {name: labelled(i, 20, 3, 6, 6) for i, name in enumerate(NAMES)}
+    given: dict[str, Any] = {
+        "linear": {"weights": [1, 2, 3]},
+        "adamerging": {"steps": 2},
+        "linear_search": {"trials": 5},
+    }
+    merged = merge(states, method, at=at_of(model, images, base=base), **given.get(method, {}))
+    assert torch.equal(merged["places"], model.state_dict()["places"])
+    torch.testing.assert_close(merged["constant"], model.state_dict()["constant"])
+    assert torch.equal(merged["body.4.running_var"], average(states)["body.4.running_var"])
+    model.load_state_dict(merged)
+    assert recalibrate_batchnorm(model, iter(())) is model, "there is no BatchNorm: no image is asked for"
+    assert model.eval()(images["jpeg"][0][0]).isfinite().all()
+
+
 # AdaMerging.
 
 

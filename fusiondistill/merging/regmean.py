@@ -87,7 +87,7 @@ def _solved(gram: torch.Tensor, right: torch.Tensor, layer: str) -> torch.Tensor
     if bool(failed.any()) or not bool((pivots.square() > smallest).all()):
         dead = int((gram.diagonal(dim1=1, dim2=2) == 0).sum())
         why = f"{dead} of its {gram.shape[0] * gram.shape[1]} inputs are 0 on all images" if dead else (
-            "its inputs depend on each other, or there are fewer images than inputs"
+            "its inputs depend on each other, or there are too few images"
         )  # fmt: skip
         raise ValueError(
             f"regmean: the Gram matrix of the layer {layer} is singular: {why}. Give ridge above 0 (like 1e-6), "
