@@ -126,10 +126,13 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     assert "--set density: write KEY=VALUE" in refused(*two, "ties", "--base", files["base"], "--set", "density")
     assert "3 weights for 2 experts: a, b" in refused(*two, "linear", "--set", "weights=[1, 2, 3]")
     assert "sum above 0" in refused(*two, "linear", "--set", "weights=[1, -1]")
-    assert "--recalibrate mixed" in refused(*two, "average", "--recalibrate", "mixed")
+    for words in (("--recalibrate", "mixed"), ("--model", "resnet18"), ("--degradation", "blur")):
+        assert f"{words[0]} is about images: give --data NAME, too" in refused(*two, "average", *words)
     assert f"{a} is given twice" in refused(a, a, "--method", "average", "--out", out)
     assert "no degradation 'jpg'; did you mean 'jpeg'?" in refused(f"jpg={a}", b, "--method", "average", "--out", out)
-    assert "no degradation 'blurr'; did you mean 'blur'" in refused(*two, "average", "--degradation", "blurr")
+    assert "no degradation 'blurr'; did you mean 'blur'" in refused(
+        *two, "average", "--degradation", "blurr", "--data", "digits"
+    )
     assert "there is no folder" in refused(a, b, "--method", "average", "--out", tmp_path / "no" / "o.safetensors")
     assert "must end with .safetensors" in refused(a, b, "--method", "average", "--out", tmp_path / "o.txt")
     assert "no such file" in refused(a, tmp_path / "none.pt", "--method", "average", "--out", out).lower()

@@ -69,8 +69,10 @@ def fuse_verb(
 
     told = {key: options.pop(key) for key in ("model", "mean", "std", "size")}
     of_data = {key: options.pop(key) for key in ("root", "images", "recalibrate", "device")}
-    if data is None and of_data["recalibrate"] == "mixed":
-        raise click.UsageError("--recalibrate mixed recomputes BatchNorm's statistics on images: give --data NAME")
+    given = {**told, **of_data, "degradation": degradations}
+    idle = [f"--{key}" for key, one in given.items() if one not in (None, (), "average") and key != "images"]
+    if data is None and idle:
+        raise click.UsageError(f"{idle[0]} is about images: give --data NAME, too")
     of_data["recalibrate"] = of_data["recalibrate"] or "mixed"
     fuse_files(
         checkpoints,
