@@ -12,7 +12,7 @@ from typing import Any
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.degradation_config import ids_in, problems_of_ids
 from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
-from fusiondistill.methods import Trained, needed_methods
+from fusiondistill.methods import Trained, chooses, needed_methods
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill.registry import close_to
@@ -38,7 +38,7 @@ def cross_check(raw: dict[str, Any]) -> Iterable[Problem]:
     yield from problems_of_table(table, raw, SECTIONS)
     yield from _check_rows(raw, table)
     yield from _check_names(raw)
-    yield from _check_validation(raw, protocol)
+    yield from _check_validation(raw, protocol, table)
     yield from check_searches(raw, table)
     yield from _check_checkpoints(raw, table)
     yield from _check_tracking(raw)
@@ -161,13 +161,20 @@ def _problem_of_weights(name: Any, weights: Any) -> str:
     return ""
 
 
-def _check_validation(raw: Mapping[str, Any], protocol: Protocol) -> Iterable[Problem]:
+def _check_validation(raw: Mapping[str, Any], protocol: Protocol, table: Table) -> Iterable[Problem]:
     held_out = at(raw, "data", "validation")
     held_out = protocol.held_out if held_out is None else held_out
     if held_out == 0 and (raw.get("select") or protocol.select) == "validation":
         yield ("data", "validation"), "is 0, so there is nothing to select on: give a fraction, or select: last"
     if held_out == 0 and raw.get("search") and protocol.searches:
         yield ("search",), "needs a validation split: data.validation is 0"
+    for name, settings in table.given.items() if held_out == 0 else ():
+        start = settings.get("start")
+        if isinstance(start, dict) and (what := chooses(start)):
+            yield (
+                where(name, "start"),
+                f"{what} chooses on validation images, and data.validation is 0: give a fraction",
+            )
 
 
 def _check_checkpoints(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:

@@ -31,6 +31,7 @@ __all__ = [
     "Method",
     "Teachers",
     "Trained",
+    "chooses",
     "form_of",
     "needed_methods",
     "searched_name",
@@ -161,6 +162,18 @@ def named_parameters(merge: str) -> frozenset[str]:
     from fusiondistill.merging import MERGING
 
     return frozenset(MERGING[merge].parameters.model_fields)
+
+
+def chooses(start: Mapping[str, Any]) -> str:
+    """What of a merged start is chosen on validation images, in words; "" where nothing is."""
+    from fusiondistill.merging import MERGING
+
+    name = start.get("merge")
+    if not isinstance(name, str) or name not in MERGING:
+        return ""
+    entry = MERGING[name]
+    lists = ", ".join(key for key in sorted(entry.scans) if isinstance(start.get(key), list | tuple))
+    return f"a list of {lists}" if lists else name if "validation" in entry.facts["needs"] else ""
 
 
 class Inference(Parametrised):

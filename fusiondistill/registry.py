@@ -120,7 +120,7 @@ class Entry:
             return self.resolve(given) if given or self.parameters.model_fields else {}
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            key = ".".join(part for part in map(str, first["loc"]) if not part.startswith("["))
             known = tuple(self.parameters.model_fields)
             if first["type"] == "extra_forbidden":
                 hint = close_to(key, known) if known else "; it has none"

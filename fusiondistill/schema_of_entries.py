@@ -135,7 +135,7 @@ def with_entries(schema: Schema, key: str, entries: Sequence[Named]) -> Schema:
         for name, one in entry.parameters.items():
             if one not in parameters.setdefault(name, []):
                 parameters[name].append(one)
-    said = {name: given[0] if len(given) == 1 else {"anyOf": given} for name, given in parameters.items()}
+    said = {name: given[0] if len(given) == 1 else _either(given) for name, given in parameters.items()}
     rules: dict[str, Schema] = {}
     for entry in entries:
         if not entry.parameters:
@@ -158,6 +158,12 @@ def with_entries(schema: Schema, key: str, entries: Sequence[Named]) -> Schema:
         "allOf": [*rules.values(), {**plain, "then": {"propertyNames": {"enum": list(own)}}}],
         "additionalProperties": False,
     }
+
+
+def _either(schemas: Sequence[Schema]) -> Schema:
+    """One of several parameters of the same name, with what is said of any of them."""
+    told = dict.fromkeys(one["description"] for one in schemas if "description" in one)
+    return {"anyOf": list(schemas), **({"description": ", or ".join(told)} if told else {})}
 
 
 def degradations(schema: Schema) -> Schema:

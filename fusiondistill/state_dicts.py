@@ -16,6 +16,7 @@ __all__ = [
     "Buffers",
     "StateDict",
     "average",
+    "changes",
     "check_alike",
     "check_finite",
     "distance",
@@ -123,6 +124,12 @@ def parameter_keys(state: StateDict) -> Iterator[str]:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not _ends(key, _STATISTICS + _OTHER_BUFFERS):
             yield key
+
+
+def changes(key: str, states: Sequence[StateDict], base: StateDict) -> tuple[torch.Tensor, torch.Tensor]:
+    """One tensor of the base, and how far each network went from it: float64 [...] and [N, ...], on its device."""
+    start = base[key].detach().to(states[0][key].device, torch.float64)
+    return start, torch.stack([state[key].detach().to(start) - start for state in states])
 
 
 def flattened(state: StateDict, keys: Sequence[str]) -> torch.Tensor:

@@ -6,6 +6,7 @@ import doctest
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from fusiondistill import merging
-from fusiondistill.merging import MERGING, At, merge
+from fusiondistill.merging import MERGING, At, _at, merge
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.state_dicts import average
 from toy_network import toy
@@ -150,7 +151,9 @@ def test_ties_is_the_papers_algorithm_over_the_whole_network(density: float) -> 
     ]
     merged = merge(networks, "ties", at=At(base=base), density=density)
     np.testing.assert_allclose(flat(merged), by_hand(flat(base), [flat(n) for n in networks], density), atol=1e-6)
-    assert MERGING["ties"].resolve({}) == {"density": 0.2}
+    check(merge(networks, "ties", at=At(base=base), density=density, scale=0.5),
+          {k: (merged[k].double().numpy() + base[k].double().numpy()) / 2 for k in PARAMETERS}, networks)  # fmt: skip
+    assert MERGING["ties"].resolve({}) == {"density": 0.2, "scale": 1.0}
     for wrong in (0, 1.1, "much", float("nan")):
         with pytest.raises(ValidationError, match="density"):
             MERGING["ties"].resolve({"density": wrong})
@@ -163,12 +166,89 @@ def test_ties_of_equal_networks_is_that_network_and_of_opposite_ones_the_base() 
     assert torch.equal(merge([one, other], "ties", at=At(base=base), density=1)["w"], base["w"])
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_wise_ft_lies_between_base_and_average(alpha: float) -> None:
+    base, networks = shaken(3)
+    expected = {k: (1 - alpha) * base[k].double().numpy() + alpha * arrays(networks, k).mean(0) for k in PARAMETERS}
+    check(merge(networks, "wise_ft", at=At(base=base), alpha=alpha), expected, networks)
+
+
+def test_lines_scales_changes_by_the_depth_of_their_layer_in_the_network() -> None:
+    names = ("stem", "body", "last")
+    network = torch.nn.ModuleDict({name: torch.nn.Linear(2, 3) for name in names})
+    generator = torch.Generator().manual_seed(0)
+    base, *networks = (
+        {k: torch.randn(t.shape, generator=generator) for k, t in sorted(network.state_dict().items())}
+        for _ in range(4)
+    )  # sorted, as files of weights have them
+    merged = merge(networks, "lines", at=At(base=base, network=lambda state: network), shallow=0.1, deep=0.5)
+    for key in base:
+        start, moved = base[key].double().numpy(), arrays(networks, key) - base[key].double().numpy()
+        scale = dict(zip(names, (0.1, 0.3, 0.5), strict=True))[key.split(".")[0]]
+        np.testing.assert_allclose(merged[key], start + scale * moved.sum(0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'lines' needs a way to build a network"):
+        merge(networks, "lines", at=At(base=base))
+
+
+def test_dare_drops_a_random_part_and_makes_the_rest_larger() -> None:
+    base = {"w": torch.zeros(400, 50), "b": torch.ones(7)}
+    one = {"w": torch.ones(400, 50), "b": torch.full((7,), 2.0)}
+    at = At(base=base, seed=3)
+    merged = merge([one], "dare", at=at, drop=0.8, scale=1)
+    assert merged["w"].unique().tolist() == pytest.approx([0, 5])
+    assert (merged["w"] == 0).double().mean().item() == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(merge([one], "dare", at=at, drop=0.8, scale=1)["w"], merged["w"])
+    other = merge([one], "dare", at=At(base=base, seed=4), drop=0.8, scale=1)["w"]
+    assert ((other == 0) & (merged["w"] == 0)).double().mean().item() == pytest.approx(0.64, abs=0.02)
+    both = merge([one, one], "dare", at=at, drop=0.5, scale=1)["w"]  # masks of their own: 0, 1 or 2 are left
+    assert [(both == value).double().mean().item() for value in (0, 2, 4)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+    base, networks = shaken(3)
+    whole, plain = (
+        merge(networks, m, at=At(base=base), **p) for m, p in (("dare", {"drop": 0}), ("task_arithmetic", {}))
+    )
+    assert all(torch.equal(whole[key], plain[key]) for key in whole)
+
+
+def test_iso_c_gives_each_matrix_equal_singular_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv.weight": (4, 3, 3, 3), "head.weight": (2, 5), "head.bias": (2,)}
+    base, *networks = ({k: torch.randn(s, generator=generator) for k, s in shapes.items()} for _ in range(4))
+    merged = merge(networks, "iso_c", at=At(base=base), scale=0.7)
+    for key, shape in shapes.items():
+        start = base[key].double().numpy()
+        moved = np.stack([n[key].double().numpy() for n in networks]) - start
+        change = moved.mean(0)
+        if len(shape) > 1:
+            u, s, v = np.linalg.svd(moved.sum(0).reshape(shape[0], -1), full_matrices=False)
+            change = (s.mean() * u @ v).reshape(shape)
+        np.testing.assert_allclose(merged[key], start + 0.7 * change, rtol=1e-5, atol=1e-6)
+    still = merge([base, base], "iso_c", at=At(base=base))
+    assert all(torch.equal(still[key], base[key]) for key in base)
+
+
+NEED_IMAGES = [name for name in MERGING.builtin if MERGING[name].facts["needs"] - {"base"}]
+
+
 @pytest.mark.parametrize("method", MERGING.builtin)
 def test_no_method_changes_or_aliases_what_it_gets(method: str) -> None:
     base, networks = shaken(3)
+    at = At(base=base)
+    if method in NEED_IMAGES:
+        base, *networks = ({k: t.clone() for k, t in toy(seed).state_dict().items()} for seed in range(4))
+        batches = [(torch.randn(20, 3, 6, 6), torch.arange(20) % 2)]
+
+        def network(state: State) -> torch.nn.Module:
+            model = toy(9)
+            model.load_state_dict(state)
+            return model.eval()
+
+        at = At(base=base, names="abc", network=network, batches=lambda _: batches, validation=lambda _: batches)
     before = [{key: tensor.clone() for key, tensor in state.items()} for state in (base, *networks)]
-    parameters = {"weights": [1, 2, 3]} if method == "linear" else {}
-    for tensor in merge(networks, method, at=At(base=base), **parameters).values():
+    parameters: dict[str, Any] = {"linear": {"weights": [1, 2, 3]}, "adamerging": {"steps": 2}}.get(method, {})
+    merged = merge(networks, method, at=at, **parameters)
+    running = [key for key in merged if "running" in key]
+    assert all(torch.equal(merged[key], average(networks)[key]) for key in running)  # one rule for all
+    for tensor in merged.values():
         tensor.fill_(7)
     for state, old in zip((base, *networks), before, strict=True):
         assert all(torch.equal(state[key], old[key]) for key in old)
@@ -249,5 +329,6 @@ def test_a_method_of_a_plugin_may_look_at_labelled_images() -> None:
 
 
 def test_examples_run() -> None:
-    tried = doctest.testmod(merging)
-    assert tried.attempted > 0 and tried.failed == 0
+    for module in (merging, _at):
+        tried = doctest.testmod(module)
+        assert tried.attempted > 0 and tried.failed == 0

@@ -12,6 +12,7 @@ from fusiondistill.config_file import ConfigError, parse, parse_points
 from fusiondistill.inference import INFERENCE
 from fusiondistill.methods import DEFAULT_ROWS, METHODS, Combined, Merge, Merged, Trained
 from fusiondistill.old_spellings import OldSpelling
+from fusiondistill_runner.planning.descriptions import of_method
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec
@@ -352,3 +353,17 @@ def test_the_best_of_a_search_is_a_config_of_that_row_alone() -> None:
     row = best.table["ties-dkd"]
     assert isinstance(row, Trained) and isinstance(row.start, Merge) and row.start.parameters == {"density": 0.5}
     assert row.loss.root["dkd"]["beta"] == 3.5
+
+
+def test_what_a_merge_is_given_and_what_it_chooses_stand_in_its_description() -> None:
+    text = "{experiment: x, data: {name: digits}, define: {"
+    rows = {
+        "plain": ("ties", "merged (ties), evaluated"),
+        "dense": ("ties, density: 0.5", "merged (ties, density 0.5), evaluated"),
+        "best": ("wise_ft, alpha: [0.2, 1]", "merged (wise_ft, alpha [0.2, 1.0], chosen on validation), evaluated"),
+        "soup": ("greedy_soup", "merged (greedy_soup, chosen on validation), evaluated"),
+    }  # fmt: skip
+    text += ", ".join(f"{name}: {{start: {{merge: {merge}, of: expert}}}}" for name, (merge, _) in rows.items())
+    config = parse(text + f"}}, methods: [{', '.join(rows)}]}}")
+    for name, (_, said) in rows.items():
+        assert said in of_method(config, name, 0).description

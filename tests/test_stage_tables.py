@@ -28,6 +28,8 @@ def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: P
         fused = Stage("fused", seed, template.model_copy(update=dict(zip(("merge", "recalibrate"), way, strict=True))))
         points = [[a, 1.0 + i] for a in (0.0, 1.0)]
         outcome = {"distance": {"blur": 0.1 + 0.5 * i}, "barrier": 1.0 + i, "surface": {"blur": points}}
+        if i:
+            outcome["chosen"] = {"density": 0.5, "validation": 0.25, "candidates": 2}
         shelf.store.commit(fused, {}, {"outcome": outcome}, new_attempt())
         shelf.plan["stages"].append({"name": "fused", "kind": "fuse", "seed": seed, "directory": fused.directory})
     table = shelf.write()
@@ -35,6 +37,10 @@ def test_ways_of_fusing_that_a_search_chooses_between_are_told_apart(tmp_path: P
     assert [row for row in page.rows if row[0].startswith("fused")] == [
         ["fused (average, mixed)", "blur", "2", "0.100 ±0.000", "1.000 ±0.000"],
         ["fused (ties, none)", "blur", "2", "0.600 ±0.000", "2.000 ±0.000"],
+        *(
+            ["fused (ties, none)", seed, "density 0.5; 25.0 % right on validation; best of 2 candidates"]
+            for seed in ("0", "1")
+        ),
     ]
     surfaces = sorted(path.name for path in (tmp_path / "report" / "figures").glob("surface*.svg"))
     assert surfaces == ["surface-fused-average-mixed.svg", "surface-fused-ties-none.svg"]

@@ -12,6 +12,7 @@ from torch import nn
 from fusiondistill import build_model, load_images
 from fusiondistill.config_file import parse
 from fusiondistill.evaluation import mixed_batches
+from fusiondistill.merging import At, merge
 from fusiondistill_runner.planning.specs import MergeSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.store import Store
@@ -68,3 +69,32 @@ def test_the_loss_between_an_expert_and_the_average_is_that_of_their_mixture(tmp
 
 def batches(images, names):  # type: ignore[no-untyped-def]
     return mixed_batches(images, names, seed=7, device=CPU, protocol="standard")
+
+
+def test_a_merge_that_chooses_looks_at_the_validation_split_alone_and_notes_its_choice(tmp_path: Path) -> None:
+    """Told a degradation or not, and under every rule for BatchNorm, it chooses by the images of all degradations."""
+    base, noise, blur = (imported(tmp_path, seed)[0] for seed in range(3))
+    names = ("noise", "blur")
+    data = data_spec().model_copy(update={"held_out": 0.2, "train_images": 100})
+    _, validation = load_images("digits", "train").take(100).holdout(0.2, 0)
+    states = [Store(tmp_path / "store").weights(one)[0] for one in (noise, blur)]
+    start = Store(tmp_path / "store").weights(base)[0]
+    chosen = {}
+    for told, rule in ((None, "average"), (None, "mixed"), ("blur", "mixed")):
+        spec = MergeSpec(
+            merge="wise_ft", parameters={"alpha": [0.25, 1.0]}, recalibrate=rule, told=told, images=40,
+            degradations=names, data=data, protocol="standard", data_seed=7, threads=1,
+        )  # fmt: skip
+        stage = Stage("fused", 0, spec, {"base": base, "expert-noise": noise, "expert-blur": blur})
+        execute(stage, Context(str(tmp_path / "store")), CPU, lambda *_: None)
+        manifest = json.loads((tmp_path / "store" / stage.directory / "manifest.json").read_text())
+        chosen[told, rule] = manifest["outcome"]["chosen"]
+    assert chosen["blur", "mixed"] == chosen[None, "mixed"] and chosen[None, "mixed"]["candidates"] == 2
+    accuracies = []
+    for alpha in (0.25, 1.0):
+        network = build_model("cifar_resnet8", 10)
+        network.load_state_dict(merge(states, "wise_ft", at=At(base=start), alpha=alpha))
+        with torch.no_grad():
+            right = [[network.eval()(x).argmax(1) == y for x, y in batches(validation, (name,))] for name in names]
+        accuracies.append(sum(float(torch.cat(one).double().mean()) for one in right) / 2)
+    assert chosen[None, "average"]["validation"] == pytest.approx(max(accuracies))

@@ -5,6 +5,7 @@ from fusiondistill_runner.verbs import (
     evaluate,
     experiment,
     export,
+    fuse,
     init,
     looking,
     machines,
@@ -14,5 +15,5 @@ from fusiondistill_runner.verbs import (
 )
 
 __all__ = [
-    "evaluate", "experiment", "export", "init", "looking", "machines", "main", "predict", "store", "try_store",
+    "evaluate", "experiment", "export", "fuse", "init", "looking", "machines", "main", "predict", "store", "try_store",
 ]  # fmt: skip

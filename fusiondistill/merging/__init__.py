@@ -3,38 +3,92 @@
 An entry is a function ``(experts, at, **parameters) -> state dict``. It is responsible for the parameters alone and may
 leave out buffers: :func:`merge` sets BatchNorm's statistics and other buffers afterwards by one rule
 (:func:`fusiondistill.state_dicts.with_statistics`). The fact ``needs`` names what the function asks of
-``at`` (:class:`At`): ``base``, ``batches``, ``validation``. Nothing here imports torch before a method is called.
+``at`` (:class:`At`): ``base``, ``network``, ``batches``, ``validation``; the fact ``scans`` those parameters of which a
+user may give a list, and held-out images choose. Nothing here imports torch before a method is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.merging._at import At
+from pydantic import BaseModel
+
+from fusiondistill.merging._at import At, chosen_text
+from fusiondistill.merging._scanning import best_of, lists_in, or_lists
 from fusiondistill.registry import Entry, Registry
+from fusiondistill.signatures import model_of
 
 if TYPE_CHECKING:
     import torch
 
     from fusiondistill.state_dicts import StateDict
 
-__all__ = ["MERGING", "At", "merge"]
+__all__ = ["MERGING", "At", "Merging", "chosen_text", "merge"]
 
-NEEDS = ("base", "batches", "validation")
+NEEDS = ("base", "network", "batches", "validation")
 """What a merging method may need of :class:`At`; the rest is always there in a run."""
+JUDGING = frozenset({"network", "validation"})
+"""What it takes to choose between values of a parameter."""
 
 Method = Callable[..., "Mapping[str, torch.Tensor]"]
 
 
-class Mergings(Registry[Entry]):
+class Merging(Entry):
+    """A merging method."""
+
+    @property
+    def scans(self) -> frozenset[str]:
+        """The parameters of which a list may be given."""
+        return frozenset(self.facts.get("scans", ()))
+
+    @cached_property
+    def parameters(self) -> type[BaseModel]:
+        """See :class:`fusiondistill.registry.Entry`; those of :attr:`scans` may be lists."""
+        return or_lists(model_of(self), self.scans)
+
+    def plain(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See :class:`fusiondistill.registry.Entry`; without parameters that came later and have their default."""
+        later = self.facts.get("later", {})
+        return {key: one for key, one in super().plain(given).items() if key not in later or one != later[key]}
+
+    def needs(self, values: Mapping[str, Any]) -> frozenset[str]:
+        """What it needs of :class:`At` with these parameters, some of :data:`NEEDS`."""
+        own: frozenset[str] = self.facts.get("needs", frozenset())
+        return own | (JUDGING if lists_in(values, self.scans) else frozenset())
+
+    def work(self, values: Mapping[str, Any], experts: int) -> tuple[int, int]:
+        """What it costs beside adding weights up, for forecasts.
+
+        Args:
+            values: its parameters.
+            experts: how many it merges.
+
+        Returns:
+            how many candidates it judges, and how many images pass forward through a network besides.
+        """
+        candidates, passes = self.facts.get("candidates"), self.facts.get("passes")
+        lists = [len(one) for one in lists_in(values, self.scans).values()]
+        judged = candidates(values, experts) if candidates else 0
+        return judged + (prod(lists) if lists else 0), prod(lists) * (passes(values, experts) if passes else 0)
+
+
+class Mergings(Registry[Merging]):
     """The registry of merging methods."""
+
+    entry = Merging
 
     def register(  # type: ignore[override]  # what a method needs is no fact among others
         self,
         name: str,
         *,
         needs: Collection[str] = (),
+        scans: Collection[str] = (),
+        later: Mapping[str, Any] | None = None,
+        candidates: Callable[[Mapping[str, Any], int], int] | None = None,
+        passes: Callable[[Mapping[str, Any], int], int] | None = None,
         check: Callable[[Mapping[str, Any], Sequence[str]], str | None] | None = None,
         version: int = 1,
         source: str = "",
@@ -45,6 +99,11 @@ class Mergings(Registry[Entry]):
         Args:
             name: lower-case letters, digits and underscores, a letter first.
             needs: what it asks of ``at``, some of :data:`NEEDS`; a config without that is then refused early.
+            scans: parameters of which a config may also give a list. The function gets one value at a time; the value
+                is taken whose network is right most often on held-out images.
+            later: parameters that came after results were stored, with the default under which all is as before.
+            candidates: (parameters, number of experts) -> how many merged networks it judges by itself, for forecasts.
+            passes: the same of images that pass forward through a network; a pass back counts as two.
             check: (parameters, degradations) -> what does not go together, or None; a config is then refused early.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
@@ -75,9 +134,11 @@ class Mergings(Registry[Entry]):
         if wrong := sorted(asked - set(NEEDS)):
             text = f"it may name {', '.join(NEEDS)}"
             raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
-        return super().register(
-            name, version=version, source=source, replace=replace, needs=frozenset(asked), check=check
-        )
+        facts = {
+            "needs": frozenset(asked), "scans": tuple(scans), "later": later or {}, "check": check,
+            "candidates": candidates, "passes": passes,
+        }  # fmt: skip
+        return super().register(name, version=version, source=source, replace=replace, **facts)
 
 
 MERGING = Mergings(
@@ -112,6 +173,8 @@ def merge(
         ValueError: a parameter is unknown or out of range, the method needs what `at` does not have, tensors do not
             fit or are not finite (naming the first), or the method gave no such state dict.
 
+    What a method chose by itself stands in ``at.chosen`` afterwards.
+
     Example:
         >>> import torch
         >>> base, one, other = ({"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0))
@@ -122,7 +185,7 @@ def merge(
 
     entry, at = MERGING.find(method), at or At()
     values = entry.resolve(parameters)
-    at.check(entry.facts.get("needs", ()), method)
+    at.check(entry.needs(values), method)
     tools.check_alike(state_dicts)
     names = at.names if at.has("names") else tuple(map(str, range(len(state_dicts))))
     if len(names) != len(state_dicts):
@@ -133,9 +196,17 @@ def merge(
         if difference := tools.state_difference(state_dicts[0], at.base):
             raise ValueError(f"the base does not fit the state dicts: {difference}")
         tools.check_finite(at.base, "the base")
-    merged = entry.function(state_dicts, at, **values)
-    _check_result(merged, state_dicts[0], entry)
+    lists = lists_in(values, entry.scans)
+    once = partial(_merged, entry, state_dicts, at, **{key: one for key, one in values.items() if key not in lists})
+    merged = best_of(once, lists, state_dicts, at) if lists else once()
     return tools.with_statistics(merged, state_dicts)
+
+
+def _merged(entry: Merging, state_dicts: Sequence[StateDict], at: At, **values: Any) -> Mapping[str, torch.Tensor]:
+    """What a method gives, checked."""
+    merged: Mapping[str, torch.Tensor] = entry.function(state_dicts, at, **values)
+    _check_result(merged, state_dicts[0], entry)
+    return merged
 
 
 def _check_result(merged: Any, expected: StateDict, entry: Entry) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Labelled = tuple[torch.Tensor, torch.Tensor]
 
-__all__ = ["At"]
+__all__ = ["At", "chosen_text"]
 
 _MISSING = {
     "base": "the base: the state dict that the experts were fine-tuned from",
@@ -32,12 +32,19 @@ class At:
     Args:
         base: the state dict that the experts were fine-tuned from.
         names: the degradation of each expert, in the order of the experts.
+        judged: the names under which held-out images stand that choose; None: those of the experts.
         network: makes a network in eval mode, on ``device``, from a state dict.
         batches: degradation -> its training images in batches, afresh at every call: (normalised float32 [B,3,H,W],
             labels int64 [B]), on ``device``.
         validation: the same of held-out images.
         seed: the caller's, for the random numbers that a method draws.
         device: where networks run.
+        finish: makes the network, in eval mode, that merged weights become at the end: with BatchNorm's statistics set
+            by the caller's rule. Left out, they are averaged over the experts.
+
+    Attributes:
+        chosen: what a method found by itself, for logs and reports: setting -> number, text, or a mapping or list of
+            these.
     """
 
     def __init__(
@@ -45,20 +52,25 @@ class At:
         *,
         base: StateDict | None = None,
         names: Sequence[str] | None = None,
+        judged: Sequence[str] | None = None,
         network: Callable[[StateDict], nn.Module] | None = None,
         batches: Callable[[str], Iterable[Labelled]] | None = None,
         validation: Callable[[str], Iterable[Labelled]] | None = None,
         seed: int | None = None,
         device: torch.device | None = None,
+        finish: Callable[[StateDict], nn.Module] | None = None,
     ) -> None:
+        self.chosen: dict[str, Any] = {}
         self._given: dict[str, Any] = {
             "base": base,
             "names": None if names is None else tuple(names),
+            "judged": None if judged is None else tuple(judged),
             "network": network,
             "batches": batches,
             "validation": validation,
             "seed": seed,
             "device": device,
+            "finish": finish,
         }
 
     def has(self, what: str) -> bool:
@@ -84,6 +96,12 @@ class At:
         return names
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        """What held-out images that choose stand under: :attr:`names`, unless the caller says otherwise."""
+        found: tuple[str, ...] = self._given["judged"] if self.has("judged") else self.names
+        return found
+
+    @property
     def seed(self) -> int:
         """The seed for the random numbers that a method draws."""
         return int(self._ask("seed"))
@@ -99,6 +117,14 @@ class At:
         network: nn.Module = self._ask("network")(state)
         return network
 
+    def finished(self, merged: StateDict, experts: Sequence[StateDict]) -> nn.Module:
+        """The network that merged parameters become at the end, in eval mode, on ``device``."""
+        from fusiondistill.state_dicts import with_statistics
+
+        state = with_statistics(merged, experts)
+        network: nn.Module = self._given["finish"](state) if self.has("finish") else self.network(state)
+        return network
+
     def batches(self, degradation: str) -> Iterator[Labelled]:
         """Training images under a degradation: (normalised float32 [B,3,H,W], labels int64 [B]), on ``device``."""
         return self._images("batches", degradation)
@@ -109,7 +135,7 @@ class At:
 
     def _images(self, what: str, degradation: str) -> Iterator[Labelled]:
         images = self._ask(what)
-        if self.has("names") and degradation not in self.names:
+        if self.has("names") and degradation not in (*self.names, *self.judged):
             raise ValueError(f"no expert is for {degradation!r}: the degradations are {', '.join(self.names)}")
         return iter(images(degradation))
 
@@ -117,3 +143,24 @@ class At:
         if not self.has(what):
             raise ValueError(f"a merging method asked for {_MISSING[what]}; it was not given")
         return self._given[what]
+
+
+def chosen_text(chosen: Mapping[str, Any]) -> str:
+    """What a method chose (:attr:`At.chosen`), in words.
+
+    Example:
+        >>> chosen_text({"scale": 0.5, "validation": 0.6128, "candidates": 4})
+        'scale 0.5; 61.3 % right on validation; best of 4 candidates'
+    """
+    own = [f"{name} {_value(value)}" for name, value in chosen.items() if name not in ("validation", "candidates")]
+    own += [f"{100 * chosen['validation']:.1f} % right on validation"] if "validation" in chosen else []
+    own += [f"best of {chosen['candidates']} candidates"] if "candidates" in chosen else []
+    return "; ".join(own)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

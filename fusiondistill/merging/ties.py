@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 
 
 @MERGING.register(
-    "ties", needs=frozenset({"base"}), source="Yadav et al., TIES-Merging, NeurIPS 2023, arXiv:2306.01708"
+    "ties",
+    needs={"base"},
+    scans={"density", "scale"},
+    later={"scale": 1.0},
+    source="Yadav et al., TIES-Merging, NeurIPS 2023, arXiv:2306.01708",
 )
 def ties(
     experts: Sequence[StateDict],
     at: At,
     *,
     density: Annotated[float, Field(gt=0, le=1, description="part of each expert's change that is kept")] = 0.2,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="of the merged change (lambda)")] = 1.0,
 ) -> dict[str, torch.Tensor]:
     """TIES: keeps the largest part of each expert's change, and takes at each weight the mean of those of one sign.
 
     Of each expert's change `tau_i = theta_i - base` the `density` of the largest magnitudes (over the whole network)
     is kept, the rest set to 0. Each weight's sign is that of the sum of what is kept. The merged change is the mean of
-    the kept values with that sign, and it is added to the base (lambda = 1); where the signs cancel out, the base
+    the kept values with that sign, and `scale` times it is added to the base; where the signs cancel out, the base
     stays. Computed in float64.
     """
     import torch
@@ -46,7 +51,7 @@ def ties(
         agrees = (change.sign() == elected) & (change != 0)
         total += torch.where(agrees, change, 0)
         count += agrees
-    merged = start + total / count.clamp(min=1)
+    merged = start + scale * (total / count.clamp(min=1))
     parts = merged.split([first[key].numel() for key in keys])
     return {key: values.view(first[key].shape).to(first[key]) for key, values in zip(keys, parts, strict=True)}
 

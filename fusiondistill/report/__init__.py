@@ -64,7 +64,8 @@ def write(
         importance: rows (seed: int64, dimension: str, value: float64, 0..1) of what mattered in the searches; perhaps
             with r2: float64 (of the forest that says so).
         fusion: rows (stage: str, seed: int64, degradation: str (whose expert), distance: float64 (null where
-            the experts did not start from one base), barrier: float64).
+            the experts did not start from one base), barrier: float64), and perhaps chosen: str (what the merging
+            method chose by itself, "" where nothing).
         samples: rows (experiment: str, degradation: str, level: int64, index: int64 (row of the test split), label: str
             (class name), image: binary (PNG, the degraded image)).
         answers: rows (experiment: str, degradation: str, level: int64, index: int64, method: str, said: str (class

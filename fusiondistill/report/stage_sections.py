@@ -111,7 +111,20 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
         "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
     )
     table = plain_table(["stage", "expert of", "n", "distance", "barrier"], body, "Fusion", texts=2)
-    return [Text(text), *figures(pictures), table]
+    return [Text(text), *figures(pictures), table, *_choices(fusion)]
+
+
+def _choices(fusion: pa.Table) -> list[Block]:
+    """What merges chose by themselves; nothing where none did."""
+    told = [row for row in fusion.to_pylist() if row.get("chosen")]
+    rows = list(dict.fromkeys((str(row.get("stage")), str(row.get("seed")), str(row["chosen"])) for row in told))
+    if not rows:
+        return []
+    text = "What merging methods chose by themselves. Accuracy is that on held-out images; test images chose nothing."
+    return [
+        Text(text),
+        plain_table(["stage", "seed", "chosen"], rows, "Chosen by merges", texts=3),
+    ]
 
 
 def unfinished_line(table: pa.Table | None) -> list[Block]:

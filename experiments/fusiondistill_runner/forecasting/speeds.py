@@ -28,6 +28,7 @@ from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.evaluation import Conditions
 from fusiondistill.fitting import random_network
 from fusiondistill.folding import for_inference
+from fusiondistill.merging import MERGING
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS
 from fusiondistill.progress import Progress
@@ -39,7 +40,7 @@ from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.data import image_size, load_data, splits
 from fusiondistill_runner.working.facts import processor
-from fusiondistill_runner.working.merge import JUDGED
+from fusiondistill_runner.working.merge import CANDIDATE, JUDGED
 from fusiondistill_runner.working.surface import ALPHAS
 from fusiondistill_runner.working.train import pack, training_of
 
@@ -178,6 +179,10 @@ class Speeds:
             several = 1 if spec.told else len(spec.degradations)
             seen = several * (min(spec.images, len(images)) if spec.recalibrate == "mixed" else 0)
             seen += (len(stage.inputs) + 1) * several * judged
+            entry, experts = MERGING[spec.merge], len(spec.degradations)
+            candidates, passes = entry.work(entry.resolve(spec.parameters), experts)
+            sample = CANDIDATE if spec.recalibrate == "mixed" else 0
+            seen += candidates * experts * (len(held_out or ()) + min(sample, len(images))) + passes
             return forward * (seen + (len(ALPHAS) * len(spec.degradations) + 1) * SURFACE_IMAGES)
         assert isinstance(spec, EvaluateSpec)
         views = len(load_data(spec.data, root, "test")) * len(spec.levels)

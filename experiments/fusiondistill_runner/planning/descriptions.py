@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from fusiondistill.catalogue import value_text
 from fusiondistill.config import Config
-from fusiondistill.methods import Combined, Merge, Merged, Method, Trained, searched_name
+from fusiondistill.methods import Combined, Merge, Merged, Method, Trained, chooses, searched_name
 from fusiondistill.recipes import PRETRAINED
 
 __all__ = ["Description", "of_method", "of_network"]
@@ -136,7 +137,11 @@ def _taught(method: Trained, config: Config) -> str:
 
 
 def _merge(merge: Merge, config: Config) -> str:
-    return f"the networks of {_title(config, merge.of)}, merged ({merge.merge})"
+    usual = {key: field.default for key, field in merge.entry().parameters.model_fields.items()}
+    said = {key: value for key, value in merge.parameters.items() if value != usual[key]}
+    given = "".join(f", {key} {value_text(value)}" for key, value in said.items())
+    chosen = ", chosen on validation" if chooses(merge.model_dump()) else ""
+    return f"the networks of {_title(config, merge.of)}, merged ({merge.merge}{given}{chosen})"
 
 
 def _title(config: Config, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill import NAME, safe_yaml
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.locations import side_by_side
+from fusiondistill.merging import chosen_text
 from fusiondistill.report.words import protocol_line
 from fusiondistill_runner.searching.search_results import without_nothing
 from fusiondistill_runner.storage.parquet import read_parquet
@@ -94,7 +95,7 @@ def _readable(store: Store, directory: str, name: str) -> Any:
 def _fusion(outcome: Mapping[str, Any], named: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each merged network; its distance is null where the networks did not start from one network."""
     distances = outcome.get("distance") or dict.fromkeys(outcome["expert_loss"])
-    row = {**named, "barrier": outcome["barrier"]}
+    row = {**named, "barrier": outcome["barrier"], "chosen": chosen_text(outcome.get("chosen") or {})}
     return [{**row, "degradation": name, "distance": value} for name, value in distances.items()]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from fusiondistill import checkpoints, evaluation
 from fusiondistill.data import ImageSet
 from fusiondistill.merging import At, merge
 from fusiondistill.recalibration import recalibrate_batchnorm
-from fusiondistill.state_dicts import distance, with_statistics
+from fusiondistill.state_dicts import StateDict, distance, with_statistics
 from fusiondistill_runner.planning.specs import MergeSpec
 from fusiondistill_runner.working.data import splits
 from fusiondistill_runner.working.job import Job, Result
@@ -25,6 +25,8 @@ MEMBER = "expert-"
 """Opens the names of the inputs that are merged."""
 JUDGED = 2000
 """Training images (at most) that the loss is taken on where none are held out."""
+CANDIDATE = 512
+"""Training images (at most) on which the statistics of each candidate that a method tries are recomputed."""
 
 States = dict[str, dict[str, torch.Tensor]]
 
@@ -42,7 +44,7 @@ def merge_networks(job: Job) -> Result:
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
     names = tuple(one for one in spec.degradations if spec.told in (None, one.id))
     sample = images.take(min(spec.images, len(images)))
-    merged = _merged(job, spec, members, base, card, sample, held_out)
+    merged, chosen = _merged(job, spec, members, base, card, sample, held_out)
     network = of_card(card, merged, job.device)
     if spec.recalibrate == "mixed":
         recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
@@ -59,6 +61,8 @@ def merge_networks(job: Job) -> Result:
             members, network, card, job.device, training=images, judged=judged, mixed=partial(mixed, degradations=names)
         ),
     }
+    if chosen:
+        outcome["chosen"] = chosen
     if base is not None:
         outcome["distance"] = {d: distance(state, base) for d, state in members.items()}
     files = {checkpoints.MODEL: checkpoints.to_safetensors(network.state_dict(), card)}
@@ -73,13 +77,28 @@ def _merged(
     card: dict[str, Any],
     sample: ImageSet,
     held_out: ImageSet | None,
-) -> dict[str, torch.Tensor]:
-    """The merged weights, with BatchNorm's statistics averaged, or those of the first network."""
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The merged weights, with BatchNorm's statistics averaged, or those of the first network; and what was chosen.
+
+    Candidates are judged with statistics of all degradations also in a stage that is told one: merged weights are the
+    same for all of them.
+    """
+
+    mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
 
     def batches(of: ImageSet, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        named = [one for one in spec.degradations if one.id == name]
-        return evaluation.mixed_batches(of, named, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+        return mixed(of, [one for one in spec.degradations if one.id == name])
 
+    @cache
+    def few() -> list[torch.Tensor]:
+        return [pixels for pixels, _ in mixed(sample.take(min(CANDIDATE, len(sample))), spec.degradations)]
+
+    def finish(state: StateDict) -> torch.nn.Module:
+        first = spec.recalibrate == "none"
+        network = of_card(card, with_statistics(state, states, "first") if first else state, job.device)
+        return recalibrate_batchnorm(network, few()) if spec.recalibrate == "mixed" else network
+
+    states = list(members.values())
     at = At(
         base=base,
         names=tuple(members),
@@ -88,7 +107,7 @@ def _merged(
         validation=None if held_out is None else partial(batches, held_out),
         seed=spec.data_seed,
         device=job.device,
+        finish=finish,
     )
-    states = list(members.values())
     merged = merge(states, spec.merge, at=at, **spec.parameters)
-    return with_statistics(merged, states, "first") if spec.recalibrate == "none" else merged
+    return with_statistics(merged, states, "first") if spec.recalibrate == "none" else merged, at.chosen

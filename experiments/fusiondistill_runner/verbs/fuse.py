@@ -1,0 +1,87 @@
+"""Checkpoints merged into one: fuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fusiondistill_runner.command import THREE, plugin_option, verb
+from fusiondistill_runner.verbs.values import degradation_of, three
+
+
+@verb(
+    "fuse",
+    "fusiondistill fuse a.safetensors b.safetensors --method average --out fused.safetensors\n"
+    "fusiondistill fuse jpeg=a.pt blur=b.pt --base base.pt --method task_arithmetic --set 'scale=[0.1, 0.3, 0.5]'"
+    " --data cifar10 --model cifar_resnet8 --out fused.safetensors\n"
+    "fusiondistill fuse jpeg=runs/demo/expert-jpeg-0123456789abcdef blur=runs/demo/expert-blur-0123456789abcdef"
+    " --method regmean --data digits --out fused.safetensors",
+    whole=True,
+)
+@click.argument("checkpoints", nargs=-1, required=True, metavar="[TASK=]CHECKPOINT...")
+@click.option("--method", required=True, metavar="NAME", help="See `fusiondistill list merging`.")
+@click.option("--out", required=True, metavar="FILE", help="What to write: .safetensors (keeps the card), .pt or .pth.")
+@click.option("--base", metavar="CHECKPOINT", help="The network that all were fine-tuned from.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; may be repeated."
+)
+@click.option("--data", metavar="NAME", help="A data set, whose training images recompute BatchNorm and judge.")
+@click.option("--root", help="Where its files are.")
+@click.option("--images", type=click.IntRange(min=2), default=1000, show_default=True, help="Of it, at most: for "
+              "statistics, and to judge by.")  # fmt: skip
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="Judge on this one, too; may be repeated. '{name: blur, as: light, levels: 0..20}' makes a TASK light.",
+)
+@click.option("--recalibrate", type=click.Choice(["mixed", "average"]), help="BatchNorm's statistics: recomputed on "
+              "all tasks (default with --data), or averaged.")  # fmt: skip
+@click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
+@click.option("--mean", metavar=THREE, callback=three, help="What such a network's images are normalised by.")
+@click.option("--std", metavar=THREE, callback=three, help="The same for their deviation.")
+@click.option("--size", type=click.IntRange(min=2), help="Of its images, in pixels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out part, levels and noise.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
+@click.option("--no-measure", is_flag=True, help="Merge and write, nothing more.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@plugin_option
+def fuse_verb(
+    checkpoints: tuple[str, ...],
+    method: str,
+    out: str,
+    degradations: tuple[str, ...],
+    data: str | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Merge checkpoints of one architecture into one network, and say what that brings.
+
+    CHECKPOINT is a file of weights of any program, or a stage directory. TASK is the degradation that it is for, or
+    clean. Without --data weights are merged as they are. With it BatchNorm's statistics are recomputed, and networks
+    are judged on images held out of training: the loss barrier between each pair, what each ingredient brings, and what
+    is kept of each expert's accuracy on its own task. Test images are never read.
+    """
+    from fusiondistill_runner.views.fusing import fuse_files
+    from fusiondistill_runner.views.fusing_input import Data
+
+    told = {key: options.pop(key) for key in ("model", "mean", "std", "size")}
+    of_data = {key: options.pop(key) for key in ("root", "images", "recalibrate", "device")}
+    given = {**told, **of_data, "degradation": degradations}
+    idle = [f"--{key}" for key, one in given.items() if one not in (None, (), "average") and key != "images"]
+    if data is None and idle:
+        raise click.UsageError(f"{idle[0]} is about images: give --data NAME, too")
+    of_data["recalibrate"] = of_data["recalibrate"] or "mixed"
+    fuse_files(
+        checkpoints,
+        method,
+        out,
+        click.echo,
+        degradations=[degradation_of(text) for text in degradations],
+        data=None if data is None else Data(data, told=told, **of_data),
+        seed=seed,
+        measure=not options.pop("no_measure"),
+        **options,
+    )

@@ -1,0 +1,156 @@
+"""Fuses state dicts of one architecture, from any program, into one; and measures what that brings and costs.
+
+:func:`fuse` is the whole of it: no store, no config, no Ray. Without images it touches weights alone, and no network is
+built. With images it recomputes BatchNorm's statistics and judges networks on held-out images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from fusiondistill.fusing.ingredients import FuseError, Ingredient
+from fusiondistill.merging import MERGING, At, merge
+
+if TYPE_CHECKING:
+    import torch
+
+    from fusiondistill.fusing.material import Material
+    from fusiondistill.fusing.measures import Judged, Kept, Pair
+
+__all__ = ["FuseError", "Fused", "Ingredient", "check_method", "fuse"]
+
+_GIVE = {
+    "base": "--base FILE: the network that the ingredients were fine-tuned from",
+    "network": "--data NAME, and --model NAME for files without a card",
+    "batches": "--data NAME: images to look at",
+    "validation": "--data NAME: images that choose",
+}
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A merged network and what was measured of it.
+
+    Attributes:
+        state: its state dict.
+        chosen: what the method chose by itself; see :class:`fusiondistill.merging.At`.
+        distances: name -> distance of each ingredient from the base; empty without a base.
+        pairs: all pairs of ingredients.
+        alone: name -> each ingredient on held-out images, perhaps the base too; empty without images.
+        merged: the merged network on held-out images; None without.
+        gains: name -> what each ingredient brings, see :func:`fusiondistill.fusing.measures.left_out`.
+        kept: of each ingredient with a task, what is kept of its accuracy there.
+    """
+
+    state: dict[str, torch.Tensor]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
+    pairs: Sequence[Pair] = ()
+    alone: Mapping[str, Judged] = field(default_factory=dict)
+    merged: Judged | None = None
+    gains: Mapping[str, float] = field(default_factory=dict)
+    kept: Sequence[Kept] = ()
+
+
+def check_method(method: str, parameters: Mapping[str, Any], names: Sequence[str], *, base: bool, data: bool) -> None:
+    """Check what is asked before a file is read.
+
+    Args:
+        method: a name of :data:`fusiondistill.MERGING`.
+        parameters: of the method.
+        names: of the ingredients.
+        base, data: whether a base and a data set are given.
+
+    Raises:
+        UnknownEntry: there is no such method.
+        ValueError: a parameter is unknown, out of range, or does not go with so many ingredients.
+        FuseError: something is missing that the method needs; the message says what to give.
+    """
+    entry = MERGING.find(method)
+    values = entry.checked(parameters)
+    check = entry.facts.get("check")
+    if check and (problem := check(values, names)):
+        raise FuseError(f"{method}: {problem}")
+    there = {"base": base, "network": data, "batches": data, "validation": data}
+    needs = entry.needs(values)
+    if lacking := [what for what in ("base", "batches", "validation", "network") if what in needs and not there[what]]:
+        raise FuseError(f"the merging method {method} needs {_GIVE[lacking[0]]}")
+
+
+def fuse(
+    given: Sequence[Ingredient],
+    method: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    base: Ingredient | None = None,
+    material: Material | None = None,
+    seed: int = 0,
+    measure: bool = True,
+) -> Fused:
+    """Merge networks, set BatchNorm's statistics, and measure.
+
+    Args:
+        given: with weights, all of one architecture (:func:`fusiondistill.fusing.ingredients.read`).
+        method, parameters: of the merge.
+        base: what they were fine-tuned from.
+        material: images and how networks are built; None: weights alone, BatchNorm's statistics are averaged.
+        seed: of a method that draws random numbers, where there is no material.
+        measure: False: nothing but the merge.
+
+    Raises:
+        ValueError: as :func:`fusiondistill.merge`.
+
+    Example:
+        >>> import torch
+        >>> two = [Ingredient(name, name, state={"w": torch.tensor([v])}) for name, v in (("a", 1.0), ("b", 2.0))]
+        >>> fuse(two, "average").state
+        {'w': tensor([1.5000])}
+    """
+    start = base.state if base else None
+    chosen: dict[str, Any] = {}
+
+    def make(some: Sequence[Ingredient]) -> dict[str, torch.Tensor]:
+        at = material.at(some, start) if material else At(base=start, names=[one.name for one in some], seed=seed)
+        made = merge([one.state for one in some], method, at=at, **_for(parameters or {}, given, some))
+        if some is given:
+            chosen.update(at.chosen)
+        return made
+
+    state = make(given)
+    if material:
+        network = material.recomputed(state)
+        state = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
+    found = Fused(state, chosen)
+    if not measure:
+        return found
+    from fusiondistill.fusing import measures
+
+    found = replace(
+        found,
+        distances=measures.to_base(given, start) if start else {},
+        pairs=measures.pairs(given, start, material),
+    )
+    if not material:
+        return found
+    alone = measures.accuracies([*given, *([base] if base else [])], material)
+    whole = measures.judged(network, material.judged)
+    gains = measures.left_out(given, make, whole, material) if len(given) > 1 else {}
+    kept = [
+        measures.Kept(one.name, one.task, alone[one.name].accuracy[one.task], whole.accuracy[one.task])
+        for one in given
+        if one.task
+    ]
+    return replace(found, alone=alone, merged=whole, gains=gains, kept=kept)
+
+
+def _for(parameters: Mapping[str, Any], given: Sequence[Ingredient], some: Sequence[Ingredient]) -> dict[str, Any]:
+    """The parameters for some of the ingredients: of one weight for each, those of these."""
+    weights = parameters.get("weights")
+    if weights is None or len(some) == len(given):
+        return dict(parameters)
+    places = [i for i, one in enumerate(given) if any(one is other for other in some)]
+    if isinstance(weights, Mapping):
+        return {**parameters, "weights": {given[i].name: weights[given[i].name] for i in places}}
+    return {**parameters, "weights": [weights[i] for i in places]}
