@@ -35,7 +35,7 @@ class Summary:
         largest, smallest: the class with most and the one with fewest training images, and how many these are.
         alike: classes whose names look alike, in a sentence; "" for none.
         crossing: (split, how many of its images are training images, too).
-        used: (training or test, how many images are used), where the config limits them.
+        used: (training or test, how many images are used), where the config takes fewer than there are.
     """
 
     name: str
@@ -111,7 +111,8 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:
     given = data.labels or data.images or data.root
     of_class = train.labels.bincount(minlength=len(train.classes)).tolist()
     most, fewest = of_class.index(max(of_class)), of_class.index(min(of_class))
-    used = {"training": data.train_images, "test": data.test_images}
+    limits = {"training": (data.train_images, "train"), "test": (data.test_images, "test")}
+    used = {split: count for split, (count, own) in limits.items() if count and count < len(images[own])}
     return Summary(
         name=f"{data.name} {PurePath(given).name}" if given else data.name,
         images=tuple((split, len(one)) for split, one in images.items()),
@@ -121,7 +122,7 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:
         smallest=(train.classes[fewest], of_class[fewest]),
         alike=look_alike(train.classes),
         crossing=tuple(({} if data.test else _crossing(images)).items()),
-        used=tuple((split, count) for split, count in used.items() if count is not None),
+        used=tuple(used.items()),
     )
 
 
