@@ -50,9 +50,9 @@ __all__ = [
     "digest",
     "fitted",
     "from_card",
-    "model_of",
     "load_checkpoint",
     "load_model",
+    "model_of",
     "new_attempt",
     "open_location",
     "read_file",
@@ -283,8 +283,8 @@ def several(source: str, card: Mapping[str, Any]) -> str:
     count = len(how["roles"])
     held = f"{count} networks" if count > 1 else "a network"
     return (
-        f"{source} holds {held} with how {'they answer' if count > 1 else 'it answers'} ({how['name']}), and one network "
-        "is needed: give the directory of that"
+        f"{source} holds {held} with how {'they answer' if count > 1 else 'it answers'} ({how['name']}), and one "
+        "network is needed: give the directory of that"
     )
 
 

@@ -48,11 +48,13 @@ class Routes(NamedTuple):
     Attributes:
         names: what it can name.
         named: int64 [L,N], places in ``names``.
-        levels: int64 [L,N], a rough level of the likeliest degradation.
+        chosen: int64 [L,N], places in ``names``: whose network answers.
+        levels: int64 [L,N], a rough level of the degradation that is chosen.
     """
 
     names: tuple[str, ...]
     named: torch.Tensor
+    chosen: torch.Tensor
     levels: torch.Tensor
 
 
@@ -244,13 +246,14 @@ def _judged(model: nn.Module, views: _Views, *, scores: bool, order: torch.Tenso
             logits, route = single_apart(model, images)
             if logits.dim() != 2 or len(logits) != len(images):
                 raise WrongResult(f"a network must give logits [{len(images)}, classes], not {list(logits.shape)}")
-            said = () if route is None else (route.named, route.levels)
+            said = () if route is None else (route.named, route.chosen + 1, route.levels)
             rows.append((logits.argmax(1), *said, *(_scores(logits, labels) if scores else ())))
         batches.append([torch.stack(column) for column in zip(*rows, strict=True)])
     back = slice(None) if order is None else order.argsort()
     predictions, *rest = (torch.cat(parts, 1).cpu()[:, back] for parts in zip(*batches, strict=True))
-    routes = Routes(names, rest.pop(0), rest.pop(0)) if names else None
-    return Judged(predictions, *(rest if scores else (None, None)), routes)
+    routes = Routes(names, *(rest.pop(0) for _ in range(3))) if names else None
+    nll, confidence = rest if scores else (None, None)
+    return Judged(predictions, nll, confidence, routes)
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -101,8 +101,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "routed": {
         "title": "Routed",
-        "description": "the same average with BatchNorm statistics of its own for each degradation, behind a small router "
-        "that sees in the image which one it has; told nothing",
+        "description": "the same average with BatchNorm statistics of its own for each degradation, behind a small "
+        "router that sees in the image which one it has; told nothing",
         "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
         "inference": "router",
     },
@@ -223,7 +223,9 @@ class _Row(Frozen):
     title: str = Field("", description="what tables call it; default: its name")
     description: str = Field("", description="one sentence about it; default: made from its settings")
     inference: Annotated[Inference, _of_text("name")] | None = Field(
-        None, description="how its networks answer: own (each image's own degradation's network), vote, router, ..., or how a single one does: adapt"
+        None,
+        description="how its networks answer: own (each image's own degradation's network), vote, router, ...; "
+        "or how a single one does: adapt",
     )
 
 

@@ -13,7 +13,6 @@ from fusiondistill.inference import INFERENCE, combined
 if TYPE_CHECKING:
     import torch
 
-    from fusiondistill.inference._fitting import Part
     from fusiondistill.models.whole import Whole
 
 __all__ = ["How", "pack", "unpack"]

@@ -175,8 +175,8 @@ class Predictor:
         """What a user must know of all answers, in a sentence; "" where there is nothing."""
         count = together(self._model)
         return (
-            f"this model looks at {count} images together, in the order of the files: an answer hangs on the files beside "
-            "it, and is right where they are degraded alike"
+            f"this model looks at {count} images together, in the order of the files: an answer hangs on the files "
+            "beside it, and is right where they are degraded alike"
             if count > 1 else ""
         )  # fmt: skip
 

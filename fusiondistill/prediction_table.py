@@ -1,6 +1,7 @@
 """Tables of predictions: path, label, probability, label_2, probability_2, ...; as a file, or in a terminal.
 
-With degradation and level where the model has a router. Without probabilities for a model that votes. A file is written whole or not at all.
+With degradation and level where the model has a router; without probabilities for a model that votes. A file is written
+whole or not at all.
 """
 
 from __future__ import annotations

@@ -237,8 +237,8 @@ def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
     if told and raw.get("checkpoint") is not None:
         yield where(name, "checkpoint"), "is one network, and per_degradation merges one for each degradation"
     if told and raw.get("inference") is None:
-        text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is, or "
-        yield where(name, "start", "recalibrate"), text + "router, which sees it in the image"
+        text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is, "
+        yield where(name, "start", "recalibrate"), text + "or router, which sees it in the image"
     yield from _inference(name, raw, table, several=told)
 
 

@@ -46,7 +46,8 @@ class Inference(Entry):
     @property
     def fits(self) -> Callable[..., Part] | None:
         """What fits its part, a stage of its own; None: it has none."""
-        return self.facts["fits"]  # type: ignore[no-any-return]
+        fits: Callable[..., Part] | None = self.facts["fits"]
+        return fits
 
     @property
     def one(self) -> bool:
@@ -112,7 +113,7 @@ class Inferences(Registry[Inference]):
             gives: what its module's output is, one of :data:`OUTPUTS`.
             told: is it told which degradation an image has?
             alone: told, does it answer with that degradation's network as it is? Then its evaluation is the network's.
-            fits: ``(at, **parameters) -> Part``, see :mod:`fusiondistill.inference._fitting`: fits a part on images, as a
+            fits: ``(at, **parameters) -> Part``, see :mod:`fusiondistill.inference._fitting`: fits a part on images, a
                 stage of its own; the function gets it as ``part``.
             weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.
             picks: does each image go through one of the networks alone?

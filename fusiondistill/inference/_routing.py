@@ -59,6 +59,7 @@ class Router(nn.Module):
 
     mean: torch.Tensor
     deviation: torch.Tensor
+    listed: torch.Tensor
 
     def __init__(self, degradations: Sequence[Degradation], width: int) -> None:
         super().__init__()

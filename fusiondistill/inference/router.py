@@ -33,10 +33,10 @@ def _fit(at: At, *, images: int, views: int, epochs: int, width: int) -> Part:
     from fusiondistill.inference._fitting import Part
 
     made = _new(_about(at), width, at.seed).to(at.device)
-    _train(made, at, at.images.take(min(images, len(at.images))), views, epochs)
-    outcome: dict[str, Any] = {"parameters": sum(one.numel() for one in made.parameters())}
+    seen = _train(made, at, at.images.take(min(images, len(at.images))), views, epochs)
+    outcome: dict[str, Any] = {"parameters": sum(one.numel() for one in made.parameters()), "seen": seen}
     if at.held_out is not None:
-        traces, names, heights = _views(made, at, at.held_out, "judged", 0)
+        traces, names, _ = _views(made, at, at.held_out, "judged", 0)
         outputs = made.eval().outputs(traces)
         wrong = outputs[:, : len(made.names)].argmax(1) != names
         outcome |= {"accuracy": 1 - float(wrong.double().mean()), "judged_on": "validation", "images": len(names)}
@@ -132,8 +132,8 @@ def _views(
     return torch.cat(traces), torch.cat(names), torch.cat(heights).float()
 
 
-def _train(made: Router, at: At, images: ImageSet, views: int, epochs: int) -> None:
-    """Fit the router's layers; its scale is that of the numbers that it is fitted on."""
+def _train(made: Router, at: At, images: ImageSet, views: int, epochs: int) -> int:
+    """Fit the router's layers; its scale is that of the numbers that it is fitted on. Returns how many it saw."""
     import torch
     import torch.nn.functional as F
 
@@ -158,3 +158,4 @@ def _train(made: Router, at: At, images: ImageSet, views: int, epochs: int) -> N
             loss.backward()
             optimizer.step()
             schedule.step()
+    return len(names)

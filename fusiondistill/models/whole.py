@@ -67,7 +67,7 @@ class Whole(Classifier):
 
 def route_of(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, Route | None]:
     """Logits of images uint8 [B,3,H,W], and what a router says of them; None where the model has none."""
-    answers = model.answers if isinstance(model, Whole) else model
+    answers = _answers(model)
     if not hasattr(answers, "routed"):
         logits: torch.Tensor = model(images)
         return logits, None
@@ -77,9 +77,14 @@ def route_of(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, Rout
     return found
 
 
+def _answers(model: nn.Module) -> Any:
+    """The module that may have a router."""
+    return model.answers if isinstance(model, Whole) else model
+
+
 def names_of(model: nn.Module) -> tuple[str, ...]:
     """What the router of a model can name; empty where it has none."""
-    answers = model.answers if isinstance(model, Whole) else model
+    answers = _answers(model)
     return tuple(answers.names) if hasattr(answers, "routed") else ()
 
 
