@@ -15,7 +15,7 @@ from fusiondistill.registry import close_to
 from fusiondistill.resolution import NAME, Table, searched_keys, searched_terms, where
 from fusiondistill.safe_yaml import Location
 
-__all__ = ["problems_of_table"]
+__all__ = ["problems_of_table", "way_of"]
 
 Problem = tuple[Location, str]
 NO_METHOD = (RANDOM, PRETRAINED)
@@ -287,7 +287,7 @@ def _combined(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Probl
         yield from _inference(name, raw, table, several=gives == "each")
 
 
-def _way(raw: Mapping[str, Any]) -> Any:
+def way_of(raw: Mapping[str, Any]) -> Any:
     """The way of inference that a method names; None where it names none that is there."""
     from fusiondistill.inference import INFERENCE
 
@@ -298,7 +298,7 @@ def _way(raw: Mapping[str, Any]) -> Any:
 
 def _of_one_network(raw: Mapping[str, Any]) -> bool:
     """Whether a method's way of inference is one of a single network."""
-    way = _way(raw)
+    way = way_of(raw)
     return way is not None and way.one
 
 
@@ -306,7 +306,7 @@ def _inference(name: str, raw: Mapping[str, Any], table: Table, *, several: bool
     """A way of inference that does not go with the networks that a method gives."""
     if raw.get("inference") is None:
         return
-    way = _way(raw)
+    way = way_of(raw)
     if way is not None and way.one and several:
         text = f"{way.name} is how one network answers, and this method gives one for each degradation"
         yield where(name, "inference"), text
@@ -315,9 +315,6 @@ def _inference(name: str, raw: Mapping[str, Any], table: Table, *, several: bool
         if way is not None and way.fits:
             more = f": say of: {EXPERTS}, or a merged start with recalibrate: per_degradation"
         yield where(name, "inference"), f"is for several networks, and this method gives one{more}"
-    elif way is not None and way.facts["picks"] and way.fits and len(table.degradations) < 2:
-        text = f"{way.name} chooses between degradations, and there is one: leave it out"
-        yield where(name, "inference"), text
 
 
 def _circles(table: Table) -> Iterator[Problem]:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import Group, Routing
-from fusiondistill.report.words import MISSING, degradation_title, printable, short_title
-from fusiondistill.statistics import level_weights
+from fusiondistill.report.words import CLEAN, MISSING, degradation_title, printable, short_title
 
 __all__ = ["routing_grids"]
 
@@ -36,11 +35,11 @@ def _grid(group: Group, said: Sequence[Routing], names: Sequence[str]) -> Grid:
     confused: list[str] = []
     for part in (group, *group.others):
         for degradation in part.degradations:
-            of = [one for one in said if one.degradation == degradation]
+            clean = CLEAN.get(part.entry(degradation))
+            of = [one for one in said if one.degradation == degradation and one.level != clean]
             if not of:
                 continue
-            shares = _mean(part, degradation, of, "named")
-            chosen = _mean(part, degradation, of, "chosen")
+            shares, chosen = _mean([one.named for one in of]), _mean([one.chosen for one in of])
             off = _off(of, degradation)
             own = degradation in known
             body.append(
@@ -60,26 +59,19 @@ def _grid(group: Group, said: Sequence[Routing], names: Sequence[str]) -> Grid:
 
 def _note(names: Sequence[str], confused: Sequence[str]) -> str:
     text = (
-        f"The router of {', '.join(map(printable, names))}: of each degradation's test images, over its levels, the "
-        "part in % that it gives each name, and the part that the degradation's own network answers. An image that it "
-        "names clean goes to the network of the likeliest degradation; mild levels leave an image nearly clean. Levels: the "
-        "mean distance of the guessed level where the name is right."
+        f"The router of {', '.join(map(printable, names))}: of each degradation's test images, over the measured "
+        "levels, the part in % that it gives each name, and the part that the degradation's own network answers. An "
+        "image that it names clean goes to the network of the likeliest degradation. Left out are levels that leave an "
+        "image as it is; mild ones leave it nearly so. Level off by: the mean distance of the guessed level where the "
+        "name is right."
     )
     return text + (f" It hardly tells {'; '.join(confused)}." if confused else "")
 
 
-def _mean(group: Group, degradation: str, of: Sequence[Routing], column: str) -> Mapping[str, float]:
-    """Name -> its part of the images, the mean over levels (weighed as in the table of accuracies) and seeds."""
-    levels = sorted({one.level for one in of})
-    span = group.spans.get(degradation) if group.interpolated(degradation) else None
-    weights = dict(zip(levels, level_weights(levels, span or levels).tolist(), strict=True))
-    found: dict[str, float] = {}
-    whole = sum(weights[one.level] for one in of)
-    for one in of:
-        images = sum(one.named.values())
-        for name, count in getattr(one, column).items():
-            found[name] = found.get(name, 0.0) + weights[one.level] * count / images / whole
-    return found
+def _mean(counts: Sequence[Mapping[str, int]]) -> Mapping[str, float]:
+    """Name -> its part of the images, the mean over levels and seeds."""
+    parts = [{name: count / sum(one.values()) for name, count in one.items()} for one in counts]
+    return {name: sum(one[name] for one in parts) / len(parts) for name in parts[0]}
 
 
 def _off(of: Sequence[Routing], degradation: str) -> float | None:

@@ -18,8 +18,9 @@ def share_grid(group: Group) -> Grid | None:
         return None
     several = any(known[row.method].seed_half is not None for row in rows)
     heading = ("", "share, %", "95 % over images", *(["± over seeds"] if several else []))
-    told = {row.method: " (told)" if row.about.told else "" for row in rows}
-    body = tuple(((f"{marked_name(row)}{told[row.method]}", ""), *_entries(known[row.method], several)) for row in rows)
+    body = tuple(((marked_name(row), ""), *_entries(known[row.method], several)) for row in rows)
+    if all(known[row.method].share is None for row in rows):
+        body = ()
     oracle = group.name(known[rows[0].method].oracle)
     return Grid(f"Share of the gain of {oracle}", heading, body, _note(group, [known[row.method] for row in rows]))
 
@@ -46,6 +47,8 @@ def _note(group: Group, shares: list[Share]) -> str:
     )
     if any(one.seed_half is not None for one in shares):
         text += "; ±: half the 95 % interval over seeds, of a ratio of means (Cochran 1977)"
-    if any(one.share is None for one in shares):
-        text += f". {MISSING}: {oracle} may gain nothing, and a share of that says nothing"
+    if all(one.share is None for one in shares):
+        return f"{text}. {oracle} may gain nothing, and a share of that says nothing."
+    told = [row.about.name for row in group.rows if row.about.told and row.method != first.oracle]
+    text += f". Told the degradation, too: {', '.join(told)}" if told else ""
     return f"{text}."

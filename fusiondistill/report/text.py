@@ -75,7 +75,7 @@ def _group_lines(group: Group) -> list[str]:
 
 
 def _grid_lines(grid: Grid) -> list[str]:
-    return [*wrapped(grid.title, grid.note), "", *aligned(grid.heading, grid.rows)]
+    return [*wrapped(grid.title, grid.note), *(["", *aligned(grid.heading, grid.rows)] if grid.rows else [])]
 
 
 def _hanging(text: str) -> list[str]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
+from fusiondistill.data.errors import WrongValue
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.methods import Combined, Inference, Merged, Trained, searched_name
+from fusiondistill.resolution import where
 from fusiondistill_runner.planning.descriptions import Description, of_method, of_network
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
@@ -155,6 +157,10 @@ class _Builder:
     def _whole(self, name: str, seed: int, networks: Networks, inference: Inference) -> None:
         """The row of networks that are stored with what makes them answer."""
         entry = inference.entry()
+        if self.size and min(self.size) < entry.facts["smallest"]:
+            least, (height, width) = entry.facts["smallest"], self.size
+            text = f"{entry.name} takes images from {least}x{least} pixels, these have {width}x{height}"
+            raise WrongValue(where(name, "inference"), text)
         # Merged networks with statistics of their own have one set of weights.
         sets = 1 if isinstance(self.config.table.get(name), Merged) else len(networks)
         part = entry.weighs(len(self.config.degradations), inference.parameters)

@@ -279,6 +279,13 @@ class PackSpec(_Spec):
         """Way of inference and data source."""
         yield from (("inference", self.inference), ("sources", self.data.name))
 
+    @property
+    def transductive(self) -> bool:
+        """Whether an image's answer hangs on the images beside it."""
+        from fusiondistill.inference import INFERENCE
+
+        return INFERENCE[self.inference].transductive
+
 
 class SearchSpec(_Spec):
     """Search a method's recipe and start."""
