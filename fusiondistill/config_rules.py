@@ -126,7 +126,7 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
         way = way_of(table.given.get(name, {})) if isinstance(name, str) else None
         if way is not None and way.fits and way.facts["picks"] and len(table.degradations) < 2:
             text = f"{way.name} chooses between degradations, and there is one: leave {name} out"
-            yield where(name, "inference"), text
+            yield where(name, "inference") if at(raw, *where(name)) else ("methods",), text
 
 
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:

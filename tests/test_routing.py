@@ -317,6 +317,35 @@ def test_a_guess_of_a_level_is_one_of_the_levels_that_were_given() -> None:
     assert routed.router._read(outputs).levels.tolist() == [2] * 4
 
 
+def test_what_seems_clean_goes_to_the_network_that_is_best_on_clean_images(part: Part) -> None:
+    images = load_images("digits", "test").take(40)
+
+    class Says(nn.Module):
+        def __init__(self, share: float) -> None:
+            super().__init__()
+            self.right, self.unused = int(share * 40), nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor, features: bool = False) -> torch.Tensor:
+            labels = torch.cat([images.labels, images.labels[:24]])  # a batch is filled up to 64
+            said = torch.where(torch.arange(len(x)) < self.right, labels[: len(x)], (labels[: len(x)] + 1) % 10)
+            return nn.functional.one_hot(said, 10).float()
+
+    def of(first: float, second: float) -> int:
+        made = {
+            f"expert-{name}": ImageClassifier(Says(share), (1,) * 3, (1,) * 3, [*"0123456789"])  # type: ignore[arg-type]
+            for name, share in (("blur", first), ("noise", second))
+        }
+        found: int = INFERENCE["router"].facts["settles"](made, images, part.about)["clean"]
+        return found
+
+    assert (of(0.2, 1.0), of(1.0, 0.2), of(1.0, 1.0)) == (1, 0, 0)
+    networks: dict[str, Any] = {"expert-blur": Constant(0), "expert-noise": Constant(1)}
+    for place in (0, 1):
+        routed = combined("router", networks, {"width": 32}, Part(part.state, {**part.about, "clean": place}))
+        route = routed.router(images.gather(range(40))[0])
+        assert bool((route.named == 0).any()) and set(route.chosen[route.named == 0].tolist()) == {place}
+
+
 def test_classifiers_of_plain_python_go_behind_it_too(part: Part) -> None:
     networks = {
         f"expert-{name}": ImageClassifier(

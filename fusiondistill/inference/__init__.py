@@ -97,6 +97,7 @@ class Inferences(Registry[Inference]):
         told: bool = False,
         alone: bool = False,
         fits: Callable[..., Part] | None = None,
+        settles: Callable[..., Mapping[str, Any]] | None = None,
         weighs: Callable[..., int] | None = None,
         picks: bool = False,
         one: bool = False,
@@ -115,6 +116,8 @@ class Inferences(Registry[Inference]):
             alone: told, does it answer with that degradation's network as it is? Then its evaluation is the network's.
             fits: ``(at, **parameters) -> Part``, see :mod:`fusiondistill.inference._fitting`: fits a part on images, a
                 stage of its own; the function gets it as ``part``.
+            settles: ``(classifiers, images, about) -> Mapping``: what a fitted part has to know of the networks, from
+                held-out images; it is added to what the part is about.
             weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.
             picks: does each image go through one of the networks alone?
             one: is it a way in which a single network answers? Its role is ``model``.
@@ -157,6 +160,7 @@ class Inferences(Registry[Inference]):
         if one and (told or fits or picks):
             raise ValueError(f"the way of inference {name!r} is one network's: it is told, fits and picks nothing")
         known = {"gives": gives, "told": told, "alone": told and alone, "fits": fits, "weighs": weighs}
+        known |= {"settles": settles}
         known |= {"picks": picks, "one": one, "transductive": transductive, "smallest": smallest}
         return super().register(name, version=version, source=source, replace=replace, **known)
 

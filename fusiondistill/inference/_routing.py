@@ -31,7 +31,7 @@ class Route(NamedTuple):
 
     Attributes:
         named: int64 [B]: 0 is clean, k the k-th degradation.
-        chosen: int64 [B]: the most likely degradation, counted from 0, also where the image seems clean.
+        chosen: int64 [B]: the degradation whose network answers, counted from 0.
         levels: int64 [B]: a rough level of that degradation.
     """
 
@@ -55,15 +55,16 @@ class Router(nn.Module):
     Args:
         degradations: D of them.
         width: of the layers.
+        clean: the degradation, counted from 0, whose network answers where the image seems clean; None: the likeliest.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
     listed: torch.Tensor
 
-    def __init__(self, degradations: Sequence[Degradation], width: int) -> None:
+    def __init__(self, degradations: Sequence[Degradation], width: int, clean: int | None = None) -> None:
         super().__init__()
-        self.degradations = tuple(degradations)
+        self.degradations, self.clean = tuple(degradations), clean
         self.traces = Traces()
         self.register_buffer("mean", torch.zeros(FEATURES))
         self.register_buffer("deviation", torch.ones(FEATURES))
@@ -94,12 +95,14 @@ class Router(nn.Module):
     def _read(self, outputs: torch.Tensor) -> Route:
         count = len(self.degradations)
         logits, heights = outputs[:, : count + 1], outputs[:, count + 1 :]
-        chosen = logits[:, 1:].argmax(1)
+        named, chosen = logits.argmax(1), logits[:, 1:].argmax(1)
+        if self.clean is not None:
+            chosen = torch.where(named > 0, chosen, self.clean)
         height = heights.gather(1, chosen[:, None]).clamp(0, 1)
         levels = self.listed[chosen]  # [B, most]
         low, high = levels[:, :1], levels[:, -1:]
         nearest = (levels - (low + height * (high - low))).abs().argmin(1, keepdim=True)
-        return Route(logits.argmax(1), chosen, levels.gather(1, nearest).squeeze(1))
+        return Route(named, chosen, levels.gather(1, nearest).squeeze(1))
 
 
 def _filled(images: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,18 @@ def _fit(at: At, *, images: int, views: int, epochs: int, width: int) -> Part:
     return Part({name: tensor.cpu() for name, tensor in made.state_dict().items()}, _about(at), outcome)
 
 
+def _settle(classifiers: Mapping[str, nn.Module], images: ImageSet, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Which network answers where an image seems clean: that with the most right answers on clean images."""
+    from fusiondistill.evaluation import Conditions, predict
+    from fusiondistill.folding import for_inference
+
+    right = []
+    for one in about["degradations"]:
+        found = predict(for_inference(classifiers[f"expert-{one['id']}"]), images, Conditions("noise", [0], 0, 500))
+        right.append(int((found[0].cpu() == images.labels).sum()))
+    return {"clean": right.index(max(right))}
+
+
 def _parameters(degradations: int, *, width: int, **rest: Any) -> int:
     """How many parameters the part has."""
     from fusiondistill.inference._routing import parameters_of
@@ -53,6 +65,7 @@ def _parameters(degradations: int, *, width: int, **rest: Any) -> int:
 @INFERENCE.register(
     "router",
     fits=_fit,
+    settles=_settle,
     weighs=_parameters,
     picks=True,
     smallest=8,
@@ -69,7 +82,7 @@ def router(
 ) -> nn.Module:
     """The network of the degradation that a small fitted router sees in the image, told nothing.
 
-    It also names a rough level. An image that seems clean goes to the network of the likeliest degradation.
+    It also names a rough level. An image that seems clean goes to the network that is best on clean validation images.
     """
     from fusiondistill.inference._routing import Routed
 
@@ -95,7 +108,7 @@ def _new(about: Mapping[str, Any], width: int, seed: int) -> Router:
     known = [Degradation(str(one["id"]), tuple(map(int, one["levels"]))) for one in about["degradations"]]
     with torch.random.fork_rng([]):
         torch.manual_seed(key(seed, "router") & (2**63 - 1))
-        return Router(known, width)
+        return Router(known, width, about.get("clean"))
 
 
 def _views(

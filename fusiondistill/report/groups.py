@@ -114,7 +114,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Share:
-    """What a row recovers of the oracle's gain over the base, over the seeds that all three have.
+    """What a row recovers of the gain of ``upper``, an oracle, over ``lower``, the base, at seeds that all three have.
 
     ``gain`` is the oracle's gain in percentage points, ``gain_low`` and ``gain_high`` its 95 % bootstrap interval over
     images. ``share`` is a fraction of it, with its interval over images from ``low`` to ``high`` and half its interval
@@ -122,8 +122,8 @@ class Share:
     """
 
     method: str
-    base: str
-    oracle: str
+    lower: str
+    upper: str
     images: int
     seeds: int
     gain: float

@@ -61,9 +61,9 @@ def _note(names: Sequence[str], confused: Sequence[str]) -> str:
     text = (
         f"The router of {', '.join(map(printable, names))}: of each degradation's test images, over the measured "
         "levels, the part in % that it gives each name, and the part that the degradation's own network answers. An "
-        "image that it names clean goes to the network of the likeliest degradation. Left out are levels that leave an "
-        "image as it is; mild ones leave it nearly so. Level off by: the mean distance of the guessed level where the "
-        "name is right."
+        "image that it names clean goes to the network that is best on clean validation images. Left out are "
+        "levels that leave an image as it is; mild ones leave it nearly so. Level off by: the mean distance of the "
+        "guessed level where the name is right."
     )
     return text + (f" It hardly tells {'; '.join(confused)}." if confused else "")
 

@@ -21,7 +21,7 @@ def share_grid(group: Group) -> Grid | None:
     body = tuple(((marked_name(row), ""), *_entries(known[row.method], several)) for row in rows)
     if all(known[row.method].share is None for row in rows):
         body = ()
-    oracle = group.name(known[rows[0].method].oracle)
+    oracle = group.name(known[rows[0].method].upper)
     return Grid(f"Share of the gain of {oracle}", heading, body, _note(group, [known[row.method] for row in rows]))
 
 
@@ -38,7 +38,7 @@ def _entries(one: Share, several: bool) -> tuple[Entry, ...]:
 
 def _note(group: Group, shares: list[Share]) -> str:
     first = shares[0]
-    base, oracle = group.name(first.base), group.name(first.oracle)
+    base, oracle = group.name(first.lower), group.name(first.upper)
     seeds = f", mean of {first.seeds} seeds" if first.seeds > 1 else ", one seed"
     text = (
         f"{oracle}, which is told the degradation, is {first.gain:+.1f} points above {base} ({first.gain_low:.1f} .. "
@@ -49,6 +49,6 @@ def _note(group: Group, shares: list[Share]) -> str:
         text += "; ±: half the 95 % interval over seeds, of a ratio of means (Cochran 1977)"
     if all(one.share is None for one in shares):
         return f"{text}. {oracle} may gain nothing, and a share of that says nothing."
-    told = [row.about.name for row in group.rows if row.about.told and row.method != first.oracle]
+    told = [row.about.name for row in group.rows if row.about.told and row.method != first.upper]
     text += f". Told the degradation, too: {', '.join(told)}" if told else ""
     return f"{text}."

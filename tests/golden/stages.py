@@ -288,7 +288,7 @@ def routed() -> common.Found:
         fit = FitSpec(degradations=seen, protocol="standard", data_seed=3, threads=1, model=model, **way)
         part = Stage("router", 0, fit)
         inputs = {f"expert-{one.id}": stage for one, stage in zip(seen, members, strict=True)}
-        whole = Stage("routed", 0, PackSpec(**way), {**inputs, "part": part})
+        whole = Stage("routed", 0, PackSpec(threads=1, **way), {**inputs, "part": part})
         close = {}
         for stage in (part, whole):
             execute(stage, context, CPU, lambda facts: None)

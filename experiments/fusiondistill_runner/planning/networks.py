@@ -233,7 +233,9 @@ class StagesOfMethods:
                 model=self.model,
             )
             inputs["part"] = self.stage(inference.name, seed, fit, {})
-        spec = PackSpec(inference=inference.name, parameters=inference.parameters, data=self.data(seed))
+        spec = PackSpec(
+            inference=inference.name, parameters=inference.parameters, data=self.data(seed), threads=self.config.threads
+        )
         return self.stage(name, seed, spec, inputs)
 
     def searched(self, name: str, seed: int, degradation: str, plain: Stage, search: SearchConfig) -> Stage:

@@ -274,6 +274,7 @@ class PackSpec(_Spec):
     inference: str
     parameters: dict[str, Any]
     data: DataSpec
+    threads: int
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Way of inference and data source."""

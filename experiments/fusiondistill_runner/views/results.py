@@ -142,20 +142,20 @@ def write_results(store: Store, known: Plans | None = None) -> pa.Table:
 def rebuilt(store: Store, known: Plans | None = None) -> dict[str, pa.Table]:
     """Results, paired tests, shares of the oracle's gain, what was said class by class and by routers, and costs.
 
-    Made of the store's stages; writes nothing. Without routers, and without an oracle, their tables are left out.
+    Made of the store's stages; writes nothing. Without a router there is no table of what it said.
     """
     known = plans(store) if known is None else known
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet",
                         "routes.*.parquet")  # fmt: skip
     answers = answers_of(seen, known, kept_table(store, "classes"))
-    shares, routing = shares_table(seen, known, kept_table(store, "shares")), routing_table(seen, known)
-    more = {"shares": shares if shares.num_rows else None, "routing": routing}
+    routing = routing_table(seen, known)
     return {
         "results": results_table(seen, known, answers),
         "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons")),
         "classes": classes_table(known, answers),
         "costs": costs_table(seen, known),
-        **{name: table for name, table in more.items() if table is not None},
+        "shares": shares_table(seen, known, kept_table(store, "shares")),
+        **({"routing": routing} if routing is not None else {}),
     }
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["shares_table"]
 
 _SCHEMA = {
-    **dict.fromkeys(("experiment", "dataset", "model", "protocol", "method", "base", "oracle"), "string"),
+    **dict.fromkeys(("experiment", "dataset", "model", "protocol", "method", "lower", "upper"), "string"),
     **dict.fromkeys(("images", "seeds"), "int64"),
     **dict.fromkeys(("gain", "gain_low", "gain_high", "share", "low", "high", "seed_half"), "float64"),
 }
@@ -30,12 +30,12 @@ _SCHEMA = {
 def shares_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
     """One row per row of an experiment's main table that shares a seed with its base and its oracle.
 
-    The oracle is the first row that answers with several networks and is told the degradation. gain is its mean
-    accuracy minus that of the base, in percentage points, gain_low and gain_high the 95 % bootstrap interval over
-    images. share is the row's own gain over the base, a fraction of that: mean over seeds over mean over seeds. low and
-    high are the bootstrap interval over images (the same draws above and below), seed_half half the 95 % interval over
-    seeds; null where there is one seed, or where the oracle gains nothing. For what is weighed how, see
-    :mod:`views.correctness`.
+    lower is the id of the base, upper that of the oracle: the first row that answers with several networks and is told
+    the degradation. gain is the oracle's mean accuracy minus the base's, in percentage points, gain_low and gain_high
+    the 95 % bootstrap interval over images. share is the row's own gain over the base, a fraction of that: mean over
+    seeds over mean over seeds. low and high are the bootstrap interval over images (the same draws above and below),
+    seed_half half the 95 % interval over seeds; null where there is one seed, or where the oracle gains nothing. For
+    what is weighed how, see :mod:`views.correctness`.
 
     Args:
         before: an earlier table; the rows of experiments whose stages have not changed are taken from it.
@@ -76,7 +76,7 @@ def _of_experiment(right: Correctness, base: str, oracle: str) -> Iterator[dict[
     intervals = ratio_intervals(above, below, seed=SEED, resamples=RESAMPLES)
     for i, name in enumerate(asked):
         gain, interval = float(below[i].mean()), intervals[i]
-        row = {"method": name, "base": base, "oracle": oracle, "images": above.shape[1], "seeds": len(seeds[name])}
+        row = {"method": name, "lower": base, "upper": oracle, "images": above.shape[1], "seeds": len(seeds[name])}
         row |= {"gain": 100 * gain, "gain_low": between[i][0], "gain_high": between[i][1]}
         low, high = interval or (None, None)
         some = gain > 0 and interval is not None

@@ -15,6 +15,8 @@ from fusiondistill_runner.working.job import Job, Result
 
 __all__ = ["PART", "fit_part", "pack_networks"]
 
+JUDGED = 2000
+"""Images (at most) on which networks are compared."""
 PART = "part"
 """The input of a file of networks that is not one of them."""
 
@@ -41,8 +43,17 @@ def pack_networks(job: Job) -> Result:
     roles = [role for role in job.inputs.stages if role != PART]
     states = [job.inputs.weights(role)[0] for role in roles]
     part, about = job.inputs.weights(PART) if PART in job.inputs.stages else ({}, {})
-    how = How(spec.inference, spec.parameters, tuple(roles), about.get("about", {}), INFERENCE[spec.inference].code)
-    card: dict[str, Any] = {**job.inputs.card(roles[0]), HOW: how.content()}
+    entry, known = INFERENCE[spec.inference], dict(about.get("about", {}))
+    card: dict[str, Any] = dict(job.inputs.card(roles[0]))
+    if settles := entry.facts["settles"]:
+        images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
+        judged = held_out if held_out is not None else images
+        networks = {
+            role: checkpoints.from_card(one, card).to(job.device) for role, one in zip(roles, states, strict=True)
+        }
+        known |= settles(networks, judged.take(min(JUDGED, len(judged))), known)
+    how = How(spec.inference, spec.parameters, tuple(roles), known, entry.code)
+    card[HOW] = how.content()
     state = pack(states, part)
     files = {checkpoints.MODEL: checkpoints.to_safetensors(state, card)}
     numbers = sum(tensor.numel() for tensor in state.values())
