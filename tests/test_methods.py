@@ -261,7 +261,7 @@ def test_new_spellings_warn_of_nothing() -> None:
     ("text", "line", "key", "message"),
     [
         ("define: {base: {epochs: 3}}\n", 2, "define.base", "write a section base: beside define"),
-        ("define: {a: {like: vanilla, inference: router}}\n", 2, "define.a.inference", "say of: expert, or a merged start"),
+        ("define: {a: {like: vanilla, inference: router}}\n", 2, "define.a.inference", "say of: expert, or a"),
         ("define: {a: {of: vanilla, inference: router}}\n", 2, "define.a.of", "there is nothing to combine"),
         ("define: {a: {start: {merge: average}, inference: router}}\n", 2, "define.a.inference", "gives one: say of"),
         ("define: {a: {of: expert, inference: adapt}}\n", 2, "define.a.inference", "is how one network answers"),
