@@ -18,7 +18,7 @@ from fusiondistill.recipes import PRETRAINED
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import Table, default_methods, resolve, where
 from fusiondistill.resolution_rules import problems_of_table, way_of
-from fusiondistill.safe_yaml import Location
+from fusiondistill.safe_yaml import Location, mapping
 from fusiondistill.search_rules import check_searches
 
 __all__ = ["cross_check", "layer_problems"]
@@ -126,7 +126,8 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
         way = way_of(table.given.get(name, {})) if isinstance(name, str) else None
         if way is not None and way.fits and way.facts["picks"] and len(table.degradations) < 2:
             text = f"{way.name} chooses between degradations, and there is one: leave {name} out"
-            yield where(name, "inference") if at(raw, *where(name)) else ("methods",), text
+            said = name in raw or name in mapping(raw.get("define"))
+            yield where(name, "inference") if said else ("methods",), text
 
 
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:

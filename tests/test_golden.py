@@ -123,7 +123,7 @@ def test_the_training_loop_and_the_batches_are_watched(monkeypatch: pytest.Monke
     wrong = problem("stages/train batches", STORED["stages/train batches"], found)
     assert wrong is not None and "raise the TrainSpec.version" in wrong
     with monkeypatch.context() as patch:
-        patch.setattr("fusiondistill.evaluation._forward", lambda model, images: model(images.flip(0)))
+        patch.setattr("fusiondistill.evaluation.single_apart", lambda model, images: (model(images.flip(0)), None))
         assert stages.validation().exact != STORED["stages/train validation"]["exact"]
     with monkeypatch.context() as patch:
         patch.setattr("fusiondistill.recipe.Schedule.rate", lambda *given: 1.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RESAMPLES", "SEED", "comparisons_table"]
 
+Beside = Callable[[Mapping[str, Any], Evaluated, Callable[[], Correctness]], object]
+"""(plan, what is evaluated of it, reads its correctness)."""
 RESAMPLES = 10_000
 SEED = 0
 
@@ -31,7 +34,9 @@ _SCHEMA = {
 }
 
 
-def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
+def comparisons_table(
+    store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None, beside: Beside | None = None
+) -> pa.Table:
     """A row per pair of methods (a, b) of an experiment that share a seed: how they differ on the same test images.
 
     The unit is the test image: whether it was classified right, averaged over a degradation's levels (with the table's
@@ -51,6 +56,7 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     Args:
         before: an earlier table; the rows of experiments whose stages have not changed are taken from it.
+        beside: called with each plan, what is evaluated of it, and a function that reads its correctness once.
 
     Raises:
         CheckpointError: a file is damaged, or methods of one experiment saw different test images.
@@ -60,8 +66,11 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
         config, known = plan["config"], evaluated(store, plan)
         names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
+        right = cache(partial(correctness, store, known))
         if not kept.unchanged(own, known.digest):
-            kept.rows += [{**own, **pair} for pair in _of_experiment(store, known)]
+            kept.rows += [{**own, **pair} for pair in _of_experiment(right(), known)]
+        if beside is not None:
+            beside(plan, known, right)
     for sweep in sweeps(store, plans):
         own = {"experiment": sweep.name, **sweep.names, "points": True}
         if sweep.pairs and not kept.unchanged(own, sweep.digest, set(sweep.pairs)):
@@ -69,9 +78,8 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
     return kept.table(_SCHEMA)
 
 
-def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
+def _of_experiment(right: Correctness, known: Evaluated) -> Iterator[dict[str, Any]]:
     """The tests of all pairs of an experiment's rows. A test that several pairs share is made once."""
-    right = correctness(store, known)
     sharing: dict[frozenset[str], list[tuple[str, str, str]]] = {}
     for a, b in itertools.combinations(right, 2):
         if stages := rests_on(known.of_method(a), known.of_method(b)):

@@ -22,7 +22,7 @@ from fusiondistill_runner.views.costs import costs_table
 from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.routing import routing_table
 from fusiondistill_runner.views.settings import settings
-from fusiondistill_runner.views.shares import shares_table
+from fusiondistill_runner.views.shares import Shares
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
 
 if TYPE_CHECKING:
@@ -148,13 +148,13 @@ def rebuilt(store: Store, known: Plans | None = None) -> dict[str, pa.Table]:
     seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet",
                         "routes.*.parquet")  # fmt: skip
     answers = answers_of(seen, known, kept_table(store, "classes"))
-    routing = routing_table(seen, known)
+    shares, routing = Shares(kept_table(store, "shares")), routing_table(seen, known)
     return {
         "results": results_table(seen, known, answers),
-        "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons")),
+        "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons"), shares.add),
         "classes": classes_table(known, answers),
         "costs": costs_table(seen, known),
-        "shares": shares_table(seen, known, kept_table(store, "shares")),
+        "shares": shares.table(),
         **({"routing": routing} if routing is not None else {}),
     }
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusiondistill.report.methods import base_of, methods_of, yardstick_of
 from fusiondistill.statistics import bootstrap_intervals, ratio_half, ratio_intervals
-from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.comparisons import RESAMPLES, SEED
-from fusiondistill_runner.views.correctness import Correctness, correctness, evaluated
+from fusiondistill_runner.views.correctness import Correctness, Evaluated
 from fusiondistill_runner.views.data_names import data_name
 from fusiondistill_runner.views.keeping import Keeping
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["shares_table"]
+__all__ = ["Shares"]
 
 _SCHEMA = {
     **dict.fromkeys(("experiment", "dataset", "model", "protocol", "method", "lower", "upper"), "string"),
@@ -27,8 +26,8 @@ _SCHEMA = {
 }
 
 
-def shares_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
-    """One row per row of an experiment's main table that shares a seed with its base and its oracle.
+class Shares:
+    """A table with one row per row of an experiment's main table that shares a seed with its base and its oracle.
 
     lower is the id of the base, upper that of the oracle: the first row that answers with several networks and is told
     the degradation. gain is the oracle's mean accuracy minus the base's, in percentage points, gain_low and gain_high
@@ -39,23 +38,25 @@ def shares_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Ta
 
     Args:
         before: an earlier table; the rows of experiments whose stages have not changed are taken from it.
-
-    Raises:
-        CheckpointError: as :func:`views.comparisons.comparisons_table`.
     """
-    kept = Keeping(before, [RESAMPLES, SEED, "shares"])
-    for plan in plans:
+
+    def __init__(self, before: pa.Table | None = None) -> None:
+        self._kept = Keeping(before, [RESAMPLES, SEED, "shares"])
+
+    def add(self, plan: Mapping[str, Any], known: Evaluated, right: Callable[[], Correctness]) -> None:
+        """Add the rows of a plan; see :data:`views.comparisons.Beside`."""
         methods = methods_of(plan).known.values()
-        base, oracle = base_of(methods), yardstick_of(methods)
+        base, oracle, config = base_of(methods), yardstick_of(methods), plan["config"]
         if base is None or oracle is None:
-            continue
-        config, known = plan["config"], evaluated(store, plan)
+            return
         names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names}
-        if not kept.unchanged(own, known.digest):
-            right = correctness(store, known)
-            kept.rows += [{**own, **row} for row in _of_experiment(right, base.id, oracle.id)]
-    return kept.table(_SCHEMA)
+        if not self._kept.unchanged(own, known.digest):
+            self._kept.rows += [{**own, **row} for row in _of_experiment(right(), base.id, oracle.id)]
+
+    def table(self) -> pa.Table:
+        """All rows that were added."""
+        return self._kept.table(_SCHEMA)
 
 
 def _of_experiment(right: Correctness, base: str, oracle: str) -> Iterator[dict[str, Any]]:
