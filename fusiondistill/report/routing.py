@@ -17,44 +17,50 @@ _CONFUSED = 0.25
 
 def routing_grids(group: Group) -> Iterator[Grid]:
     """A table for each router of a group; rows that have the same one share it."""
-    routers: list[tuple[tuple[Routing, ...], list[str]]] = []
+    shown: dict[tuple[tuple[Entry, ...], ...], tuple[Sequence[Routing], list[str]]] = {}
     for row in group.rows:
         if said := group.routing.get(row.method):
-            same = next((names for of, names in routers if of == said), None)
-            if same is None:
-                routers.append((said, [row.about.name]))
-            else:
-                same.append(row.about.name)
-    for said, names in routers:
-        yield _grid(group, said, names)
+            body = tuple(_body(group, said))
+            shown.setdefault(body, (said, []))[1].append(row.about.name)
+    for rows, (first, names) in shown.items():
+        known = list(first[0].named)
+        titles = (_CLEAN if name == _CLEAN else short_title(name) for name in known)
+        heading = ("images of", *(f"named {title}" for title in titles), "own network", "level off by")
+        yield Grid("What the router sees", heading, rows, _note(names, _confused(group, first)))
 
 
-def _grid(group: Group, said: Sequence[Routing], names: Sequence[str]) -> Grid:
-    known = list(said[0].named)
-    body: list[tuple[Entry, ...]] = []
-    confused: list[str] = []
+def _cells(group: Group, said: Sequence[Routing]) -> Iterator[tuple[str, list[Routing]]]:
+    """(degradation, what the router said of it at levels that change an image) for each column of all tables."""
     for part in (group, *group.others):
         for degradation in part.degradations:
             clean = CLEAN.get(part.entry(degradation))
-            of = [one for one in said if one.degradation == degradation and one.level != clean]
-            if not of:
-                continue
-            shares, chosen = _mean([one.named for one in of]), _mean([one.chosen for one in of])
-            off = _off(of, degradation)
-            own = degradation in known
-            body.append(
-                (
-                    (short_title(degradation), "" if own else "unseen"),
-                    *((f"{100 * shares[name]:.1f}", "") for name in known),
-                    (f"{100 * chosen[degradation]:.1f}" if own else MISSING, ""),
-                    (MISSING if off is None else f"{off:.1f}", ""),
-                )
-            )
-            wrong = [name for name in known if own and name not in (degradation, _CLEAN) and shares[name] > _CONFUSED]
-            confused += [f"{degradation_title(degradation)} from {degradation_title(name)}" for name in wrong]
-    titles = (_CLEAN if name == _CLEAN else short_title(name) for name in known)
-    heading = ("images of", *(f"named {title}" for title in titles), "own network", "level off by")
-    return Grid("What the router sees", heading, tuple(body), _note(names, confused))
+            if of := [one for one in said if one.degradation == degradation and one.level != clean]:
+                yield degradation, of
+
+
+def _body(group: Group, said: Sequence[Routing]) -> Iterator[tuple[Entry, ...]]:
+    """A row for each degradation."""
+    known = list(said[0].named)
+    for degradation, of in _cells(group, said):
+        shares, chosen = _mean([one.named for one in of]), _mean([one.chosen for one in of])
+        off, own = _off(of, degradation), degradation in known
+        yield (
+            (short_title(degradation), "" if own else "unseen"),
+            *((f"{100 * shares[name]:.1f}", "") for name in known),
+            (f"{100 * chosen[degradation]:.1f}" if own else MISSING, ""),
+            (MISSING if off is None else f"{off:.1f}", ""),
+        )
+
+
+def _confused(group: Group, said: Sequence[Routing]) -> list[str]:
+    """The degradations that a router often takes for others, in words."""
+    found = []
+    for degradation, of in _cells(group, said):
+        shares = _mean([one.named for one in of])
+        others = [name for name in shares if degradation in shares and name not in (degradation, _CLEAN)]
+        wrong = [name for name in others if shares[name] > _CONFUSED]
+        found += [f"{degradation_title(degradation)} from {degradation_title(name)}" for name in wrong]
+    return found
 
 
 def _note(names: Sequence[str], confused: Sequence[str]) -> str:
