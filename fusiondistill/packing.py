@@ -75,7 +75,7 @@ def unpack(state: State, card: Mapping[str, Any], source: str) -> Whole:
         CheckpointError: a way of inference that is not there, or weights that do not go with it.
     """
     from fusiondistill.checkpoints import from_card
-    from fusiondistill.inference._fitting import Part
+    from fusiondistill.inference import Part
     from fusiondistill.models.whole import Whole
 
     how = How.of_card(card)

@@ -22,8 +22,7 @@ from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import as_degradation
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference
-from fusiondistill.inference import INFERENCE, combined
-from fusiondistill.inference._fitting import At, Part
+from fusiondistill.inference import INFERENCE, At, Part, combined
 from fusiondistill.inference._traces import FEATURES, Traces
 from fusiondistill.level_draws import degraded, random_levels
 from fusiondistill.models import ImageClassifier
@@ -357,3 +356,66 @@ def test_classifiers_of_plain_python_go_behind_it_too(part: Part) -> None:
     assert routed(load_images("digits", "test").gather(range(3))[0]).shape == (3, 10) and routed.gives == "logits"
     with pytest.raises(ValueError, match="needs its fitted part"):
         combined("router", networks)
+
+
+def test_a_way_of_ones_own_may_have_a_part_that_is_fitted(tmp_path: Path) -> None:
+    """The part is a number for each network; its file needs the entry that it was made with."""
+
+    def fit(at: At, *, power: float) -> Part:
+        counts = torch.tensor([float(len(at.images)) ** power for _ in at.degradations])
+        return Part({"counts": counts}, {"ids": [one.id for one in at.degradations]}, {"seen": len(at.images)})
+
+    @INFERENCE.register("mine", fits=fit, weighs=lambda degradations, power: degradations)
+    def mine(classifiers: Any, *, part: Any = None, power: float = 0.5) -> nn.Module:
+        "The first network, times the first number."
+
+        class Scaled(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.one = classifiers[f"expert-{part.about['ids'][0]}"]
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                scaled: torch.Tensor = self.one(images) * part.state["counts"][0]
+                return scaled
+
+        return Scaled()
+
+    entry = INFERENCE["mine"]
+    assert (entry.weighs(3, {}), entry.passes(3), entry.whole) == (3, 3, True)
+    images = load_images("digits", "train").take(49)
+    assert entry.fits is not None
+    made = entry.fits(At(images, None, [as_degradation("blur")], 0, "standard", CPU), power=0.5)
+    state = build_model("cifar_resnet8", 10).state_dict()
+    card = card_of("cifar_resnet8", None, classes=[*"0123456789"], mean=(110.0,) * 3, std=(60.0,) * 3, size=(16, 16),
+                   dataset="digits")  # fmt: skip
+    plain, whole = tmp_path / "plain.safetensors", tmp_path / "whole.safetensors"
+    save_checkpoint(plain, state, card)
+    card[HOW] = How("mine", {}, ("expert-blur",), made.about, entry.code).content()
+    save_checkpoint(whole, pack([state], made.state), card)
+    pixels = images.gather(range(3))[0]
+    torch.testing.assert_close(load_model(whole)(pixels), 7 * load_model(plain)(pixels))
+
+
+def test_what_a_router_cannot_tell_apart_stands_below_its_table() -> None:
+    import pyarrow as pa
+
+    from fusiondistill.report import summarise
+    from fusiondistill.report.routing import routing_grids
+    from report_tables import rows_of, table
+
+    counts = table(rows_of(["base", "routed", "other"], seeds=(0,), levels={"blur": (0, 25), "noise": (0, 25, 50)}))
+    named = {("blur", 0): (30, 10, 0), ("blur", 25): (4, 12, 24), ("noise", 0): (40, 0, 0), ("noise", 25): (0, 8, 32),
+             ("noise", 50): (0, 0, 40)}  # fmt: skip
+    rows = [
+        {"experiment": "demo", "method": method, "seed": 0, "degradation": degradation, "level": level, "name": name,
+         "named": of[i], "chosen": 0 if i == 0 else of[i] + of[0] * (i == 1), "off": 2.0 + level if of[i] else None}
+        for method in ("routed", "other") for (degradation, level), of in named.items()
+        for i, name in enumerate(("clean", "blur", "noise"))
+    ]  # fmt: skip
+    (group,) = summarise(counts, routing=pa.Table.from_pylist(rows))
+    (grid,) = routing_grids(group)  # both rows have the same router
+    assert grid.heading == ("images of", "named clean", "named Blur", "named Noise", "own network", "level off by")
+    blur, noise = ([text for text, _ in row] for row in grid.rows)
+    assert blur == ["Blur", "10.0", "30.0", "60.0", "40.0", "27.0"]
+    assert noise == ["Noise", "0.0", "10.0", "90.0", "90.0", f"{(32 * 27 + 40 * 52) / 72:.1f}"]
+    assert "The router of routed, other:" in grid.note and "It hardly tells Blur from Noise." in grid.note

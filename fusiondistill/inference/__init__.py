@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.inference._fitting import At, Part
 from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fusiondistill.inference._fitting import Part
-
-__all__ = ["INFERENCE", "OUTPUTS", "Inference", "combined"]
+__all__ = ["INFERENCE", "OUTPUTS", "At", "Inference", "Part", "combined"]
 
 OUTPUTS = ("logits", "log-probabilities", "votes")
 """What a module may give: votes have no probabilities, so neither a likelihood nor a calibration error."""
@@ -114,8 +113,8 @@ class Inferences(Registry[Inference]):
             gives: what its module's output is, one of :data:`OUTPUTS`.
             told: is it told which degradation an image has?
             alone: told, does it answer with that degradation's network as it is? Then its evaluation is the network's.
-            fits: ``(at, **parameters) -> Part``, see :mod:`fusiondistill.inference._fitting`: fits a part on images, a
-                stage of its own; the function gets it as ``part``.
+            fits: ``(at, **parameters) -> Part``, see :class:`At` and :class:`Part`: fits a part on images, a stage of
+                its own; the function gets it as ``part``.
             settles: ``(classifiers, images, about) -> Mapping``: what a fitted part has to know of the networks, from
                 held-out images; it is added to what the part is about.
             weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.

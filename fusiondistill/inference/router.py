@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fusiondistill.data import ImageSet
-    from fusiondistill.inference._fitting import At, Part
+    from fusiondistill.inference import At, Part
     from fusiondistill.inference._routing import Router
 
 __all__ = ["router"]
@@ -30,7 +30,7 @@ LEVELS = 2.0
 
 def _fit(at: At, *, images: int, views: int, epochs: int, width: int) -> Part:
     """Train a router on images clean and at random levels; the accuracy is that on held-out images."""
-    from fusiondistill.inference._fitting import Part
+    from fusiondistill.inference import Part
 
     made = _new(_about(at), width, at.seed).to(at.device)
     seen = _train(made, at, at.images.take(min(images, len(at.images))), views, epochs)

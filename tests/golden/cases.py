@@ -15,9 +15,8 @@ import torch
 from fusiondistill import DEGRADATIONS, INFERENCE, LOSSES, MERGING, NETWORKS, SOURCES, build_model, degrade, load_images
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import as_degradation
-from fusiondistill.inference import Inference, combined
-from fusiondistill.inference._fitting import At as FittedOn
-from fusiondistill.inference._fitting import Part
+from fusiondistill.inference import At as FittedOn
+from fusiondistill.inference import Inference, Part, combined
 from fusiondistill.losses import Outputs
 from fusiondistill.merging import At, merge
 from fusiondistill.models import ImageClassifier

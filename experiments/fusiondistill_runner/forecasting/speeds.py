@@ -28,8 +28,7 @@ from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.evaluation import Conditions
 from fusiondistill.fitting import random_network
 from fusiondistill.folding import for_inference
-from fusiondistill.inference import INFERENCE
-from fusiondistill.inference._fitting import At
+from fusiondistill.inference import INFERENCE, At
 from fusiondistill.merging import MERGING
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS

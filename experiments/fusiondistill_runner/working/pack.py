@@ -6,8 +6,7 @@ from typing import Any
 
 from fusiondistill import checkpoints
 from fusiondistill.cards import HOW
-from fusiondistill.inference import INFERENCE
-from fusiondistill.inference._fitting import At, Part
+from fusiondistill.inference import INFERENCE, At, Part
 from fusiondistill.packing import How, pack
 from fusiondistill_runner.planning.specs import FitSpec, PackSpec
 from fusiondistill_runner.working.data import splits
