@@ -12,7 +12,12 @@ from fusiondistill.plugins import COPY
 if TYPE_CHECKING:
     from fusiondistill.registry import Plugin
 
-__all__ = ["card_of", "check_card", "check_plugin"]
+__all__ = ["HOW", "card_of", "check_card", "check_how", "check_plugin"]
+
+HOW = "inference"
+"""The key of a card that says how several networks answer; a card without it is one network's."""
+MOST_NETWORKS = 1000
+"""Of a file that holds several."""
 
 MOST_CLASSES = 100_000
 """The most classes of a card: a head for a billion would fill the memory before its weights are found missing."""
@@ -131,5 +136,15 @@ def check_card(card: Mapping[str, Any], source: str) -> None:
     plugin = card.get("plugin", {"file": "", "sha256": ""})
     told = isinstance(plugin, dict) and all(isinstance(plugin.get(key), str) for key in ("file", "sha256"))
     wrong += [] if told else ["plugin"]
+    wrong += [] if HOW not in card or check_how(card[HOW]) else [HOW]
     if wrong:
         raise CheckpointError(f"{source} carries a card whose {wrong[0]} is missing or not what it should be")
+
+
+def check_how(given: Any) -> bool:
+    """Whether what an untrusted card has under :data:`HOW` has the form that :mod:`fusiondistill.packing` writes."""
+    if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("name", "code")):
+        return False
+    roles = given.get("roles")
+    listed = isinstance(roles, list) and 0 < len(roles) <= MOST_NETWORKS and all(isinstance(one, str) for one in roles)
+    return listed and all(isinstance(given.get(key), dict) for key in ("parameters", "about"))

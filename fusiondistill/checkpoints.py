@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill import NAME
-from fusiondistill.cards import card_of, check_card, check_plugin
+from fusiondistill.cards import HOW, card_of, check_card, check_plugin
 from fusiondistill.commits import (
     MANIFEST,
     CheckpointError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
     from fusiondistill.foreign import Matched
     from fusiondistill.models import ImageClassifier
+    from fusiondistill.models.whole import Whole
 
 __all__ = [
     "MANIFEST",
@@ -51,6 +52,7 @@ __all__ = [
     "from_card",
     "load_checkpoint",
     "load_model",
+    "model_of",
     "new_attempt",
     "open_location",
     "read_file",
@@ -149,6 +151,8 @@ def fitted(
 
     if card:
         check_card(card, source)
+        if HOW in card:
+            raise CheckpointError(several(source, card))
         if card["model"] == model:
             check_plugin(card, source)
     try:
@@ -246,7 +250,7 @@ def _parse_safetensors(data: bytes, source: str) -> tuple[dict[str, torch.Tensor
 def from_card(
     state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any], source: str = "checkpoint"
 ) -> ImageClassifier:
-    """The classifier that a state dict and its card describe, in eval mode.
+    """The classifier that a state dict and the card of one network describe, in eval mode.
 
     Args:
         source: where they come from, for messages.
@@ -261,6 +265,8 @@ def from_card(
 
     check_card(card, source)
     check_plugin(card, source)
+    if HOW in card:
+        raise CheckpointError(several(source, card))
     try:
         model = build(card["model"], len(card["classes"]), card.get("feature_layer"), card.get("parameters") or {})
     except ValueError as error:
@@ -269,6 +275,31 @@ def from_card(
         raise CheckpointError(f"{source} does not fit {card['model']}: {difference}")
     model.load_state_dict(dict(state_dict))
     return ImageClassifier(model, card["mean"], card["std"], card["classes"]).eval()
+
+
+def several(source: str, card: Mapping[str, Any]) -> str:
+    """What a file of several networks is, where one network is needed, in a sentence."""
+    how = card[HOW]
+    count = len(how["roles"])
+    held = f"{count} networks" if count > 1 else "a network"
+    return (
+        f"{source} holds {held} with how {'they answer' if count > 1 else 'it answers'} ({how['name']}), and one "
+        "network is needed: give the directory of that"
+    )
+
+
+def model_of(state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any], source: str) -> ImageClassifier | Whole:
+    """What a state dict and its card describe, in eval mode: one network, or several and how they answer.
+
+    Raises:
+        CheckpointError: as :func:`from_card`; or how they answer is not known here.
+    """
+    check_card(card, source)
+    if HOW not in card:
+        return from_card(state_dict, card, source)
+    from fusiondistill.packing import unpack
+
+    return unpack(state_dict, card, source)
 
 
 def load_model(
@@ -281,11 +312,12 @@ def load_model(
     size: int | tuple[int, int] | None = None,
     trained_on: ImageSet | None = None,
     any_size: bool = False,
-) -> ImageClassifier:
+) -> ImageClassifier | Whole:
     """A checkpoint as a ready classifier: uint8 [B,3,H,W] in, logits [B,C] out, in eval mode on the CPU.
 
-    ``.forward_features(images)`` returns (logits, feature map); ``.predict(paths)`` classifies files; ``.classes`` are
-    the class names.
+    ``.predict(paths)`` classifies files; ``.classes`` are the class names. One network's
+    ``.forward_features(images)`` returns (logits, feature map). A row that is stored with how its networks answer
+    (``inference: router``) is one module, too, and has no feature map.
 
     Args:
         path: as for :func:`load_checkpoint`.
@@ -320,7 +352,7 @@ def load_model(
     if not card:
         told = Told(model, mean, std, classes, size)
         state_dict, card = with_card(state_dict, told.of(trained_on) if trained_on else told, str(path))
-    classifier = from_card(state_dict, card, str(path))
+    classifier = model_of(state_dict, card, str(path))
     prepared = Preparation.of_card(card)
     classifier.preparation = replace(prepared, size=None) if any_size else prepared
     return classifier

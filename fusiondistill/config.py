@@ -181,7 +181,9 @@ class EvaluationConfig(Frozen):
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
     )
     unseen: tuple[DegradationConfig, ...] = Field(
-        (), description="degradations (or levels) to evaluate that no network was trained on, as columns of their own"
+        (),
+        description="degradations (or levels) to evaluate that no network was trained on, as columns of their own; "
+        "true: every shipped one that is not among degradations",
     )
     corruptions: str | None = Field(
         None, description="a folder like CIFAR-10-C's: <corruption>.npy, five severities in order, and labels.npy"

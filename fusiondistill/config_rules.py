@@ -16,9 +16,9 @@ from fusiondistill.methods import Trained, chooses, needed_methods
 from fusiondistill.protocols import PROTOCOLS, Protocol
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill.registry import close_to
-from fusiondistill.resolution import Table, resolve, where
-from fusiondistill.resolution_rules import problems_of_table
-from fusiondistill.safe_yaml import Location
+from fusiondistill.resolution import Table, default_methods, resolve, where
+from fusiondistill.resolution_rules import problems_of_table, way_of
+from fusiondistill.safe_yaml import Location, mapping
 from fusiondistill.search_rules import check_searches
 
 __all__ = ["cross_check", "layer_problems"]
@@ -122,6 +122,12 @@ def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:
     for i, name in enumerate(rows if isinstance(rows, list) else ()):
         if isinstance(name, str) and name not in table.given and name not in (at(raw, "define") or {}):
             yield ("methods", i), f"no method {name!r}{close_to(name, tuple(table.given))}"
+    for name in rows if isinstance(rows, list) else default_methods(raw):
+        way = way_of(table.given.get(name, {})) if isinstance(name, str) else None
+        if way is not None and way.fits and way.facts["picks"] and len(table.degradations) < 2:
+            text = f"{way.name} chooses between degradations, and there is one: leave {name} out"
+            said = name in raw or name in mapping(raw.get("define"))
+            yield where(name, "inference") if said else ("methods",), text
 
 
 def _check_names(raw: Mapping[str, Any]) -> Iterable[Problem]:

@@ -177,7 +177,7 @@ def _keys(own: Mapping[str, Schema], defs: Mapping[str, Schema]) -> dict[str, Sc
         keys[key] = _or(keys[key], off)
     keys["plugins"]["anyOf"].append(_listed({}))
     measured = defs["EvaluationConfig"]["properties"]
-    measured["unseen"] = _or(measured["unseen"], _listed(names), off)
+    measured["unseen"] = _or(measured["unseen"], _listed(names), {"const": True}, off)
     measured["corruptions"] = _or(measured["corruptions"], off)
     start = defs["Merge"]["properties"]
     moved = {"method": start["merge"], **{key: start[key] for key in ("recalibrate", "images")}, "checkpoint": {}}

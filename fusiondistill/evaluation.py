@@ -16,7 +16,8 @@ from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.degradations import degrade
 from fusiondistill.folding import piece_of
 from fusiondistill.level_draws import degraded, level_address, random_levels
-from fusiondistill.randomness import key
+from fusiondistill.models.whole import names_of, single_apart, together
+from fusiondistill.randomness import key, permutation
 from fusiondistill.registry import WrongResult
 from fusiondistill.statistics import expected_calibration_error
 
@@ -24,6 +25,7 @@ __all__ = [
     "Conditions",
     "Counts",
     "Judged",
+    "Routes",
     "evaluate",
     "judge",
     "judge_images",
@@ -40,17 +42,35 @@ class Counts(NamedTuple):
     seen: torch.Tensor
 
 
+class Routes(NamedTuple):
+    """What a router says of N images at each of L levels.
+
+    Attributes:
+        names: what it can name.
+        named: int64 [L,N], places in ``names``.
+        chosen: int64 [L,N], places in ``names``: whose network answers.
+        levels: int64 [L,N], a rough level of the degradation that is chosen.
+    """
+
+    names: tuple[str, ...]
+    named: torch.Tensor
+    chosen: torch.Tensor
+    levels: torch.Tensor
+
+
 class Judged(NamedTuple):
     """A model's answers for N images at each of L levels, on the CPU.
 
     ``nll`` is the negative log-likelihood of the true class in nats, ``confidence`` the largest softmax probability, a
-    fraction; both float32, and None for a model whose output is a vote.
+    fraction; both float32, and None for a model whose output is a vote. ``routes`` is what its router says, if it has
+    one.
     """
 
     predictions: torch.Tensor
     """int64 [L,N]."""
     nll: torch.Tensor | None
     confidence: torch.Tensor | None
+    routes: Routes | None = None
 
     def right(self, labels: torch.Tensor) -> torch.Tensor:
         """Which images are right at each level: bool [L,N], for labels int64 [N]."""
@@ -143,7 +163,8 @@ def evaluate(
 
 def predict(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> torch.Tensor:
     """The predicted class of every image at every level, int64 [L,N]; model and images as for :func:`evaluate`."""
-    return _judged(model, _views(model, image_set, conditions), scores=False).predictions
+    order = _order(model, len(image_set))
+    return _judged(model, _views(model, image_set, conditions, order), scores=False, order=order).predictions
 
 
 def judge(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> Judged:
@@ -159,7 +180,17 @@ def judge(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> Judg
         >>> judged = judge(model, load_images("digits", "test"), Conditions("jpeg", [1, 50], seed=1, batch_size=500))
         >>> judged.mean_nll()
     """
-    return _judged(model, _views(model, image_set, conditions), scores=_has_probabilities(model))
+    order = _order(model, len(image_set))
+    views = _views(model, image_set, conditions, order)
+    return _judged(model, views, scores=_has_probabilities(model), order=order)
+
+
+def _order(model: nn.Module, images: int) -> torch.Tensor | None:
+    """The order in which images go through a model that looks at several together: one at random, int64 [N].
+
+    A set may be sorted by class. None: as they stand, since no answer hangs on it.
+    """
+    return permutation(key("together"), images) if together(model) > 1 else None
 
 
 def _has_probabilities(model: nn.Module) -> bool:
@@ -183,38 +214,46 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
         raise ValueError(f"{len(labels)} labels for levels of {[len(images) for images in levels]} images")
     size, device = _whole_pieces(model, batch_size, levels[0]), _device(model)
 
+    order = _order(model, len(labels))
+
     def views() -> _Views:
         for start in range(0, len(labels), size):
-            part = slice(start, start + size)
+            part = slice(start, start + size) if order is None else order[start : start + size]
             yield labels[part].to(device), (images[part].to(device) for images in levels)
 
-    return _judged(model, views(), scores=_has_probabilities(model))
+    return _judged(model, views(), scores=_has_probabilities(model), order=order)
 
 
-def _views(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> _Views:
+def _views(model: nn.Module, image_set: ImageSet, conditions: Conditions, order: torch.Tensor | None) -> _Views:
     """For each batch its labels and, one after another, its images at each level, all on the model's device."""
     size, device = _whole_pieces(model, conditions.batch_size, image_set.gather([0])[0]), _device(model)
     for start in range(0, len(image_set), size):
         rows = torch.arange(start, min(start + size, len(image_set)))
+        rows = rows if order is None else order[rows]
         images, labels = (tensor.to(device) for tensor in image_set.gather(rows))
         indices = rows.to(device)
         yield labels, (conditions.shown(images, indices, level) for level in conditions.levels)
 
 
 @torch.no_grad()
-def _judged(model: nn.Module, views: _Views, *, scores: bool) -> Judged:
+def _judged(model: nn.Module, views: _Views, *, scores: bool, order: torch.Tensor | None) -> Judged:
+    """A model's answers in the order of the images, which come in that of ``order``."""
     model.eval()
-    batches = []
+    batches, names = [], names_of(model)
     for labels, levels in views:
         rows = []
         for images in levels:
-            logits = _forward(model, images)
+            logits, route = single_apart(model, images)
             if logits.dim() != 2 or len(logits) != len(images):
                 raise WrongResult(f"a network must give logits [{len(images)}, classes], not {list(logits.shape)}")
-            rows.append((logits.argmax(1), *(_scores(logits, labels) if scores else ())))
+            said = () if route is None else (route.named, route.chosen + 1, route.levels)
+            rows.append((logits.argmax(1), *said, *(_scores(logits, labels) if scores else ())))
         batches.append([torch.stack(column) for column in zip(*rows, strict=True)])
-    predictions, *rest = (torch.cat(parts, 1).cpu() for parts in zip(*batches, strict=True))
-    return Judged(predictions, *rest) if scores else Judged(predictions, None, None)
+    back = slice(None) if order is None else order.argsort()
+    predictions, *rest = (torch.cat(parts, 1).cpu()[:, back] for parts in zip(*batches, strict=True))
+    routes = Routes(names, *(rest.pop(0) for _ in range(3))) if names else None
+    nll, confidence = rest if scores else (None, None)
+    return Judged(predictions, nll, confidence, routes)
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -235,13 +274,6 @@ def _whole_pieces(model: nn.Module, batch_size: int, images: torch.Tensor) -> in
 def _device(model: nn.Module) -> torch.device:
     first = next(iter(model.parameters()), None)
     return first.device if first is not None else torch.device("cpu")
-
-
-def _forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Logits of a batch. A single image is doubled, since torch would use other kernels for it."""
-    if len(images) == 1:
-        return model(images.expand(2, -1, -1, -1))[:1]
-    return model(images)
 
 
 VALIDATED = 2**23
@@ -295,7 +327,7 @@ def validate(
             pixels = normalise(seen, image_set.mean, image_set.std)
             if channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            right[one.id if one else "clean"].append(_forward(model, pixels).argmax(1) == labels)
+            right[one.id if one else "clean"].append(single_apart(model, pixels)[0].argmax(1) == labels)
     return {name: torch.cat(parts) for name, parts in right.items()}
 
 

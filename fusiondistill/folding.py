@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fusiondistill.models.classifier import ImageClassifier
 from fusiondistill.models.network import FeatureNetwork
+from fusiondistill.models.whole import together
 from fusiondistill.precision import AUTOCAST, autocast
 
 __all__ = ["InferenceClassifier", "for_inference", "piece_of"]
@@ -30,11 +31,11 @@ class InferenceClassifier(ImageClassifier):
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
         super().__init__(cast(FeatureNetwork, network), mean, std, model.classes, model.preparation)
         self.mean, self.std = model.mean.clone(), model.std.clone()  # on the model's device
-        self.precision = precision
+        self.precision, self.splits = precision, model.splits
 
     def piece(self, height: int, width: int) -> int | None:
-        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None (any number) on other devices."""
-        if self.mean.device.type != "cpu":
+        """Images of a forward pass on a CPU, a power of 2 from 8 to 64; None: all that it is given, as on a GPU."""
+        if self.mean.device.type != "cpu" or not self.splits:
             return None
         most = max(8, min(64, _PIECE_PIXELS // (height * width)))
         return 1 << (most.bit_length() - 1)
@@ -94,9 +95,12 @@ def for_inference(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
 
 
 def piece_of(model: nn.Module, height: int, width: int) -> int:
-    """A batch of the model should hold a multiple of this many images of this size; 1: any number."""
+    """A batch of the model should hold a multiple of this many images of this size; 1: any number.
+
+    Where a model looks at several images together, other batches would give other answers.
+    """
     parts = (part for part in model.modules() if isinstance(part, InferenceClassifier))
-    return max((part.piece(height, width) or 1 for part in parts), default=1)
+    return max((part.piece(height, width) or 1 for part in parts), default=1) * together(model)
 
 
 def _padded(images: torch.Tensor, size: int) -> torch.Tensor:

@@ -8,13 +8,16 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, computed_field
 
 from fusiondistill.parametrised import Parametrised, named
 from fusiondistill.recipe import Count, Frozen, Recipe
 from fusiondistill.registry import Entry
+
+if TYPE_CHECKING:
+    from fusiondistill.inference import Inference as Way
 
 __all__ = [
     "BASE",
@@ -96,6 +99,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
         "inference": "own",
     },
+    "routed": {
+        "title": "Routed",
+        "description": "the same average with BatchNorm statistics of its own for each degradation, behind a small "
+        "router that sees in the image which one it has; told nothing",
+        "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
+        "inference": "router",
+    },
     "fusing": {
         "title": "Fusing",
         "description": "starts from the average, fine-tuned on all degradations with cross-entropy",
@@ -112,7 +122,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 """Built-in methods by name, in the order of the table."""
-DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsoups-told"))
+DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsoups-told", "routed"))
 """The built-in rows of a table whose config names none: the others are shown if they are named."""
 
 FEW_ROWS = tuple(name for name in DEFAULT_ROWS if name not in ("ensemble", "scratch"))
@@ -181,7 +191,7 @@ class Inference(Parametrised):
 
     name: str = Field(description="way of inference; see `fusiondistill list inference`")
 
-    def entry(self) -> Entry:
+    def entry(self) -> Way:
         """The way of inference."""
         from fusiondistill.inference import INFERENCE
 
@@ -213,7 +223,9 @@ class _Row(Frozen):
     title: str = Field("", description="what tables call it; default: its name")
     description: str = Field("", description="one sentence about it; default: made from its settings")
     inference: Annotated[Inference, _of_text("name")] | None = Field(
-        None, description="how its networks answer: own (each image's own degradation's network), vote, ..."
+        None,
+        description="how its networks answer: own (each image's own degradation's network), vote, router, ...; "
+        "or how a single one does: adapt",
     )
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +25,16 @@ from fusiondistill.data.reading import ahead_of_need, bits_filled
 from fusiondistill.devices import device_of
 from fusiondistill.folding import for_inference, piece_of
 from fusiondistill.models.classifier import ImageClassifier
+from fusiondistill.models.whole import names_of, single_apart, together
 from fusiondistill.registry import WrongResult
+
+if TYPE_CHECKING:
+    from fusiondistill.inference._routing import Route
 
 __all__ = ["BATCH", "Failure", "Prediction", "Predictor", "predict"]
 
+_Begun = tuple[list[str], torch.Tensor, "Route | None"]
+"""The files of a batch, their logits, and what a router says of them."""
 BATCH = 128
 """Images of a forward pass, and as many are decoded ahead of it."""
 
@@ -41,12 +47,16 @@ class Prediction(NamedTuple):
         label: the name of the class.
         probability: the softmax of the logits, a fraction; None of a model that votes.
         others: the next best classes, each with its probability.
+        degradation: what a model with a router sees in the image, "clean" where it sees none; else None.
+        level: a rough level of that degradation; None of a clean image.
     """
 
     path: str
     label: str
     probability: float | None
     others: tuple[tuple[str, float], ...] = ()
+    degradation: str | None = None
+    level: int | None = None
 
 
 class Failure(NamedTuple):
@@ -104,8 +114,8 @@ def predict(
             warnings.warn(f"passed over: {one.reason}", stacklevel=2)
         else:
             found.append(one)
-    if predictor.doubt:
-        warnings.warn(predictor.doubt, stacklevel=2)
+    for text in filter(None, (predictor.note, predictor.doubt)):
+        warnings.warn(text, stacklevel=2)
     return found
 
 
@@ -147,7 +157,7 @@ class Predictor:
         The answers to a batch are fetched while the device computes the next one.
         """
         batch: list[tuple[str, np.ndarray]] = []
-        under_way: tuple[list[str], torch.Tensor] | None = None
+        under_way: _Begun | None = None
         for path, reading in ahead_of_need(self._read, files, ahead=2 * self.batch_size):
             try:
                 batch.append((path, self._noted(reading.result())))
@@ -159,6 +169,16 @@ class Predictor:
                 under_way = begun
         yield from self._answers(under_way)
         yield from self._answers(self._forward(batch) if batch else None)
+
+    @property
+    def note(self) -> str:
+        """What a user must know of all answers, in a sentence; "" where there is nothing."""
+        count = together(self._model)
+        return (
+            f"this model looks at {count} images together, in the order of the files: an answer hangs on the files "
+            "beside it, and is right where they are degraded alike"
+            if count > 1 else ""
+        )  # fmt: skip
 
     @property
     def doubt(self) -> str:
@@ -181,29 +201,36 @@ class Predictor:
         return image.pixels
 
     @torch.no_grad()
-    def _forward(self, batch: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], torch.Tensor]:
-        """The files of a batch with their logits [B, classes], on the device. A single image is doubled, since torch
-        would use other kernels for it."""
+    def _forward(self, batch: Sequence[tuple[str, np.ndarray]]) -> _Begun:
+        """The files of a batch with their logits [B, classes], on the device, and what a router says of them."""
         paths = [path for path, _ in batch]
         images = torch.from_numpy(np.stack([pixels for _, pixels in batch])).to(self.device).permute(0, 3, 1, 2)
-        logits = self._model(images if len(images) > 1 else images.expand(2, -1, -1, -1))[: len(images)]
+        logits, route = single_apart(self._model, images)
         if logits.shape != (len(paths), len(self.classes)):
             raise WrongResult(f"a network must give logits [{len(paths)}, {len(self.classes)}], not {[*logits.shape]}")
-        return paths, logits
+        return paths, logits, route
 
-    def _answers(self, batch: tuple[list[str], torch.Tensor] | None) -> Iterator[Prediction | Failure]:
+    def _answers(self, batch: _Begun | None) -> Iterator[Prediction | Failure]:
         if batch is None:
             return
         paths, logits = batch[0], batch[1].cpu().double()
         order, chances = ranked(logits, self.top)
-        finite = logits.isfinite().all(1).tolist()
-        for path, ranks, chance, usable in zip(paths, order, chances, finite, strict=True):
+        finite, seen = logits.isfinite().all(1).tolist(), self._seen(batch[2], len(paths))
+        for path, ranks, chance, usable, what in zip(paths, order, chances, finite, seen, strict=True):
             if not usable:
                 yield Failure(escaped(path), f"{escaped(path)}: the network gives a number that is not finite.")
                 continue
             names = [self.classes[rank] for rank in ranks]
             others = tuple(zip(names[1:], chance[1:], strict=True))
-            yield Prediction(escaped(path), names[0], None if self.votes else chance[0], others)
+            yield Prediction(escaped(path), names[0], None if self.votes else chance[0], others, *what)
+
+    def _seen(self, route: Route | None, count: int) -> list[tuple[str | None, int | None]]:
+        """(degradation, level) of each image of a batch."""
+        if route is None:
+            return [(None, None)] * count
+        names = names_of(self._model)
+        pairs = zip(route.named.tolist(), route.levels.tolist(), strict=True)
+        return [(names[named], level if named else None) for named, level in pairs]
 
 
 def ranked(logits: torch.Tensor, top: int) -> tuple[list[list[int]], list[list[float]]]:

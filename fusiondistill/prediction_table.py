@@ -1,6 +1,7 @@
 """Tables of predictions: path, label, probability, label_2, probability_2, ...; as a file, or in a terminal.
 
-Without probabilities for a model that votes. A file is written whole or not at all.
+With degradation and level where the model has a router; without probabilities for a model that votes. A file is written
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def lines(predictions: Sequence[Prediction]) -> Iterator[str]:
     """The table for a terminal: aligned, probabilities with three digits, no control character of a name."""
     columns = _columns(predictions)
     shown = {
-        name: [f"{value:.3f}" if isinstance(value, float) else escaped(value) for value in values]
+        name: [f"{value:.3f}" if isinstance(value, float) else escaped(_text(value)) for value in values]
         for name, values in columns.items()
     }
     widths = {name: max(map(len, [name, *values])) for name, values in shown.items()}
@@ -91,7 +92,14 @@ def _columns(predictions: Sequence[Prediction]) -> dict[str, list[Any]]:
         chances = [row[rank][1] for row in ranked]
         if None not in chances:
             columns[f"probability{suffix}"] = [float(f"{chance:.{DIGITS}g}") for chance in chances]
+    if predictions and predictions[0].degradation is not None:
+        columns["degradation"] = [one.degradation for one in predictions]
+        columns["level"] = [one.level for one in predictions]
     return columns
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -15,7 +15,7 @@ from fusiondistill.registry import close_to
 from fusiondistill.resolution import NAME, Table, searched_keys, searched_terms, where
 from fusiondistill.safe_yaml import Location
 
-__all__ = ["problems_of_table"]
+__all__ = ["problems_of_table", "way_of"]
 
 Problem = tuple[Location, str]
 NO_METHOD = (RANDOM, PRETRAINED)
@@ -208,8 +208,7 @@ def _trained(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Proble
             where(name, "pull"),
             f"is towards what a network starts from, and {RANDOM} weights are nothing to stay near",
         )
-    if raw.get("inference") is not None and train_on != "each":
-        yield where(name, "inference"), "is for several networks, and this method gives one"
+    yield from _inference(name, raw, table, several=train_on == "each")
 
 
 def _taught(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem]:
@@ -238,10 +237,9 @@ def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
     if told and raw.get("checkpoint") is not None:
         yield where(name, "checkpoint"), "is one network, and per_degradation merges one for each degradation"
     if told and raw.get("inference") is None:
-        text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is"
-        yield where(name, "start", "recalibrate"), text
-    if raw.get("inference") is not None and not told:
-        yield where(name, "inference"), "is for several networks, and this method gives one"
+        text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is, "
+        yield where(name, "start", "recalibrate"), text + "or router, which sees it in the image"
+    yield from _inference(name, raw, table, several=told)
 
 
 def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Problem]:
@@ -283,8 +281,40 @@ def _combined(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Probl
     gives = table.gives(raw["of"]) if isinstance(raw["of"], str) else ""
     if gives == "combined":
         yield where(name, "of"), f"{raw['of']} answers with networks of another method: name that one"
-    elif gives == "one":
+    elif gives == "one" and raw.get("inference") is not None and not _of_one_network(raw):
         yield where(name, "of"), f"{raw['of']} gives one network, and there is nothing to combine"
+    elif gives:
+        yield from _inference(name, raw, table, several=gives == "each")
+
+
+def way_of(raw: Mapping[str, Any]) -> Any:
+    """The way of inference that a method names; None where it names none that is there."""
+    from fusiondistill.inference import INFERENCE
+
+    said = raw.get("inference")
+    name = said.get("name") if isinstance(said, Mapping) else said
+    return INFERENCE.get(name) if isinstance(name, str) else None
+
+
+def _of_one_network(raw: Mapping[str, Any]) -> bool:
+    """Whether a method's way of inference is one of a single network."""
+    way = way_of(raw)
+    return way is not None and way.one
+
+
+def _inference(name: str, raw: Mapping[str, Any], table: Table, *, several: bool) -> Iterator[Problem]:
+    """A way of inference that does not go with the networks that a method gives."""
+    if raw.get("inference") is None:
+        return
+    way = way_of(raw)
+    if way is not None and way.one and several:
+        text = f"{way.name} is how one network answers, and this method gives one for each degradation"
+        yield where(name, "inference"), text
+    elif not several and not _of_one_network(raw):
+        more = ""
+        if way is not None and way.fits:
+            more = f": say of: {EXPERTS}, or a merged start with recalibrate: per_degradation"
+        yield where(name, "inference"), f"is for several networks, and this method gives one{more}"
 
 
 def _circles(table: Table) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from fusiondistill.degradations import DEGRADATIONS, PAPER_DEGRADATIONS
 from fusiondistill.methods import METHODS
 from fusiondistill.safe_yaml import Location, mapping
 
@@ -39,6 +40,9 @@ def write_out(content: dict[str, Any]) -> None:
         for name in names:
             if isinstance(section, dict) and isinstance(section.get(name), str):
                 section[name] = {"name": section[name]}
+    evaluation = mapping(content.get("evaluation"))
+    if evaluation.get("unseen") is True:
+        evaluation["unseen"] = _not_trained_for(content.get("degradations"))
     for location in _LISTS:
         place, key = _place(content, location)
         if isinstance(place.get(key), str):
@@ -50,6 +54,14 @@ def write_out(content: dict[str, Any]) -> None:
         if isinstance(one, dict) and isinstance(one.get("space"), dict):
             one["space"] = _dotted(one["space"])
     content.update({"seeds": seeds} if (seeds := _seeds(content.get("seeds"))) is not None else {})
+
+
+def _not_trained_for(given: Any) -> list[str]:
+    """Every shipped degradation that is not among those that a config trains for."""
+    listed = [one.strip() for one in given.split(",")] if isinstance(given, str) else given or PAPER_DEGRADATIONS
+    items = listed if isinstance(listed, list | tuple) else ()
+    trained = [one.get("name") if isinstance(one, dict) else one for one in items]
+    return [name for name in DEGRADATIONS.builtin if name not in trained]
 
 
 def _dotted(space: dict[Any, Any]) -> dict[Any, Any]:

@@ -25,6 +25,8 @@ __all__ = [
     "interpolated_mean",
     "level_weights",
     "mean_interval",
+    "ratio_half",
+    "ratio_intervals",
     "sign_flip_tests",
 ]
 
@@ -214,8 +216,68 @@ def bootstrap_intervals(
     the differences. Arguments and errors are those of :func:`sign_flip_tests`; ``confidence`` lies between 0 and 1.
     """
     rows = _difference_rows(differences, resamples)
+    ends = _ends(_drawn_means(rows, seed, resamples), confidence)
+    return [(float(low), float(high)) for low, high in ends.T]
+
+
+def ratio_intervals(
+    above: ArrayLike, below: ArrayLike, *, seed: int, resamples: int = 10_000, confidence: float = 0.95
+) -> list[tuple[float, float] | None]:
+    """Where mean(above) / mean(below) would lie for another draw of test images: (low, high) for each row.
+
+    The draws are those of :func:`bootstrap_intervals`, the same above and below. A row has None where the mean below is
+    not above 0 in more than half of (1 - confidence) of the draws: a ratio says nothing there.
+
+    Args:
+        above, below: float [rows, N].
+        seed, resamples, confidence: as for :func:`bootstrap_intervals`.
+
+    Raises:
+        ValueError: as :func:`bootstrap_intervals`; or other shapes.
+    """
+    tops, bottoms = _difference_rows(above, resamples), _difference_rows(below, resamples)
+    if tops.shape != bottoms.shape:
+        raise ValueError(f"as many numbers above as below, not shapes {tops.shape} and {bottoms.shape}")
+    means = _drawn_means(np.concatenate([tops, bottoms]), seed, resamples)
+    found: list[tuple[float, float] | None] = []
+    for top, bottom in zip(means[:, : len(tops)].T, means[:, len(tops) :].T, strict=True):
+        usable = bottom > 0
+        if (~usable).mean() > (1 - confidence) / 2:
+            found.append(None)
+            continue
+        low, high = _ends(top[usable] / bottom[usable], confidence)
+        found.append((float(low), float(high)))
+    return found
+
+
+def ratio_half(above: ArrayLike, below: ArrayLike, confidence: float = 0.95) -> float | None:
+    """Half the interval over seeds of mean(above) / mean(below), from the two figures of each seed; None for one seed.
+
+    This is the ratio estimator of sampling theory: with R the ratio, the residuals above - R below have the deviation
+    s, and the half is t(n - 1) s / (sqrt(n) mean(below)) (Cochran 1977, section 2.11).
+
+    Args:
+        above, below: float [n], a figure for each seed; the mean below is above 0.
+
+    >>> round(ratio_half([1.0, 2.0], [2.0, 2.0]), 3)  # that of the mean of 0.5 and 1.0
+    3.177
+    """
+    tops, bottoms = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if tops.shape != bottoms.shape or tops.ndim != 1 or not tops.size or bottoms.mean() <= 0:
+        raise ValueError("a figure above and one below for each seed, with a mean below that is above 0")
+    half = mean_interval(tops - tops.mean() / bottoms.mean() * bottoms, confidence).half
+    return None if half is None else half / float(bottoms.mean())
+
+
+def _ends(means: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    ends: NDArray[np.float64] = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return ends
+
+
+def _drawn_means(rows: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """The means of rows [R,N] over N images drawn with replacement, the same for all rows: float64 [resamples, R]."""
     images = rows.shape[1]
     generator = np.random.Generator(np.random.Philox(key=_key("bootstrap", seed)))
     means = []
@@ -224,8 +286,7 @@ def bootstrap_intervals(
         drawn += np.arange(draws)[:, None] * images
         times = np.bincount(drawn.ravel(), minlength=draws * images).reshape(draws, images)
         means.append(times.astype(np.float64) @ rows.T / images)
-    ends = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return [(float(low), float(high)) for low, high in ends.T]
+    return np.concatenate(means)
 
 
 def holm(p_values: Sequence[float] | NDArray[np.float64]) -> list[float]:

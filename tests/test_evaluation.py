@@ -118,8 +118,8 @@ def test_likelihoods_and_calibration_are_those_of_the_formulas(tiny: Images, fas
     model = for_inference(plain) if fast else plain
     judged = judge(model, images, Conditions("noise", LEVELS["noise"], seed=4, batch_size=40))
     assert judged.nll is not None and judged.confidence is not None
-    assert [tensor.dtype for tensor in judged] == [torch.int64, torch.float32, torch.float32]
-    assert {tensor.shape for tensor in judged} == {(3, 150)}
+    assert [tensor.dtype for tensor in judged[:3]] == [torch.int64, torch.float32, torch.float32]
+    assert {tensor.shape for tensor in judged[:3]} == {(3, 150)}
     assert torch.equal(
         judged.predictions, predict(model, images, Conditions("noise", LEVELS["noise"], seed=4, batch_size=40))
     )

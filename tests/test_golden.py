@@ -22,7 +22,9 @@ from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
     EvaluateSpec,
+    FitSpec,
     MergeSpec,
+    PackSpec,
     SearchSpec,
     TrainSpec,
     ValidateSpec,
@@ -52,9 +54,9 @@ def test_there_are_results_of_every_entry_and_every_kind_of_stage() -> None:
         ("degradations", DEGRADATIONS), ("merging", MERGING), ("losses", LOSSES), ("inference", INFERENCE),
     ):  # fmt: skip
         assert {f"{folder}/{name}" for name in registry.builtin} <= STORED.keys()
-    for spec in (TrainSpec, MergeSpec, SearchSpec, EvaluateSpec, ValidateSpec, CheckpointSpec):
-        found = [one for key, one in STORED.items() if key.split()[0] == f"stages/{spec.kind}"]
-        assert found and all(f"{spec.kind} {spec.version}" in one["version"] for one in found)
+    for spec in (TrainSpec, MergeSpec, SearchSpec, FitSpec, PackSpec, EvaluateSpec, ValidateSpec, CheckpointSpec):
+        found = [one for key, one in STORED.items() if f"{spec.kind} {spec.version}" in one["version"]]
+        assert found
 
 
 # The test itself, tested.
@@ -121,7 +123,7 @@ def test_the_training_loop_and_the_batches_are_watched(monkeypatch: pytest.Monke
     wrong = problem("stages/train batches", STORED["stages/train batches"], found)
     assert wrong is not None and "raise the TrainSpec.version" in wrong
     with monkeypatch.context() as patch:
-        patch.setattr("fusiondistill.evaluation._forward", lambda model, images: model(images.flip(0)))
+        patch.setattr("fusiondistill.evaluation.single_apart", lambda model, images: (model(images.flip(0)), None))
         assert stages.validation().exact != STORED["stages/train validation"]["exact"]
     with monkeypatch.context() as patch:
         patch.setattr("fusiondistill.recipe.Schedule.rate", lambda *given: 1.0)

@@ -261,6 +261,12 @@ def test_new_spellings_warn_of_nothing() -> None:
     ("text", "line", "key", "message"),
     [
         ("define: {base: {epochs: 3}}\n", 2, "define.base", "write a section base: beside define"),
+        ("define: {a: {like: vanilla, inference: router}}\n", 2, "define.a.inference", "say of: expert, or a"),
+        ("define: {a: {of: vanilla, inference: router}}\n", 2, "define.a.of", "there is nothing to combine"),
+        ("define: {a: {start: {merge: average}, inference: router}}\n", 2, "define.a.inference", "gives one: say of"),
+        ("define: {a: {of: expert, inference: adapt}}\n", 2, "define.a.inference", "is how one network answers"),
+        ("routed: {inference: {name: router, wdth: 3}}\n", 2, "routed.inference.wdth", "did you mean 'width'"),
+        ("degradations: [blur]\nmethods: [routed]\n", 3, "methods", "chooses between degradations, and there is one"),
         ("define: {Big: {like: base}}\n", 2, "define.Big", "lower-case letters"),
         ("define: {data: {like: base}}\n", 2, "define.data", "a meaning of its own"),
         ("define: {x-searched: {like: base}}\n", 2, "define.x-searched", "the row that a search gives"),

@@ -149,14 +149,20 @@ def test_after_losing_one_stage_only_it_and_what_follows_run_again(
 def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """Every file without times is the same to the byte: of one worker, and of as many as this machine has."""
     config, store, cache = finished
-    other = tmp_path / "other"
-    done = fusiondistill("run", str(config), "--store", str(other), cache=cache, fresh=True)
+    more = ("--set", f"methods=[{', '.join(sorted({*METHODS, 'routed'}))}]",
+            "--set", "routed.inference={name: router, images: 40, views: 1, epochs: 2}")  # fmt: skip
+    whole, other = shutil.copytree(store, tmp_path / "whole"), tmp_path / "other"
+    done = here(str(config), "--store", str(whole), *more, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = fusiondistill("run", str(config), "--store", str(other), *more, cache=cache, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ray Train fits" in done.stdout
-    expected = contents(store, *RESULTS)
-    assert {name for _, name in expected} == set(RESULTS) and any(d.startswith("trial-") for d, _ in expected)
-    assert contents(other, *RESULTS) == expected
-    assert counts(other) == counts(store)
+    expected = contents(whole, *RESULTS, "routes.parquet")
+    assert {name for _, name in expected} == {*RESULTS, "routes.parquet"} and any(
+        d.startswith("trial-") for d, _ in expected
+    )
+    assert contents(other, *RESULTS, "routes.parquet") == expected
+    assert counts(other) == counts(whole)
 
 
 def test_another_batch_size_of_evaluations_gives_the_same_bits(

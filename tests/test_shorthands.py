@@ -24,6 +24,10 @@ from fusiondistill.config_file import ConfigError, parse
         ("degradations: blur", "degradations: [blur]"),
         ("methods: base", "methods: [base]"),
         ("evaluation: {unseen: haze}", "evaluation: {unseen: [haze]}"),
+        ("degradations: [jpeg, {name: blur, as: light, levels: 0..9}, impulse]\nevaluation: {unseen: true}",
+         "degradations: [jpeg, {name: blur, as: light, levels: 0..9}, impulse]\nevaluation: {unseen: [noise, "
+         "saltpepper, blur_noise_jpeg, brightness, contrast, defocus, haze, motion_blur, pixelate, speckle]}"),
+        ("evaluation: {unseen: false}", "evaluation: {unseen: []}"),
         *((f"{key}: {nothing}", f"{key}: null") for key in ("search", "sweep", "tracking")
           for nothing in ("none", "None", "NONE", "no", "off", "false", "'null'")),
         ("plugins: none", "plugins: []"),

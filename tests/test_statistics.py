@@ -19,6 +19,8 @@ from fusiondistill.statistics import (
     interpolated_mean,
     level_weights,
     mean_interval,
+    ratio_half,
+    ratio_intervals,
     sign_flip_tests,
 )
 
@@ -279,3 +281,33 @@ def test_calibration_error_against_a_loop_over_bins_and_worked_examples() -> Non
     for wrong in (([], []), ([0.5], [True, False]), ([1.5], [True]), ([np.nan], [True])):
         with pytest.raises(ValueError, match="confidence"):
             expected_calibration_error(*wrong)
+
+
+def test_the_interval_of_a_ratio_is_that_of_ratios_of_drawn_means() -> None:
+    rng = np.random.default_rng(3)
+    below = rng.normal(0.3, 0.5, (2, 60))
+    above = 0.8 * below + rng.normal(0, 0.2, (2, 60))
+    found = ratio_intervals(above, below, seed=1, resamples=4000)
+    drawn = np.random.default_rng(0).integers(60, size=(20_000, 60))
+    for i, interval in enumerate(found):
+        ratios = above[i][drawn].mean(1) / below[i][drawn].mean(1)
+        assert interval is not None
+        np.testing.assert_allclose(interval, np.quantile(ratios, [0.025, 0.975]), atol=0.05)
+    assert ratio_intervals(above[:1], below[:1], seed=1, resamples=4000) == found[:1]  # the draws of all pairs alike
+    assert ratio_intervals(above, below - below.mean(), seed=1) == [None, None]  # the mean below may be 0
+    with pytest.raises(ValueError, match="as many numbers above as below"):
+        ratio_intervals(above, below[:1], seed=1)
+
+
+def test_the_interval_of_a_ratio_over_seeds_holds_the_true_one_as_often_as_it_says() -> None:
+    rng, held = np.random.default_rng(5), 0
+    for _ in range(400):
+        below = rng.normal(8, 1, 5)
+        above = 0.9 * below + rng.normal(0, 0.8, 5)
+        half = ratio_half(above, below)
+        assert half is not None
+        held += abs(above.mean() / below.mean() - 0.9) <= half
+    assert 0.92 <= held / 400 <= 0.98
+    assert ratio_half([1.0], [2.0]) is None
+    with pytest.raises(ValueError, match="above 0"):
+        ratio_half([1.0, 2.0], [-1.0, 1.0])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from fusiondistill.exporting.comparing import Speeds
     from fusiondistill.models import ImageClassifier
+    from fusiondistill.models.whole import Whole
 
 __all__ = [
     "Differs", "ExportError", "Exported", "Form", "Results", "Trained", "Written", "check_target", "export", "form_of",
@@ -79,7 +80,7 @@ class Written:
 
 
 def export(
-    classifier: ImageClassifier,
+    classifier: ImageClassifier | Whole,
     card: Mapping[str, Any],
     out: str | Path,
     images: torch.Tensor,
@@ -87,6 +88,7 @@ def export(
     force: bool = False,
     results: Results | None = None,
     trained: Trained | None = None,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> Written:
     """Write a classifier, read the file again, compare its answers on images, and only then give it its name.
 
@@ -99,6 +101,7 @@ def export(
         force: replace what is there, if it is a file, or a folder that an export wrote.
         results: what the model card of a folder says of the network's accuracy.
         trained: what it was trained on, where that is known better than by the card.
+        state: its weights as its checkpoint has them; needed of several networks that are stored together.
 
     Raises:
         ExportError: the target is there already, cannot be written or has an unknown suffix; a package is missing; or
@@ -108,7 +111,7 @@ def export(
     from fusiondistill.exporting.comparing import compared, speeds
 
     form, path = form_of(out), check_target(out, force=force)
-    what = Exported(classifier, card, results, trained)
+    what = Exported(classifier, card, results, trained, state)
     form.check(what)
     work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

@@ -44,9 +44,8 @@ class Folder(Form):
         """Write the folder."""
         from fusiondistill.checkpoints import to_safetensors
 
-        network = what.classifier.network.state_dict()
         plugin = what.card.get("plugin", {}).get("sha256", "")
-        files = {WEIGHTS: to_safetensors(network, what.card), CONFIG: _json(_config(what)), **copies_of([plugin])}
+        files = {WEIGHTS: to_safetensors(what.weights, what.card), CONFIG: _json(_config(what)), **copies_of([plugin])}
         if preprocessor := _preprocessor(what):
             files[PREPROCESSOR] = _json(preprocessor)
         files[CARD] = model_card(what).encode()

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusiondistill import NAME, __version__
+from fusiondistill.cards import HOW
 
 if TYPE_CHECKING:
     import torch
 
     from fusiondistill.exporting.model_card import Results
     from fusiondistill.models import ImageClassifier
+    from fusiondistill.models.whole import Whole
 
 __all__ = ["Answer", "Differs", "ExportError", "Exported", "Form", "Trained", "check_target", "form_of", "size_of"]
 
@@ -55,12 +57,22 @@ class Exported:
         card: what :func:`fusiondistill.cards.card_of` gives.
         results: its accuracy, if known.
         trained: what it was trained on, if a store knows more of it than the card.
+        state: its weights as its checkpoint has them; needed of several networks that are stored together.
     """
 
-    classifier: ImageClassifier
+    classifier: ImageClassifier | Whole
     card: Mapping[str, Any]
     results: Results | None = None
     trained: Trained | None = None
+    state: Mapping[str, torch.Tensor] | None = None
+
+    @property
+    def weights(self) -> Mapping[str, torch.Tensor]:
+        """The state dict that a file with its card holds: of several networks as they are stored together."""
+        if self.state is not None:
+            return self.state
+        found: Mapping[str, torch.Tensor] = self.classifier.network.state_dict()  # type: ignore[union-attr]
+        return found
 
     @property
     def dataset(self) -> str:
@@ -93,6 +105,7 @@ class Exported:
             "std": [round(value, 6) for value in self.card["std"]],
             "dataset": self.dataset,
             **images,
+            **({"inference": self.card[HOW]["name"], "networks": self.card[HOW]["roles"]} if HOW in self.card else {}),
             "input": f"images: uint8 [N,3,{height},{width}], RGB, 0..255, not normalised",
             "output": f"logits: float32 [N,{len(classes)}] in the order of classes; their softmax: probabilities",
             f"{NAME}_version": __version__,

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fusiondistill.cards import HOW
 from fusiondistill.exporting.forms import Exported, ExportError
+from fusiondistill.models.classifier import ImageClassifier
 from fusiondistill.models.features import without_features
+from fusiondistill.models.whole import Whole
 from fusiondistill.plugins import blamed
 
 if TYPE_CHECKING:
@@ -39,6 +42,12 @@ class _FromPixels(nn.Module):
         return logits
 
 
+def _from_pixels(source: ImageClassifier) -> _FromPixels:
+    """A copy of a classifier without checks and feature maps."""
+    network = without_features(copy.deepcopy(source.network).cpu())
+    return _FromPixels(network, source.mean.detach().cpu().clone(), source.std.detach().cpu().clone())
+
+
 def captured(what: Exported, form: str) -> ExportedProgram:
     """The graph of a classifier in eval mode, without paths of this machine in it.
 
@@ -49,8 +58,13 @@ def captured(what: Exported, form: str) -> ExportedProgram:
         ExportError: the network's code has a way that depends on the pixels, or works for one number of images alone.
     """
     source = what.classifier
-    network = without_features(copy.deepcopy(source.network).cpu())
-    whole = _FromPixels(network, source.mean.detach().cpu().clone(), source.std.detach().cpu().clone()).eval()
+    if isinstance(source, Whole) and source.transductive:
+        raise ExportError(
+            f"{form} cannot hold {what.card[HOW]['name']}: an image's answer hangs on the images beside it; "
+            "a folder can"
+        )
+    whole = source.with_parts(_from_pixels).answers if isinstance(source, Whole) else _from_pixels(source)
+    whole = whole.cpu().eval()
     images = torch.zeros(2, 3, *what.size, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.inference._fitting import At, Part
 from fusiondistill.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["INFERENCE", "OUTPUTS", "Inference", "combined"]
+__all__ = ["INFERENCE", "OUTPUTS", "At", "Inference", "Part", "combined"]
 
 OUTPUTS = ("logits", "log-probabilities", "votes")
 """What a module may give: votes have no probabilities, so neither a likelihood nor a calibration error."""
@@ -41,9 +42,45 @@ class Inference(Entry):
         """What its module gives, one of :data:`OUTPUTS`."""
         return str(self.facts["gives"])
 
+    @property
+    def fits(self) -> Callable[..., Part] | None:
+        """What fits its part, a stage of its own; None: it has none."""
+        fits: Callable[..., Part] | None = self.facts["fits"]
+        return fits
+
+    @property
+    def one(self) -> bool:
+        """Whether it is a way in which a single network answers."""
+        return bool(self.facts["one"])
+
+    @property
+    def transductive(self) -> bool:
+        """Whether an image's answer hangs on the images beside it."""
+        return bool(self.facts["transductive"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether the networks are stored together with what makes them answer, as one module."""
+        return self.fits is not None or self.one
+
+    def passes(self, networks: int) -> int:
+        """Forward passes an image, of so many networks."""
+        return 1 if self.told or self.facts["picks"] else networks
+
+    def weighs(self, degradations: int, parameters: Mapping[str, Any]) -> int:
+        """How many parameters its part has for so many degradations."""
+        weighs = self.facts["weighs"]
+        return int(weighs(degradations, **self.checked(parameters))) if weighs else 0
+
     def notes(self) -> tuple[str, ...]:
         """What it gives and knows, for ``fusiondistill list``."""
-        return (f"gives {self.gives}" + ("; is told the degradation" if self.told else ""),)
+        said = {
+            "is told the degradation": self.told,
+            "has a part that is fitted": self.fits is not None,
+            "of one network": self.one,
+            "transductive: sees several images at once": self.transductive,
+        }
+        return ("; ".join([f"gives {self.gives}", *(text for text, holds in said.items() if holds)]),)
 
 
 class Inferences(Registry[Inference]):
@@ -58,6 +95,13 @@ class Inferences(Registry[Inference]):
         gives: str = "logits",
         told: bool = False,
         alone: bool = False,
+        fits: Callable[..., Part] | None = None,
+        settles: Callable[..., Mapping[str, Any]] | None = None,
+        weighs: Callable[..., int] | None = None,
+        picks: bool = False,
+        one: bool = False,
+        transductive: bool = False,
+        smallest: int = 1,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -69,6 +113,16 @@ class Inferences(Registry[Inference]):
             gives: what its module's output is, one of :data:`OUTPUTS`.
             told: is it told which degradation an image has?
             alone: told, does it answer with that degradation's network as it is? Then its evaluation is the network's.
+            fits: ``(at, **parameters) -> Part``, see :class:`At` and :class:`Part`: fits a part on images, a stage of
+                its own; the function gets it as ``part``.
+            settles: ``(classifiers, images, about) -> Mapping``: what a fitted part has to know of the networks, from
+                held-out images; it is added to what the part is about.
+            weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.
+            picks: does each image go through one of the networks alone?
+            one: is it a way in which a single network answers? Its role is ``model``.
+            transductive: does an image's answer hang on the images beside it? Then the module's attribute ``together``
+                says how many images it looks at together, and it takes the images of a batch in groups of so many.
+            smallest: pixels a side that images must have.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -102,21 +156,33 @@ class Inferences(Registry[Inference]):
         """
         if gives not in OUTPUTS:
             raise ValueError(f"the way of inference {name!r} gives {gives!r}: expected one of {', '.join(OUTPUTS)}")
-        known = {"gives": gives, "told": told, "alone": told and alone}
+        if one and (told or fits or picks):
+            raise ValueError(f"the way of inference {name!r} is one network's: it is told, fits and picks nothing")
+        known = {"gives": gives, "told": told, "alone": told and alone, "fits": fits, "weighs": weighs}
+        known |= {"settles": settles}
+        known |= {"picks": picks, "one": one, "transductive": transductive, "smallest": smallest}
         return super().register(name, version=version, source=source, replace=replace, **known)
 
 
-INFERENCE = Inferences("way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"}))
+INFERENCE = Inferences(
+    "way of inference", __name__, takes=("classifiers",), reserved=frozenset({"name"}), offered=frozenset({"part"})
+)
 """Every way of inference by name."""
 
 
-def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mapping[str, Any] | None = None) -> nn.Module:
+def combined(
+    name: str,
+    classifiers: Mapping[str, nn.Module],
+    parameters: Mapping[str, Any] | None = None,
+    part: Part | None = None,
+) -> nn.Module:
     """One module of several classifiers.
 
     Args:
         name: a way of inference.
         classifiers: by role; each takes uint8 [B,3,H,W] and gives logits [B,C].
         parameters: of the way of inference.
+        part: what was fitted for it, where it has such a part.
 
     Returns:
         What the way of inference makes of them; its attribute ``gives`` says what its output is.
@@ -127,7 +193,8 @@ def combined(name: str, classifiers: Mapping[str, nn.Module], parameters: Mappin
     entry = INFERENCE.find(name)
     from torch import nn
 
-    made: Any = entry.function(classifiers, **entry.checked(parameters or {}))
+    fitted = {"part": part} if entry.fits else {}
+    made: Any = entry.function(classifiers, **entry.checked(parameters or {}), **fitted)
     if not isinstance(made, nn.Module):
         raise entry.gave(f"must return an nn.Module, not {type(made).__name__}")
     made.__dict__["gives"] = entry.gives

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fusiondistill.prediction import Prediction
 
 
-class _Classifier(nn.Module):
-    """What all classifiers of images can do."""
+class Classifier(nn.Module):
+    """What all classifiers of raw images can do."""
 
     def predict(self, paths: str | Path | Sequence[str | Path], **options: Any) -> list[Prediction]:
         """Classify image files; see :func:`fusiondistill.predict`."""
@@ -28,7 +28,7 @@ class _Classifier(nn.Module):
         return predict(self, paths, **options)
 
 
-class ImageClassifier(_Classifier):
+class ImageClassifier(Classifier):
     """A network together with its normalisation and its classes: raw images in, logits out.
 
     Args:
@@ -50,6 +50,8 @@ class ImageClassifier(_Classifier):
 
     mean: torch.Tensor
     std: torch.Tensor
+    splits = True
+    """Whether an image's logits hang on its own pixels alone, so that a batch may be cut and filled up."""
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class ImageClassifier(_Classifier):
         return logits, feature_map
 
 
-class Ensemble(_Classifier):
+class Ensemble(Classifier):
     """Classifiers that vote: the plurality of their predicted classes, a tie broken by the summed logits.
 
     Its output is a score, not a logit: its arg-max is the decision and nothing else about it has a meaning, so take no

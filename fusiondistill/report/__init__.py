@@ -46,6 +46,8 @@ def write(
     costs: pa.Table | None = None,
     classes: pa.Table | None = None,
     confusions: pa.Table | None = None,
+    shares: pa.Table | None = None,
+    routing: pa.Table | None = None,
     mistakes: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[Path]:
@@ -83,6 +85,7 @@ def write(
             :data:`~fusiondistill.report.choice.SCHEMA`.
         costs: see :func:`fusiondistill.report.costs.cost_grid`.
         classes, confusions, mistakes: see :func:`fusiondistill.report.class_section.class_blocks`.
+        shares, routing: as :func:`summarise` takes them.
         facts: name -> text, in the order to show: command, versions, hardware, config ...
 
     ``curves`` and all tables after it may have a column experiment: str; then each experiment gets a part.
@@ -96,7 +99,7 @@ def write(
     """
     from fusiondistill.report import page
 
-    groups = summarise(results, planned=planned, comparisons=comparisons)
+    groups = summarise(results, planned=planned, comparisons=comparisons, shares=shares, routing=routing)
     tables = {
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fusiondistill.report import blocks, tables
-from fusiondistill.report.answers import always
+from fusiondistill.report.answers import beside
 from fusiondistill.report.beyond_accuracy import beyond_grid
 from fusiondistill.report.blocks import Block, Folded, Inline, Mark, Number, Section, Table, Terms, Text
 from fusiondistill.report.comparisons import comparison_grid, short_lines
@@ -15,6 +15,8 @@ from fusiondistill.report.figures import Picture
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import Group
 from fusiondistill.report.published import NETWORK
+from fusiondistill.report.routing import routing_grids
+from fusiondistill.report.shares import share_grid
 from fusiondistill.report.words import counted, kind_title, printable, protocol_line, published_note
 
 __all__ = ["Drawn", "group_section", "group_sections", "setup"]
@@ -62,7 +64,13 @@ def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
         ("Accuracy against level", blocks.figures(drawn.levels)),
         (
             "Gains and costs",
-            [*blocks.figures(drawn.maps), *blocks.titled_grid(beyond_grid(group)), *blocks.titled_grid(drawn.costs)],
+            [
+                *blocks.figures(drawn.maps),
+                *blocks.titled_grid(share_grid(group)),
+                *blocks.titled_grid(beyond_grid(group)),
+                *blocks.titled_grid(drawn.costs),
+                *(block for grid in routing_grids(group) for block in blocks.titled_grid(grid)),
+            ],
         ),
     ]
 
@@ -131,8 +139,7 @@ def _answer(group: Group, drawn: Drawn, label: str) -> Table:
         ours = "ours" if row in group.ours else ""
         roles[len(rows)] = " ".join(["first-expert" if row is first_expert else ours] + ["always"] * bool(row.always))
         numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(tables.answer_row(group, row)))
-        beside = ", ".join(["told the degradation"] * row.about.told + [always(row)] * bool(row.always))
-        rows.append(((row.about.name, beside), *numbers))
+        rows.append(((row.about.name, ", ".join(beside(row))), *numbers))
         if published := tables.published_row(group, row):
             roles[len(rows)] = f"published {ours}".strip()
             rows.append((f"published, {NETWORK}", *published))

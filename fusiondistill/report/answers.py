@@ -5,8 +5,9 @@ from __future__ import annotations
 from fusiondistill.report.groups import Group, Row
 from fusiondistill.report.words import printable
 
-__all__ = ["ONE_CLASS", "always", "classes_note", "marked_name"]
+__all__ = ["ONE_CLASS", "always", "beside", "classes_note", "marked_name", "together_note"]
 
+_TOGETHER = "(transductive)"
 ONE_CLASS = "(one class)"
 """Marks a row in plain text that names one class for every image."""
 
@@ -24,8 +25,26 @@ def _named(row: Row) -> str:
 
 
 def marked_name(row: Row) -> str:
-    """A row's name in plain text, with a mark where it names one class for every image."""
-    return f"{row.about.name} {ONE_CLASS}" if row.always else row.about.name
+    """A row's name in plain text, marked where it names one class for every image, or looks at several together."""
+    marks = [_TOGETHER] * row.about.transductive + [ONE_CLASS] * bool(row.always)
+    return " ".join([row.about.name, *marks])
+
+
+def beside(row: Row) -> list[str]:
+    """What stands beside a row's name: what it is told, and what it always says."""
+    told = ["told the degradation"] * row.about.told + ["transductive"] * row.about.transductive
+    return told + [always(row)] * bool(row.always)
+
+
+def together_note(group: Group) -> str:
+    """What the mark of rows says that look at several images together; "" without such rows."""
+    marked = [row.about.name for row in group.rows if row.about.transductive]
+    if not marked:
+        return ""
+    return (
+        f"{_TOGETHER}: {', '.join(marked)} looks at several test images of one degradation and level together, so it "
+        "is not compared as one that is told nothing."
+    )
 
 
 def classes_note(group: Group) -> str:

@@ -9,7 +9,7 @@ from fusiondistill.report.methods import Method, base_of, ours_of
 from fusiondistill.report.published import AVERAGE, DEGRADATIONS, MODEL, published
 from fusiondistill.statistics import Interval, mean_interval
 
-__all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Column", "Comparison", "Group", "Row"]
+__all__ = ["FULL", "LEVEL", "TRAINED", "Cell", "Column", "Comparison", "Group", "Routing", "Row", "Share"]
 
 TRAINED = "trained"  # the kind of degradation that experts were trained for: the columns of the main table
 FULL = "fp32"  # the default precision of an evaluation
@@ -66,8 +66,8 @@ class Row:
 
     @property
     def competes(self) -> bool:
-        """Whether the row can be the best of its table: neither for one degradation alone nor told the degradation."""
-        return not self.is_expert and not self.about.told
+        """Whether the row can be the best of its table: not one for a degradation alone, nor one that is told more."""
+        return not self.is_expert and not self.about.told and not self.about.transductive
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,45 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What a row recovers of the gain of ``upper``, an oracle, over ``lower``, the base, at seeds that all three have.
+
+    ``gain`` is the oracle's gain in percentage points, ``gain_low`` and ``gain_high`` its 95 % bootstrap interval over
+    images. ``share`` is a fraction of it, with its interval over images from ``low`` to ``high`` and half its interval
+    over ``seeds``; None where the gain says nothing, and ``seed_half`` for one seed.
+    """
+
+    method: str
+    lower: str
+    upper: str
+    images: int
+    seeds: int
+    gain: float
+    gain_low: float
+    gain_high: float
+    share: float | None
+    low: float | None
+    high: float | None
+    seed_half: float | None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a router said of the images of one degradation and seed at one level.
+
+    ``named`` is how many were given each name, ``chosen`` how many each degradation's network answered, ``off`` the
+    mean distance of the guessed levels for each name, None without such images.
+    """
+
+    degradation: str
+    seed: int
+    level: int
+    named: Mapping[str, int]
+    chosen: Mapping[str, int]
+    off: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
 class Group:
     """One table: the rows of one experiment, data set, network, protocol and kind of degradation.
 
@@ -124,7 +163,8 @@ class Group:
     many images and for how many epochs the rows were trained, ``deviations`` how that differs from the published
     experiment, network and protocol apart; each is empty where unknown. ``methods`` are the experiment's, in order.
     ``about`` says what the columns' degradations are, ``size`` how large the images are, like "32 x 32". ``majority``
-    is the share of the largest class among the test images in percent, None where unknown.
+    is the share of the largest class among the test images in percent, None where unknown. ``shares`` is what rows
+    recover of the oracle's gain, ``routing`` what the router of each method that has one said.
     """
 
     experiment: str
@@ -149,6 +189,8 @@ class Group:
     about: Mapping[str, Column] = field(default_factory=dict)
     size: str = ""
     majority: float | None = None
+    shares: tuple[Share, ...] = ()
+    routing: Mapping[str, tuple[Routing, ...]] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ from fusiondistill.report.words import degradation_title, printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "Method", "Methods", "base_of", "described", "final_of", "methods_of", "ours_of"]
+__all__ = ["COLUMNS", "Method", "Methods", "base_of", "described", "final_of", "methods_of", "ours_of",
+           "yardstick_of"]  # fmt: skip
 
 COLUMNS = {
     "order": "int64",
     **dict.fromkeys(("title", "description", "form", "of", "own", "start", "teachers", "searched"), "string"),
-    "told": "bool",
-    **dict.fromkeys(("parameters", "passes"), "int64"),
+    **dict.fromkeys(("told", "transductive"), "bool"),
+    **dict.fromkeys(("parameters", "passes", "part"), "int64"),
 }
 """The columns of a table of planned figures that describe each row's method, and their types."""
 _UNPLANNED = 1 << 30
@@ -43,6 +44,8 @@ class Method:
         told: whether it knows the degradation of each image.
         parameters: of all its networks at run time.
         passes: forward passes an image.
+        part: parameters among these of a part that was fitted for how its networks answer, such as a router.
+        transductive: whether it looks at several test images together.
     """
 
     id: str
@@ -58,6 +61,8 @@ class Method:
     told: bool = False
     parameters: int | None = None
     passes: int | None = None
+    part: int | None = None
+    transductive: bool = False
 
     @property
     def name(self) -> str:
@@ -77,10 +82,14 @@ class Method:
         """A sentence that describes it, with its cost at run time where known."""
         text = self.description or "The plan says nothing more about this row."
         cost = [
-            *([f"{self.parameters:,} parameters"] if self.parameters else []),
+            *([f"{self.parameters:,} parameters{self._of_part}"] if self.parameters else []),
             *([f"{self.passes} forward pass{'' if self.passes == 1 else 'es'} an image"] if self.passes else []),
         ]
         return f"{text.rstrip('.')}; {', '.join(cost)}" if cost else text
+
+    @property
+    def _of_part(self) -> str:
+        return f" ({self.part:,} of a fitted part)" if self.part else ""
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -136,6 +145,11 @@ def described(planned: pa.Table | None) -> Mapping[str, Methods]:
 def base_of(methods: Iterable[Method]) -> Method | None:
     """The first method that was trained on clean images."""
     return next((method for method in methods if method.form == "clean"), None)
+
+
+def yardstick_of(methods: Iterable[Method]) -> Method | None:
+    """The first method that answers with the networks of another one and is told the degradation: an oracle."""
+    return next((method for method in methods if method.told and method.form == "combined"), None)
 
 
 def ours_of(methods: Iterable[Method]) -> list[Method]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from fusiondistill.report.groups import TRAINED, Cell, Column, Comparison, Group, Row
+from fusiondistill.report.groups import TRAINED, Cell, Column, Comparison, Group, Routing, Row, Share
 from fusiondistill.report.level_counts import Count, always_named, majority_share
 from fusiondistill.report.methods import Method, Methods, described
 from fusiondistill.report.words import CLEAN, in_order
@@ -49,6 +49,8 @@ def summarise(
     *,
     planned: pa.Table | None = None,
     comparisons: pa.Table | None = None,
+    shares: pa.Table | None = None,
+    routing: pa.Table | None = None,
 ) -> list[Group]:
     """The numbers of the report from the counts: one group per (experiment, dataset, model, protocol), as they come.
 
@@ -72,6 +74,9 @@ def summarise(
             ``deviations`` (see :class:`Group`), and the columns of :data:`~fusiondistill.report.methods.COLUMNS`.
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
             Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
+        shares: experiment, dataset, model, protocol and the fields of :class:`Share`.
+        routing: rows (experiment: str, method: str, seed: int64, degradation: str, level: int64, name: str (what the
+            router knows), named: int64, chosen: int64, off: float64).
 
     Raises:
         ValueError: a column is missing, or counts that cannot be.
@@ -84,7 +89,12 @@ def summarise(
     said = described(planned)
     for key, known in groups.items():
         known.about = said.get(key[0], said[""])
-    return [_group(key, known, None if tested is None else tested.get(key, ())) for key, known in groups.items()]
+    found = [_group(key, known, None if tested is None else tested.get(key, ())) for key, known in groups.items()]
+    recovered, routes = _shares(shares), _routes(routing)
+    return [
+        replace(group, shares=recovered.get(key, ()), routing=routes.get(key[0], {}))
+        for key, group in zip(groups, found, strict=True)
+    ]
 
 
 def _read_planned(planned: pa.Table, groups: dict[_Key, _Known]) -> None:
@@ -137,6 +147,30 @@ def _comparisons(table: pa.Table) -> dict[_Key, tuple[Comparison, ...]]:
             continue
         key = tuple(row[name] for name in _GROUP)
         found[key] = (*found.get(key, ()), Comparison(**{name: row[name] for name in names}))
+    return found
+
+
+def _shares(table: pa.Table | None) -> dict[_Key, tuple[Share, ...]]:
+    names = [item.name for item in fields(Share)]
+    found: dict[_Key, tuple[Share, ...]] = {}
+    for row in table.to_pylist() if table is not None else ():
+        key = tuple(row[name] for name in _GROUP)
+        found[key] = (*found.get(key, ()), Share(**{name: row[name] for name in names}))
+    return found
+
+
+def _routes(table: pa.Table | None) -> dict[str, dict[str, tuple[Routing, ...]]]:
+    """Experiment -> method -> what its router said."""
+    cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in table.to_pylist() if table is not None else ():
+        key = tuple(row[name] for name in ("experiment", "method", "degradation", "seed", "level"))
+        cells.setdefault(key, []).append(row)
+    found: dict[str, dict[str, tuple[Routing, ...]]] = {}
+    for (experiment, method, *at), rows in cells.items():
+        named, chosen, off = ({row["name"]: row[column] for row in rows} for column in ("named", "chosen", "off"))
+        of = found.setdefault(experiment, {})
+        degradation, seed, level = at
+        of[method] = (*of.get(method, ()), Routing(degradation, seed, level, named, chosen, off))
     return found
 
 

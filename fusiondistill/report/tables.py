@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from fusiondistill.report.answers import ONE_CLASS, always, classes_note, marked_name
+from fusiondistill.report.answers import ONE_CLASS, beside, classes_note, marked_name, together_note
 from fusiondistill.report.comparisons import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
 from fusiondistill.report.groups import FULL, TRAINED, Cell, Group, Row
@@ -157,7 +157,7 @@ def caption(group: Group) -> str:
 
 
 def _notes(group: Group) -> tuple[str | None, ...]:
-    return _interpolation(group), best_note(group), classes_note(group), _meaning(group)
+    return _interpolation(group), best_note(group), together_note(group), classes_note(group), _meaning(group)
 
 
 def headline(group: Group) -> str | None:
@@ -184,7 +184,7 @@ def _said(row: Row, *, spread: bool) -> str:
     interval = row.average.interval
     assert interval
     half = f" ±{interval.half:.1f}" if spread and interval.half is not None else ""
-    said = ["told the degradation"] * row.about.told + [always(row)] * bool(row.always)
+    said = beside(row)
     return f"{row.about.name} {interval.mean:.1f}{half} %" + (f" ({', '.join(said)})" if said else "")
 
 

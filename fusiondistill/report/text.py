@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusiondistill.report.beyond_accuracy import beyond_grid
 from fusiondistill.report.comparisons import BEST, comparison_grid, short_lines, sweep_grids, sweep_lines
@@ -11,6 +11,8 @@ from fusiondistill.report.costs import cost_grid
 from fusiondistill.report.grid import Entry, Grid, aligned, escaped, markdown_grid, wrapped
 from fusiondistill.report.groups import Group
 from fusiondistill.report.methods import Methods, described
+from fusiondistill.report.routing import routing_grids
+from fusiondistill.report.shares import share_grid
 from fusiondistill.report.summary import summarise
 from fusiondistill.report.tables import NOTHING, answer_grid, group_title, headline, overview_grid, seeds_grid
 from fusiondistill.report.words import MISSING, kind_title, printable, protocol_lines, published_note
@@ -26,6 +28,8 @@ def table_lines(
     *,
     planned: pa.Table | None = None,
     comparisons: pa.Table | None = None,
+    shares: pa.Table | None = None,
+    routing: pa.Table | None = None,
 ) -> list[str]:
     """The tables for a terminal: aligned lines without markup or control characters.
 
@@ -34,7 +38,7 @@ def table_lines(
     The arguments are those of :func:`~fusiondistill.report.summary.summarise`. Where the paper has a row, its figures
     stand below ours. Several groups open with an overview.
     """
-    groups = summarise(results, planned=planned, comparisons=comparisons)
+    groups = summarise(results, planned=planned, comparisons=comparisons, shares=shares, routing=routing)
     above = (_overview_lines(groups), sweep_lines(comparisons, described(planned)[""]))
     parts = [part for part in (*above, *map(_group_lines, groups)) if part]
     lines = [line.rstrip() for part in parts for line in ("", *part)]
@@ -42,7 +46,7 @@ def table_lines(
 
 
 def overview_lines(
-    results: pa.Table, *, planned: pa.Table | None = None, comparisons: pa.Table | None = None
+    results: pa.Table, *, planned: pa.Table | None = None, comparisons: pa.Table | None = None, **rest: Any
 ) -> list[str]:
     """The lines of :func:`table_lines` above the tables of several groups; the same arguments."""
     lines = _overview_lines(summarise(results, planned=planned, comparisons=comparisons)) or [NOTHING]
@@ -62,8 +66,8 @@ def _group_lines(group: Group) -> list[str]:
     lines += wrapped(*(text for text in (note, headline(group)) if text))
     if said := short_lines(group):
         lines += ["", *(part for line in said for part in _hanging(line))]
-    if beyond := beyond_grid(group, brief=True):
-        lines += ["", *_grid_lines(beyond)]
+    for grid in (share_grid(group), beyond_grid(group, brief=True), *routing_grids(group)):
+        lines += ["", *_grid_lines(grid)] if grid else []
     for other in group.others:
         grid = answer_grid(other)
         lines += ["", kind_title(other.kind), *wrapped(grid.note), "", *aligned(grid.heading, grid.rows)]
@@ -71,7 +75,7 @@ def _group_lines(group: Group) -> list[str]:
 
 
 def _grid_lines(grid: Grid) -> list[str]:
-    return [*wrapped(grid.title, grid.note), "", *aligned(grid.heading, grid.rows)]
+    return [*wrapped(grid.title, grid.note), *(["", *aligned(grid.heading, grid.rows)] if grid.rows else [])]
 
 
 def _hanging(text: str) -> list[str]:
@@ -105,7 +109,8 @@ def markdown(
         if note := published_note(group.dataset, group.model, group.protocol, group.deviations):
             parts.append(escaped(note))
         parts += _comparisons(group)
-        parts += _sections(beyond_grid(group), seeds_grid(group), cost_grid(group, costs))
+        parts += _sections(share_grid(group), beyond_grid(group), seeds_grid(group), cost_grid(group, costs))
+        parts += _sections(*routing_grids(group))
         for other in group.others:
             parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
             parts += _sections(beyond_grid(other), seeds_grid(other), level="####")

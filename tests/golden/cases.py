@@ -14,7 +14,9 @@ import torch
 
 from fusiondistill import DEGRADATIONS, INFERENCE, LOSSES, MERGING, NETWORKS, SOURCES, build_model, degrade, load_images
 from fusiondistill.data import ImageSet
-from fusiondistill.inference import combined
+from fusiondistill.degradation_config import as_degradation
+from fusiondistill.inference import At as FittedOn
+from fusiondistill.inference import Inference, Part, combined
 from fusiondistill.losses import Outputs
 from fusiondistill.merging import At, merge
 from fusiondistill.models import ImageClassifier
@@ -239,7 +241,7 @@ def inference(name: str) -> Found:
     """What three small networks say together of six images; one alone where the way is told the degradation."""
     entry = INFERENCE[name]
     with toys(), torch.no_grad():
-        roles = [f"expert-{d}" for d in ("jpeg", "blur", "noise")][: 1 if entry.told else 3]
+        roles = [f"expert-{d}" for d in ("jpeg", "blur", "noise")][: 1 if entry.told or entry.one else 3]
         networks = {role: filled(build_model("golden_conv", CLASSES), role) for role in roles}
         classes = [f"class {i}" for i in range(CLASSES)]
         made: dict[str, torch.nn.Module] = {}
@@ -248,8 +250,19 @@ def inference(name: str) -> Found:
             made[role] = ImageClassifier(
                 undecided(one, (images(9, 12, 12).float() - 110) / 60), (110,) * 3, (60,) * 3, classes
             ).eval()
-        said = combined(name, made)(images(6, 12, 12))
+        part = fitted(entry, image_set(12)) if entry.fits else None
+        said = combined(name, made, part=part)(images(6, 12, 12))
     return Found(entry.code, f"version of the way of inference {name}", close={"6 images": numbers(*said)})
+
+
+def fitted(entry: Inference, seen: ImageSet) -> Part:
+    """A part after its first step, which rounding moves little."""
+    at = FittedOn(
+        seen, None, [as_degradation(one) for one in ("jpeg", "blur", "noise")], 3, "standard", torch.device("cpu")
+    )
+    assert entry.fits is not None
+    with torch.enable_grad():
+        return entry.fits(at, **{**entry.checked({}), "views": 1, "epochs": 1})
 
 
 def digits() -> Found:

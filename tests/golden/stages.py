@@ -22,6 +22,8 @@ from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
     DataSpec,
     EvaluateSpec,
+    FitSpec,
+    PackSpec,
     SearchSpec,
     TrainSpec,
     ValidateSpec,
@@ -97,7 +99,7 @@ def cases() -> dict[str, Callable[[], common.Found]]:
         **trained, **fused, "stages/train beyond": lambda: of_run("beyond", "train"),
         "stages/train batches": batches, "stages/train validation": validation,
         "stages/evaluate": evaluated, "stages/validate": validated, "stages/import": imported,
-        "stages/search": searched,
+        "stages/search": searched, "stages/fit": routed,
     }  # fmt: skip
 
 
@@ -271,6 +273,28 @@ def evaluated() -> common.Found:
             exact[way] = common.sha256(*tables)
             made.append(stage)
         return common.Found(version(*made), raised(EvaluateSpec), exact)
+
+
+def routed() -> common.Found:
+    """A router after its first step, and the file of three networks behind it."""
+    with common.toys():
+        members = [counter(number)[0] for number in range(3)]
+        context, data = counter(0)[1], members[0].spec.data  # type: ignore[union-attr]
+        way: dict[str, Any] = {"inference": "router", "data": data}
+        way["parameters"] = {"images": 12, "views": 1, "epochs": 1, "width": 4}
+        seen = tuple(map(as_degradation, ("jpeg", "blur", "noise")))
+        model = members[0].spec.network
+        assert model is not None
+        fit = FitSpec(degradations=seen, protocol="standard", data_seed=3, threads=1, model=model, **way)
+        part = Stage("router", 0, fit)
+        inputs = {f"expert-{one.id}": stage for one, stage in zip(seen, members, strict=True)}
+        whole = Stage("routed", 0, PackSpec(threads=1, **way), {**inputs, "part": part})
+        close = {}
+        for stage in (part, whole):
+            execute(stage, context, CPU, lambda facts: None)
+            state, _ = Store(context.store).weights(stage)
+            close[stage.name] = common.numbers(*(state[key] for key in sorted(state)))
+        return common.Found(version(part, whole), f"{raised(FitSpec)}, or PackSpec's", close=close)
 
 
 def validated() -> common.Found:

@@ -12,7 +12,7 @@ from fusiondistill.pixel_scale import in_words, of_pixels
 from fusiondistill.recipes import PRETRAINED
 from fusiondistill_runner.driving.normalisations import Normalisations
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, SearchSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, PackSpec, SearchSpec
 
 if TYPE_CHECKING:
     import torch
@@ -180,6 +180,9 @@ class NetworkFacts:
                 f"{plan.config.model.name} has no BatchNorm: a merge's recalibrate: {merges[0].recalibrate} changes "
                 "nothing"
             )
+        adapting = [one.spec for one in plan.stages if isinstance(one.spec, PackSpec) and one.spec.transductive]
+        if adapting and plan.config.model.name in self._without_batchnorm:
+            yield f"{plan.config.model.name} has no BatchNorm: inference: {adapting[0].inference} changes nothing"
 
     def _say(self, text: str) -> None:
         if text not in self.notes:

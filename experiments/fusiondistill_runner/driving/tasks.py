@@ -28,7 +28,7 @@ class Task(Protocol):
 
     @property
     def kind(self) -> str:
-        """train, fuse, search, evaluate, validate or import; trial: one candidate of a search."""
+        """train, fuse, search, fit, pack, evaluate, validate or import; trial: one candidate of a search."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from fusiondistill.data.files import cache_folder, recalled, remember
 from fusiondistill.evaluation import Conditions
 from fusiondistill.fitting import random_network
 from fusiondistill.folding import for_inference
+from fusiondistill.inference import INFERENCE, At
 from fusiondistill.merging import MERGING
 from fusiondistill.models import ImageClassifier
 from fusiondistill.networks import NETWORKS
@@ -35,7 +36,14 @@ from fusiondistill.progress import Progress
 from fusiondistill.speed import degrading_seconds, judging_seconds, training_speed
 from fusiondistill_runner.forecasting.traffic import network_of
 from fusiondistill_runner.planning.levels import spread
-from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec, ValidateSpec
+from fusiondistill_runner.planning.specs import (
+    EvaluateSpec,
+    FitSpec,
+    MergeSpec,
+    PackSpec,
+    TrainSpec,
+    ValidateSpec,
+)
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.data import image_size, load_data, splits
@@ -48,8 +56,10 @@ __all__ = ["SECONDS", "Speeds", "machine_name"]
 
 SECONDS = 1.0
 """For the steps of one kind of training; a third of it for forward passes or a degradation."""
-START = {"train": 0.3, "fuse": 0.5, "evaluate": 0.15, "validate": 0.15, "search": 1.0}
+START = {"train": 0.3, "fuse": 0.5, "fit": 0.5, "pack": 0.2, "evaluate": 0.15, "validate": 0.15, "search": 1.0}
 """Seconds of a stage besides its work: reading inputs, building networks, committing. From whole local runs."""
+FITTED = 64
+"""Images (at most) on which the fit of a part is timed."""
 LEVELS = 5
 """Levels at which a degradation is timed."""
 SURFACE_IMAGES = 256 + 500
@@ -159,6 +169,8 @@ class Speeds:
             yield "forward", self._forward(model, images, spec.precision, spec.threads)
             if spec.corruption is None:
                 yield "degrade", self._degrading(images, spec)
+        elif isinstance(spec, FitSpec):
+            yield "fit", self._fitting(spec)
         elif isinstance(spec, MergeSpec | ValidateSpec):
             images, _ = splits(spec.data, self.context.root(spec.data), "validation")
             yield "forward", self._forward(model, images, "fp32", spec.threads)
@@ -169,6 +181,11 @@ class Speeds:
         if spec.training is not None:
             return spec.trainings * spec.part * self._training(spec.training, each["steps"])
         root = self.context.root(spec.data)
+        if isinstance(spec, PackSpec):
+            return 0.0
+        if isinstance(spec, FitSpec):
+            count = len(splits(spec.data, root, "validation")[0])
+            return each["fit"]["image"] * min(count, spec.parameters.get("images", count))
         forward = each["forward"]["image"]
         if isinstance(spec, ValidateSpec):
             _, held_out = splits(spec.data, root, "validation")
@@ -241,6 +258,23 @@ class Speeds:
             return {"image": degrading_seconds(images, conditions, self.device, seconds=seconds / 3)}
 
         return _Part(f"degrading by {name}", key, measure)
+
+    def _fitting(self, spec: FitSpec) -> _Part:
+        images, _ = splits(spec.data, self.context.root(spec.data), "validation")
+        entry, some = INFERENCE[spec.inference], images.take(min(FITTED, len(images)))
+        seen = [one.model_dump(mode="json") for one in spec.degradations]
+        key = {**self._key("fit", None, images, spec.threads), "inference": spec.inference, "code": entry.code}
+        key |= {"parameters": spec.parameters, "degradations": seen, "protocol": spec.protocol}
+        at = At(some, None, spec.degradations, spec.data_seed, spec.protocol, self.device)
+
+        def measure(seconds: float) -> dict[str, float]:
+            assert entry.fits is not None
+            entry.fits(replace(at, images=some.take(2)), **entry.checked(spec.parameters))  # the first call is slow
+            began = time.perf_counter()
+            entry.fits(at, **entry.checked(spec.parameters))
+            return {"image": (time.perf_counter() - began) / len(some)}
+
+        return _Part(f"fitting of {spec.inference}", key, measure)
 
     def _key(self, what: str, model: ModelConfig | None, images: ImageSet, threads: int) -> dict[str, Any]:
         """What every speed hangs on."""

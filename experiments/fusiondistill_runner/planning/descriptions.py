@@ -31,6 +31,8 @@ class Description:
         searched: the method whose search gave it, else "".
         parameters: of all its networks together, at run time.
         passes: forward passes an image.
+        part: parameters among these of a part that is fitted for how its networks answer, such as a router.
+        transductive: whether it looks at several test images together.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Description:
     searched: str = ""
     parameters: int = 0
     passes: int = 1
+    part: int = 0
+    transductive: bool = False
 
     def content(self) -> dict[str, Any]:
         """JSON-able."""

@@ -9,12 +9,14 @@ from fusiondistill.config import Config, ModelConfig, SearchConfig
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.locations import absolute
 from fusiondistill.losses import need_of
-from fusiondistill.methods import Combined, Merge, Merged, Trained, searched_name
+from fusiondistill.methods import Combined, Inference, Merge, Merged, Trained, searched_name
 from fusiondistill.recipes import PRETRAINED, RANDOM
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
     DataSpec,
+    FitSpec,
     MergeSpec,
+    PackSpec,
     PretrainedSpec,
     SearchSpec,
     Spec,
@@ -215,6 +217,26 @@ class StagesOfMethods:
         starts = [self._start(of, seed, (d.id,)).get("start") for d in self.config.degradations]
         first = starts[0]
         return {"base": first} if first is not None and all(start is first for start in starts) else {}
+
+    def whole(self, name: str, seed: int, inference: Inference, networks: Networks) -> Stage:
+        """The networks of a method with what makes them answer, as one file; its fitted part is a stage of its own."""
+        inputs = {f"expert-{d}" if d else "model": stage for d, stage in networks.items()}
+        if inference.entry().fits:
+            fit = FitSpec(
+                inference=inference.name,
+                parameters=inference.parameters,
+                degradations=self.config.degradations,
+                data=self.data(seed),
+                protocol=self.config.protocol,
+                data_seed=self._data_seed(seed),
+                threads=self.config.threads,
+                model=self.model,
+            )
+            inputs["part"] = self.stage(inference.name, seed, fit, {})
+        spec = PackSpec(
+            inference=inference.name, parameters=inference.parameters, data=self.data(seed), threads=self.config.threads
+        )
+        return self.stage(name, seed, spec, inputs)
 
     def searched(self, name: str, seed: int, degradation: str, plain: Stage, search: SearchConfig) -> Stage:
         """The training with the values that its search finds; the search is its input."""

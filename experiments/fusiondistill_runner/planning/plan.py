@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fusiondistill.checkpoints import checkpoint_digest
 from fusiondistill.config import Config, ModelConfig
+from fusiondistill.data.errors import WrongValue
 from fusiondistill.degradation_config import DegradationConfig
-from fusiondistill.methods import Combined, Inference, Trained, searched_name
+from fusiondistill.methods import Combined, Inference, Merged, Trained, searched_name
+from fusiondistill.resolution import where
 from fusiondistill_runner.planning.descriptions import Description, of_method, of_network
 from fusiondistill_runner.planning.levels import SEVERITIES, cut, every, spread
 from fusiondistill_runner.planning.networks import Networks, StagesOfMethods
@@ -138,6 +141,8 @@ class _Builder:
             self._validate(name, seed, networks[""])
         elif inference is None:
             self._matrix(name, seed, networks, whole=True)
+        elif inference.entry().whole:
+            self._whole(name, seed, networks, inference)
         elif inference.entry().facts.get("alone"):
             self._own(name, seed, networks)
         elif inference.entry().facts.get("told"):
@@ -148,6 +153,21 @@ class _Builder:
             self.describe(of_method(self.config, name, len(networks) * self.parameters, passes=len(networks)))
             inputs = {f"expert-{d}": stage for d, stage in networks.items()}
             self.evaluate(name, seed, inputs, inference=inference)
+
+    def _whole(self, name: str, seed: int, networks: Networks, inference: Inference) -> None:
+        """The row of networks that are stored with what makes them answer."""
+        entry = inference.entry()
+        if self.size and min(self.size) < entry.facts["smallest"]:
+            least, (height, width) = entry.facts["smallest"], self.size
+            text = f"{entry.name} takes images from {least}x{least} pixels, these have {width}x{height}"
+            raise WrongValue(where(name, "inference"), text)
+        # Merged networks with statistics of their own have one set of weights.
+        sets = 1 if isinstance(self.config.table.get(name), Merged) else len(networks)
+        part = entry.weighs(len(self.config.degradations), inference.parameters)
+        passes = entry.passes(len(networks))
+        about = of_method(self.config, name, sets * self.parameters + part, passes=passes)
+        self.describe(replace(about, part=part, transductive=entry.transductive))
+        self.evaluate(name, seed, {"model": self.networks.whole(name, seed, inference, networks)})
 
     def _own(self, name: str, seed: int, networks: Networks) -> None:
         """The row of a method that is told the degradation, which shares evaluations with the expert matrix."""

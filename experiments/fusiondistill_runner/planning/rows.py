@@ -159,6 +159,7 @@ class Plan:
 
 _STAGE = {"name": str, "kind": str, "seed": int, "directory": str}
 _METHOD = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(Description)}
+_LATER = {"part": 0, "transductive": False}
 _ROW = {"method": str, "seed": int, "degradation": str, "directory": str}
 _VALIDATED = {"method": str, "seed": int, "network": str, "same": str, "foreign": bool, "directory": str}
 
@@ -191,7 +192,9 @@ def check_plan(content: Mapping[str, Any], experiment: str, path: str) -> None:
     parts = {"stages": _STAGE, "rows": _ROW, "methods": _METHOD, "validated": _VALIDATED}
     for name, kinds in parts.items():
         entries: list[Any] = content[name] if isinstance(content.get(name), list) else [None]
-        for entry in entries:
+        for given in entries:
+            # A plan that was noted before there were such rows lacks these.
+            entry = {**_LATER, **given} if isinstance(given, dict) and name == "methods" else given
             sound = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
             if not sound or any(_leads_out(entry.get(key, "")) for key in ("directory", "network")):
                 raise CheckpointError(f"{path} is damaged: {str(entry)[:100]} is not among the {name} of a plan")

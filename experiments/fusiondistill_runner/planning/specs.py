@@ -21,7 +21,9 @@ __all__ = [
     "CheckpointSpec",
     "DataSpec",
     "EvaluateSpec",
+    "FitSpec",
     "MergeSpec",
+    "PackSpec",
     "PretrainedSpec",
     "SearchSpec",
     "Spec",
@@ -233,6 +235,59 @@ class MergeSpec(_Spec):
         yield ("sources", self.data.name)
 
 
+class FitSpec(_Spec):
+    """Fit the part of a way of inference, on training images; it hangs on no network.
+
+    ``model`` is that of the first row that uses it: forecasts go by it.
+    """
+
+    kind: ClassVar[str] = "fit"
+    version: ClassVar[int] = 1
+    left_out: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    inference: str
+    parameters: dict[str, Any]
+    degradations: tuple[DegradationConfig, ...]
+    data: DataSpec
+    protocol: str
+    data_seed: int
+    threads: int
+    model: ModelConfig
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Way of inference, degradations and data source."""
+        yield ("inference", self.inference)
+        yield from (("degradations", one.name) for one in self.degradations)
+        yield ("sources", self.data.name)
+
+    def work(self, inputs: int) -> float:
+        """About that of a short training."""
+        return 0.5 * (1 + len(self.degradations))
+
+
+class PackSpec(_Spec):
+    """Put networks, and the part that was fitted for how they answer, into one file."""
+
+    kind: ClassVar[str] = "pack"
+    version: ClassVar[int] = 1
+
+    inference: str
+    parameters: dict[str, Any]
+    data: DataSpec
+    threads: int
+
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Way of inference and data source."""
+        yield from (("inference", self.inference), ("sources", self.data.name))
+
+    @property
+    def transductive(self) -> bool:
+        """Whether an image's answer hangs on the images beside it."""
+        from fusiondistill.inference import INFERENCE
+
+        return INFERENCE[self.inference].transductive
+
+
 class SearchSpec(_Spec):
     """Search a method's recipe and start."""
 
@@ -395,4 +450,14 @@ class PretrainedSpec(_FileSpec):
     """Whether the head is made anew even where it has as many outputs."""
 
 
-Spec = TrainSpec | MergeSpec | SearchSpec | EvaluateSpec | ValidateSpec | CheckpointSpec | PretrainedSpec
+Spec = (
+    TrainSpec
+    | MergeSpec
+    | SearchSpec
+    | FitSpec
+    | PackSpec
+    | EvaluateSpec
+    | ValidateSpec
+    | CheckpointSpec
+    | PretrainedSpec
+)

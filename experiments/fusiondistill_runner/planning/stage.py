@@ -40,7 +40,7 @@ class Stage:
 
     @property
     def kind(self) -> str:
-        """train, fuse, search, evaluate, validate or import."""
+        """train, fuse, search, fit, pack, evaluate, validate or import."""
         return self.spec.kind
 
     @cached_property

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusiondistill.checkpoints import digest
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
 from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.keeping import Keeping
 from fusiondistill_runner.views.sweep_comparisons import rests_on, sweeps
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RESAMPLES", "SEED", "comparisons_table"]
 
+Beside = Callable[[Mapping[str, Any], Evaluated, Callable[[], Correctness]], object]
+"""(plan, what is evaluated of it, reads its correctness)."""
 RESAMPLES = 10_000
 SEED = 0
 
@@ -32,7 +34,9 @@ _SCHEMA = {
 }
 
 
-def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None) -> pa.Table:
+def comparisons_table(
+    store: Store, plans: Sequence[Mapping[str, Any]], before: pa.Table | None = None, beside: Beside | None = None
+) -> pa.Table:
     """A row per pair of methods (a, b) of an experiment that share a seed: how they differ on the same test images.
 
     The unit is the test image: whether it was classified right, averaged over a degradation's levels (with the table's
@@ -52,62 +56,30 @@ def comparisons_table(store: Store, plans: Sequence[Mapping[str, Any]], before: 
 
     Args:
         before: an earlier table; the rows of experiments whose stages have not changed are taken from it.
+        beside: called with each plan, what is evaluated of it, and a function that reads its correctness once.
 
     Raises:
         CheckpointError: a file is damaged, or methods of one experiment saw different test images.
     """
-    import pyarrow as pa
-
-    earlier, made_from = _intact(before)
-    rows: list[dict[str, Any]] = []
-    stamps: list[str] = []
-
-    def unchanged(own: Mapping[str, Any], inputs: str, pairs: Collection[tuple[str, str]] | None = None) -> bool:
-        """Note what rows are made from, and take them from the earlier table if that was made from the same."""
-        stamps.append(json.dumps([own, inputs, RESAMPLES, SEED], sort_keys=True))
-        if stamps[-1] not in made_from:
-            return False
-        mine = (row for row in earlier if own.items() <= row.items())
-        rows.extend(row for row in mine if pairs is None or (row["a"], row["b"]) in pairs)
-        return True
-
+    kept = Keeping(before, [RESAMPLES, SEED])
     for plan in plans:
         config, known = plan["config"], evaluated(store, plan)
         names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
-        if not unchanged(own, known.digest):
-            rows += [{**own, **pair} for pair in _of_experiment(store, known)]
+        right = cache(partial(correctness, store, known))
+        if not kept.unchanged(own, known.digest):
+            kept.rows += [{**own, **pair} for pair in _of_experiment(right(), known)]
+        if beside is not None:
+            beside(plan, known, right)
     for sweep in sweeps(store, plans):
         own = {"experiment": sweep.name, **sweep.names, "points": True}
-        if sweep.pairs and not unchanged(own, sweep.digest, set(sweep.pairs)):
-            rows += [{**own, **pair} for pair in _tested(sweep.correctness(store), sweep.pairs)]
-    types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
-    columns = {name: pa.array([row[name] for row in rows], types[kind]) for name, kind in _SCHEMA.items()}
-    table = pa.table(columns)
-    made_of = json.dumps(stamps)
-    return table.replace_schema_metadata({"made_from": made_of, "digest": _digest(table.to_pylist(), made_of)})
+        if sweep.pairs and not kept.unchanged(own, sweep.digest, set(sweep.pairs)):
+            kept.rows += [{**own, **pair} for pair in _tested(sweep.correctness(store), sweep.pairs)]
+    return kept.table(_SCHEMA)
 
 
-def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:
-    """The rows of an earlier table and what they were made from; nothing if the table was changed since."""
-    metadata = (before.schema.metadata or {}) if before is not None else {}
-    made_of = metadata.get(b"made_from", b"[]").decode(errors="replace")
-    try:
-        rows: list[dict[str, Any]] = before.to_pylist() if before is not None else []
-    except ValueError:  # a text column that is not UTF-8
-        return [], set()
-    if metadata.get(b"digest", b"").decode(errors="replace") != _digest(rows, made_of):
-        return [], set()
-    return rows, set(json.loads(made_of))
-
-
-def _digest(rows: Sequence[Mapping[str, Any]], made_of: str) -> str:
-    return digest(json.dumps([rows, made_of], sort_keys=True, default=str).encode())
-
-
-def _of_experiment(store: Store, known: Evaluated) -> Iterator[dict[str, Any]]:
+def _of_experiment(right: Correctness, known: Evaluated) -> Iterator[dict[str, Any]]:
     """The tests of all pairs of an experiment's rows. A test that several pairs share is made once."""
-    right = correctness(store, known)
     sharing: dict[frozenset[str], list[tuple[str, str, str]]] = {}
     for a, b in itertools.combinations(right, 2):
         if stages := rests_on(known.of_method(a), known.of_method(b)):

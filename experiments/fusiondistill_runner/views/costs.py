@@ -29,7 +29,8 @@ def costs_table(store: Store, plans: Sequence[Mapping[str, Any]]) -> pa.Table:
     parameters: of all its networks at run time; passes: forward passes an image. own_images: training images that the
     row's own training saw, 0 where it has none (merged and combined rows). all_images: those and the images that all of
     its starts, merged networks, teachers and searches saw, each training once. An image counts once each time that a
-    network is trained on it, so once an epoch under each degradation. Images on which BatchNorm's statistics are
+    network is trained on it, so once an epoch under each degradation; the fit of a router or the like counts the images
+    that it looked at. Images on which BatchNorm's statistics are
     recomputed and what a checkpoint from outside saw are not counted. Both are null where such a checkpoint is the
     row's own network, and while a training or an evaluation of the row is not stored.
     """
@@ -93,6 +94,8 @@ class _Images:
                 return None
             if manifest["kind"] == "search":
                 return self._of_search(directory)
+            if manifest["kind"] == "fit":
+                return int(manifest["outcome"].get("seen", 0))
             return sum(self._epochs(directory)) if manifest["kind"] == "train" else 0
         except CheckpointError:
             return None

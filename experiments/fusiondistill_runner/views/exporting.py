@@ -51,7 +51,7 @@ def export_network(
     """
     check_target(out, force=force)
     form_of(out).check_packages()
-    from fusiondistill.checkpoints import from_card, load_checkpoint
+    from fusiondistill.checkpoints import load_checkpoint, model_of
     from fusiondistill.exporting.images import CLEAN, digits
     from fusiondistill.plugins import load_plugins, read_plugins
 
@@ -61,7 +61,7 @@ def export_network(
     if model != given:
         tell(f"network: {stood_for(Store(given))}")
     state, card = load_checkpoint(model)
-    classifier = from_card(state, card, model)
+    classifier = model_of(state, card, model)
     kept, of, how = kept_images(*home, card) if home else None, "test images of its store", " at several levels"
     if kept is None:
         pixels = digits(size_of(card))
@@ -69,7 +69,7 @@ def export_network(
         of, how = "scanned digits in its size", ", clean and degraded"
     shown = kept.some()
     results, trained = (results_of(*home), trained_on(*home)) if home else (None, None)
-    written = export(classifier, card, out, shown.pixels, force=force, results=results, trained=trained)
+    written = export(classifier, card, out, shown.pixels, force=force, results=results, trained=trained, state=state)
     if results and results.warning:
         tell(f"warning: {results.warning}")
     for line in written.lines(shown.words(of, how)):

@@ -10,7 +10,7 @@ from fusiondistill_runner.storage.store import Store
 
 __all__ = ["left_over", "networks"]
 
-_KINDS = ("train", "fuse", "import")
+_KINDS = ("train", "fuse", "pack", "import")
 _STAGE = re.compile(r"(.+)-[0-9a-f]{16}")
 
 

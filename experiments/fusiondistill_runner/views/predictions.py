@@ -85,8 +85,8 @@ def predict_files(
                 say(f"passed over: {one.reason}")
             else:
                 predictions.append(one)
-    if predictor.doubt:
-        click.echo(f"note: {predictor.doubt}", err=True)
+    for text in filter(None, (predictor.note, predictor.doubt)):
+        click.echo(f"note: {text}", err=True)
     if failed:
         nothing = "" if predictions or out is None else f"; {out} is not written"
         click.echo(f"passed over: {failed:,} of {len(found.files):,} files{nothing}", err=True)

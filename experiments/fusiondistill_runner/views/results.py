@@ -20,7 +20,9 @@ from fusiondistill_runner.views.class_tables import class_tables
 from fusiondistill_runner.views.comparisons import comparisons_table
 from fusiondistill_runner.views.costs import costs_table
 from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.routing import routing_table
 from fusiondistill_runner.views.settings import settings
+from fusiondistill_runner.views.shares import Shares
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
 
 if TYPE_CHECKING:
@@ -138,15 +140,22 @@ def write_results(store: Store, known: Plans | None = None) -> pa.Table:
 
 
 def rebuilt(store: Store, known: Plans | None = None) -> dict[str, pa.Table]:
-    """Results, paired tests, what was said class by class, and costs, from the store's stages; writes nothing."""
+    """Results, paired tests, shares of the oracle's gain, what was said class by class and by routers, and costs.
+
+    Made of the store's stages; writes nothing. Without a router there is no table of what it said.
+    """
     known = plans(store) if known is None else known
-    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet")
+    seen = store.glance(MANIFEST, "counts.*.parquet", "images.*.parquet", "metrics.*.parquet", "trials.*.parquet",
+                        "routes.*.parquet")  # fmt: skip
     answers = answers_of(seen, known, kept_table(store, "classes"))
+    shares, routing = Shares(kept_table(store, "shares")), routing_table(seen, known)
     return {
         "results": results_table(seen, known, answers),
-        "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons")),
+        "comparisons": comparisons_table(seen, known, kept_table(store, "comparisons"), shares.add),
         "classes": classes_table(known, answers),
         "costs": costs_table(seen, known),
+        "shares": shares.table(),
+        **({"routing": routing} if routing is not None else {}),
     }
 
 
@@ -163,7 +172,8 @@ def kept_table(store: Store, name: str) -> pa.Table | None:
 
 def _of_tables(store: Store, plans: Sequence[Mapping[str, Any]], results: pa.Table) -> dict[str, Any]:
     """The tables of a terminal beside the counts."""
-    return {"planned": planned_table(plans, results), "comparisons": kept_table(store, "comparisons")}
+    kept = {name: kept_table(store, name) for name in ("comparisons", "shares", "routing")}
+    return {"planned": planned_table(plans, results), **kept}
 
 
 _SHOWN = 4  # experiments whose tables are shown on a terminal, each in full
@@ -186,6 +196,7 @@ def table_lines(
     sweeps = {plan["sweep"] for plan in known if plan.get("sweep") and plan["experiment"] in experiments}
     results, tables["planned"] = _only(results, experiments), _only(tables["planned"], experiments)
     tables["comparisons"] = _only(tables["comparisons"], {*experiments, *sweeps})
+    tables |= {name: _only(tables[name], experiments) for name in ("shares", "routing")}
     if len(set(experiments)) <= _SHOWN:
         return report.table_lines(results, **tables)
     return [*report.overview_lines(results, **tables), "", f"tables: {store.shown('report', 'table.md')}"]
@@ -246,7 +257,8 @@ def report_tables(
     """
     known = plans(store) if known is None else known
     seen = store.glance(MANIFEST, "metrics.*.parquet", "trials.*.parquet", PROGRESS, ERROR, FACTS)
-    own = {name: given[name] if given else kept_table(store, name) for name in ("comparisons", "costs", "classes")}
+    names = ("comparisons", "costs", "classes", "shares", "routing")
+    own = {name: given.get(name) if given else kept_table(store, name) for name in names}
     own |= {"planned": planned_table(known, results), "judged": judged_table(seen, known)}
     own |= class_tables(seen, known, results, **{name: own[name] for name in ("planned", "judged", "classes")})
     return {**own, **stage_tables(seen, known), "facts": facts(seen, known)}

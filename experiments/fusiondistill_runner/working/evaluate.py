@@ -21,10 +21,12 @@ from fusiondistill_runner.working.context import Context
 from fusiondistill_runner.working.data import load_data
 from fusiondistill_runner.working.job import Job, Result
 
-__all__ = ["MISTAKES", "SAMPLES", "evaluate"]
+__all__ = ["MISTAKES", "ROUTES", "SAMPLES", "evaluate"]
 
 SAMPLES = "samples.parquet"
 MISTAKES = "mistakes.parquet"
+ROUTES = "routes.parquet"
+"""What a router said of the test images, where the row has one."""
 
 Pixels = Callable[[torch.Tensor, int], torch.Tensor]
 """(rows of the test split, int64 [n]; a level of the stage) -> what the model saw of them, uint8 [n,3,H,W]."""
@@ -125,6 +127,23 @@ def _pictured(
     return parquet_bytes(pa.table(columns))
 
 
+def _routes(routes: evaluation.Routes, levels: Sequence[int]) -> dict[str, Any]:
+    """Columns for what a router said at each level, lists with an item for each name: ``named`` and ``chosen`` (images
+    each), and ``off`` (the mean distance of the levels that it guessed for images with that name; null without any)."""
+    import pyarrow as pa
+
+    kinds, names = range(len(routes.names)), list(routes.names)
+    columns: dict[str, list[Any]] = {"names": [names] * len(levels), "named": [], "chosen": [], "off": []}
+    for i, level in enumerate(levels):
+        named, distance = routes.named[i], (routes.levels[i] - level).abs().double()
+        columns["named"].append([int((named == kind).sum()) for kind in kinds])
+        columns["chosen"].append([int((routes.chosen[i] == kind).sum()) for kind in kinds])
+        means = [float(distance[named == kind].mean()) if bool((named == kind).any()) else None for kind in kinds]
+        columns["off"].append(means)
+    types = {"names": pa.string(), "named": pa.int64(), "chosen": pa.int64(), "off": pa.float64()}
+    return {name: pa.array(values, pa.list_(types[name])) for name, values in columns.items()}
+
+
 def _tables(judged: evaluation.Judged, labels: torch.Tensor, levels: Sequence[int]) -> dict[str, bytes]:
     """The tables of an evaluation: a row per level with counts and means, the predictions, and a row per image."""
     import numpy as np
@@ -148,4 +167,6 @@ def _tables(judged: evaluation.Judged, labels: torch.Tensor, levels: Sequence[in
         "right": pa.array(right.sum(0).to(torch.int16).numpy()),
     }
     tables = {"counts.parquet": counts, "predictions.parquet": predictions, "images.parquet": images}
+    if judged.routes is not None:
+        tables[ROUTES] = {"level": level, **_routes(judged.routes, levels)}
     return {name: parquet_bytes(pa.table(columns)) for name, columns in tables.items()}

@@ -19,7 +19,9 @@ from fusiondistill.plugins import load_plugins
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
     EvaluateSpec,
+    FitSpec,
     MergeSpec,
+    PackSpec,
     PretrainedSpec,
     TrainSpec,
     ValidateSpec,
@@ -33,6 +35,7 @@ from fusiondistill_runner.working.facts import run_facts
 from fusiondistill_runner.working.import_checkpoint import import_checkpoint
 from fusiondistill_runner.working.job import Inputs, Job, Result, Team, never
 from fusiondistill_runner.working.merge import merge_networks
+from fusiondistill_runner.working.pack import fit_part, pack_networks
 from fusiondistill_runner.working.pretrained import take_pretrained
 from fusiondistill_runner.working.train import train
 from fusiondistill_runner.working.validate import validate
@@ -42,6 +45,8 @@ __all__ = ["WORK", "execute", "note_error", "open_store", "perform"]
 WORK: Mapping[type, Callable[[Job], Result | None]] = {
     TrainSpec: train,
     MergeSpec: merge_networks,
+    FitSpec: fit_part,
+    PackSpec: pack_networks,
     EvaluateSpec: evaluate,
     ValidateSpec: validate,
     CheckpointSpec: import_checkpoint,

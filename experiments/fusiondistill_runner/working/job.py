@@ -103,7 +103,7 @@ def _classifier(store: str, directory: str, digest: str, device: str, precision:
         raise checkpoints.CheckpointError(f"{directory} is not stored in {store}")
     data = place.read_from(directory, checkpoints.MODEL)
     state, card = checkpoints.parse_weights(data, f"{directory}/{checkpoints.MODEL}")
-    return for_inference(checkpoints.from_card(state, card, directory), precision=precision).to(device)
+    return for_inference(checkpoints.model_of(state, card, directory), precision=precision).to(device)
 
 
 @dataclass(frozen=True)
