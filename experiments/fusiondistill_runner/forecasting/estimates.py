@@ -62,7 +62,7 @@ class Estimates:
         known = [stage for stage in stages if self.seconds(stage) is not None]
         stored = sum(self.of_stored(stage) is not None for stage in known)
         sources = ["the measured times of stored stages"] if stored else []
-        if stored < len(known) and self.speeds:
+        if stored < len(known) and self.speeds and self.speeds.since:
             sources.append(f"a few seconds of work measured on this machine ({self.speeds.since})")
         return " and ".join(sources)
 
