@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.parametrised import Parametrised
+from fusiondistill.registry import close_to
 from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, mapping
 
@@ -24,6 +25,10 @@ _FORMS = [
     (re.compile("a valid tuple"), "a list"),
     (re.compile("a valid dictionary"), "a mapping"),
     (re.compile(r"( or|,)? (an )?instance of \w+"), ""),
+    (re.compile("a valid boolean, unable to interpret input|a valid boolean"), "true or false"),
+    (re.compile("a valid integer, unable to parse string as an integer|a valid integer"), "a whole number"),
+    (re.compile("a valid number, unable to parse string as a number|a valid number"), "a number"),
+    (re.compile("a valid string"), "text"),
     (re.compile(r"^tuple should have at (most|least) (\d+) items? after validation, not (\d+)"),
      r"should have at \1 \2 items, not \3 (a comma separates items; decimals take a point)"),
 ]  # fmt: skip
@@ -38,6 +43,7 @@ _CALLED = {
     "amp": "precision", "padding": "crop_padding", "hflip": "flip", "randomresizedcrop": "resized_crop",
 }  # fmt: skip
 """What other projects call a key, in letters alone -> its name here."""
+_QUOTED = re.compile("'([^']*)'")
 _SHOWN = 200
 """The most mistakes that a message lists."""
 _DEEPEST = 2
@@ -233,7 +239,12 @@ def _explain(
             message = f"must be a list, and this is a mapping: write [{first}, ...], or a dash before each item"
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
             message += f" with keys such as {', '.join(keys[:3])}"
-        message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
+        if problem["type"] == "literal_error" and not isinstance(shown, dict | list | tuple):
+            message += f", not {shown!r}{close_to(str(shown), _QUOTED.findall(problem['ctx']['expected']), listed=False)}"
+        else:
+            message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
+        if location[-1:] == ("loss",) and isinstance(shown, str):
+            message += f": write {{{shown}: 1}}, a weight for each term"
         if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, int | float | str):
             message += f": {_as_list(location, shown, content)}"
     while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):

@@ -30,7 +30,9 @@ def places(text: str, *overrides: str) -> list[tuple[int | None, str]]:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("base: {resized_crop: 0.3}", "base.resized_crop: input should be a list, not 0.3: write [low, high]"),
+        ("base: {resized_crop: 0.3, resized_crop_ratio: 0.3}", "ratio: input should be a list, not 0.3: write [low, high]"),
+        ("base: {resized_crop: 3}", "base.resized_crop.0: input should be less than or equal to 1, not 3"),
+        ("base: {loss: ce}", "base.loss: input should be a mapping, not 'ce': write {ce: 1}, a weight for each term"),
         ("data: {name: digits, mean: 0.5}", "not 0.5: write [0.5, 0.5, 0.5]"),
         ("base: {schedule: {milestones: 0.5}}", "not 0.5: write [0.5]"),
         ("base: {resized_crop_ratio: [0.5, 2]}", "base.resized_crop_ratio: says how resized_crop cuts, which is not"),
