@@ -239,10 +239,9 @@ def _explain(
             message = f"must be a list, and this is a mapping: write [{first}, ...], or a dash before each item"
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
             message += f" with keys such as {', '.join(keys[:3])}"
-        if problem["type"] == "literal_error" and not isinstance(shown, dict | list | tuple):
-            message += f", not {shown!r}{close_to(str(shown), _QUOTED.findall(problem['ctx']['expected']), listed=False)}"
-        else:
-            message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
+        if not isinstance(shown, dict | list | tuple):
+            known = _QUOTED.findall(problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []
+            message += f", not {shown!r}{close_to(str(shown), known, listed=False)}"
         if location[-1:] == ("loss",) and isinstance(shown, str):
             message += f": write {{{shown}: 1}}, a weight for each term"
         if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, int | float | str):

@@ -65,7 +65,8 @@ def test_overrides_go_on_from_what_was_written_for_short() -> None:
         ("base: {epochss: }", "base.epochss: unknown key; did you mean 'epochs'?"),
         ("base: {epochs: 0x_}", "base.epochs: input should be a whole number, not '0x_'"),
         ("base: {compile: yess}", "base.compile: input should be true or false, not 'yess'"),
-        ("recipe: fats", "recipe: input should be 'paper', 'paper-cifar100' or 'fast', not 'fats'; did you mean 'fast'"),
+        ("recipe: fats", "recipe: input should be 'paper', 'paper-cifar100' or 'fast', not 'fats'; did you mean "
+         "'fast'?"),
         ("base: {schedule: cosin}", "base.schedule.name: input should be 'steps', 'cosine', 'linear' or 'constant', "
          "not 'cosin'; did you mean 'cosine'?"),
         ("resources: {capture: 2}", "resources.capture: input should be true or false, not 2"),
