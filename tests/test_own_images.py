@@ -193,6 +193,8 @@ LAYOUTS = {
     "validation as people call it": ("Training/{}", "Valid/{}", "Testing/{}"),
     "as archives unpack": ("train/train/{}", "", "test/test/{}"),
     "a word of the name": ("images_train/{}", "val-set/{}", "Testset/{}"),
+    "below the classes": ("{}/Train", "{}/valid", "{}/testing"),
+    "below the classes, deeper": ("data/{}/train", "", "data/{}/test"),
 }
 
 
@@ -229,6 +231,28 @@ def test_a_validation_split_stands_in_for_the_test_split_or_stays_beside_one_tha
     assert there == {"train": 16, "validation": 6, "test": 4}
 
 
+def test_what_stands_beside_splits_below_the_classes_is_counted(tmp_path):
+    root = tmp_path / "set"
+    for name in "ab":
+        for split, count in (("train", 5), ("val", 2), ("valid", 1), ("extra", 1)):
+            for number in range(count):
+                put(root / name / split / f"{number}.png", number + ord(name))
+    put(root / "a" / "loose.png", 7)
+    (root / "labels.txt").touch()
+    train, test = (load_images("folder", split, root) for split in ("train", "test"))
+    assert (len(train), len(test), train.classes) == (10, 4, ["a", "b"])
+    notes = SOURCES["folder"].locate(root).notes
+    assert "validation is used as the test split" in notes[0] and "read below the classes" in notes[1]
+    told = [note.partition("left out: ")[2] for note in notes[2:]]  # the second validation folder is the test split's
+    assert told == [
+        "4 files or folders (1 beside the folders of the classes, 3 beside the folders of the splits)",
+        "2 files or folders (2 beside the folders of the splits)",
+    ]
+    put(root / "c" / "test" / "0.png", 5)
+    with pytest.raises(DataError, match="no folder called train"):
+        load_images("folder", "train", root)
+
+
 def test_a_class_may_be_called_train(tmp_path):
     for number, name in enumerate(("bus", "train")):
         put(tmp_path / "set" / name / "0.png", number)
@@ -240,13 +264,13 @@ def test_folders_that_are_no_classes_are_told_with_what_they_hold(tmp_path):
     for split in ("train", "test"):  # a competition's, whose classes stand in a table
         put(tmp_path / "splits" / split / "0.png", 0)
     for name in "ab":
-        put(tmp_path / "deep" / name / "train" / "0.png", 0)
+        put(tmp_path / "deep" / name / "photos" / "0.png", 0)
         (tmp_path / "heic" / name).mkdir(parents=True)
         (tmp_path / "heic" / name / "0.heic").touch()
         (tmp_path / "empty" / name).mkdir(parents=True)
     for place, told in (
-        ("splits", r"test \(1 images\), train \(1 images\)\)\. Where a table names"),
-        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Give the folder that holds"),
+        ("splits", r"test \(1 image\), train \(1 image\)\)\. Where a table names"),
+        ("deep", r"a \(1 folder inside a class, 1 image in these\), .*Give the folder that holds"),
         ("heic", r"a \(1 \.heic\), b \(1 \.heic\)\)\. Read are .*: convert the files"),
         ("empty", r"a \(nothing\), b \(nothing\)\)\. Give the folder"),
     ):
@@ -259,7 +283,7 @@ def test_a_class_of_which_no_image_is_left_is_an_error(tmp_path):
     root = classes_of(tmp_path / "set")
     for path in (root / "b").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"all images of 1 classes are broken and left out .*: b\."):
+    with pytest.raises(DataError, match=r"all images of 1 class are broken and left out .*: b\."):
         load_images("folder", "train", root, test=0.2, broken="skip")
 
 
@@ -353,7 +377,7 @@ def test_what_a_table_lacks_is_named_and_counted(tmp_path):
         load_images("table", "train", tmp_path / "set")
     images = load_images("table", "train", tmp_path / "set", broken="skip")
     assert images.classes == ["1", "2"] and images.labels.tolist() == [0, 1, 0, 1]
-    for told in ("2 rows of labels.csv whose image", "1 images that labels.csv does not name", "1 rows repeat"):
+    for told in ("2 rows of labels.csv whose image", "1 image that labels.csv does not name", "1 row repeats"):
         assert any(told in note for note in images.notes), images.notes
     (tmp_path / "set" / "classes.txt").write_text("1 cat\n2 dog\n")
     assert load_images("table", "test", tmp_path / "set", broken="skip").classes == ["cat", "dog"]
@@ -388,7 +412,7 @@ def test_labels_that_are_texts(kind, raw, tmp_path):
     assert train.classes == test.classes == ["cat", "dog"]
     assert train.labels.tolist() == [1, 0, 1] and test.labels.tolist() == [0]
     shard(tmp_path / "set" / "test.parquet", ["cow"], kind, raw)
-    with pytest.raises(DataError, match=r"test\.parquet has images of 1 classes that the training split lacks: cow"):
+    with pytest.raises(DataError, match=r"test\.parquet has images of 1 class that the training split lacks: cow"):
         load_images("parquet", "train", tmp_path / "set")
 
 
@@ -475,7 +499,7 @@ def test_a_table_finds_images_in_linked_folders(tmp_path):
 def test_a_test_class_that_training_lacks_is_an_error(tmp_path):
     shard(tmp_path / "set" / "train.parquet", [0, 1] * 10, pa.int64(), names="abc")
     shard(tmp_path / "set" / "test.parquet", [0, 2], pa.int64(), names="abc")
-    with pytest.raises(DataError, match=r"1 images of the test split are of 1 classes that have no training image: c"):
+    with pytest.raises(DataError, match=r"test split has 1 image of 1 class without a training image: c"):
         planned(f"{{name: parquet, root: {tmp_path}/set}}")
 
 
@@ -517,7 +541,7 @@ def test_a_look_at_other_forms(tmp_path):
     for split in ("train", "test"):
         classes_of(Path("set") / split, count=3)  # the same images in both
     assert (
-        "6 test images are training images, too"
+        "among the training images, too (equal pixels): 6 test"
         in planned("{name: folder, root: set}", "data.validation=0.4").data[0].lines()[2]
     )
     code, said = checked("set")
@@ -572,7 +596,7 @@ def test_a_set_that_cannot_be_used_is_said(tmp_path):
     shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
     Path("broken/a").mkdir(parents=True)
     Path("broken/a/0.png").write_bytes(b"no image")
-    for place, told in (("p", "label (double)"), ("broken", "none of the 1 images can be decoded")):
+    for place, told in (("p", "label (double)"), ("broken", "none of 1 image can be decoded")):
         code, said = checked(place)
         assert code == 2 and told in said, said
 

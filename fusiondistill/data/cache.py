@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from fusiondistill.commits import sealed, unsealed
+from fusiondistill.counting import counted
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.files import locked, temporary_folder
 from fusiondistill.data.resizing import listed
@@ -192,7 +193,7 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
 def _check_label(row: Row, classes: list[str]) -> None:
     if not 0 <= row.label < len(classes):
         raise DataError(
-            f"{row.where}: the label {row.label} is outside the {len(classes)} classes "
+            f"{row.where}: the label {row.label} is outside the {counted(len(classes), 'class')} "
             f"(0..{len(classes) - 1}). Correct the label or the class names."
         )
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusiondistill.counting import counted
 from fusiondistill.data.class_names import in_order, order_of
 from fusiondistill.data.decoding import what_it_is
 from fusiondistill.data.errors import DataError, unknown
@@ -246,7 +247,7 @@ def _texts(counts: Mapping[str, Counter[str]], first: Path) -> list[str]:
     for name, one in counts.items():
         if other := sorted(text for text in one if text is not None and text not in known):
             raise DataError(
-                f"{first.parent}: {name} has images of {len(other)} classes that the training split lacks: "
+                f"{first.parent}: {name} has images of {counted(len(other), 'class')} that the training split lacks: "
                 f"{', '.join(other[:20])}. Correct these labels, or leave those images out."
             )
     return in_order(text for text in known if text is not None)

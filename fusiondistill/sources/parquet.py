@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fusiondistill.counting import counted
 from fusiondistill.data import hub
 from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage
@@ -101,7 +102,7 @@ def parquet(
     classes, notes = classes_of(files, label_column), list[str]()
     notes += [f"{p}: the same classes in another order; they are matched by name" for p in mine if classes.order[p]]
     if classes.first:
-        notes.append(f"{mine[0].parent}: labels count its {len(classes.names)} classes from {classes.first}")
+        notes.append(f"{mine[0].parent}: labels count its {counted(len(classes.names), 'class')} from {classes.first}")
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
@@ -133,7 +134,7 @@ def _items(
                 _check_label(number, where, split, len(classes.names))
                 yield partial(_image_bytes, cell.as_py(), image, where), classes.label(path, number), where
         if row != promised:
-            raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
+            raise DataError(f"{path}: promises {counted(promised, 'row')} and holds {row:,}. Fetch it again.")
 
 
 def _unlabelled_row(where: str, label: str) -> bytes:
@@ -143,8 +144,8 @@ def _unlabelled_row(where: str, label: str) -> bytes:
 def _check_label(number: int | str, where: str, split: str, classes: int) -> None:
     if isinstance(number, int) and number < 0:
         raise DataError(
-            f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
-            f"have such: name another, like data.{split}_split: validation.{cut_advice(split)}"
+            f"{where}: the label {number} is outside the {counted(classes, 'class')}. Sets whose {split} split is not "
+            f"labelled have such: name another, like data.{split}_split: validation.{cut_advice(split)}"
         )
 
 

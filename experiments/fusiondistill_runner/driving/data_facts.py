@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
+from fusiondistill.counting import counted
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
 from fusiondistill.data.errors import WrongValue
@@ -156,9 +157,10 @@ def _check_learned(split: str, images: ImageSet, train: ImageSet) -> None:
     if lost := (there & ~learned).nonzero().flatten().tolist():
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         count = int((~learned)[images.labels].sum())
+        of = f"{counted(count, 'image')} of {counted(len(lost), 'class')}"
         raise DataError(
-            f"{images.name}: {count:,} images of the {split} split are of {len(lost)} classes that have no training "
-            f"image: {', '.join(str(train.classes[label]) for label in lost[:SHOWN])}{more}. Add training images, or "
+            f"{images.name}: the {split} split has {of} without a training image: "
+            f"{', '.join(str(train.classes[label]) for label in lost[:SHOWN])}{more}. Add training images, or "
             "leave those out."
         )
 
@@ -168,7 +170,7 @@ def _lacking(split: str, images: ImageSet) -> Iterator[str]:
     empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
     if empty:
         more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
-        yield f"{images.name}: {len(empty)} of {len(counts)} classes have no {split} image: " + (
+        yield f"{images.name}: without a {split} image: {len(empty)} of {counted(len(counts), 'class')}: " + (
             f"{', '.join(map(str, empty[:SHOWN]))}{more}"
         )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.dispatcher import Counts, Event
 from fusiondistill_runner.driving.interruption import keep_epochs
 from fusiondistill_runner.driving.launches import Launch, Launcher, give_back
@@ -81,8 +82,9 @@ class Driver:
         resources = plan.config.resources
         if resources.workers_per_run > capacity.slots:
             raise ValueError(
-                f"resources.workers_per_run is {resources.workers_per_run}, but only {capacity.slots} workers fit "
-                f"(nodes: {capacity.described}); lower it, or what a worker holds (resources)"
+                f"resources.workers_per_run is {resources.workers_per_run}, but only "
+                f"{counted(capacity.slots, 'worker fits', 'workers fit')} (nodes: {capacity.described}); lower it, or what a worker "
+                "holds (resources)"
             )
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.scheduler: Scheduler[StageTask] = Scheduler(

@@ -12,6 +12,7 @@ from typing import Any
 from fusiondistill import NAME
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
 from fusiondistill_runner.nodes.node_checks import Needs
 
@@ -153,7 +154,8 @@ def _about_room(facts: Facts, resources: Resources) -> list[str]:
     except ValueError as error:
         return [str(error)]
     if resources.workers_per_run > room:
-        return [f"resources.workers_per_run is {resources.workers_per_run}, but only {room} workers fit: lower it"]
+        told = f"resources.workers_per_run is {resources.workers_per_run}, but only"
+        return [f"{told} {counted(room, 'worker fits', 'workers fit')}: lower it"]
     return []
 
 
@@ -213,7 +215,7 @@ def _about_data(there: Mapping[str, Any], needs: Needs) -> Iterator[str]:
 
 def lines(facts: Facts, wanted: Wanted) -> Iterator[str]:
     """The findings, up to two lines for each node."""
-    count = f"{len(facts.nodes)} nodes" if len(facts.nodes) > 1 else "1 node"
+    count = counted(len(facts.nodes), "node")
     yield f"{count} at {facts.address}; token authentication {'off' if facts.open else 'on'}"
     yield "here: " + ", ".join(f"{name} {version}" for name, version in facts.here["versions"].items())
     for node in facts.nodes:
