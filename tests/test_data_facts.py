@@ -198,13 +198,26 @@ def test_a_batch_that_holds_all_images_is_said(tmp_path):
     assert any("its batch of 128 holds all 36 training images" in note for note in prepared(tmp_path).notes)
 
 
+def test_few_validation_images_are_said(tmp_path):
+    told = r"few validation images (4): each is 25.0 points of the accuracy by which epochs and networks are chosen"
+    a_set(tmp_path, {"a": 20, "b": 20})
+    assert told in prepared(tmp_path).notes
+    assert not any("few validation" in note for note in prepared(tmp_path, BASE, "protocol=paper").notes)
+    a_set(tmp_path, {}, {})
+    for number in range(3):
+        for name in "ab":
+            (tmp_path / "val" / name).mkdir(parents=True, exist_ok=True)
+            image(tmp_path / "val" / name / f"{number}.png", 50 + number)
+    assert any(note.startswith("few validation images (6): each is 16.7") for note in prepared(tmp_path).notes)
+
+
 def test_class_weights_are_those_of_the_classes(tmp_path):
     a_set(tmp_path, {"a": 30, "b": 10})
     for given in ("class_weights: {a: 2}", "class_weights: [1, 3]", "class_weights: balanced"):
         assert prepared(tmp_path, f"{BASE}base: {{{given}}}\n").plan.stages
     for given, words in (
         ("{cow: 2}", "line 4: base.class_weights.cow: no class 'cow'; there are a, b"),
-        ("[1]", "line 4: base.class_weights: 1 weights for 2"),
+        ("[1]", "line 4: base.class_weights: 1 weight for 2"),
     ):
         with pytest.raises(ConfigError, match=words):
             prepared(tmp_path, f"{BASE}base: {{class_weights: {given}}}\n")

@@ -136,7 +136,7 @@ def test_a_plugin_that_ends_the_process_or_misses_a_file_is_named_by_its_line(tm
     source = (
         'import sys\nfrom fusiondistill import SOURCES\n@SOURCES.register("mine")\ndef mine(files, split):\n    "M."\n'
     )
-    for line in ("sys.exit(3)", "open('/nowhere/at/all')"):
+    for line in ("sys.exit(3)", "open('/nowhere/at/all')", "raise KeyboardInterrupt"):
         (tmp_path / "p.py").write_text(f"{source}    {line}\n")
         (tmp_path / "c.yaml").write_text("experiment: x\nplugins: [p.py]\ndata: {name: mine}\n")
         done = fusiondistill("plan", "c.yaml", cache=tmp_path, cwd=tmp_path)
@@ -194,3 +194,24 @@ def test_names_are_shown_whole() -> None:
 def test_an_empty_folder_is_called_so(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["data", "check", str(tmp_path)])
     assert done.exit_code == 2 and f"{tmp_path}: is an empty folder" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "asked, told",
+    [
+        ("gpus_per_worker=64", "1 CPU and 64 GPU, which no node has"),
+        ("cpus_per_worker=99999", "99999 CPU and "),
+        ("workers_per_run=9999", "resources.workers_per_run is 9999, but only "),
+    ],
+)
+def test_a_run_that_this_machine_can_never_hold_leaves_no_store(
+    asked: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "x.yaml").write_text(
+        "experiment: x\ndata: {name: digits, train_images: 40, test_images: 20}\nmodel: cifar_resnet8\nmethods: [base]\n"
+    )
+    line = ["run", str(tmp_path / "x.yaml"), "--set", f"resources.{asked}", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 2 and told in done.output and "starting Ray," not in done.output
+    assert not (tmp_path / "store").exists()

@@ -135,9 +135,10 @@ def _guard(call: Callable[[], Any], *, nothing_left: bool) -> Any:
         _check_names()
         return call()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number. A plugin that raises
-        # KeyboardInterrupt by itself cannot be told from Ctrl-C while its code runs.
-        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+        from fusiondistill.plugins import interrupted_by
+
+        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
+        if interrupted_by(stop) or (isinstance(stop, SystemExit) and stop.code != signal.SIGTERM):
             _blame(stop)
             raise
         left = "nothing was written" if nothing_left else "what is stored stays; start the same command again to go on"

@@ -90,6 +90,8 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for text in said_before(prepared):
         click.echo(text)
     check_format(prepared.store)
+    if not local:
+        runner.check_room(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:

@@ -13,7 +13,7 @@ from fusiondistill import NAME
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
 from fusiondistill.counting import counted
-from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
+from fusiondistill_runner.nodes.cluster import Node, check_together, described, nodes_of, on_node, share_of, slots
 from fusiondistill_runner.nodes.node_checks import Needs
 
 __all__ = ["Facts", "NodeFacts", "Wanted", "asked_of", "complaints", "gather", "lines"]
@@ -150,12 +150,9 @@ def _holds(node: NodeFacts, resources: Resources) -> bool:
 def _about_room(facts: Facts, resources: Resources) -> list[str]:
     offers = [node.resources for node in facts.nodes]
     try:
-        room = slots(share_of(resources, offers), offers)
+        check_together(resources, slots(share_of(resources, offers), offers), f"(nodes: {described(offers)})")
     except ValueError as error:
         return [str(error)]
-    if resources.workers_per_run > room:
-        told = f"resources.workers_per_run is {resources.workers_per_run}, but only"
-        return [f"{told} {counted(room, 'worker fits', 'workers fit')}: lower it"]
     return []
 
 
