@@ -209,7 +209,7 @@ def test_a_run_that_this_machine_can_never_hold_leaves_no_store(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "x.yaml").write_text(
-        "experiment: x\ndata: {name: digits, train_images: 40, test_images: 20}\nmodel: cifar_resnet8\nmethods: [base]\n"
+        "experiment: x\ndata: {name: digits, train_images: 40, test_images: 9}\nmodel: cifar_resnet8\nmethods: [base]\n"
     )
     line = ["run", str(tmp_path / "x.yaml"), "--set", f"resources.{asked}", "--store", str(tmp_path / "store")]
     done = CliRunner().invoke(main, line)
