@@ -351,6 +351,24 @@ def test_tables_as_programs_write_them(form, tmp_path):
     assert any("labels.csv: column of the image" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "column, cells, counts",
+    [
+        ("is_valid", "FTFT", {"train": 2, "test": 2}),
+        ("Is Test", "0110", {"train": 2, "test": 2}),
+        ("is_valid", "0?10", {"train": 3, "test": 1}),  # no column of splits: one is cut off
+    ],
+)
+def test_a_column_of_yes_and_no_may_name_a_split(column, cells, counts, tmp_path):
+    for number in range(4):
+        put(tmp_path / f"{number}.png", number)
+    said = {"T": "True", "F": "False"}
+    rows = [[f"{number}.png", "ab"[number // 2], said.get(cell, cell)] for number, cell in enumerate(cells)]
+    file = a_table(tmp_path / "labels.csv", [["image", "label", column], *rows])
+    more = {"test": 0.25} if "?" in cells else {}
+    assert {split: len(load_images("table", split, file, **more)) for split in counts} == counts
+
+
 def test_a_path_does_not_lead_into_another_folder(tmp_path):
     for number, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
         put(tmp_path / "set" / name, number)
@@ -484,6 +502,31 @@ def test_a_column_of_yes_and_no_is_one_of_labels(tmp_path):
     assert images.labels.tolist() == [1, 0, 1] and images.classes == ["0", "1"]
 
 
+def test_labels_that_are_floating_point_numbers_are_whole(tmp_path):
+    shard(tmp_path / "set" / "train.parquet", [2.0, 1.0, 2.0, None, float("nan")], pa.float32())
+    shard(tmp_path / "set" / "test.parquet", [1.0], pa.float64())
+    images = load_images("parquet", "train", tmp_path / "set", broken="skip")
+    assert images.labels.tolist() == [1, 0, 1] and images.classes == ["1", "2"]
+    shard(tmp_path / "half.parquet", [0.5, 1.0], pa.float64())
+    with pytest.raises(DataError, match="column 'label' holds numbers that are not whole"):
+        load_images("parquet", "train", tmp_path / "half.parquet", test=0.5)
+
+
+def test_what_a_parquet_file_lacks_is_said_with_what_to_do(tmp_path):
+    for name, table, told in (
+        ("lists", {"image": [{"bytes": b"x"}], "label": [[1]]}, "Each image has one label: an integer or a text"),
+        ("paths", {"image": ["a.png"], "label": [1]}, "must be in a column, not their paths"),
+    ):
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=told):
+            load_images("parquet", "train", tmp_path / f"{name}.parquet", test=0.5)
+    shard(tmp_path / "one" / "train.parquet", [0, 1, 0, 1], pa.int64())
+    table = pq.read_table(tmp_path / "one" / "train.parquet").append_column("split", [["train"] * 2 + ["test"] * 2])
+    pq.write_table(table, tmp_path / "one" / "train.parquet")
+    notes = load_images("parquet", "train", tmp_path / "one", test=0.5).notes
+    assert any("column 'split' is not read" in note for note in notes)
+
+
 def test_a_table_finds_images_in_linked_folders(tmp_path):
     classes_of(tmp_path / "else", count=2)
     (tmp_path / "set").mkdir()
@@ -594,9 +637,17 @@ def test_a_set_that_cannot_be_used_is_said(tmp_path):
     code, said = checked("one")
     assert code == 1 and "bits: 12, test: 0.2}" in said and "nearly black" in said, said
     shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
+    (classes_of(Path("empty"), count=2) / "c").mkdir()
+    shard(Path("u/train.parquet"), [0, 1, 0, 1], pa.int64())
+    shard(Path("u/test.parquet"), [-1, -1], pa.int64())
+    assert "root: u, test: 0.2}" in checked("u")[1]
     Path("broken/a").mkdir(parents=True)
     Path("broken/a/0.png").write_bytes(b"no image")
-    for place, told in (("p", "label (double)"), ("broken", "none of 1 image can be decoded")):
+    for place, told in (
+        ("p", "numbers that are not whole"),
+        ("empty", "empty/c: holds no image for this class"),
+        ("broken", "none of 1 image can be decoded"),
+    ):
         code, said = checked(place)
         assert code == 2 and told in said, said
 

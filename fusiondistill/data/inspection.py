@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fusiondistill.counting import counted
+from fusiondistill.data.arrangement import CUT
 from fusiondistill.data.cache import suggested_size
 from fusiondistill.data.decoding import to_be_resized
 from fusiondistill.data.errors import DataError
@@ -125,7 +126,8 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
     facts.notes += (alike,) if (alike := look_alike(train.classes)) else ()
     if len(facts.sizes) > 1 and "size" not in settings:
         facts.keys["size"] = suggested_size(facts.sizes)
-    if cut and "test" not in settings:
+    untold = any(CUT in problem for problem in splits["test"].problems) if "test" in splits else False
+    if (cut or untold) and "test" not in settings:
         facts.keys["test"] = TEST_SHARE
     if facts.lacking or any(one.broken for one in splits.values()):
         facts.keys["broken"] = "skip"
@@ -143,13 +145,14 @@ def _located(name: str, place: Place, settings: Mapping[str, Any]) -> tuple[Loca
         there = locate(name, place, **known)
         if "test" in there.own_splits or there.arrangement.test is not None:
             return there, False
-    except DataError:
+    except DataError as first:
         if "test" in settings:
             raise
         try:
             return locate(name, place, **known, test=TEST_SHARE), True
         except DataError:
-            pass  # the first error says more
+            if CUT in str(first):  # which the user has not written, and which was tried
+                raise
         raise
     return locate(name, place, **known, test=TEST_SHARE), True
 

@@ -167,7 +167,9 @@ def _no_split(base: Path) -> str:
         told, found = "", [f"{name} ({_told(kinds) or 'nothing'})" for name, kinds in classes.classes.items()]
         found += [f"{counted(flat, 'image')} without a folder of a class"] if flat else []
         found += [name for name in files if name.lower().endswith((".csv", ".tsv"))][:3]
-        remedy = f"Give the folder that holds those of the classes, or sort them into these two; {EXPECTED}."
+        deep = [name for name, kinds in classes.classes.items() if kinds[IN_THESE]]
+        which = str(base / deep[0]) if len(deep) == 1 else "the folder that holds those of the classes"
+        remedy = f"Give {which}, or sort them into these two; {EXPECTED}."
         if len(found) > len(classes.classes) or counts:
             remedy = (
                 "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE}."

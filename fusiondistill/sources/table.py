@@ -2,11 +2,11 @@
 
 The table is a .csv or .tsv file with a column of the images' file names and one of their labels, which are found by
 their names and by what they hold, or named (`data.image_column`, `data.label_column`). Names may lack their suffix or
-their folders. A column of splits (`data.split_column`, or one called split, set, subset, partition or phase) says which
-images are for training, validation and test; without it `data.test` cuts a test split off. Classes are the labels in
-alphabetical order, numbers by their value (1.0 is 1); where they are numbers and a `classes.txt` lies beside the table,
-it names them (`NUMBER NAME` in a line, or a name in a line, in order). Without a column of labels the label is the name
-of the column that holds a 1, where all others hold a 0.
+their folders. A column of splits says which images are for training, validation and test: `data.split_column`, or one
+called split, set, subset, partition or phase, or is_valid or is_test with yes and no. Without it `data.test` cuts one
+off. Classes are the labels in alphabetical order, numbers by their value (1.0 is 1); where they are numbers and a
+`classes.txt` lies beside the table, it names them (`NUMBER NAME` in a line, or a name in a line, in order). Without a
+column of labels the label is the name of the column that holds a 1, where all others hold a 0.
 """
 
 from __future__ import annotations
