@@ -139,7 +139,7 @@ def test_a_plugin_that_ends_the_process_or_misses_a_file_is_named_by_its_line(tm
     for line in ("sys.exit(3)", "open('/nowhere/at/all')", "raise KeyboardInterrupt"):
         (tmp_path / "p.py").write_text(f"{source}    {line}\n")
         (tmp_path / "c.yaml").write_text("experiment: x\nplugins: [p.py]\ndata: {name: mine}\n")
-        done = fusiondistill("plan", "c.yaml", cache=tmp_path, cwd=tmp_path)
+        done = fusiondistill("validate", "c.yaml", cache=tmp_path, cwd=tmp_path)
         assert done.returncode == 2 and f"error: plugin p.py, line 6 ({line}): " in done.stderr, done.stderr
 
 

@@ -139,17 +139,18 @@ def plan_verb(
 def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
     """Check a config: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
 
-    Images that are fetched by their name are left to ``plan``: only a data set with a root is read. What --show prints
-    is a config that makes the same stages; of a sweep one for each point.
+    Published images, which are fetched by their name, are left to ``plan``: only a data set with a root, or of a
+    plugin, is read. What --show prints is a config that makes the same stages; of a sweep one for each point.
     """
     from fusiondistill import config_file
+    from fusiondistill.sources import SOURCES
     from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
     checked, points = config_file.load_points(config, overrides)
-    at_roots = all(point.data.place for point in points)
-    notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
-    if not at_roots:
-        fetched = ", ".join(sorted({point.data.name for point in points if not point.data.place}))
+    named = {point.data.name for point in points if not (point.data.place or SOURCES[point.data.name].plugin)}
+    notes = look_for_data(points) if named else prepare(config, overrides).notes
+    if named:
+        fetched = ", ".join(sorted(named))
         notes = (*notes, f"the images of {fetched}, which are found by their name, are not looked at: plan does that")
     if show:
         from fusiondistill.resolved import resolved_text
