@@ -172,7 +172,7 @@ def test_the_comparison_finds_what_a_network_was_trained_with(true: str, own: tu
     assert found is not None and found.name == true
 
 
-def test_without_batchnorm_only_right_answers_count() -> None:
+def test_without_batchnorm_right_answers_tell_nothing() -> None:
     images = load_images("digits", "train")
     network = trained(norm=False)
     tried = compared(network, looked_at(images), candidates((images.mean, images.std)))
@@ -181,10 +181,8 @@ def test_without_batchnorm_only_right_answers_count() -> None:
         sample = looked_at(images)
         right = network(normalised(sample.images)).argmax(1) == sample.labels
     assert torch.equal(next(one.right for one in tried if one.name == "ImageNet's"), right)
-    assert winner(tried) is None  # the contrasts of ImageNet and CIFAR-10 are too near
-    far = [one for one in tried if one.name in ("ImageNet's", "0..1 without normalisation")]
-    found = winner(far)
-    assert found is not None and found.name == "ImageNet's"
+    assert winner(tried) is None
+    assert winner([one for one in tried if one.name in ("ImageNet's", "0..1 without normalisation")]) is None
 
 
 def test_outputs_in_another_order_of_classes_are_noticed(own: tuple[Path, nn.Module, int]) -> None:
