@@ -103,13 +103,14 @@ def _network(given: str | Mapping[str, Any]) -> ModelConfig:
 
     from fusiondistill.config import ModelConfig
 
+    said: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
     try:
-        return ModelConfig(**({"name": given} if isinstance(given, str) else given))
+        return ModelConfig(**said)
     except ValidationError as error:
         first = error.errors()[0]
         key, told = ".".join(map(str, first["loc"])), first["msg"]
         if first["type"] == "extra_forbidden":
-            told = f"unknown key{close_to(key, [*ModelConfig.model_fields, *ModelConfig.parameter_names(dict(given))])}"
+            told = f"unknown key{close_to(key, [*ModelConfig.model_fields, *ModelConfig.parameter_names(said)])}"
         raise ValueError(f"model: {key}: {told}") from None
 
 
