@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fusiondistill import DataError, config_file
+from fusiondistill import DataError, build_model, config_file, save_checkpoint
+from fusiondistill.cards import card_of
 from fusiondistill.data import fingerprint, load_images
 from fusiondistill.data.resizing import resized
 from fusiondistill.sources import SOURCES
 from fusiondistill_runner.cli import main
-from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.driving.prepared import prepare, prepare_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,20 @@ def test_mixed_sizes_are_counted_and_the_line_is_said(tmp_path):
     assert any(
         "15 images of 7 sizes" in note and "16x16 (pad); 8 of them are smaller" in note for note in prepared.notes
     )
+
+
+def test_a_checkpoint_is_evaluated_on_images_of_the_size_that_its_card_says(tmp_path):
+    for split in ("train", "test"):
+        put(classes_of(tmp_path / "set" / split, count=2) / "a" / "x.png", 9, 12, 20)
+    card = card_of("cifar_resnet8", None, classes=["a", "b"], mean=[100] * 3, std=[50] * 3, size=(8, 16), dataset="x")
+    state = build_model("cifar_resnet8", 2).state_dict()
+    save_checkpoint("one.safetensors", state, {**card, "fit": "pad"})
+    line = ([f"data.root={tmp_path}/set", "degradations=[blur]"], str(tmp_path / "store"))
+    found = prepare_evaluation(["one.safetensors"], *line, data="folder")
+    assert any("test: 5 images of 2 sizes" in note and "16x8 (pad)" in note for note in found.notes)
+    save_checkpoint("other.safetensors", state, {**card, "size": [8, 8]})
+    with pytest.raises(DataError, match="have 2 sizes"):
+        prepare_evaluation(["one.safetensors", "other.safetensors"], *line, data="folder")
 
 
 def test_a_photo_may_be_larger_than_an_image_that_is_stored_as_it_is(tmp_path):

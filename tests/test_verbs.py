@@ -15,6 +15,7 @@ from PIL import Image
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.command import _guard, _terminate
 from fusiondistill_runner.session import _fitting
+from fusiondistill_runner.storage.store import Store
 from running import fusiondistill
 
 PLUGIN = """
@@ -215,3 +216,11 @@ def test_a_run_that_this_machine_can_never_hold_leaves_no_store(
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 2 and told in done.output and "starting Ray," not in done.output
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_store_that_takes_no_files_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = r"the store .* takes no files \(.*\): give another --store"
+    with pytest.raises(ValueError, match=told), Store(tmp_path / place).held():
+        pass
