@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fusiondistill_runner.cli import main
-from fusiondistill_runner.command import _guard, _terminate
+from fusiondistill_runner.command import _guard, _terminate, tell
 from fusiondistill_runner.session import _fitting
 from fusiondistill_runner.storage.store import Store
 from running import fusiondistill
@@ -216,6 +217,20 @@ def test_a_run_that_this_machine_can_never_hold_leaves_no_store(
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 2 and told in done.output and "starting Ray," not in done.output
     assert not (tmp_path / "store").exists()
+
+
+def test_on_a_terminal_lines_are_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"  note: {'word ' * 40}end\nshort"
+    tell(text)
+    assert capsys.readouterr().out == f"{text}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    tell(text)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and lines[0].startswith("  note") and lines[1].startswith("    word")
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])

@@ -10,7 +10,7 @@ import click
 
 from fusiondistill import NAME
 from fusiondistill.counting import counted
-from fusiondistill_runner.command import FAILED
+from fusiondistill_runner.command import FAILED, tell
 
 __all__ = ["carry_out", "execute", "headlines", "said_before", "say_first", "stage_lines", "summary_lines"]
 
@@ -88,7 +88,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
     for text in said_before(prepared):
-        click.echo(text)
+        tell(text)
     check_format(prepared.store)
     if not local:
         runner.check_room(prepared)

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from fusiondistill_runner.command import local_option, overrides_option, store_option, verb, yes_option
+from fusiondistill_runner.command import local_option, overrides_option, store_option, tell, verb, yes_option
 from fusiondistill_runner.session import execute, headlines, said_before, stage_lines, summary_lines
 
 
@@ -127,7 +127,7 @@ def plan_verb(
     stages = (stage_lines if listed else summary_lines)(prepared)
     before = (*said_before(prepared), *headlines(prepared), *map(str, changed))
     for line in (*before, *stages, *costs, *simulated.lines()):
-        click.echo(line)
+        tell(line)
     if not listed:
         click.echo("--stages lists the stages")
 
@@ -158,5 +158,5 @@ def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
         click.echo(resolved_text(config, points, notes), nl=False)
         return
     for text in notes:
-        click.echo(f"note: {text}")
+        tell(f"note: {text}")
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")
