@@ -24,4 +24,4 @@ def counted(number: int, what: str, several: str | None = None) -> str:
     return f"{number:,} {what}"
 
 
-_ENDS = re.compile(r"(?<=s)$|(?<=x)$|(?<=ch)$|(?<=sh)$")
+_ENDS = re.compile(r"(?<=s)$|(?<=x)$|(?<=[^o]ch)$|(?<=sh)$")

@@ -13,6 +13,7 @@ from fusiondistill.counting import counted
         ("image", "images"),
         ("class", "classes"),
         ("search", "searches"),
+        ("epoch", "epochs"),
         ("copy", "copies"),
         ("key", "keys"),
         ("box", "boxes"),
