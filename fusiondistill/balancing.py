@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from fusiondistill.counting import counted
 from fusiondistill.randomness import bits
 from fusiondistill.registry import close_to
 
@@ -46,9 +47,9 @@ def class_weights_of(
             raise ValueError(f"class_weights: no class {unknown[0]!r}{meant}; there are {shown}")
         return torch.tensor([float(given.get(name, 1.0)) for name in classes])
     if len(given) != len(classes):
+        told = f"{counted(len(given), 'weight')} for {counted(len(classes), 'class')}"
         raise ValueError(
-            f"class_weights: {len(given)} weights for {len(classes)} classes: give one for each, in their order, or a "
-            "mapping from classes to weights"
+            f"class_weights: {told}: give one for each, in their order, or a mapping from classes to weights"
         )
     return torch.tensor([float(weight) for weight in given])
 

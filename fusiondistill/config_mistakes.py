@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.parametrised import Parametrised
+from fusiondistill.registry import close_to
 from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, mapping
 
@@ -24,6 +25,10 @@ _FORMS = [
     (re.compile("a valid tuple"), "a list"),
     (re.compile("a valid dictionary"), "a mapping"),
     (re.compile(r"( or|,)? (an )?instance of \w+"), ""),
+    (re.compile("a valid boolean, unable to interpret input|a valid boolean"), "true or false"),
+    (re.compile("a valid integer, unable to parse string as an integer|a valid integer"), "a whole number"),
+    (re.compile("a valid number, unable to parse string as a number|a valid number"), "a number"),
+    (re.compile("a valid string"), "text"),
     (re.compile(r"^tuple should have at (most|least) (\d+) items? after validation, not (\d+)"),
      r"should have at \1 \2 items, not \3 (a comma separates items; decimals take a point)"),
 ]  # fmt: skip
@@ -35,9 +40,11 @@ _CALLED = {
     "losses": "loss", "network": "model", "arch": "model", "architecture": "model",
     "net": "model", "dataset": "data", "datasets": "data", "path": "root", "dir": "root",
     "numthreads": "threads", "numworkers": "workers", "gpus": "gpus_per_worker", "cpus": "cpus_per_worker",
+    "device": "resources", "gpu": "resources", "cuda": "resources", "pretrained": "weights",
     "amp": "precision", "padding": "crop_padding", "hflip": "flip", "randomresizedcrop": "resized_crop",
 }  # fmt: skip
 """What other projects call a key, in letters alone -> its name here."""
+_QUOTED = re.compile("'([^']*)'")
 _SHOWN = 200
 """The most mistakes that a message lists."""
 _DEEPEST = 2
@@ -92,8 +99,13 @@ def explained(
     problems = error.errors()
     short = [p for p in problems if p["type"] == "too_short"]  # an empty sequence, since its items were refused
     again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
-    found = [_explain(problem, content, lines, elsewhere) for problem in problems if problem not in again]
-    return {m.key: m for m in reversed(found) if m}.values()
+    said = [(p, _explain(p, content, lines, elsewhere)) for p in problems if p not in again]
+    keys = [m.key for _, m in said if m]
+    # Of a list that may also be a word, what is wrong in it counts.
+    word = [
+        p["type"] == "literal_error" and any(k.startswith(f"{m.key}.") for k in keys) if m else True for p, m in said
+    ]
+    return {m.key: m for (_, m), left in reversed(list(zip(said, word, strict=True))) if m and not left}.values()
 
 
 def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:
@@ -139,7 +151,8 @@ def _as_list(location: Location, shown: Any, content: Mapping[str, Any]) -> str:
         return f"write {form[0]}"
     kinds = [get_args(one) for one in (field.annotation, *_arguments(field.annotation)) if get_origin(one) is tuple]
     count = len(kinds[0]) if kinds and Ellipsis not in kinds[0] else 1
-    return f"write [{', '.join([str(shown)] * count)}]"
+    one = "NUMBER" if isinstance(shown, str) and count > 1 else str(shown)
+    return f"write [{', '.join([one] * count)}]"
 
 
 def _forms(content: Mapping[str, Any]) -> dict[str, str]:
@@ -195,6 +208,14 @@ def _unknown(location: Location, content: Mapping[str, Any], known: list[str], p
     return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
 
 
+def _as_number(shown: Any) -> str:
+    """What to write for a text that means a number: ``20%``, or ``0,1``."""
+    found = re.fullmatch(r"([0-9.]+) ?(%)|([0-9]+),([0-9]+)", shown) if isinstance(shown, str) else None
+    if found is None or (found[2] and not re.fullmatch(r"\d+(\.\d+)?", found[1])):
+        return ""
+    return f": write {float(found[1]) / 100:g}" if found[2] else f": write {found[3]}.{found[4]}"
+
+
 def _explain(
     problem: Any,
     content: Mapping[str, Any],
@@ -233,9 +254,15 @@ def _explain(
             message = f"must be a list, and this is a mapping: write [{first}, ...], or a dash before each item"
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
             message += f" with keys such as {', '.join(keys[:3])}"
-        message += "" if isinstance(shown, dict | list | tuple) else f", not {shown!r}"
+        if not isinstance(shown, dict | list | tuple):
+            known = _QUOTED.findall(problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []
+            message += f", not {shown!r}{close_to(str(shown), known, listed=False)}{_as_number(shown)}"
+        if location[-1:] == ("loss",) and isinstance(shown, str):
+            message += f": write {{{shown}: 1}}, a weight for each term"
         if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, int | float | str):
             message += f": {_as_list(location, shown, content)}"
-    while location and location not in lines and location[-1] in ("str", "dict[str,str]", "[key]"):
+    for at in [at for at, part in enumerate(location) if "[" in str(part) and location[: at + 1] not in lines][::-1]:
+        location = (*location[:at], *location[at + 1 :])  # which form of a key it was
+    while location[-1:] == ("str",) and location not in lines:
         location = location[:-1]
     return Mistake(".".join(map(str, location)), message, line_of(location, lines))

@@ -98,6 +98,10 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
         if data.get(key) is not None and data.get(of) is None:
             yield ("data", key), f"says nothing without data.{of}"
     name, places = data.get("name"), {key: data[key] for key in ("root", "images", "labels") if data.get(key)}
+    if places and "name" not in data:
+        place = next(iter(places.values()))
+        told = f"does not say what lies there: name: {', '.join(_AT_A_PLACE)} (`data check {place}` tells which)"
+        yield ("data", next(iter(places))), told
     if not isinstance(name, str):
         return
     for key, place in places.items():
@@ -111,9 +115,25 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
     if name in SOURCES and not SOURCES[name].facts.get("by_split") and data.get("test") is not None:
         yield ("data", "test"), f"{name} has a test split, so none is cut off: leave data.test out"
     if name not in SOURCES:
-        yield ("data", "name"), f"no data set {name!r}{close_to(name, tuple(SOURCES))}"
+        yield ("data", "name"), f"no data set {name!r}{_meant(name, tuple(SOURCES))}"
     elif SOURCES[name].facts.get("needs_root") and not places:
         yield ("data",), f"{name} needs {'root: ' * (name != 'table')}{SOURCES[name].facts['needs_root']}"
+
+
+_AT_A_PLACE = ("folder", "table", "parquet")
+"""Sources of one's own files."""
+_CALLED = {"csv": "table", "tsv": "table", "huggingface": "parquet", "hf": "parquet", "hub": "parquet"}
+"""What people call a source -> its name."""
+
+
+def _meant(name: str, sources: tuple[str, ...]) -> str:
+    """What an unknown data set may be."""
+    if "/" in name or Path(name).expanduser().exists():
+        return (
+            f": what lies at a path is {{name: {' or '.join(_AT_A_PLACE)}, root: {name}}} (`data check {name}` tells)"
+        )
+    called = _CALLED.get(name.lower())
+    return f"; did you mean {called!r}?" if called else close_to(name, sources)
 
 
 def _check_rows(raw: Mapping[str, Any], table: Table) -> Iterable[Problem]:

@@ -136,6 +136,7 @@ def _row(own: Mapping[str, Schema], config: Mapping[str, Any]) -> Schema:
     keys["inference"] = _or(own["inference"], {"enum": list(INFERENCE)})
     keys["teachers"] = _or(own["teachers"], {"type": "string"})
     keys["checkpoint"] = _or(own["checkpoint"], {"const": False})
+    keys["resized_crop"] = _or(own["resized_crop"], {"type": "number", "exclusiveMinimum": 0, "maximum": 1})
     keys["optimizer"] = _or(own["optimizer"], _own_names("Optimizer", "name"))
     keys["schedule"] = _or(own["schedule"], _own_names("Schedule", "name"))
     of_recipe = {**config["properties"]["recipe"], "description": "defaults of its recipe; default: the config's"}

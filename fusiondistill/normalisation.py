@@ -202,11 +202,11 @@ class _Moments:
 def winner(tried: Sequence[Tried]) -> Tried | None:
     """The normalisation that is clearly the right one; None: it cannot be told.
 
-    With BatchNorm it is the one whose statistics lie close to what the layers see (:data:`CLOSE`), at least twice as
-    close as under any other (:data:`CLOSER`), where no other has a smaller loss or significantly more right answers.
-    Right answers alone do not tell: measured, a network that was trained for a short time is better by 4 points under a
-    wrong contrast. Without BatchNorm it is the one that has significantly more right answers than every other and the
-    smallest loss. Significant: by a sign test over the images that one of two gets right, p at most :data:`SURE`.
+    It is the one whose statistics lie close to what BatchNorm layers see (:data:`CLOSE`), at least twice as close as
+    under any other (:data:`CLOSER`), where no other has a smaller loss or significantly more right answers, by a sign
+    test over the images that one of two gets right, p at most :data:`SURE`. Right answers alone do not tell: measured,
+    a network that was trained for a short time is better under a wrong contrast, a ResNet by 4 points, a vision
+    transformer by 32. So without BatchNorm nothing does.
     """
     return next((one for one in tried if all(_beats(one, other) for other in tried if other is not one)), None)
 
@@ -214,10 +214,8 @@ def winner(tried: Sequence[Tried]) -> Tried | None:
 def _beats(one: Tried, other: Tried) -> bool:
     gained = int((one.right & ~other.right).sum())
     lost = int((other.right & ~one.right).sum())
-    if one.nll > other.nll:
+    if one.nll > other.nll or one.distance is None or other.distance is None:
         return False
-    if one.distance is None or other.distance is None:
-        return _by_chance(gained, lost) <= SURE
     return _by_chance(lost, gained) > SURE and one.distance <= min(CLOSE, CLOSER * other.distance)
 
 

@@ -14,7 +14,10 @@ from types import ModuleType
 from fusiondistill import NAME
 from fusiondistill.registry import REGISTRIES, Plugin, Registry
 
-__all__ = ["COPY", "Plugin", "PluginError", "all_registries", "blamed", "copies_of", "load_plugins", "read_plugins"]
+__all__ = [
+    "COPY", "Plugin", "PluginError", "all_registries", "blamed", "copies_of", "interrupted_by", "load_plugins",
+    "read_plugins",
+]  # fmt: skip
 
 
 class PluginError(ValueError):
@@ -95,7 +98,9 @@ def _run(plugin: Plugin) -> None:
         exec(compile(plugin.source, plugin.path, "exec"), vars(module))
     except SyntaxError as error:
         raise PluginError(f"plugin {plugin.path}, line {error.lineno}: not valid Python: {error.msg}") from error
-    except (Exception, SystemExit) as error:  # the user's file may raise anything, or exit
+    except BaseException as error:  # the user's file may raise anything, or exit
+        if isinstance(error, KeyboardInterrupt) and not _raised_there(plugin, error):
+            raise
         for registry in registries:
             registry.forget(plugin.file)
         sys.modules.pop(module.__name__, None)
@@ -115,6 +120,16 @@ def blamed(error: BaseException) -> str:
     """
     found = (_at_line(plugin, error) for plugin in _loaded.values())
     return next((line for line in found if line), "")
+
+
+def interrupted_by(error: BaseException) -> bool:
+    """Whether a loaded plugin raised an interruption by itself; Ctrl-C comes from no ``raise``."""
+    return any(_raised_there(plugin, error) for plugin in _loaded.values())
+
+
+def _raised_there(plugin: Plugin, error: BaseException) -> bool:
+    last = next(reversed(traceback.extract_tb(error.__traceback__)), None)
+    return last is not None and last.filename == plugin.path and (last.line or "").startswith("raise")
 
 
 def _at_line(plugin: Plugin, error: BaseException) -> str:

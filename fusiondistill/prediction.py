@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fusiondistill.counting import counted
 from fusiondistill.data.arrangement import Arrangement, Fit
 from fusiondistill.data.decoding import Decoded, read_bounded
 from fusiondistill.data.errors import DataError
@@ -187,8 +188,9 @@ class Predictor:
         if fills is None or self.preparation.bits is not None:
             return ""
         return (
-            f"the largest value of the {self._sixteen:,} images with 16 bits a channel is {self._largest:,}, so the "
-            f"network saw them nearly black. Say how many bits the values fill: --bits {fills} (in Python bits={fills})"
+            f"the largest value of {counted(self._sixteen, 'image')} with 16 bits a channel is {self._largest:,}, so "
+            f"the network saw them nearly black. Say how many bits the values fill: --bits {fills} (in Python "
+            f"bits={fills})"
         )
 
     def _read(self, path: str) -> Decoded:

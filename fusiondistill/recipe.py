@@ -143,7 +143,7 @@ class Recipe(Frozen):
     resized_crop: tuple[Share, Share] | None = Field(
         None,
         description="[low, high]: cut out a random part of this share of the area and enlarge it, before the "
-        "degradation and in place of the padded crop; default: none",
+        "degradation and in place of the padded crop; a number stands for low, up to all of it; default: none",
     )
     resized_crop_ratio: tuple[Positive, Positive] = Field(
         (3 / 4, 4 / 3), description="[low, high]: width over height of what resized_crop cuts out"

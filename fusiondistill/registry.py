@@ -313,6 +313,9 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 def close_to(name: str, known: Sequence[str], *, listed: bool = True) -> str:
     """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
     close = [one for one in known if one.lower() == name.lower()]
+    begun = [one for one in known if len(name) > 2 and one.lower().startswith(name.lower())]
+    close = close or sorted(begun, key=len)[:3]
+    close = close or [one for one in known if one.lower().endswith(f".{name.lower()}")][:3]
     close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.55)
     if close:
         ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]

@@ -13,7 +13,7 @@ from fusiondistill.recipe import Recipe
 from fusiondistill.recipes import PRETRAINED, RANDOM, RECIPES
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import NAME, Table, searched_keys, searched_terms, where
-from fusiondistill.safe_yaml import Location
+from fusiondistill.safe_yaml import Location, mapping
 
 __all__ = ["problems_of_table", "way_of"]
 
@@ -46,7 +46,8 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
         yield from _rounds(name, table, content)
         if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
             yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
-    wrong = [problem for name, raw in table.given.items() if raw for problem in _of_one(name, raw, table)]
+    said = {name: raw for name, raw in table.given.items() if raw or mapping(define).get(name) == {}}
+    wrong = [problem for name, raw in said.items() for problem in _of_one(name, raw, table)]
     yield from wrong
     if wrong:
         return

@@ -43,6 +43,9 @@ def write_out(content: dict[str, Any]) -> None:
     evaluation = mapping(content.get("evaluation"))
     if evaluation.get("unseen") is True:
         evaluation["unseen"] = _not_trained_for(content.get("degradations"))
+    for row in rows:
+        if isinstance(row, dict) and type(share := row.get("resized_crop")) in (int, float):
+            row["resized_crop"] = [share, 1.0]
     for location in _LISTS:
         place, key = _place(content, location)
         if isinstance(place.get(key), str):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill.cards import card_of
 from fusiondistill.commits import CheckpointError
 from fusiondistill.pixel_scale import of_pixels
+from fusiondistill.registry import close_to
 from fusiondistill.released import depth_of, renamed
 
 if TYPE_CHECKING:
@@ -102,11 +103,15 @@ def _network(given: str | Mapping[str, Any]) -> ModelConfig:
 
     from fusiondistill.config import ModelConfig
 
+    said: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
     try:
-        return ModelConfig(**({"name": given} if isinstance(given, str) else given))
+        return ModelConfig(**said)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"model: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        key, told = ".".join(map(str, first["loc"])), first["msg"]
+        if first["type"] == "extra_forbidden":
+            told = f"unknown key{close_to(key, [*ModelConfig.model_fields, *ModelConfig.parameter_names(said)])}"
+        raise ValueError(f"model: {key}: {told}") from None
 
 
 def _asked(source: str, lacking: list[str]) -> str:

@@ -96,7 +96,7 @@ def test_many_experiments_without_a_best_network_take_a_line() -> None:
 def test_a_row_that_is_not_finished_is_not_chosen() -> None:
     found = chosen(judged(("a", 0, 90), ("a", 1, None), ("b", 0, 60), ("b", 1, 70)))
     assert found.best is not None and found.best.about.id == "b"
-    assert "so far (1 rows" in " ".join(choice_lines([found], None))
+    assert "so far (1 row is" in " ".join(choice_lines([found], None))
     nothing = chosen(judged(("a", 0, None)))
     assert nothing.best is None and "not known" in choice_lines([nothing], None)[1]
 

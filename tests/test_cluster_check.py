@@ -123,7 +123,7 @@ def test_too_little_room() -> None:
     assert "a worker needs 4 CPU and 1 GPU, which no node has" in found
     parallel = replace(WANTED, resources=Resources(cpus_per_worker=4, gpus_per_worker=1, workers_per_run=2))
     (found,) = complaints(facts(), parallel)
-    assert "workers_per_run is 2, but only 1 workers fit" in found
+    assert "workers_per_run is 2, but only 1 worker fits" in found
 
 
 def test_the_probe_finds_this_machine_and_leaves_nothing(tmp_path: Path) -> None:

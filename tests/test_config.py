@@ -30,7 +30,9 @@ def places(text: str, *overrides: str) -> list[tuple[int | None, str]]:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("base: {resized_crop: 0.3}", "base.resized_crop: input should be a list, not 0.3: write [low, high]"),
+        ("base: {resized_crop: 0.3, resized_crop_ratio: 0.3}", "input should be a list, not 0.3: write [low, high]"),
+        ("base: {resized_crop: 3}", "base.resized_crop.0: input should be less than or equal to 1, not 3"),
+        ("base: {loss: ce}", "base.loss: input should be a mapping, not 'ce': write {ce: 1}, a weight for each term"),
         ("data: {name: digits, mean: 0.5}", "not 0.5: write [0.5, 0.5, 0.5]"),
         ("base: {schedule: {milestones: 0.5}}", "not 0.5: write [0.5]"),
         ("base: {resized_crop_ratio: [0.5, 2]}", "base.resized_crop_ratio: says how resized_crop cuts, which is not"),
@@ -197,7 +199,7 @@ def test_an_empty_file_lacks_its_name(text: str) -> None:
         ("base: {loss: {ce: 0}}\n", 2, "base.loss", "all weights are 0"),
         ("base: {optimizer: {lr: .nan}}\n", 2, "base.optimizer.lr", "a finite number, not nan"),
         ("base: {schedule: {milestones: [0.7, 0.3]}}\n", 2, "base.schedule.milestones", "must ascend"),
-        ("base: {checkpoint: 5}\n", 2, "base.checkpoint", "valid string, not 5"),
+        ("base: {checkpoint: 5}\n", 2, "base.checkpoint", "should be text, not 5"),
         ("fusing: {checkpoint: {jpeg: a}}\n", 2, "fusing.checkpoint", "for train_on: each"),
         ("expert:\n  checkpoint:\n    jpg: a\n", 4, "expert.checkpoint.jpg", "did you mean 'jpeg'?"),
         ("expert: {checkpoint: /dev/null}\n", 2, "expert.checkpoint", "put {degradation} in it"),

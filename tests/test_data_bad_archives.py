@@ -165,7 +165,7 @@ def test_a_folder_with_mistakes(tmp_path):
     for name in ("train/cat/0.png", "train/dog/0.png", "test/cow/0.png"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(png())
-    fails("test: has images of 1 classes", "cow", "cat, dog", name="folder", split="test", root=tmp_path)
+    fails("test: has images of 1 class without", "cow", "cat, dog", name="folder", split="test", root=tmp_path)
     (tmp_path / "test" / "cow").rename(tmp_path / "test" / "cat")
     (tmp_path / "train" / "dog" / "1.png").write_bytes(png(4, 6))
     fails("dog/1.png: the image is 6x4", "cat/0.png is 4x4", name="folder", root=tmp_path)

@@ -93,9 +93,11 @@ def test_rows_without_label_image_or_the_right_size(tmp_path):
     write_parquet(file, [png()], [0], names="ab")
     fails("no list of names", root=tmp_path)
     write_parquet(file, [png()], [0.5], label_type=pa.float64())
+    fails("train.parquet", "column 'label' holds numbers that are not whole", root=tmp_path)
+    write_parquet(file, [png()], [b"a"], label_type=pa.binary(1))
     fails(
         "train.parquet",
-        "no label (integers or texts) column among image (struct<bytes: binary, path: string>), label (double)",
+        "no label (integers or texts) column among image (struct<bytes: binary, path: string>), label (fixed_size_",
         root=tmp_path,
     )
     pq.write_table(pa.table({"label": [1]}), file)

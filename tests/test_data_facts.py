@@ -80,8 +80,8 @@ def test_what_is_no_image_is_counted_and_said(tmp_path):
     (tmp_path / "train" / "README").touch()
     (tmp_path / "train" / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "val").mkdir()
-    told = "9 files or folders are left out (1 .heic, 2 .txt, 1 beside the folders of the classes, "
-    told += "1 folders inside a class, 2 hidden, 1 links that lead nowhere, 1 without a suffix)"
+    told = "left out: 9 files or folders (1 .heic, 2 .txt, 1 beside the folders of the classes, "
+    told += "1 folder inside a class, 2 hidden, 1 link that leads nowhere, 1 without a suffix)"
     for notes in (looked_for(tmp_path), prepared(tmp_path).notes):
         assert any(told in note for note in notes), notes
         assert any("val: is not used, since it has no folder of a class that holds images" in note for note in notes)
@@ -103,9 +103,9 @@ def test_a_class_without_an_image_is_an_error(kind, tmp_path):
 
 def test_a_class_of_one_split_alone(tmp_path):
     a_set(tmp_path, {"a": 20, "b": 20, "c": 20}, {"a": 2, "b": 2})
-    assert any("1 of 3 classes have no test image: c" in note for note in prepared(tmp_path).notes)
+    assert any("without a test image: 1 of 3 classes: c" in note for note in prepared(tmp_path).notes)
     a_set(tmp_path, {}, {"cow": 1, "Dog": 1})
-    with pytest.raises(DataError, match=r"2 classes that have no folder under .*: Dog, cow"):
+    with pytest.raises(DataError, match=r"2 classes without a folder under .*: Dog, cow"):
         looked_for(tmp_path)
 
 
@@ -198,13 +198,26 @@ def test_a_batch_that_holds_all_images_is_said(tmp_path):
     assert any("its batch of 128 holds all 36 training images" in note for note in prepared(tmp_path).notes)
 
 
+def test_few_validation_images_are_said(tmp_path):
+    told = r"few validation images (4): each is 25.0 points of the accuracy by which epochs and networks are chosen"
+    a_set(tmp_path, {"a": 20, "b": 20})
+    assert told in prepared(tmp_path).notes
+    assert not any("few validation" in note for note in prepared(tmp_path, BASE, "protocol=paper").notes)
+    a_set(tmp_path, {}, {})
+    for number in range(3):
+        for name in "ab":
+            (tmp_path / "val" / name).mkdir(parents=True, exist_ok=True)
+            image(tmp_path / "val" / name / f"{number}.png", 50 + number)
+    assert any(note.startswith("few validation images (6): each is 16.7") for note in prepared(tmp_path).notes)
+
+
 def test_class_weights_are_those_of_the_classes(tmp_path):
     a_set(tmp_path, {"a": 30, "b": 10})
     for given in ("class_weights: {a: 2}", "class_weights: [1, 3]", "class_weights: balanced"):
         assert prepared(tmp_path, f"{BASE}base: {{{given}}}\n").plan.stages
     for given, words in (
         ("{cow: 2}", "line 4: base.class_weights.cow: no class 'cow'; there are a, b"),
-        ("[1]", "line 4: base.class_weights: 1 weights for 2"),
+        ("[1]", "line 4: base.class_weights: 1 weight for 2"),
     ):
         with pytest.raises(ConfigError, match=words):
             prepared(tmp_path, f"{BASE}base: {{class_weights: {given}}}\n")

@@ -152,6 +152,7 @@ def test_a_file_without_a_card_is_a_model_by_what_its_user_says(tmp_path: Path) 
     for given, message in (
         ({}, "does not say its model, mean, std"),
         ({"model": "squeezenet1_1", "mean": mean}, "does not say its std"),
+        ({"model": {"name": "squeezenet1_1", "feature": 2}, "mean": mean, "std": std}, "did you mean 'feature_layer'"),
         ({"model": "squeezenet11", "mean": mean, "std": std}, "squeezenet1_1"),
         ({"model": "cifar_resnet8", "mean": mean, "std": std}, "does not fit cifar_resnet8"),
         ({"model": "squeezenet1_1", "mean": mean, "std": std, "classes": 3}, r"classifier\.1\.weight has shape \(7"),

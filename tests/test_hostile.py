@@ -159,7 +159,8 @@ def test_an_experiment_cannot_leave_its_store(name: str) -> None:
 
 
 def test_the_points_of_a_sweep_cannot_either(tmp_path: Path) -> None:
-    text = "experiment: x\nsweep:\n  any: [{base: {checkpoint: ../../etc/a}}, {data: {root: /a/../../b}}]\n"
+    text = "experiment: x\ndata: {name: folder, root: x}\n"
+    text += "sweep:\n  any: [{base: {checkpoint: ../../etc/a}}, {data: {root: /a/../../b}}]\n"
     try:
         _, points = load_points(str(_written(tmp_path / "x.yaml", text)))
     except ConfigError as error:

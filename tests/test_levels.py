@@ -83,7 +83,7 @@ def test_a_string_is_a_range_and_a_list_a_list(item: str, levels: Any) -> None:
         ("{name: blur, as: haze}", ".as", "haze is the name of another degradation"),
         ("{name: blur, as: Light-Blur}", ".as", "must be lower-case letters, digits and underscores"),
         ("{name: blur, as: ''}", ".as", "must be lower-case letters"),
-        ("{name: blur, as: 5}", ".as", "valid string, not 5"),
+        ("{name: blur, as: 5}", ".as", "should be text, not 5"),
         ("{name: blur, as: clean}", ".as", "clean has a meaning of its own"),
         ("{name: blur, as: jpeg}", ".as", "jpeg is given twice: give one of them an id of its own, like"),
         ("jpeg", "", "jpeg is given twice: give one of them an id of its own, like {name: jpeg, as: jpeg_2"),

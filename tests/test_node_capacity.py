@@ -111,7 +111,7 @@ def test_slow_nodes_are_waited_for_only_as_long_as_they_are_needed(monkeypatch: 
     monkeypatch.setattr(capacities, "ANSWER", 0.0)
     assert _capacity(Cluster({"n1": NodeAnswer(), "n2": None})).nodes == {"n1": 2}
     monkeypatch.setattr(capacities, "LONGEST", 0.1)
-    with pytest.raises(ConnectionError, match="1 nodes gave no answer"):
+    with pytest.raises(ConnectionError, match="1 node gave no answer"):
         _capacity(Cluster({"n1": NodeAnswer(), "n2": None}), Resources(workers_per_run=3))
 
 

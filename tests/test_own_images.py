@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fusiondistill import DataError, config_file
+from fusiondistill import DataError, build_model, config_file, save_checkpoint
+from fusiondistill.cards import card_of
 from fusiondistill.data import fingerprint, load_images
 from fusiondistill.data.resizing import resized
 from fusiondistill.sources import SOURCES
 from fusiondistill_runner.cli import main
-from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.driving.prepared import prepare, prepare_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,20 @@ def test_mixed_sizes_are_counted_and_the_line_is_said(tmp_path):
     )
 
 
+def test_a_checkpoint_is_evaluated_on_images_of_the_size_that_its_card_says(tmp_path):
+    for split in ("train", "test"):
+        put(classes_of(tmp_path / "set" / split, count=2) / "a" / "x.png", 9, 12, 20)
+    card = card_of("cifar_resnet8", None, classes=["a", "b"], mean=[100] * 3, std=[50] * 3, size=(8, 16), dataset="x")
+    state = build_model("cifar_resnet8", 2).state_dict()
+    save_checkpoint("one.safetensors", state, {**card, "fit": "pad"})
+    line = ([f"data.root={tmp_path}/set", "degradations=[blur]"], str(tmp_path / "store"))
+    found = prepare_evaluation(["one.safetensors"], *line, data="folder")
+    assert any("test: 5 images of 2 sizes" in note and "16x8 (pad)" in note for note in found.notes)
+    save_checkpoint("other.safetensors", state, {**card, "size": [8, 8]})
+    with pytest.raises(DataError, match="have 2 sizes"):
+        prepare_evaluation(["one.safetensors", "other.safetensors"], *line, data="folder")
+
+
 def test_a_photo_may_be_larger_than_an_image_that_is_stored_as_it_is(tmp_path):
     for split in ("train", "test"):
         classes_of(tmp_path / "set" / split, count=1)
@@ -193,6 +208,8 @@ LAYOUTS = {
     "validation as people call it": ("Training/{}", "Valid/{}", "Testing/{}"),
     "as archives unpack": ("train/train/{}", "", "test/test/{}"),
     "a word of the name": ("images_train/{}", "val-set/{}", "Testset/{}"),
+    "below the classes": ("{}/Train", "{}/valid", "{}/testing"),
+    "below the classes, deeper": ("data/{}/train", "", "data/{}/test"),
 }
 
 
@@ -229,6 +246,28 @@ def test_a_validation_split_stands_in_for_the_test_split_or_stays_beside_one_tha
     assert there == {"train": 16, "validation": 6, "test": 4}
 
 
+def test_what_stands_beside_splits_below_the_classes_is_counted(tmp_path):
+    root = tmp_path / "set"
+    for name in "ab":
+        for split, count in (("train", 5), ("val", 2), ("valid", 1), ("extra", 1)):
+            for number in range(count):
+                put(root / name / split / f"{number}.png", number + ord(name))
+    put(root / "a" / "loose.png", 7)
+    (root / "labels.txt").touch()
+    train, test = (load_images("folder", split, root) for split in ("train", "test"))
+    assert (len(train), len(test), train.classes) == (10, 4, ["a", "b"])
+    notes = SOURCES["folder"].locate(root).notes
+    assert "validation is used as the test split" in notes[0] and "read below the classes" in notes[1]
+    told = [note.partition("left out: ")[2] for note in notes[2:]]  # the second validation folder is the test split's
+    assert told == [
+        "4 files or folders (1 beside the folders of the classes, 3 beside the folders of the splits)",
+        "2 files or folders (2 beside the folders of the splits)",
+    ]
+    put(root / "c" / "test" / "0.png", 5)
+    with pytest.raises(DataError, match="no folder called train"):
+        load_images("folder", "train", root)
+
+
 def test_a_class_may_be_called_train(tmp_path):
     for number, name in enumerate(("bus", "train")):
         put(tmp_path / "set" / name / "0.png", number)
@@ -240,13 +279,13 @@ def test_folders_that_are_no_classes_are_told_with_what_they_hold(tmp_path):
     for split in ("train", "test"):  # a competition's, whose classes stand in a table
         put(tmp_path / "splits" / split / "0.png", 0)
     for name in "ab":
-        put(tmp_path / "deep" / name / "train" / "0.png", 0)
+        put(tmp_path / "deep" / name / "photos" / "0.png", 0)
         (tmp_path / "heic" / name).mkdir(parents=True)
         (tmp_path / "heic" / name / "0.heic").touch()
         (tmp_path / "empty" / name).mkdir(parents=True)
     for place, told in (
-        ("splits", r"test \(1 images\), train \(1 images\)\)\. Where a table names"),
-        ("deep", r"a \(1 folders inside a class, 1 images in these\), .*Give the folder that holds"),
+        ("splits", r"test \(1 image\), train \(1 image\)\)\. Where a table names"),
+        ("deep", r"a \(1 folder inside a class, 1 image in these\), .*Give the folder that holds"),
         ("heic", r"a \(1 \.heic\), b \(1 \.heic\)\)\. Read are .*: convert the files"),
         ("empty", r"a \(nothing\), b \(nothing\)\)\. Give the folder"),
     ):
@@ -259,7 +298,7 @@ def test_a_class_of_which_no_image_is_left_is_an_error(tmp_path):
     root = classes_of(tmp_path / "set")
     for path in (root / "b").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"all images of 1 classes are broken and left out .*: b\."):
+    with pytest.raises(DataError, match=r"all images of 1 class are broken and left out .*: b\."):
         load_images("folder", "train", root, test=0.2, broken="skip")
 
 
@@ -327,6 +366,24 @@ def test_tables_as_programs_write_them(form, tmp_path):
     assert any("labels.csv: column of the image" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "column, cells, counts",
+    [
+        ("is_valid", "FTFT", {"train": 2, "test": 2}),
+        ("Is Test", "0110", {"train": 2, "test": 2}),
+        ("is_valid", "0?10", {"train": 3, "test": 1}),  # no column of splits: one is cut off
+    ],
+)
+def test_a_column_of_yes_and_no_may_name_a_split(column, cells, counts, tmp_path):
+    for number in range(4):
+        put(tmp_path / f"{number}.png", number)
+    said = {"T": "True", "F": "False"}
+    rows = [[f"{number}.png", "ab"[number // 2], said.get(cell, cell)] for number, cell in enumerate(cells)]
+    file = a_table(tmp_path / "labels.csv", [["image", "label", column], *rows])
+    more = {"test": 0.25} if "?" in cells else {}
+    assert {split: len(load_images("table", split, file, **more)) for split in counts} == counts
+
+
 def test_a_path_does_not_lead_into_another_folder(tmp_path):
     for number, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
         put(tmp_path / "set" / name, number)
@@ -353,7 +410,7 @@ def test_what_a_table_lacks_is_named_and_counted(tmp_path):
         load_images("table", "train", tmp_path / "set")
     images = load_images("table", "train", tmp_path / "set", broken="skip")
     assert images.classes == ["1", "2"] and images.labels.tolist() == [0, 1, 0, 1]
-    for told in ("2 rows of labels.csv whose image", "1 images that labels.csv does not name", "1 rows repeat"):
+    for told in ("2 rows of labels.csv whose image", "1 image that labels.csv does not name", "1 row repeats"):
         assert any(told in note for note in images.notes), images.notes
     (tmp_path / "set" / "classes.txt").write_text("1 cat\n2 dog\n")
     assert load_images("table", "test", tmp_path / "set", broken="skip").classes == ["cat", "dog"]
@@ -388,7 +445,7 @@ def test_labels_that_are_texts(kind, raw, tmp_path):
     assert train.classes == test.classes == ["cat", "dog"]
     assert train.labels.tolist() == [1, 0, 1] and test.labels.tolist() == [0]
     shard(tmp_path / "set" / "test.parquet", ["cow"], kind, raw)
-    with pytest.raises(DataError, match=r"test\.parquet has images of 1 classes that the training split lacks: cow"):
+    with pytest.raises(DataError, match=r"test\.parquet has images of 1 class that the training split lacks: cow"):
         load_images("parquet", "train", tmp_path / "set")
 
 
@@ -460,6 +517,31 @@ def test_a_column_of_yes_and_no_is_one_of_labels(tmp_path):
     assert images.labels.tolist() == [1, 0, 1] and images.classes == ["0", "1"]
 
 
+def test_labels_that_are_floating_point_numbers_are_whole(tmp_path):
+    shard(tmp_path / "set" / "train.parquet", [2.0, 1.0, 2.0, None, float("nan")], pa.float32())
+    shard(tmp_path / "set" / "test.parquet", [1.0], pa.float64())
+    images = load_images("parquet", "train", tmp_path / "set", broken="skip")
+    assert images.labels.tolist() == [1, 0, 1] and images.classes == ["1", "2"]
+    shard(tmp_path / "half.parquet", [0.5, 1.0], pa.float64())
+    with pytest.raises(DataError, match="column 'label' holds numbers that are not whole"):
+        load_images("parquet", "train", tmp_path / "half.parquet", test=0.5)
+
+
+def test_what_a_parquet_file_lacks_is_said_with_what_to_do(tmp_path):
+    for name, table, told in (
+        ("lists", {"image": [{"bytes": b"x"}], "label": [[1]]}, "Each image has one label: an integer or a text"),
+        ("paths", {"image": ["a.png"], "label": [1]}, "must be in a column, not their paths"),
+    ):
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match=told):
+            load_images("parquet", "train", tmp_path / f"{name}.parquet", test=0.5)
+    shard(tmp_path / "one" / "train.parquet", [0, 1, 0, 1], pa.int64())
+    table = pq.read_table(tmp_path / "one" / "train.parquet").append_column("split", [["train"] * 2 + ["test"] * 2])
+    pq.write_table(table, tmp_path / "one" / "train.parquet")
+    notes = load_images("parquet", "train", tmp_path / "one", test=0.5).notes
+    assert any("column 'split' is not read" in note for note in notes)
+
+
 def test_a_table_finds_images_in_linked_folders(tmp_path):
     classes_of(tmp_path / "else", count=2)
     (tmp_path / "set").mkdir()
@@ -475,7 +557,7 @@ def test_a_table_finds_images_in_linked_folders(tmp_path):
 def test_a_test_class_that_training_lacks_is_an_error(tmp_path):
     shard(tmp_path / "set" / "train.parquet", [0, 1] * 10, pa.int64(), names="abc")
     shard(tmp_path / "set" / "test.parquet", [0, 2], pa.int64(), names="abc")
-    with pytest.raises(DataError, match=r"1 images of the test split are of 1 classes that have no training image: c"):
+    with pytest.raises(DataError, match=r"test split has 1 image of 1 class without a training image: c"):
         planned(f"{{name: parquet, root: {tmp_path}/set}}")
 
 
@@ -517,7 +599,7 @@ def test_a_look_at_other_forms(tmp_path):
     for split in ("train", "test"):
         classes_of(Path("set") / split, count=3)  # the same images in both
     assert (
-        "6 test images are training images, too"
+        "among the training images, too (equal pixels): 6 test"
         in planned("{name: folder, root: set}", "data.validation=0.4").data[0].lines()[2]
     )
     code, said = checked("set")
@@ -570,9 +652,17 @@ def test_a_set_that_cannot_be_used_is_said(tmp_path):
     code, said = checked("one")
     assert code == 1 and "bits: 12, test: 0.2}" in said and "nearly black" in said, said
     shard(Path("p/train.parquet"), [0.5, 1.5], pa.float64())
+    (classes_of(Path("empty"), count=2) / "c").mkdir()
+    shard(Path("u/train.parquet"), [0, 1, 0, 1], pa.int64())
+    shard(Path("u/test.parquet"), [-1, -1], pa.int64())
+    assert "root: u, test: 0.2}" in checked("u")[1]
     Path("broken/a").mkdir(parents=True)
     Path("broken/a/0.png").write_bytes(b"no image")
-    for place, told in (("p", "label (double)"), ("broken", "none of the 1 images can be decoded")):
+    for place, told in (
+        ("p", "numbers that are not whole"),
+        ("empty", "empty/c: holds no image for this class"),
+        ("broken", "none of 1 image can be decoded"),
+    ):
         code, said = checked(place)
         assert code == 2 and told in said, said
 

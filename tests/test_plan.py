@@ -55,7 +55,8 @@ TRAINED = {name for name in ALL if not name.startswith("evaluate")}
 @pytest.mark.parametrize(
     "override",
     [
-        "data.root=/elsewhere", "evaluation.batch_size=7", "resources.cpus_per_worker=1.5", "resources.workers=3",
+        "data={name: digits, root: /elsewhere}", "evaluation.batch_size=7", "resources.cpus_per_worker=1.5",
+        "resources.workers=3",
         "resources.gpus_per_worker=0.5", "resources.group_size=2", "experiment=y", "base.checkpoint=null",
         "data.validation=0.1", "select=validation", "fusion.recalibrate=mixed", "fusiondistill.pairing=independent",
         "resources.threads=1", "base.epochs=200", "base.resized_crop=null",

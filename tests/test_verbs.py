@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fusiondistill_runner.cli import main
-from fusiondistill_runner.command import _guard, _terminate
+from fusiondistill_runner.command import _guard, _terminate, tell
 from fusiondistill_runner.session import _fitting
+from fusiondistill_runner.storage.store import Store
 from running import fusiondistill
 
 PLUGIN = """
@@ -136,10 +138,10 @@ def test_a_plugin_that_ends_the_process_or_misses_a_file_is_named_by_its_line(tm
     source = (
         'import sys\nfrom fusiondistill import SOURCES\n@SOURCES.register("mine")\ndef mine(files, split):\n    "M."\n'
     )
-    for line in ("sys.exit(3)", "open('/nowhere/at/all')"):
+    for line in ("sys.exit(3)", "open('/nowhere/at/all')", "raise KeyboardInterrupt"):
         (tmp_path / "p.py").write_text(f"{source}    {line}\n")
         (tmp_path / "c.yaml").write_text("experiment: x\nplugins: [p.py]\ndata: {name: mine}\n")
-        done = fusiondistill("plan", "c.yaml", cache=tmp_path, cwd=tmp_path)
+        done = fusiondistill("validate", "c.yaml", cache=tmp_path, cwd=tmp_path)
         assert done.returncode == 2 and f"error: plugin p.py, line 6 ({line}): " in done.stderr, done.stderr
 
 
@@ -194,3 +196,46 @@ def test_names_are_shown_whole() -> None:
 def test_an_empty_folder_is_called_so(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["data", "check", str(tmp_path)])
     assert done.exit_code == 2 and f"{tmp_path}: is an empty folder" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "asked, told",
+    [
+        ("gpus_per_worker=64", "1 CPU and 64 GPU, which no node has"),
+        ("cpus_per_worker=99999", "99999 CPU and "),
+        ("workers_per_run=9999", "resources.workers_per_run is 9999, but only "),
+    ],
+)
+def test_a_run_that_this_machine_can_never_hold_leaves_no_store(
+    asked: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "x.yaml").write_text(
+        "experiment: x\ndata: {name: digits, train_images: 40, test_images: 9}\nmodel: cifar_resnet8\nmethods: [base]\n"
+    )
+    line = ["run", str(tmp_path / "x.yaml"), "--set", f"resources.{asked}", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(main, line)
+    assert done.exit_code == 2 and told in done.output and "starting Ray," not in done.output
+    assert not (tmp_path / "store").exists()
+
+
+def test_on_a_terminal_lines_are_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"  note: {'word ' * 40}end\nshort"
+    tell(text)
+    assert capsys.readouterr().out == f"{text}\n"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    tell(text)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and lines[0].startswith("  note") and lines[1].startswith("    word")
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_store_that_takes_no_files_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = r"the store .* takes no files \(.*\): give another --store"
+    with pytest.raises(ValueError, match=told), Store(tmp_path / place).held():
+        pass

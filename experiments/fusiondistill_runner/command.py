@@ -33,6 +33,7 @@ __all__ = [
     "overrides_option",
     "plugin_option",
     "store_option",
+    "tell",
     "told_as_options",
     "verb",
     "yes_option",
@@ -135,9 +136,10 @@ def _guard(call: Callable[[], Any], *, nothing_left: bool) -> Any:
         _check_names()
         return call()
     except (KeyboardInterrupt, SystemExit) as stop:
-        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number. A plugin that raises
-        # KeyboardInterrupt by itself cannot be told from Ctrl-C while its code runs.
-        if isinstance(stop, SystemExit) and stop.code != signal.SIGTERM:
+        from fusiondistill.plugins import interrupted_by
+
+        # While it starts, Ray answers SIGTERM itself: by SystemExit with the signal's number.
+        if interrupted_by(stop) or (isinstance(stop, SystemExit) and stop.code != signal.SIGTERM):
             _blame(stop)
             raise
         left = "nothing was written" if nothing_left else "what is stored stays; start the same command again to go on"
@@ -228,11 +230,15 @@ _OURS = ("fusiondistill.", "fusiondistill_runner.")
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    text = f"error: {message}"
-    if sys.stderr.isatty():
-        text = "\n".join(map(_fitting, text.splitlines()))
-    click.echo(text, err=True)
+    tell(f"error: {message}", err=True)
     sys.exit(code)
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Print a text; on a terminal its lines are broken between words, elsewhere each stays a line."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        text = "\n".join(map(_fitting, text.splitlines()))
+    click.echo(text, err=err)
 
 
 def _fitting(line: str) -> str:
@@ -309,7 +315,7 @@ def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
     """Print a warning in a line, without its place in the code; once, since libraries make Python forget which were."""
     if str(message) not in _shown:
         _shown.add(str(message))
-        click.echo(f"note: {message}", err=True)
+        tell(f"note: {message}", err=True)
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -20,7 +20,7 @@ from fusiondistill_runner.planning.specs import TrainSpec
 if TYPE_CHECKING:
     from fusiondistill_runner.nodes.node_checks import Needs
 
-__all__ = ["bench", "bench_schedule", "check_synchronised", "note_plan", "run"]
+__all__ = ["bench", "bench_schedule", "check_room", "check_synchronised", "note_plan", "run"]
 
 
 def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
@@ -41,6 +41,23 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
     # After they are written: a damaged plan is mended by running its config again.
     kept = [plan.config.experiment for plan in prepared.points]
     noted_plans.retire_points(prepared.store, prepared.config.experiment, kept)
+
+
+def check_room(prepared: Prepared) -> None:
+    """Refuse a run that would start a Ray of its own and whose workers this machine can never hold.
+
+    Raises:
+        ValueError: says what a worker needs and what there is.
+    """
+    from fusiondistill_runner.nodes.cluster import check_here
+    from fusiondistill_runner.nodes.connection import cluster_address
+
+    try:
+        if not cluster_address():
+            check_here(prepared.config.resources)
+    except ValueError:
+        if prepared.looked_up().missing:  # else no worker is needed
+            raise
 
 
 def run(prepared: Prepared, display: Any, *, local: bool = False) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from fusiondistill import NAME
-from fusiondistill_runner.command import FAILED
+from fusiondistill.counting import counted
+from fusiondistill_runner.command import FAILED, tell
 
 __all__ = ["carry_out", "execute", "headlines", "said_before", "say_first", "stage_lines", "summary_lines"]
 
@@ -87,8 +88,10 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     for path in prepared.config.plugins:
         click.echo(f"plugin loaded: {path}")
     for text in said_before(prepared):
-        click.echo(text)
+        tell(text)
     check_format(prepared.store)
+    if not local:
+        runner.check_room(prepared)
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:
@@ -106,9 +109,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
                 display.say(text)
             outcome = runner.run(wanted, display, local=local)
         if outcome.done:
-            from fusiondistill.report.words import counted
-
-            fits = f" in {outcome.fits} Ray Train fits" if outcome.fits else ""
+            fits = f" in {counted(outcome.fits, 'Ray Train fit')}" if outcome.fits else ""
             click.echo(f"{counted(len(outcome.done), 'stage')} done{fits}")
         if only is None:
             _print_end(prepared)
@@ -127,7 +128,7 @@ def headlines(prepared: Any) -> list[str]:
     """The number of stages, and how many of them are missing; then where the store is."""
     total, missing = len(prepared.plan.stages), len(prepared.missing)
     rest = f"{missing} to do" if missing else "nothing to do"
-    stored = f"{total} stages, {total - missing} stored, {rest}"
+    stored = f"{counted(total, 'stage')}, {total - missing} stored, {rest}"
     if len(prepared.points) > 1:
         stored = f"{len(prepared.points)} experiments, {stored}"
     return [f"{prepared.config.experiment}: {stored}", f"store: {prepared.store.location}"]

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from fusiondistill.commits import sealed, unsealed
-from fusiondistill.data.errors import DataError
+from fusiondistill.counting import counted
+from fusiondistill.data.errors import DataError, MixedSizes
 from fusiondistill.data.files import locked, temporary_folder
 from fusiondistill.data.resizing import listed
 from fusiondistill.data.source import Contents, Row
@@ -176,7 +177,7 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
             buffer = np.empty((IMAGES_AT_A_TIME, 3, height, width), np.uint8)
         _check_label(row, contents.classes)
         if row.image.shape != first.image.shape:
-            raise DataError(_mixed(first, total // first.image.size, row, rows))
+            raise MixedSizes(_mixed(first, total // first.image.size, row, rows))
         total += row.image.size
         if total > MAX_SET_BYTES:
             raise DataError(f"{row.where}: the split decodes to more than the limit of {MAX_SET_BYTES:,} bytes.")
@@ -192,7 +193,7 @@ def _batches(contents: Contents) -> Iterator[tuple[np.ndarray, list[int]]]:
 def _check_label(row: Row, classes: list[str]) -> None:
     if not 0 <= row.label < len(classes):
         raise DataError(
-            f"{row.where}: the label {row.label} is outside the {len(classes)} classes "
+            f"{row.where}: the label {row.label} is outside the {counted(len(classes), 'class')} "
             f"(0..{len(classes) - 1}). Correct the label or the class names."
         )
 

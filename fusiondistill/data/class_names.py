@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fusiondistill.counting import counted
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped, same_name
 
@@ -52,7 +53,7 @@ def difference(given: Sequence[str], ours: Sequence[str]) -> str:
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             told.append(f"{what} {', '.join(map(repr, names[:SHOWN]))}{more}")
-    counts = "" if len(theirs) == len(mine) else f"{len(theirs)} classes, not {len(mine)}: "
+    counts = "" if len(theirs) == len(mine) else f"{counted(len(theirs), 'class')}, not {len(mine)}: "
     return f"{counts}it " + " and ".join(told)
 
 

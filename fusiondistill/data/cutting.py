@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from fusiondistill import randomness
+from fusiondistill.counting import counted
 from fusiondistill.data.errors import DataError
 
 __all__ = ["content_of", "cut_off", "quotas"]
@@ -70,7 +71,7 @@ def cut_off(labels: torch.Tensor, contents: Sequence[bytes], classes: int, fract
             whole[label] -= 1
     if not taken.any():
         raise DataError(
-            f"data.test: {fraction:g} of {len(labels):,} images in {classes:,} classes leaves no test image; a class "
-            "keeps at least one image for training. Add images, or say a larger part."
+            f"data.test: {fraction:g} of {counted(len(labels), 'image')} in {counted(classes, 'class')} leaves no test "
+            "image; a class keeps at least one image for training. Add images, or say a larger part."
         )
     return taken

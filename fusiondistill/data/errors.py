@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from fusiondistill.data.names import escaped
 
-__all__ = ["BrokenImage", "DataError", "WrongValue", "unknown"]
+__all__ = ["BrokenImage", "DataError", "MixedSizes", "WrongValue", "unknown"]
 
 
 class DataError(ValueError):
@@ -23,6 +23,10 @@ class WrongValue(DataError):
     def __init__(self, location: Iterable[str | int], message: str) -> None:
         super().__init__(message)
         self.location = tuple(location)
+
+
+class MixedSizes(DataError):
+    """Images of one split have several sizes, and no size was given."""
 
 
 class BrokenImage(DataError):

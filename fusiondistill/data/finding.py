@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from fusiondistill.counting import counted
 from fusiondistill.data.decoding import SUFFIXES
 from fusiondistill.data.errors import DataError
 
@@ -58,7 +59,7 @@ class FoundImages:
         """What is left out, in a line; "" where nothing is."""
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in self.left_out.most_common())
         parts = [told and f"left out are files that are no images by their suffix: {told}"]
-        parts.append(f"given twice, and read once: {self.again:,} files" if self.again else "")
+        parts.append(f"given twice, and read once: {counted(self.again, 'file')}" if self.again else "")
         return "; ".join(filter(None, parts))
 
 

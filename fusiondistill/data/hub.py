@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from fusiondistill.counting import counted
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.hub_card import CardConfig, card_configs
 from fusiondistill.data.hub_names import check_shards, chosen_label, place_of, stands_in
@@ -76,7 +77,11 @@ def locate(
             notes.append(f"{where}: the Hub converted only the first part of {label} (partial-{label})")
     if not found:
         raise DataError(_no_split(where, files, chosen))
-    left = [f"{label} ({len(paths)} files)" for label, paths in chosen.files.items() if label not in labels.values()]
+    left = [
+        f"{label} ({counted(len(paths), 'file')})"
+        for label, paths in chosen.files.items()
+        if label not in labels.values()
+    ]
     if left:
         notes.append(f"{where}: not used: {', '.join(left[:SHOWN])}")
     result = HubFiles(dict(sorted(found.items(), key=lambda item: (item[1].name, item[0]))), notes)

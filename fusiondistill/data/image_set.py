@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fusiondistill import memory, randomness
+from fusiondistill.counting import counted
 from fusiondistill.data.cache import channel_statistics
 from fusiondistill.data.cutting import quotas
 from fusiondistill.data.errors import DataError
@@ -79,7 +80,8 @@ class ImageSet:
 
     def __repr__(self) -> str:
         _, _, height, width = self._pixels.shape
-        return f"ImageSet({self.name}: {len(self):,} images {width}x{height}, {len(self.classes)} classes)"
+        classes = counted(len(self.classes), "class")
+        return f"ImageSet({self.name}: {counted(len(self), 'image')} {width}x{height}, {classes})"
 
     @property
     def images(self) -> torch.Tensor:
@@ -195,7 +197,8 @@ class ImageSet:
         if not held_out.any():
             single = int(counts.max()) == 1
             raise DataError(
-                f"{fraction} of {len(self)} images in {len(self.classes)} classes leaves nothing to validate on"
+                f"{fraction} of {counted(len(self), 'image')} in {counted(len(self.classes), 'class')} leaves nothing "
+                "to validate on"
                 + (", since each class has one image, which stays for training: add images, " if single else ": ")
                 + ("" if single else "hold out more, ")
                 + "or hold out nothing (data.validation: 0 with select: last)."

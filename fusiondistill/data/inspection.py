@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fusiondistill.counting import counted
+from fusiondistill.data.arrangement import CUT
 from fusiondistill.data.cache import suggested_size
 from fusiondistill.data.decoding import to_be_resized
 from fusiondistill.data.errors import DataError
@@ -80,10 +82,15 @@ class Facts:
         found += ["all training images are of one class"] if len(own) == 1 else []
         found += ["no class has two images"] if max(own.values()) == 1 else []
         found += ["rows of the table lack their image or label"] if self.lacking else []
-        found += [f"{broken:,} files are broken" if broken > 1 else "1 file is broken"] if broken else []
-        found += [f"{crossing:,} image{'s stand' if crossing > 1 else ' stands'} in two splits"] if crossing else []
-        found += [f"{doubtful:,} image{'s are' if doubtful > 1 else ' is'} there with two labels"] if doubtful else []
-        told = f"{len(lacking):,} classes of other splits have no training image: {', '.join(lacking[:10])}"
+        found += [counted(broken, "file is broken", "files are broken")] if broken else []
+        found += [counted(crossing, "image stands in two splits", "images stand in two splits")] if crossing else []
+        found += (
+            [counted(doubtful, "image is there with two labels", "images are there with two labels")]
+            if doubtful
+            else []
+        )
+        what = counted(len(lacking), "class of another split has", "classes of other splits have")
+        told = f"{what} no training image: {', '.join(lacking[:10])}"
         return [*found, *([told] if lacking else [])]
 
 
@@ -115,11 +122,12 @@ def inspect(name: str, place: Place, keys: Mapping[str, Any], settings: Mapping[
         facts.keys["bits"] = bits
     if idle := [one for one, count in train.classes.items() if not count]:
         told = f"{', '.join(idle[:10])}{', ...' if len(idle) > 10 else ''}"
-        facts.notes += (f"{len(idle):,} of {len(train.classes):,} classes have no training image: {told}",)
+        facts.notes += (f"without a training image: {len(idle):,} of {counted(len(train.classes), 'class')}: {told}",)
     facts.notes += (alike,) if (alike := look_alike(train.classes)) else ()
     if len(facts.sizes) > 1 and "size" not in settings:
         facts.keys["size"] = suggested_size(facts.sizes)
-    if cut and "test" not in settings:
+    untold = any(CUT in problem for problem in splits["test"].problems) if "test" in splits else False
+    if (cut or untold) and "test" not in settings:
         facts.keys["test"] = TEST_SHARE
     if facts.lacking or any(one.broken for one in splits.values()):
         facts.keys["broken"] = "skip"
@@ -137,13 +145,14 @@ def _located(name: str, place: Place, settings: Mapping[str, Any]) -> tuple[Loca
         there = locate(name, place, **known)
         if "test" in there.own_splits or there.arrangement.test is not None:
             return there, False
-    except DataError:
+    except DataError as first:
         if "test" in settings:
             raise
         try:
             return locate(name, place, **known, test=TEST_SHARE), True
         except DataError:
-            pass  # the first error says more
+            if CUT in str(first):  # which the user has not written, and which was tried
+                raise
         raise
     return locate(name, place, **known, test=TEST_SHARE), True
 

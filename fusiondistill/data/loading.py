@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fusiondistill.counting import counted
 from fusiondistill.data.arrangement import Arrangement, Fit
 from fusiondistill.data.cache import Decoded, channel_statistics, open_or_decode
 from fusiondistill.data.cutting import content_of, cut_off
@@ -257,8 +258,8 @@ class Located:
         single = [name for name, n in zip(found.classes, found.labels.bincount().tolist(), strict=False) if n == 1]
         notes = [
             *found.notes,
-            f"data.test: {int(in_test.sum()):,} of {len(in_test):,} training images are cut off as the test split, "
-            f"class by class (split_seed {seed}); images with equal pixels stay on one side",
+            f"data.test: {int(in_test.sum()):,} of {counted(len(in_test), 'training image')} cut off as the test "
+            f"split, class by class (split_seed {seed}); images with equal pixels stay on one side",
         ]
         if single:
             notes.append(f"data.test: classes of one image, which stays for training: {', '.join(single[:10])}")

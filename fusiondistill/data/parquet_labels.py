@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusiondistill.counting import counted
 from fusiondistill.data.class_names import in_order, order_of
 from fusiondistill.data.decoding import what_it_is
 from fusiondistill.data.errors import DataError, unknown
@@ -67,8 +68,23 @@ def _column(path: Path, kind: str, found: list[str], preferred: tuple[str, ...],
     raise DataError(
         f"{path}: {'no' if not found else 'more than one'} {kind} column among {', '.join(columns)}; "
         f"expected one, or one called {', '.join(preferred)}. "
-        + ("Write data.label_column: NAME." if found and "label" in kind else "Rename the column.")
+        + (
+            _REMEDIES[kind]
+            if not found
+            else "Write data.label_column: NAME."
+            if kind == LABEL
+            else "Rename the column."
+        )
     )
+
+
+IMAGE, LABEL = "image (a struct with `bytes`)", "label (integers or texts)"
+_REMEDIES = {
+    IMAGE: "The files themselves must be in a column, not their paths or addresses.",
+    LABEL: "Each image has one label: an integer or a text.",
+    "text label": "Each image has one label.",
+}
+"""Kind of column that is not there -> what to do."""
 
 
 class Columns(NamedTuple):
@@ -105,12 +121,13 @@ def columns_of(path: Path, schema: Any, label_column: str | None = None) -> Colu
         kind = kind.value_type if types.is_dictionary(kind) else kind
         return bool(types.is_string(kind) or types.is_large_string(kind))
 
-    image = _column(path, "image (a struct with `bytes`)", structs or plain, IMAGE_COLUMNS, schema)
+    image = _column(path, IMAGE, structs or plain, IMAGE_COLUMNS, schema)
     encoded = f"{image}.bytes" if structs else image
     numbers = [field.name for field in schema if types.is_integer(field.type)]
     names = [field.name for field in schema if is_text(field.type)]
     flags = [field.name for field in schema if types.is_boolean(field.type)]
-    numbers += flags if label_column or not (numbers or names) else []
+    floats = [field.name for field in schema if types.is_floating(field.type)]  # of whole numbers, beside empty cells
+    numbers += [*flags, *floats] if label_column or not (numbers or names) else []
     if label_column is not None:
         if label_column not in [*numbers, *names]:
             raise unknown("column of integers or texts (data.label_column)", label_column, [*numbers, *names],
@@ -120,7 +137,7 @@ def columns_of(path: Path, schema: Any, label_column: str | None = None) -> Colu
         called = [name for name in NAME_COLUMNS if name in names] or (names if not numbers else [])
         if called:
             return Columns(image, encoded, _column(path, "text label", called, NAME_COLUMNS, schema), True)
-    return Columns(image, encoded, _column(path, "label (integers or texts)", numbers, ID_COLUMNS, schema), False)
+    return Columns(image, encoded, _column(path, LABEL, numbers, ID_COLUMNS, schema), False)
 
 
 def _declared_classes(path: Path, schema: Any, label: str) -> list[str] | None:
@@ -178,10 +195,25 @@ class Labels:
                         self.texts[one["values"]] += one["counts"]
                     if len(self.texts) > MAX_CLASSES:
                         raise DataError(f"{path}: column {columns.label!r} has more than {MAX_CLASSES:,} classes.")
-                elif (ends := pc.min_max(batch.column(0)).as_py())["min"] is not None:
+                elif (ends := pc.min_max(_whole(batch.column(0), path, columns.label)).as_py())["min"] is not None:
                     lows.append(int(ends["min"]))
                     highs.append(int(ends["max"]))
             self.smallest, self.largest = min(lows[1:], default=0), max(highs)
+
+
+def _whole(values: Any, path: Path, label: str) -> Any:
+    """Labels as integers, of floating-point numbers, too; NaN is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_floating(values.type):
+        return values
+    known = values.drop_null().filter(pc.invert(pc.is_nan(values.drop_null())))
+    if not pc.all(pc.equal(known, pc.floor(known)), min_count=0).as_py() or (
+        len(known) and abs(pc.max(known).as_py()) > 2**53
+    ):
+        raise DataError(f"{path}: column {label!r} holds numbers that are not whole. {_REMEDIES[LABEL]}")
+    return known.cast(pa.int64())
 
 
 @lru_cache(maxsize=256)
@@ -246,7 +278,7 @@ def _texts(counts: Mapping[str, Counter[str]], first: Path) -> list[str]:
     for name, one in counts.items():
         if other := sorted(text for text in one if text is not None and text not in known):
             raise DataError(
-                f"{first.parent}: {name} has images of {len(other)} classes that the training split lacks: "
+                f"{first.parent}: {name} has images of {counted(len(other), 'class')} that the training split lacks: "
                 f"{', '.join(other[:20])}. Correct these labels, or leave those images out."
             )
     return in_order(text for text in known if text is not None)

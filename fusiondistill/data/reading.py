@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
+from fusiondistill.counting import counted
 from fusiondistill.data.decoding import BrokenImage, Decoded, decode
 from fusiondistill.data.errors import DataError
 from fusiondistill.data.names import escaped
@@ -188,17 +189,17 @@ class Reader:
                 fill far fewer bits, and the user has not said how many.
         """
         if self._skipped and not self._images:
-            raise DataError(f"{where}: none of the {len(self._skipped)} images can be decoded.")
+            raise DataError(f"{where}: none of {counted(len(self._skipped), 'image')} can be decoded.")
         if gone := [classes[label] for label in sorted(self._lost - self._kept) if label < len(classes)]:
             raise DataError(
-                f"{where}: all images of {len(gone)} classes are broken and left out (data.broken: skip): "
+                f"{where}: all images of {counted(len(gone), 'class')} are broken and left out (data.broken: skip): "
                 f"{', '.join(escaped(name) for name in gone[:_NAMED])}. Fetch them again, or delete these classes."
             )
         if self.bits is None and (fills := bits_filled(self._sixteen, self._largest)):
             if (seen := _observed.get()) is not None:
                 seen.bits = fills
             raise DataError(
-                f"{where}: the largest value of its {self._sixteen:,} images with 16 bits a channel is "
+                f"{where}: the largest value of its {counted(self._sixteen, 'image')} with 16 bits a channel is "
                 f"{self._largest:,}, so they would be nearly black. Say how many bits the values fill: "
                 f"data.bits: {fills} (or data.bits: 16, if they are so dark)."
             )
@@ -212,8 +213,12 @@ class Reader:
             rest = f" and {more:,} more" if more > 0 else ""
             said.append(f"{split}: {BROKEN}: {len(self._skipped):,} ({names}{rest})")
         if self._several:
-            said.append(f"{split}: {self._several:,} files have several frames or pages; the first is read")
+            files = counted(self._several, "file has", "files have")
+            said.append(f"{split}: {files} several frames or pages; the first is read")
         if self._deep:
             fills = f"{self.bits} bits" if self.bits else "the full range of their format"
-            said.append(f"{split}: {self._deep:,} images with more than 8 bits a channel are scaled from {fills}")
+            deep = counted(
+                self._deep, "image with more than 8 bits a channel is", "images with more than 8 bits a channel are"
+            )
+            said.append(f"{split}: {deep} scaled from {fills}")
         return said

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from fusiondistill.counting import counted
 from fusiondistill.data.arrangement import Fit
 from fusiondistill.data.source import Row
 
@@ -69,12 +70,12 @@ class Resizer:
         if not self.met or set(self.met) == {self.size}:
             return []
         smaller = sum(n for (h, w), n in self.met.items() if h < self.size[0] or w < self.size[1])
-        enlarged = f"; {smaller:,} of them are smaller than that" if smaller else ""
+        enlarged = f"; {smaller:,} of them {'is' if smaller == 1 else 'are'} smaller than that" if smaller else ""
         sides = [side for size in self.met for side in size]
         several = f"{len(self.met):,} sizes (sides of {min(sides):,} to {max(sides):,} pixels)"
         of = several if len(self.met) > 1 else f"size {listed(self.met)}"
         shape = f"{self.size[1]}x{self.size[0]} ({self.fit})"
-        return [f"{split}: {sum(self.met.values()):,} images of {of} are resized to {shape}{enlarged}"]
+        return [f"{split}: {counted(sum(self.met.values()), 'image')} of {of} resized to {shape}{enlarged}"]
 
 
 def listed(sizes: Counter[tuple[int, int]]) -> str:
@@ -84,5 +85,5 @@ def listed(sizes: Counter[tuple[int, int]]) -> str:
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
     told = [f"{count:,} of {width}x{height}" for (height, width), count in common[:SHOWN]]
     if rest := common[SHOWN:]:
-        told.append(f"{sum(count for _, count in rest):,} of {len(rest):,} other sizes")
+        told.append(f"{sum(count for _, count in rest):,} of {counted(len(rest), 'other size')}")
     return ", ".join(told)

@@ -29,6 +29,9 @@ LABEL_COLUMNS = (
     "diagnosis", "y", "class_id", "label_id", "category_id", "cls",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "phase")
+SPLIT_FLAGS = {"is_valid": "validation", "is_val": "validation", "is_validation": "validation", "is_test": "test"}
+"""Columns of yes and no -> the split of the rows with yes; the others are for training."""
+FLAGS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 ONE_OF = "the one that holds a 1"
 """What the column of labels is called where each class has a column of its own."""
 _WHOLE = re.compile(r"\d+(\.0*)?")
@@ -232,6 +235,8 @@ def _columns(
         words = {row[found].strip() for row in body if found < len(row)}
         if any(_split_of(word) for word in words):
             at["split"] = found
+    if "split" not in at and (found := _called(plain, SPLIT_FLAGS, at.values())) is not None:
+        _write_out(body, found, SPLIT_FLAGS[plain[found]], at)
     if "image" not in at:
         rest = [column for column in range(len(names)) if column not in at.values()]
         sample = body[:LOOKED_AT]
@@ -251,9 +256,19 @@ def _columns(
             names.append(ONE_OF)
             found = len(names) - 1
         if found is None and len(rest) != 1:
-            raise DataError(_which("label", path, names, f"it may be {' or '.join(names[c] for c in rest) or 'none'}"))
+            left = " or ".join(names[c] for c in rest)
+            raise DataError(_which("label", path, names, f"it may be {left}" if left else "no column is left"))
         at["label"] = rest[0] if found is None else found
     return at
+
+
+def _write_out(body: list[list[str]], column: int, split: str, at: dict[str, int]) -> None:
+    """Write names of splits into a column of yes and no; one that holds anything else is no column of splits."""
+    said = [FLAGS.get(row[column].strip().lower()) if column < len(row) else None for row in body]
+    if None not in said:
+        at["split"] = column
+        for row, flag in zip(body, said, strict=True):
+            row[column] = split if flag else "train"
 
 
 def _one_of(body: list[list[str]], columns: list[int]) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fusiondistill.counting import counted
 from fusiondistill.exporting.forms import Answer, Differs, ExportError
 from fusiondistill.models.whole import together
 
@@ -97,7 +98,7 @@ class Speeds:
 
     def line(self, form: str) -> str:
         """Both side by side, and their ratio."""
-        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        threads = counted(self.threads, "thread")
         ratio = self.theirs / self.ours
         both = f"torch {self.ours:,.0f} images/s, {form} {self.theirs:,.0f} ({ratio:.2f}x)"
         return f"{both}, batches of {self.batch}, {threads}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusiondistill.counting import counted
 from fusiondistill.report import blocks, tables
 from fusiondistill.report.answers import beside
 from fusiondistill.report.beyond_accuracy import beyond_grid
@@ -17,7 +18,7 @@ from fusiondistill.report.groups import Group
 from fusiondistill.report.published import NETWORK
 from fusiondistill.report.routing import routing_grids
 from fusiondistill.report.shares import share_grid
-from fusiondistill.report.words import counted, kind_title, printable, protocol_line, published_note
+from fusiondistill.report.words import kind_title, printable, protocol_line, published_note
 
 __all__ = ["Drawn", "group_section", "group_sections", "setup"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill import NAME
+from fusiondistill.counting import counted
 from fusiondistill.report.answers import always, marked_name
 from fusiondistill.report.blocks import Block, Section, Text, grid_blocks
 from fusiondistill.report.grid import Grid, escaped, wrapped
@@ -153,7 +154,7 @@ def choice_lines(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
             *(f"  {use}" for use in _use(choice)),
         ]
     if len(found) > FEW:
-        rest = f"{len(found) - FEW} more best single networks, of other experiments that cannot be compared"
+        rest = counted(len(found) - FEW, "more best single network") + ", of other experiments that cannot be compared"
         lines += ["", *wrapped(f"{rest} with these: see the report.")]
     for reason in _unnamed(judged):
         lines += ["", *wrapped(reason)]
@@ -170,11 +171,12 @@ def _said(choice: Choice) -> list[str]:
     where = ([best.experiment] if several else []) + ([f"seed {choice.seed}"] if seeds else [])
     name = best.about.name + (f" ({', '.join(where)})" if where else "")
     unfinished = sum(not one.finished for one in choice.candidates)
-    so_far = f" so far ({unfinished} rows are not finished)" if unfinished else ""
+    so_far = f" so far ({counted(unfinished, 'row is', 'rows are')} not finished)" if unfinished else ""
     lines = [
-        f"Best single network{so_far}: {name}. Validation on {choice.chosen['clean_seen']:,} images chose it among "
-        f"{len(choice.candidates)} rows{_tied(choice)}; there it has {_percent(best.validation(), choice.seed)} right "
-        f"under degradations and {_percent(best.validation('clean_'), choice.seed)} clean.",
+        f"Best single network{so_far}: {name}. Validation on {counted(choice.chosen['clean_seen'], 'image')} chose it "
+        f"among {counted(len(choice.candidates), 'row')}{_tied(choice)}; there it has "
+        f"{_percent(best.validation(), choice.seed)} right under degradations and "
+        f"{_percent(best.validation('clean_'), choice.seed)} clean.",
         f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
         f"{_percent(best.test_clean, choice.seed)} clean"
         + (", of this one network; tables hold means over seeds." if seeds else "."),

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.counting import counted
 from fusiondistill.report.words import degradation_title, printable
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Method:
         text = self.description or "The plan says nothing more about this row."
         cost = [
             *([f"{self.parameters:,} parameters{self._of_part}"] if self.parameters else []),
-            *([f"{self.passes} forward pass{'' if self.passes == 1 else 'es'} an image"] if self.passes else []),
+            *([f"{counted(self.passes, 'forward pass')} an image"] if self.passes else []),
         ]
         return f"{text.rstrip('.')}; {', '.join(cost)}" if cost else text
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusiondistill.counting import counted
 from fusiondistill.report.drawing import line_chart
 from fusiondistill.report.drawing_panels import Panel, best_chart, panel_charts, scatter_charts
 from fusiondistill.report.figures import Picture, Pictures, seeds_line, seeds_text
@@ -82,7 +83,7 @@ def trial_pictures(draw: Pictures, trials: pa.Table) -> Iterator[Picture]:
             "search",
             "What the search tried",
             f"One point per trial, n = {len(rows)}; rings are trials that were stopped early.",
-            f"Validation accuracy of {len(rows)} trials against {', '.join(name for name, _ in panels)}.",
+            f"Validation accuracy of {counted(len(rows), 'trial')} against {', '.join(name for name, _ in panels)}.",
             partial(scatter_charts, panels, accuracies, stopped, "validation, %"),
         )
     by_seed: dict[int, list[tuple[float, bool]]] = {}
@@ -94,7 +95,8 @@ def trial_pictures(draw: Pictures, trials: pa.Table) -> Iterator[Picture]:
         "Trials in the order in which they were drawn; the line is the best of the finished ones so far. Rings were "
         "stopped early.",
         "Validation accuracy of the best trial so far: "
-        + "; ".join(f"seed {seed}, {_best(of)} after {len(of)} trials" for seed, of in by_seed.items()) + ".",
+        + "; ".join(f"seed {seed}, {_best(of)} after {counted(len(of), 'trial')}" for seed, of in by_seed.items())
+        + ".",
         partial(best_chart, by_seed, "trial", "validation, %"),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from fusiondistill.counting import counted
 from fusiondistill.report.blocks import Block, Mark, Section, Text, figures, named, plain_table
 from fusiondistill.report.figures import Picture
 from fusiondistill.report.methods import Methods
@@ -47,7 +48,7 @@ def trials_blocks(trials: pa.Table, pictures: Sequence[Picture], importance: pa.
     ]
     titles = ["trial", "seed", *names, *(_BESIDE[name] for name in beside), "validation, %", "stopped early"]
     text = (
-        f"{len(rows)} trials: the distillation stage{_length(rows)} under other values of "
+        f"{counted(len(rows), 'trial')}: the distillation stage{_length(rows)} under other values of "
         f"{', '.join(names) or 'nothing'}, judged by accuracy on the validation split. Sorted by seed, finished trials "
         "first, the best on top."
     )
@@ -60,7 +61,7 @@ def _length(rows: Sequence[dict[str, object]]) -> str:
     """The most epochs of a trial, in words."""
     epochs = [n for row in rows if isinstance(n := row.get("epochs"), int)]
     most = max(epochs, default=0)
-    return f" of at most {most} epoch{'' if most == 1 else 's'}" if most else ""
+    return f" of at most {counted(most, 'epoch')}" if most else ""
 
 
 def _importance(table: pa.Table | None) -> list[Block]:
@@ -133,7 +134,7 @@ def unfinished_line(table: pa.Table | None) -> list[Block]:
         return []
     failed = int(table.num_rows - table["error"].null_count)
     counts = ((failed, "failed"), (table.num_rows - failed, "not finished"))
-    said = (f"{count} stage{'' if count == 1 else 's'} {what}" for count, what in counts if count)
+    said = (f"{counted(count, 'stage')} {what}" for count, what in counts if count)
     return [Text((Mark(" and ".join(said), f"#{_UNFINISHED}"), "."))]
 
 
@@ -164,7 +165,7 @@ def unfinished_section(table: pa.Table | None, methods: Methods) -> Section | No
 def without_curves(table: pa.Table | None) -> str:
     """How many trainings have no curves yet, in a sentence; empty where all have."""
     count = table["kind"].to_pylist().count("train") if table is not None else 0
-    return f" {count} more {'is' if count == 1 else 'are'} not finished." if count else ""
+    return f" {counted(count, 'more is', 'more are')} not finished." if count else ""
 
 
 def _finite(value: object, otherwise: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from fusiondistill.counting import counted
 from fusiondistill.report.answers import ONE_CLASS, beside, classes_note, marked_name, together_note
 from fusiondistill.report.comparisons import BEST, best_note
 from fusiondistill.report.grid import Entry, Grid
@@ -195,7 +196,7 @@ def _interpolation(group: Group) -> str | None:
         if group.interpolated(name):
             span, levels = group.spans[name], group.levels[name]
             listed = len(span) <= span[-1] - span[0]  # the steps between levels of a list say nothing
-            way = f"{len(levels)} levels" if listed else _measured(levels)
+            way = counted(len(levels), "level") if listed else _measured(levels)
             ways.setdefault(way, []).append(short_title(name))
     if not ways:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fusiondistill.counting import counted
 from fusiondistill.report.blocks import Block, Text, figures, named, plain_table
 from fusiondistill.report.figures import Picture, Pictures
 from fusiondistill.report.methods import Methods
@@ -27,12 +28,12 @@ def time_blocks(
     at = clock(stages)
     end = max(at(one.finished) for one in stages)
     pauses = [length for _, length in at.pauses]
-    count = len(lanes(stages))
-    workers = "1 worker" if count == 1 else f"{count} workers"
-    text = f"{len(stages)} stages on {workers}, {duration(end)} from the first start to the last end"
+    workers = counted(len(lanes(stages)), "worker")
+    text = f"{counted(len(stages), 'stage')} on {workers}, {duration(end)} from the first start to the last end"
     if pauses:
-        many = "1 pause" if len(pauses) == 1 else f"{len(pauses)} pauses"
-        text += f" without {many} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
+        text += (
+            f" without {counted(len(pauses), 'pause')} ({duration(sum(pauses))}) in which nothing ran, the dashed line"
+        )
         text += "s" if len(pauses) > 1 else ""
     pictures = [_picture(stages, at, draw)] if drawn else []
     return [
@@ -45,10 +46,10 @@ def time_blocks(
 
 def _picture(stages: Sequence[Ran], at: Clock, draw: Pictures) -> Picture:
     by_kind = {kind: sum(one.kind == kind for one in stages) for kind in dict.fromkeys(one.kind for one in stages)}
-    counted = ", ".join(f"{n} {printable(kind)}" for kind, n in by_kind.items())
+    kinds = ", ".join(f"{n} {printable(kind)}" for kind, n in by_kind.items())
     most, longest = max(((one, waited(one, at)) for one in stages), key=lambda of: of[1])
     resumed = sum(one.earlier > 1 for one in stages)
-    alt = f"Stages on {len(lanes(stages))} workers over time: {counted}."
+    alt = f"Stages on {counted(len(lanes(stages)), 'worker')} over time: {kinds}."
     if longest:
         alt += f" The longest wait for a worker: {printable(most.name)}, seed {most.seed}, {duration(longest)}."
     return draw.picture(
@@ -64,7 +65,7 @@ def _picture(stages: Sequence[Ran], at: Clock, draw: Pictures) -> Picture:
 
 
 def _resumed(count: int) -> str:
-    stages = "1 training was resumed and is" if count == 1 else f"{count} trainings were resumed and are"
+    stages = counted(count, "training was resumed and is", "trainings were resumed and are")
     return f"{stages} drawn from the last start; where the earlier epochs ran is not on record."
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fusiondistill.report.published import MODEL, NETWORK, has_published
 
 __all__ = [
-    "CLEAN", "FALLING", "MISSING", "counted", "degradation_title", "in_order", "kind_lines", "kind_title", "level_axis",
+    "CLEAN", "FALLING", "MISSING", "degradation_title", "in_order", "kind_lines", "kind_title", "level_axis",
     "printable", "protocol_line", "protocol_lines", "published_note", "short_title",
 ]  # fmt: skip
 
@@ -100,15 +100,6 @@ def in_order(degradations: Iterable[str]) -> list[str]:
     """Each of these degradations once: those of the paper first, in its order, the others as they come."""
     known = [*_DEGRADATIONS]
     return sorted(dict.fromkeys(degradations), key=lambda name: known.index(name) if name in known else len(known))
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things in words.
-
-    >>> counted(1, "node"), counted(3000, "node")
-    ('1 node', '3,000 nodes')
-    """
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def degradation_title(degradation: str) -> str:

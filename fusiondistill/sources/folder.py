@@ -6,8 +6,8 @@ A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF, PNM, AVIF or 
 of these words in a name (`images_train`, `test-set`), of a folder that holds folders of images. The last is the
 validation split beside a test split, and stands in for it where there is none. A set without a test split needs
 `data.test`, which cuts one off (then a `val` is the validation split). A set without any split is its classes' folders
-themselves. Where the root holds one folder that holds all this, that folder is read. What is left out is counted and
-said; a class without an image is an error.
+themselves. Splits may also stand below the classes, as in `root/<class>/train/*.png`. Where the root holds one folder
+that holds all this, that folder is read. What is left out is counted and said; a class without an image is an error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
+from fusiondistill.counting import counted
 from fusiondistill.data.arrangement import CUT, cut_advice
 from fusiondistill.data.decoding import SUFFIXES, read_bounded
 from fusiondistill.data.errors import DataError
@@ -39,7 +40,13 @@ LAYOUT = (
 EXPECTED = "expected root/train/<class>/*.png and root/test/<class>/*.png (or jpg, bmp, webp, tif, gif, ppm)"
 SHOWN = 12
 MOST_DEEP = 3
-DEEPER, IN_THESE = "folders inside a class", "images in these"
+DEEPER, IN_THESE, NOWHERE = "folders inside a class", "images in these", "links that lead nowhere"
+_SEVERAL = {
+    DEEPER: ("folder inside a class", DEEPER),
+    IN_THESE: ("image in these", IN_THESE),
+    NOWHERE: ("link that leads nowhere", NOWHERE),
+}
+"""Kinds of what is left out -> one of them, several."""
 
 
 def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
@@ -49,7 +56,7 @@ def _locate(root: Root, cut: bool = False) -> dict[str, Path]:
     if not base.is_dir():
         raise DataError(f"{base}: {'is a file' if base.exists() else 'there is no such folder'}; {EXPECTED}.")
     base, notes = _descended(base)
-    splits = _splits(base, cut, notes)
+    splits = _splits(base, cut, notes) or _turned(base, cut, notes)
     if not splits and cut and not _WORDS.issuperset(map(str.lower, (whole := _Split("train", base)).filled())):
         splits = {"train": whole}
     if not splits:
@@ -87,6 +94,20 @@ def _splits(base: Path, cut: bool, notes: list[str]) -> dict[str, _Split]:
             notes.append(f"{base}: {note}")
     if found or not cut:
         notes += [f"{path}: is not used, since {why}" for path, why in unused]
+    return found
+
+
+def _turned(base: Path, cut: bool, notes: list[str]) -> dict[str, _Split]:
+    """The splits of a folder whose classes hold them: ``<class>/train/*.png``; none where a class has no ``train``."""
+    inside = [{one.name.lower() for one in _folders(path)} for path in _folders(base)]
+    if len(inside) < 2 or not all(names.intersection(SPLIT_WORDS["train"]) for names in inside):
+        return {}
+    found = {split: _Split(split, base, words) for split, words in SPLIT_WORDS.items()}
+    found = {split: one for split, one in found.items() if one.files or split == "train"}
+    if "test" not in found and "validation" in found and not cut:
+        found["test"] = _Split("test", base, SPLIT_WORDS[found.pop("validation").split])
+        notes.append(f"{base}: there is no test split; validation is used as the test split")
+    notes.append(f"{base}: the splits are read below the classes, as <class>/train")
     return found
 
 
@@ -139,14 +160,16 @@ def _no_split(base: Path) -> str:
     files = [entry.name for entry in entries(base) if entry.is_file()]
     flat = sum(Path(name).suffix.lower() in SUFFIXES for name in files)
     if len(counts) > 1 and not _WORDS.issuperset(map(str.lower, counts)):
-        told = f"{len(counts):,} folders with {sum(counts.values()):,} images: "
+        told = f"{counted(len(counts), 'folder')} with {counted(sum(counts.values()), 'image')}: "
         found = [f"{name} ({n:,})" for name, n in counts.items()]
         remedy = f"If these are the classes, {CUT}."
     else:
         told, found = "", [f"{name} ({_told(kinds) or 'nothing'})" for name, kinds in classes.classes.items()]
-        found += [f"{flat:,} images without a folder of a class"] if flat else []
+        found += [f"{counted(flat, 'image')} without a folder of a class"] if flat else []
         found += [name for name in files if name.lower().endswith((".csv", ".tsv"))][:3]
-        remedy = f"Give the folder that holds those of the classes, or sort them into these two; {EXPECTED}."
+        deep = [name for name, kinds in classes.classes.items() if kinds[IN_THESE]]
+        which = str(base / deep[0]) if len(deep) == 1 else "the folder that holds those of the classes"
+        remedy = f"Give {which}, or sort them into these two; {EXPECTED}."
         if len(found) > len(classes.classes) or counts:
             remedy = (
                 "Where a table names the class of each image, write data: {name: table, images: DIR, labels: FILE}."
@@ -162,14 +185,16 @@ def _no_split(base: Path) -> str:
 
 def _told(kinds: Counter[str]) -> str:
     """What a folder holds, counted; the images last."""
-    told = [f"{count:,} {kind}" for kind, count in sorted(kinds.items()) if kind and count]
-    return ", ".join(told + [f"{kinds['']:,} images"] * bool(kinds[""]))
+    named = [(count, _SEVERAL.get(kind, (kind, kind))) for kind, count in sorted(kinds.items()) if kind and count]
+    told = [counted(count, *kind) for count, kind in named]
+    return ", ".join(told + [counted(kinds[""], "image")] * bool(kinds[""]))
 
 
 class _Split:
     """What one split's folder holds: images by their names in the source, classes, and what is left out."""
 
-    def __init__(self, split: str, folder: Path) -> None:
+    def __init__(self, split: str, folder: Path, below: Collection[str] = ()) -> None:
+        """Read it. Where the splits stand below the classes, ``below`` is what this one may be called there."""
         self.split, self.folder = split, folder
         self.files: dict[str, Path] = {}
         self.classes: dict[str, Counter[str]] = {}
@@ -179,14 +204,23 @@ class _Split:
             if hidden(entry.name):
                 beside["hidden"] += 1
             elif entry.is_dir():
-                self.classes[entry.name] = self._read_class(entry)
-            else:
+                places, others = self._below(Path(entry.path), below) if below else ([Path(entry.path)], 0)
+                self.classes[entry.name] = sum((self._read_class(entry.name, one) for one in places), Counter())
+                beside["beside the folders of the splits"] += others
+            elif not below or split == "train":  # that says it once
                 beside["beside the folders of the classes"] += 1
         self._left_out = sum(self.classes.values(), beside)
 
-    def _read_class(self, folder: os.DirEntry[str]) -> Counter[str]:
+    def _below(self, folder: Path, names: Collection[str]) -> tuple[list[Path], int]:
+        """The folder that is this split's in that of a class; how much there is no split's, which `train` counts."""
+        own = [path for path in _folders(folder) if path.name.lower() in names]
+        splits = sum(path.name.lower() in _WORDS for path in _folders(folder))
+        there = sum(not hidden(entry.name) for entry in entries(folder))
+        return own[:1], len(own[1:]) + (there - splits if self.split == "train" else 0)
+
+    def _read_class(self, name: str, folder: Path) -> Counter[str]:
         kinds = Counter[str]()
-        for entry in entries(Path(folder.path)):
+        for entry in entries(folder):
             suffix = Path(entry.name).suffix.lower()
             if hidden(entry.name):
                 kinds["hidden"] += 1
@@ -194,10 +228,10 @@ class _Split:
                 kinds[DEEPER] += 1
                 kinds[IN_THESE] += sum(Path(one.name).suffix.lower() in SUFFIXES for one in entries(Path(entry.path)))
             elif not entry.is_file():
-                kinds["links that lead nowhere"] += 1
+                kinds[NOWHERE] += 1
             elif suffix in SUFFIXES:
                 kinds[""] += 1
-                self.files[f"{self.split}/{folder.name}/{entry.name}"] = Path(entry.path)
+                self.files[f"{self.split}/{name}/{entry.name}"] = Path(entry.path)
             else:
                 kinds[suffix or "without a suffix"] += 1
         return kinds
@@ -208,7 +242,8 @@ class _Split:
         kinds = Counter({kind: count for kind, count in self._left_out.items() if kind})
         if not kinds:
             return []
-        return [f"{self.folder}: {sum(kinds.values()):,} files or folders are left out ({_told(kinds)})"]
+        several = counted(sum(kinds.values()), "file or folder", "files or folders")
+        return [f"{self.folder}: left out: {several} ({_told(kinds)})"]
 
     def filled(self) -> dict[str, int]:
         """Class -> its images, of the classes that have some."""
@@ -242,7 +277,7 @@ def _check_known(train: _Split, test: _Split) -> None:
     filled = {same_name(name): name for name in test.classes if test.classes[name][""]}
     if unknown := [filled[key] for key in sorted(filled.keys() - known.keys())]:
         raise DataError(
-            f"{test.folder}: has images of {len(unknown)} classes that have no folder under {train.folder}: "
+            f"{test.folder}: has images of {counted(len(unknown), 'class')} without a folder under {train.folder}: "
             f"{', '.join(unknown[:20])}. The classes there are {', '.join(list(known)[:20])}. "
             "Rename the folders so that they agree, or delete those."
         )
@@ -266,7 +301,7 @@ def folder(
         yield from reader.rows(
             (partial(read_bounded, path), label, str(path)) for label, (_, path) in zip(labels, mine, strict=True)
         )
-        reader.finish(f"{mine[0][1].parents[1]}", classes if split == "train" else ())
+        reader.finish(os.path.commonpath([mine[0][1], mine[-1][1]]), classes if split == "train" else ())
         notes.extend(reader.notes(split))
 
     return Contents(classes, rows(), notes)
@@ -275,7 +310,7 @@ def folder(
 def _lacks(files: Files, split: str) -> str:
     """What to say where a split is not there."""
     there = Counter(name.partition("/")[0] for name in files)
-    told = " and ".join(f"{n:,} images of the {other} split" for other, n in there.items())
+    told = " and ".join(f"{counted(n, 'image')} of the {other} split" for other, n in there.items())
     place = next(iter(files.values())).parents[2]
     unused = "".join(f" {note}." for note in getattr(files, "notes", ()) if "is not used" in note)
     return f"{place}: holds no image of the {split} split, but {told}; {EXPECTED}.{unused}{cut_advice(split)}"

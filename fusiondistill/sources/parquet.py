@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fusiondistill.counting import counted
 from fusiondistill.data import hub
 from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.decoding import MAX_FILE_BYTES, BrokenImage
@@ -34,6 +35,7 @@ from fusiondistill.data.parquet_labels import (
 )
 from fusiondistill.data.reading import Background, Bits, Broken, LabelColumn, Reader
 from fusiondistill.data.source import Located
+from fusiondistill.data.tables import SPLIT_COLUMNS
 from fusiondistill.sources import SOURCES, Contents, Files, Root, Row
 
 __all__ = ["parquet"]
@@ -100,8 +102,9 @@ def parquet(
         )
     classes, notes = classes_of(files, label_column), list[str]()
     notes += [f"{p}: the same classes in another order; they are matched by name" for p in mine if classes.order[p]]
+    notes += _unread(mine)
     if classes.first:
-        notes.append(f"{mine[0].parent}: labels count its {len(classes.names)} classes from {classes.first}")
+        notes.append(f"{mine[0].parent}: labels count its {counted(len(classes.names), 'class')} from {classes.first}")
 
     def rows() -> Iterator[Row]:
         reader = Reader(background, bits, broken)
@@ -127,13 +130,22 @@ def _items(
             for number, cell in zip(batch.column(label).to_pylist(), cells, strict=True):
                 where = f"{path}, row {row}"
                 row += 1
-                if number is None or number == "":
+                if number is None or number == "" or number != number:
                     yield partial(_unlabelled_row, where, label), len(classes.names), where
                     continue
                 _check_label(number, where, split, len(classes.names))
                 yield partial(_image_bytes, cell.as_py(), image, where), classes.label(path, number), where
         if row != promised:
-            raise DataError(f"{path}: promises {promised:,} rows and holds {row:,}. Fetch it again.")
+            raise DataError(f"{path}: promises {counted(promised, 'row')} and holds {row:,}. Fetch it again.")
+
+
+def _unread(mine: list[Path]) -> list[str]:
+    """A note on columns that seem to name a split, which files and folders do."""
+    import pyarrow.parquet as pq
+
+    with blaming(mine[0]):
+        found = [name for name in pq.read_schema(mine[0]).names if name.lower() in SPLIT_COLUMNS]
+    return [f"{mine[0]}: column {name!r} is not read: splits are files, train-*.parquet and so on" for name in found]
 
 
 def _unlabelled_row(where: str, label: str) -> bytes:
@@ -143,8 +155,8 @@ def _unlabelled_row(where: str, label: str) -> bytes:
 def _check_label(number: int | str, where: str, split: str, classes: int) -> None:
     if isinstance(number, int) and number < 0:
         raise DataError(
-            f"{where}: the label {number} is outside the {classes} classes. Sets whose {split} split is not labelled "
-            f"have such: name another, like data.{split}_split: validation.{cut_advice(split)}"
+            f"{where}: the label {number} is outside the {counted(classes, 'class')}. Sets whose {split} split is not "
+            f"labelled have such: name another, like data.{split}_split: validation.{cut_advice(split)}"
         )
 
 

@@ -2,11 +2,11 @@
 
 The table is a .csv or .tsv file with a column of the images' file names and one of their labels, which are found by
 their names and by what they hold, or named (`data.image_column`, `data.label_column`). Names may lack their suffix or
-their folders. A column of splits (`data.split_column`, or one called split, set, subset, partition or phase) says which
-images are for training, validation and test; without it `data.test` cuts a test split off. Classes are the labels in
-alphabetical order, numbers by their value (1.0 is 1); where they are numbers and a `classes.txt` lies beside the table,
-it names them (`NUMBER NAME` in a line, or a name in a line, in order). Without a column of labels the label is the name
-of the column that holds a 1, where all others hold a 0.
+their folders. A column of splits says which images are for training, validation and test: `data.split_column`, or one
+called split, set, subset, partition or phase, or is_valid or is_test with yes and no. Without it `data.test` cuts one
+off. Classes are the labels in alphabetical order, numbers by their value (1.0 is 1); where they are numbers and a
+`classes.txt` lies beside the table, it names them (`NUMBER NAME` in a line, or a name in a line, in order). Without a
+column of labels the label is the name of the column that holds a 1, where all others hold a 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fusiondistill.counting import counted
 from fusiondistill.data.arrangement import cut_advice
 from fusiondistill.data.class_names import in_order
 from fusiondistill.data.decoding import read_bounded
@@ -51,7 +52,8 @@ def _places(root: Root) -> tuple[Path, Path]:
         found = tables_in(given[0])
         if len(found) != 1:
             told = ", ".join(path.name for path in found[:SHOWN]) or "none"
-            raise DataError(f"{given[0]}: holds {len(found)} tables ({told}), expected one. Write labels: FILE.csv.")
+            several = counted(len(found), "table")
+            raise DataError(f"{given[0]}: holds {several} ({told}), expected one. Write labels: FILE.csv.")
         folder, file = given[0], found[0]
     else:
         folder, file = given[0].parent, given[0]
@@ -104,24 +106,24 @@ def _left_out(found: Table, file: Path, images: Images, broken: Broken) -> list[
     """Notes on what the table and the folder do not share; an error where images or labels are missing."""
     notes = []
     told = (
-        (f"rows of {file.name} whose image is not below {images.folder}", [where for where, _ in found.missing]),
-        (f"rows of {file.name} without a label", found.unlabelled),
+        (f"of {file.name} whose image is not below {images.folder}", [where for where, _ in found.missing]),
+        (f"of {file.name} without a label", found.unlabelled),
     )
     for what, where in told:
         if not where:
             continue
         more = f" and {len(where) - SHOWN:,} more" if len(where) > SHOWN else ""
-        text = f"{file}: {len(where):,} {what}: {', '.join(where[:SHOWN])}{more}"
+        text = f"{file}: {counted(len(where), 'row')} {what}: {', '.join(where[:SHOWN])}{more}"
         if broken == "error":
             raise DataError(f"{text}. With data.broken: skip the run goes on without them.")
-        notes.append(f"{text}; they are left out")
+        notes.append(f"{text}; left out")
     if unnamed := len(images.files.keys() - found.named):
-        notes.append(f"{images.folder}: {unnamed:,} images that {file.name} does not name are left out")
+        notes.append(f"{images.folder}: left out: {counted(unnamed, 'image')} that {file.name} does not name")
     if found.other_splits:
         words = ", ".join(f"{word!r} ({n:,})" for word, n in found.other_splits.most_common(SHOWN))
         notes.append(f"{file}: rows of other splits than train, validation and test are left out: {words}")
     if found.repeated:
-        notes.append(f"{file}: {found.repeated:,} rows repeat an earlier one")
+        notes.append(f"{file}: {counted(found.repeated, 'row repeats', 'rows repeat')} an earlier one")
     return notes
 
 
@@ -151,7 +153,7 @@ def _class_names(labels: list[str], file: Path | None) -> list[str]:
     if first in (0, 1) and all(int(label) - first < len(names) for label in labels):
         return [names[int(label) - first] for label in labels]
     raise DataError(
-        f"{file}: names {len(lines)} classes, which are not the {len(labels)} of the table. Mend or delete it."
+        f"{file}: names {counted(len(lines), 'class')}, not the {len(labels)} of the table. Mend or delete it."
     )
 
 

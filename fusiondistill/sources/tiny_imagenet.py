@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from fusiondistill.counting import counted
 from fusiondistill.data.archive import open_zip
 from fusiondistill.data.decoding import decode_image, read_bounded
 from fusiondistill.data.errors import DataError
@@ -73,7 +74,8 @@ def _tree(files: Files) -> Iterator[_Tree]:
     with open_zip(path) as archive:
         tops = [name.removesuffix("wnids.txt") for name in archive.names if PurePosixPath(name).name == "wnids.txt"]
         if len(tops) != 1:
-            raise DataError(f"{path}: holds {len(tops)} files called wnids.txt, expected one. Fetch {ADDRESS} again.")
+            several = counted(len(tops), "file")
+            raise DataError(f"{path}: holds {several} called wnids.txt, expected one. Fetch {ADDRESS} again.")
         names = [name.removeprefix(tops[0]) for name in archive.names if name.startswith(tops[0])]
         yield _Tree(names, lambda name: archive.read(tops[0] + name), lambda name: f"{path}, member {tops[0]}{name}")
 

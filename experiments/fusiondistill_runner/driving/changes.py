@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.storage.noted_plans import noted_plugins
@@ -27,7 +28,7 @@ class Changed:
     stages: int
 
     def __str__(self) -> str:
-        count = f"{self.stages} stages are new" if self.stages != 1 else "1 stage is new"
+        count = counted(self.stages, "stage is new", "stages are new")
         return f"plugin {self.plugin} changed since the run of {self.since[:16].replace('T', ' ')}: {count}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.config import Config
+from fusiondistill.counting import counted
 from fusiondistill.data import DataError
 from fusiondistill.data.class_names import difference, permutation
 from fusiondistill.data.errors import WrongValue
@@ -15,6 +16,7 @@ from fusiondistill.evaluation import MIXED_BATCH
 from fusiondistill.feeding import too_large
 from fusiondistill.resolution import where
 from fusiondistill.sources import SOURCES
+from fusiondistill_runner.driving.data_summary import FEW
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.search_space import candidates
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
@@ -43,7 +45,7 @@ class DataFacts:
 
     def __init__(self, read: Callable[[str], tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]]) -> None:
         self._read = read
-        self._of_data: dict[tuple[Any, ...], tuple[list[str], int]] = {}
+        self._of_data: dict[tuple[Any, ...], tuple[list[str], list[str], int]] = {}
         self._cards: dict[tuple[Any, ...], tuple[Mapping[str, Any], tuple[str, ...]]] = {}
 
     def of(self, plan: Plan, images: Mapping[str, ImageSet]) -> list[str]:
@@ -62,8 +64,12 @@ class DataFacts:
                     "data.validation says what is held out" if config.data.validation is not None else "none is needed"
                 )
                 notes.append(f"{config.data.name}: its {len(own):,} validation images are not used, since {why}")
-            self._of_data[key] = (notes, _training_images(config, train, held_out))
-        notes, count = self._of_data[key]
+            count = _training_images(config, train, held_out)
+            held = len(_taken(train, config.data.train_images)) - count
+            few = list(_few(len(own) if own is not None and plan.validation else held))
+            self._of_data[key] = (notes, few, count)
+        notes, few, count = self._of_data[key]
+        notes = notes + few if any(isinstance(stage.spec, TrainSpec) for stage in plan.stages) else notes
         return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
 
     def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
@@ -104,6 +110,13 @@ class DataFacts:
                 notes = finished(built(spec.model, count), spec.model, count, (state, card), spec.path).notes
             self._cards[key] = card, notes
         return self._cards[key]
+
+
+def _few(validation: int) -> Iterator[str]:
+    """A note where one validation image counts for much."""
+    if 0 < validation < FEW:
+        points = f"each is {100 / validation:.1f} points of the accuracy by which epochs and networks are chosen"
+        yield f"few validation images ({validation}): {points}"
 
 
 def _training_images(config: Config, train: ImageSet, held_out: float) -> int:
@@ -156,9 +169,10 @@ def _check_learned(split: str, images: ImageSet, train: ImageSet) -> None:
     if lost := (there & ~learned).nonzero().flatten().tolist():
         more = f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         count = int((~learned)[images.labels].sum())
+        of = f"{counted(count, 'image')} of {counted(len(lost), 'class')}"
         raise DataError(
-            f"{images.name}: {count:,} images of the {split} split are of {len(lost)} classes that have no training "
-            f"image: {', '.join(str(train.classes[label]) for label in lost[:SHOWN])}{more}. Add training images, or "
+            f"{images.name}: the {split} split has {of} without a training image: "
+            f"{', '.join(str(train.classes[label]) for label in lost[:SHOWN])}{more}. Add training images, or "
             "leave those out."
         )
 
@@ -168,7 +182,7 @@ def _lacking(split: str, images: ImageSet) -> Iterator[str]:
     empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
     if empty:
         more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
-        yield f"{images.name}: {len(empty)} of {len(counts)} classes have no {split} image: " + (
+        yield f"{images.name}: without a {split} image: {len(empty)} of {counted(len(counts), 'class')}: " + (
             f"{', '.join(map(str, empty[:SHOWN]))}{more}"
         )
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.config import DataConfig
+from fusiondistill.counting import counted
 from fusiondistill.data.names import look_alike
 
 if TYPE_CHECKING:
@@ -62,20 +63,22 @@ class Summary:
         """Images of each split, classes, size and balance, in lines of at most 80 columns where names are short."""
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images)
         height, width = self.size
-        told = f"data: {self.name}, images: {counts}; {self.classes} classes, {width}x{height} pixels"
+        told = f"data: {self.name}, images: {counts}; {counted(self.classes, 'class')}, {width}x{height} pixels"
         lines = textwrap.wrap(told, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         (most, count), (fewest, least) = self.largest, self.smallest
         if count == least:
-            lines.append(f"  each class has {count:,} training images")
+            lines.append(f"  each class has {counted(count, 'training image')}")
         else:
             share = f"({100 * self.share:.1f} %)"
-            lines.append(f"  largest class {most}: {count:,} training images {share}, smallest {fewest}: {least:,}")
+            lines.append(
+                f"  largest class {most}: {counted(count, 'training image')} {share}, smallest {fewest}: {least:,}"
+            )
         lines += [f"  {self.alike}"] if self.alike else []
         if self.crossing:
             told = ", ".join(f"{count:,} {split}" for split, count in self.crossing)
-            lines.append(f"  {told} images are training images, too (equal pixels)")
+            lines.append(f"  among the training images, too (equal pixels): {told}")
         if self.used:
-            limits = " and ".join(f"{count:,} {split} images" for split, count in self.used)
+            limits = " and ".join(counted(count, f"{split} image") for split, count in self.used)
             lines.append(f"  used: {limits}, balanced over the classes")
         if 0 < self.tested < FEW:
             lines.append(f"  few test images ({self.tested}): each is {100 / self.tested:.1f} points of every accuracy")

@@ -21,7 +21,7 @@ from fusiondistill_runner.driving.queue import StageQueue
 from fusiondistill_runner.driving.scheduler import LATE, Scheduler
 from fusiondistill_runner.driving.tasks import TRAINS, StageTask, tasks_of
 from fusiondistill_runner.nodes.capacity import Capacity
-from fusiondistill_runner.nodes.cluster import on_node
+from fusiondistill_runner.nodes.cluster import check_together, on_node
 from fusiondistill_runner.nodes.connection import cluster_address
 from fusiondistill_runner.nodes.growing import patience
 from fusiondistill_runner.nodes.orphans import Scratch
@@ -79,11 +79,7 @@ class Driver:
     ) -> None:
         self.ray, self.store, self.display, self.capacity = ray, store, display, capacity
         resources = plan.config.resources
-        if resources.workers_per_run > capacity.slots:
-            raise ValueError(
-                f"resources.workers_per_run is {resources.workers_per_run}, but only {capacity.slots} workers fit "
-                f"(nodes: {capacity.described}); lower it, or what a worker holds (resources)"
-            )
+        check_together(resources, capacity.slots, f"(nodes: {capacity.described})")
         self.by_digest = {stage.digest: stage for stage in plan.stages}
         self.scheduler: Scheduler[StageTask] = Scheduler(
             tasks_of(plan.stages), stored, group_size=resources.group_size, most=resources.workers,

@@ -56,6 +56,13 @@ class Found:
         unique = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if (n, seed) not in models)
         models[unique, seed] = (path, model, card)
 
+    def resizing(self) -> list[str] | None:
+        """How images of several sizes are to be resized, as overrides: the size and fit of the cards, if all agree."""
+        cards = [card for models in self.by_network.values() for _, _, card in models.values()]
+        kinds = {(tuple(card.get("size") or ()), card.get("fit") or "crop") for card in cards}
+        (size, fit), *others = kinds
+        return [f"data.size={list(size)}", f"data.fit={fit}"] if size and not others else None
+
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}[a-z0-9_]")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Normalisations"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a comparison would come out in another way."""
 SHOWN = 4
 
@@ -123,10 +123,11 @@ def _filled(path: str, model: ModelConfig, classes: int, weights: Weights, start
 
 def _question(path: str, tried: list[Tried]) -> str:
     shown = "; ".join(f"{one} (mean {in_words(one.mean)}, std {in_words(one.std)})" for one in tried[:SHOWN])
+    why = " (its network has no BatchNorm, whose statistics could)" if tried[0].distance is None else ""
     return (
         f"{path} does not say by which mean and std the images of its training were normalised, and "
-        f"{len(tried[0].right)} training images do not tell: {shown}. Say it, on the scale 0..255 or 0..1: in a config "
-        "data.mean and data.std, of `evaluate` --mean and --std"
+        f"{len(tried[0].right)} training images do not tell{why}: {shown}. Say it, on the scale 0..255 or 0..1: in a "
+        "config data.mean and data.std, of `evaluate` --mean and --std"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill.config import Config
-from fusiondistill.data.errors import WrongValue
+from fusiondistill.data.errors import MixedSizes, WrongValue
 from fusiondistill.locations import absolute
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.data_summary import Summary, summary
@@ -111,7 +111,7 @@ def prepare_evaluation(
 
     Args:
         checkpoints: as ``load_checkpoint`` takes them. Its network is that of its card; without a card that of the
-            overrides, or a CIFAR ResNet, whose tensors name it.
+            overrides, or a CIFAR ResNet, whose tensors name it. Images of several sizes are resized as the cards say.
         overrides: as for a config, whose ``data``, ``evaluation`` and ``degradations`` count, and of files without a
             card ``model``.
         data: name of the data set.
@@ -139,7 +139,12 @@ def prepare_evaluation(
     if local:
         config = alone(config)
     outside = Outside(config.plugins, networks)
-    config = outside.completed(config)
+    try:
+        config = outside.completed(config)
+    except MixedSizes:
+        if (sized := found.resizing()) is None:
+            raise
+        return prepare_evaluation(checkpoints, [*overrides, *sized], store, data=data, local=local)
     points = [(outside.completed(point), outside.with_facts(point, models)) for point, models in points]
     shared: dict[str, Stage] = {}
     plans = tuple(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill.config import Resources
-from fusiondistill.report.words import counted
+from fusiondistill.counting import counted
 from fusiondistill_runner.forecasting.estimates import Estimates
 from fusiondistill_runner.forecasting.simulation import Job, Schedule, simulate
 from fusiondistill_runner.forecasting.traffic import network_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from fusiondistill.config import Config, Resources
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.local import device_of
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.forecasting.duration import Duration, duration_line
@@ -64,9 +65,9 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
         return ["nothing to do"]
     by_kind = seconds_by_kind(missing, estimates)
     known = [seconds for times in by_kind.values() for seconds in times if seconds is not None]
-    more = {"search": f" ({trainings_of(missing):,} trainings at most)"}
+    more = {"search": f" ({counted(trainings_of(missing), 'training')} at most)"}
     kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
-    lines = [f"{len(missing)} stages to do: {kinds}"]
+    lines = [f"{counted(len(missing), 'stage')} to do: {kinds}"]
     if not known:
         return [*lines, f"cost unknown: nothing like them was measured yet; {_how(estimates)}"]
     lines.append(f"about {_hours(sum(known), resources)}, from {estimates.told_by(missing)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 from fusiondistill.data.reading import cores
 from fusiondistill_runner.forecasting.forecast import clock, jobs_of
 from fusiondistill_runner.forecasting.simulation import simulate
@@ -74,4 +75,4 @@ def duration_line(duration: Duration, where: str) -> str:
 
 
 def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers side by side"
+    return counted(count, "worker", "workers side by side")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fusiondistill import NAME, config_file
+from fusiondistill.counting import counted
 from fusiondistill.data import load_images
 from fusiondistill.data.inspection import Facts
 from fusiondistill.data.reading import cores
@@ -278,7 +279,8 @@ def _header(plan: Shortening, wish: Wish, facts: Facts) -> list[str]:
     images, classes = sum(one.images for one in facts.splits.values()), len(facts.splits["train"].classes)
     where = f"{machine_name(plan.speeds.device)}, measured on {plan.speeds.since}"
     found = [
-        f"{images:,} images of {classes:,} classes; more about them: {shlex.join([NAME, 'data', 'check', wish.path])}",
+        f"{counted(images, 'image')} of {counted(classes, 'class')}; more about them: "
+        + shlex.join([NAME, "data", "check", wish.path]),
         f"Written by: {wish.command}",
         f"{duration_line(plan.duration(plan.longest), where)}.",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from fusiondistill.checkpoints import MODEL
 from fusiondistill.config import ModelConfig
-from fusiondistill.report.words import counted
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.prepared import Prepared
 from fusiondistill_runner.driving.tasks import tasks_of
 from fusiondistill_runner.forecasting.assumptions import Cluster, Times, parse_cluster, read_times
@@ -86,7 +86,7 @@ class Forecast:
             return []
         measured = len(self.stages) - self.assumed
         source = f"{self.assumed} assumed (--times), {measured} measured" if self.assumed else "measured"
-        what = f"simulated as the driver would run it, {len(self.stages)} stages"
+        what = f"simulated as the driver would run it, {counted(len(self.stages), 'stage')}"
         head = f"{what}, times {source}; start of Ray not counted:"
         lines = [f"  {cluster.label}: {_line(schedule)}" for cluster, schedule in self.schedules]
         by_key = {stage.digest: stage for stage in self.stages}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.dispatcher import GRACE, Counts, Dispatcher
 from fusiondistill_runner.driving.scheduler import Reservation, Scheduler
 from fusiondistill_runner.driving.tasks import search_of
@@ -141,7 +142,9 @@ def simulate(
         raise ValueError(f"a schedule needs at least one worker, not {count}")
     widest = max((job.workers for job in jobs), default=1)
     if widest > count:
-        raise ValueError(f"resources.workers_per_run is {widest}, but only {count} workers fit")
+        raise ValueError(
+            f"resources.workers_per_run is {widest}, but only {counted(count, 'worker fits', 'workers fit')}"
+        )
     return Schedule(count, tuple(_Simulation(jobs, nodes, group_size, most, at_once).run()))
 
 

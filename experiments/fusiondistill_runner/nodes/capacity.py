@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 from fusiondistill_runner.nodes.cluster import Node, Share, described, nodes_of, share_of, slots, slots_on
 from fusiondistill_runner.nodes.node_checks import NodeAnswer, NodeSurvey
 
@@ -67,7 +68,9 @@ class Capacity:
             if not asked or (enough and waited > ANSWER):
                 return answers
             if waited > LONGEST:
-                raise ConnectionError(f"{len(asked)} nodes gave no answer within {LONGEST:g} s: look at their Ray logs")
+                raise ConnectionError(
+                    f"{counted(len(asked), 'node')} gave no answer within {LONGEST:g} s: look at their Ray logs"
+                )
             check()
             self.ray.wait(asked, num_returns=len(asked), timeout=1)
 

@@ -12,7 +12,8 @@ from typing import Any
 from fusiondistill import NAME
 from fusiondistill.code import code_digest
 from fusiondistill.config import Resources
-from fusiondistill_runner.nodes.cluster import Node, nodes_of, on_node, share_of, slots
+from fusiondistill.counting import counted
+from fusiondistill_runner.nodes.cluster import Node, check_together, described, nodes_of, on_node, share_of, slots
 from fusiondistill_runner.nodes.node_checks import Needs
 
 __all__ = ["Facts", "NodeFacts", "Wanted", "asked_of", "complaints", "gather", "lines"]
@@ -149,11 +150,9 @@ def _holds(node: NodeFacts, resources: Resources) -> bool:
 def _about_room(facts: Facts, resources: Resources) -> list[str]:
     offers = [node.resources for node in facts.nodes]
     try:
-        room = slots(share_of(resources, offers), offers)
+        check_together(resources, slots(share_of(resources, offers), offers), f"(nodes: {described(offers)})")
     except ValueError as error:
         return [str(error)]
-    if resources.workers_per_run > room:
-        return [f"resources.workers_per_run is {resources.workers_per_run}, but only {room} workers fit: lower it"]
     return []
 
 
@@ -213,7 +212,7 @@ def _about_data(there: Mapping[str, Any], needs: Needs) -> Iterator[str]:
 
 def lines(facts: Facts, wanted: Wanted) -> Iterator[str]:
     """The findings, up to two lines for each node."""
-    count = f"{len(facts.nodes)} nodes" if len(facts.nodes) > 1 else "1 node"
+    count = counted(len(facts.nodes), "node")
     yield f"{count} at {facts.address}; token authentication {'off' if facts.open else 'on'}"
     yield "here: " + ", ".join(f"{name} {version}" for name, version in facts.here["versions"].items())
     for node in facts.nodes:

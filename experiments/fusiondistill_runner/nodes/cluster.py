@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 
 __all__ = [
     "Node",
     "Share",
+    "check_here",
+    "check_together",
     "described",
     "labels_of",
     "nodes_of",
@@ -80,6 +84,27 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
             "lower resources.cpus_per_worker or resources.gpus_per_worker"
         )
     return count
+
+
+def check_here(resources: Resources) -> None:
+    """Refuse a worker that this machine can never hold, before a Ray of its own starts and before the store is touched.
+
+    Raises:
+        ValueError: as :func:`slots`; or one training needs more workers than fit.
+    """
+    import torch
+
+    here = [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}]
+    check_together(resources, slots(share_of(resources, here), here), f"(nodes: {described(here)})")
+
+
+def check_together(resources: Resources, room: int, where: str) -> None:
+    """Raise ValueError where the workers of one training are more than ``room``, which is there ``where``."""
+    if resources.workers_per_run > room:
+        raise ValueError(
+            f"resources.workers_per_run is {resources.workers_per_run}, but only "
+            f"{counted(room, 'worker fits', 'workers fit')} {where}; lower it, or what a worker holds (resources)"
+        )
 
 
 def described(nodes: Sequence[Mapping[str, float]]) -> str:

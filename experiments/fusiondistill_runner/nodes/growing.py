@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fusiondistill.config import Resources
+from fusiondistill.counting import counted
 from fusiondistill_runner.nodes.cluster import Node, Share, described, nodes_of, share_of, slots_on
 
 __all__ = ["enough_nodes", "patience"]
@@ -93,7 +94,7 @@ def _wait_for_room(
         if time.monotonic() > limit:
             break
         if not told:
-            say(f"asked the cluster for room for {wanted} workers of {worker}")
+            say(f"asked the cluster for room for {counted(wanted, 'worker')} of {worker}")
             told = True
         time.sleep(1)
     if not room:
@@ -103,4 +104,4 @@ def _wait_for_room(
             "(/tmp/ray/session_latest/logs/monitor.log on the head): quota, image, credentials, and whether any node "
             "type has that much"
         )
-    say(f"after {patience():g} s there is room for {room} of {wanted} workers; going on with these")
+    say(f"after {patience():g} s there is room for {room} of {counted(wanted, 'worker')}; going on with these")

@@ -74,8 +74,14 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
     path = root / ".lock"
     with contextlib.ExitStack() as stack:
         with locations.naming_full_disk(str(path), 100):
-            root.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.open("a+b", buffering=0))
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context(path.open("a+b", buffering=0))
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                why = f"{error.strerror}: {error.filename}"
+                raise ValueError(f"the store {location} takes no files ({why}): give another --store") from error
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -89,6 +95,10 @@ def _locked(root: Path, location: str) -> Iterator[Callable[[], None]]:
             lock.truncate(0)
             lock.write(identity().encode())
         yield _LockCheck(path, lock, location)
+
+
+_REFUSED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS)
+"""Why a folder cannot be made or written, for good."""
 
 
 def _name_in(lock: IO[bytes]) -> str:

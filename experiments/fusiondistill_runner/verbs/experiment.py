@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from fusiondistill_runner.command import local_option, overrides_option, store_option, verb, yes_option
+from fusiondistill_runner.command import local_option, overrides_option, store_option, tell, verb, yes_option
 from fusiondistill_runner.session import execute, headlines, said_before, stage_lines, summary_lines
 
 
@@ -127,7 +127,7 @@ def plan_verb(
     stages = (stage_lines if listed else summary_lines)(prepared)
     before = (*said_before(prepared), *headlines(prepared), *map(str, changed))
     for line in (*before, *stages, *costs, *simulated.lines()):
-        click.echo(line)
+        tell(line)
     if not listed:
         click.echo("--stages lists the stages")
 
@@ -139,17 +139,18 @@ def plan_verb(
 def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
     """Check a config: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
 
-    Images that are fetched by their name are left to ``plan``: only a data set with a root is read. What --show prints
-    is a config that makes the same stages; of a sweep one for each point.
+    Published images, which are fetched by their name, are left to ``plan``: only a data set with a root, or of a
+    plugin, is read. What --show prints is a config that makes the same stages; of a sweep one for each point.
     """
     from fusiondistill import config_file
+    from fusiondistill.sources import SOURCES
     from fusiondistill_runner.driving.prepared import look_for_data, prepare
 
     checked, points = config_file.load_points(config, overrides)
-    at_roots = all(point.data.place for point in points)
-    notes = prepare(config, overrides).notes if at_roots else look_for_data(points)
-    if not at_roots:
-        fetched = ", ".join(sorted({point.data.name for point in points if not point.data.place}))
+    named = {point.data.name for point in points if not (point.data.place or SOURCES[point.data.name].plugin)}
+    notes = look_for_data(points) if named else prepare(config, overrides).notes
+    if named:
+        fetched = ", ".join(sorted(named))
         notes = (*notes, f"the images of {fetched}, which are found by their name, are not looked at: plan does that")
     if show:
         from fusiondistill.resolved import resolved_text
@@ -157,5 +158,5 @@ def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
         click.echo(resolved_text(config, points, notes), nl=False)
         return
     for text in notes:
-        click.echo(f"note: {text}")
+        tell(f"note: {text}")
     click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from fusiondistill import config_file, safe_yaml
 from fusiondistill.config import DataConfig
+from fusiondistill.counting import counted
 from fusiondistill.data.guessing import keys_for
 from fusiondistill.data.inspection import Copy, Facts, SplitFacts, inspect
 from fusiondistill.data.resizing import listed
@@ -96,7 +97,8 @@ def lines(facts: Facts) -> Iterator[str]:
     """The facts for people, at most 80 columns wide where names are short; what to write can be pasted as it stands."""
     counts = ", ".join(f"{name} {one.images:,}" for name, one in facts.splits.items())
     classes = list(facts.splits["train"].classes)
-    yield f"{sum(one.images for one in facts.splits.values()):,} images ({counts}), {len(classes):,} classes"
+    images = counted(sum(one.images for one in facts.splits.values()), "image")
+    yield f"{images} ({counts}), {counted(len(classes), 'class')}"
     yield from _classes(facts, classes)
     yield from _about("sizes", _sizes(facts))
     modes = sum((one.modes for one in facts.splits.values()), type(facts.sizes)())
@@ -151,7 +153,9 @@ def _sizes(facts: Facts) -> str:
 def _copies(copies: list[Copy], root: str) -> Iterator[str]:
     """How many images are there more than once; examples, those in two splits and with two labels apart."""
     extra = sum(len(copy.where) - 1 for copy in copies)
-    yield from _about("copies", f"{extra:,} images are copies of others, pixel by pixel")
+    yield from _about(
+        "copies", counted(extra, "image is a copy of another", "images are copies of others") + ", pixel by pixel"
+    )
     groups = dict[str, list[Copy]]()
     for copy in copies:
         apart = [f"{len(set(several)) > 1:d}" for several in (copy.splits, copy.classes)]
@@ -182,7 +186,7 @@ def _balance(facts: Facts) -> str:
     judged = facts.splits.get("test", facts.splits["train"])
     share = 100 * judged.classes.get(most, 0) / max(1, judged.images)
     if counts[most] == counts[fewest]:
-        return f"each class has {counts[most]:,} training images"
+        return f"each class has {counted(counts[most], 'training image')}"
     return (
         f"largest class {most} ({counts[most]:,}), smallest {fewest} ({counts[fewest]:,}){ratio}; always saying "
         f"{most} is right in {share:.1f} % of the {'test ' if judged is not facts.splits['train'] else ''}images"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError, checkpoint_digest
+from fusiondistill.counting import counted
 from fusiondistill.exporting import Results, Trained, check_target, export, form_of, size_of
 from fusiondistill.report.answers import ONE_CLASS
 from fusiondistill.report.grid import escaped, markdown_grid
@@ -248,8 +249,8 @@ def _text(group: Group, name: str, seed: int, known: Mapping[str, float], traini
         parts += [f"### {escaped(kind_title(other.kind))}", markdown_grid(answer_grid(other))]
     size = f" of {group.size} pixels" if group.size else ""
     trained = f" Trained on {training}." if training else ""
-    counts = sorted({f"{group.images[name]:,}" for name in group.degradations if group.levels[name]})
-    parts += ["## Data", escaped(f"{group.dataset}{size}: {' or '.join(counts) or 'no'} test images.{trained}")]
+    counts = sorted({counted(group.images[name], "test image") for name in group.degradations if group.levels[name]})
+    parts += ["## Data", escaped(f"{group.dataset}{size}: {' or '.join(counts) or 'no test images'}.{trained}")]
     if lines := protocol_lines(group.protocol, group.select):
         parts += ["## Protocol", f"{escaped(group.protocol)}:\n\n" + "\n".join(f"- {escaped(line)}" for line in lines)]
     return "\n\n".join(parts)

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import click
 
+from fusiondistill.counting import counted
 from fusiondistill_runner.storage.best import model_place, stood_for
 from fusiondistill_runner.storage.store import Store
 
@@ -89,10 +90,10 @@ def predict_files(
         click.echo(f"note: {text}", err=True)
     if failed:
         nothing = "" if predictions or out is None else f"; {out} is not written"
-        click.echo(f"passed over: {failed:,} of {len(found.files):,} files{nothing}", err=True)
+        click.echo(f"passed over: {failed:,} of {counted(len(found.files), 'file')}{nothing}", err=True)
     if predictions and out is not None:
         prediction_table.write(out, predictions)
-        click.echo(f"written: {out} ({len(predictions):,} images)")
+        click.echo(f"written: {out} ({counted(len(predictions), 'image')})")
     for line in prediction_table.lines(predictions) if predictions and out is None else ():
         click.echo(line)
     return not failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusiondistill.counting import counted
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.trials import search_name
 from fusiondistill_runner.searching.search_results import best_config
@@ -47,8 +48,8 @@ def search_end(store: Store, plan: Plan, *, ranked: bool) -> list[str]:
         outcome = manifest["outcome"]
         minutes = manifest["training_seconds"] / 60
         lines.append(
-            f"{stage.name}, seed {stage.seed}: {outcome['trials']} trials, {outcome['stopped']} stopped early, "
-            f"{minutes:.1f} worker-minutes of training; {_importance(outcome)}"
+            f"{stage.name}, seed {stage.seed}: {counted(outcome['trials'], 'trial')}, {outcome['stopped']} stopped "
+            f"early, {minutes:.1f} worker-minutes of training; {_importance(outcome)}"
         )
         searched = next((one.of for one in plan.config.search if stage.name == search_name(one.of)), None)
         if searched is None:

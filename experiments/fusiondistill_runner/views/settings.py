@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fusiondistill.config import Config, chosen_by, held_out_of
+from fusiondistill.counting import counted
 from fusiondistill.degradation_config import ids_in
 from fusiondistill.degradations import PAPER_DEGRADATIONS
 
@@ -60,7 +61,7 @@ def _named(value: Any) -> Any:
 
 def _training(config: Mapping[str, Any], needed: Table, own_split: bool) -> str:
     data = config["data"]
-    images = f"{data['train_images']:,} training images" if data.get("train_images") else "all training images"
+    images = counted(data["train_images"], "training image") if data.get("train_images") else "all training images"
     held_out = held_out_of(data.get("validation"), config["protocol"])
     less = f", {100 * held_out:.3g} % of them held out" if held_out and not own_split else ""
     less += ", judged on the set's own validation split" if own_split else ""
@@ -79,7 +80,7 @@ def _deviations(config: Mapping[str, Any], needed: Table, select: str) -> Iterat
     data, evaluation = config["data"], config["evaluation"]
     for name in ("train_images", "test_images"):
         if data.get(name):
-            yield f"only {data[name]:,} {name.replace('_images', '')} images"
+            yield f"only {counted(data[name], name.replace('_images', ' image'))}"
     if data.get("validation"):
         yield f"{100 * data['validation']:.3g} % of the training images held out"
     given = config.get("degradations") or []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusiondistill import NAME, safe_yaml
 from fusiondistill.checkpoints import CheckpointError
+from fusiondistill.counting import counted
 from fusiondistill.locations import side_by_side
 from fusiondistill.merging import chosen_text
 from fusiondistill.report.words import protocol_line
@@ -197,7 +198,9 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
     if searches:
         minutes = sum(m["training_seconds"] for m in searches) / 60
         count = sum(m["outcome"]["trials"] for m in searches)
-        said["cost of the search"] = f"{count} trials in {len(searches)} searches, {minutes:.1f} worker-minutes"
+        said["cost of the search"] = (
+            f"{counted(count, 'trial')} in {counted(len(searches), 'search')}, {minutes:.1f} worker-minutes"
+        )
     if manifests:
         versions = sorted({f"{k} {v}" for m in manifests for k, v in m.get("versions", {}).items()})
         trainings = [m for m in manifests if m["kind"] == "train"]
@@ -206,10 +209,14 @@ def _of_stages(manifests: Sequence[Mapping[str, Any]], plans: Sequence[Mapping[s
         said["versions"] = ", ".join([*versions, *sorted({p["versions"] for p in plans if "versions" in p})])
         said["hardware"] = "; ".join(sorted({_hardware(m) for m in manifests if "device" in m}))
         fed = Counter(m["images_in"] for m in trainings if "images_in" in m)
-        said["training images"] = ", ".join(f"in {place} ({count} trainings)" for place, count in sorted(fed.items()))
+        said["training images"] = ", ".join(
+            f"in {place} ({counted(count, 'training')})" for place, count in sorted(fed.items())
+        )
         said["memory layout"] = _layouts(trainings)
         besides = ", beside those of the search" if searches else ""
-        said["time spent training"] = f"{training / 60:.1f} worker-minutes in {len(trainings)} trainings{besides}"
+        said["time spent training"] = (
+            f"{training / 60:.1f} worker-minutes in {counted(len(trainings), 'training')}{besides}"
+        )
     return said
 
 
@@ -223,7 +230,7 @@ def made_by(codes: Mapping[str, int]) -> str:
     """Which code made the stages, in words; empty where no manifest names it."""
     if len(codes) < 2:
         return "".join(codes)
-    each = ", ".join(f"{code} made {count} stage{'' if count == 1 else 's'}" for code, count in sorted(codes.items()))
+    each = ", ".join(f"{code} made {counted(count, 'stage')}" for code, count in sorted(codes.items()))
     return f"made by {len(codes)} versions of the code: {each}"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+from fusiondistill.counting import counted
 from fusiondistill_runner.driving.queue import Event
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import JUDGING
@@ -121,7 +122,7 @@ class Display:
             return
         detail = progress({name: facts[name] for name in _KEPT if name in facts})
         detail = f" ({detail})" if detail else ""
-        self.say(f"{self._clock()} {name}: done{detail}; {done} of {self.total} stages, {self._left()}")
+        self.say(f"{self._clock()} {name}: done{detail}; {done} of {counted(self.total, 'stage')}, {self._left()}")
 
     def _due(self, event: Event) -> bool:
         """Whether a plain line is due: every ten seconds for each stage, and once where a resumed stage goes on."""
@@ -183,7 +184,7 @@ class Display:
 
         done = self.total - len(self.missing)
         waiting = [s for d, s in self.missing.items() if d not in self.running]
-        title = f"{self.plan.config.experiment}: {done} of {self.total} stages, {self._left()}"
+        title = f"{self.plan.config.experiment}: {done} of {counted(self.total, 'stage')}, {self._left()}"
         running = [(self.plan.labels[one.stage.digest], one.worker, one.facts) for one in list(self.running.values())]
         table = running_table(title, running)
         if waiting:

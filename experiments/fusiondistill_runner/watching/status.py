@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from fusiondistill.checkpoints import MANIFEST, CheckpointError
-from fusiondistill.report.words import counted
+from fusiondistill.counting import counted
 from fusiondistill_runner.planning.specs import JUDGING
 from fusiondistill_runner.storage.best import BEST, FACTS, named_best
 from fusiondistill_runner.storage.noted_plans import holds_plans, plans
@@ -176,7 +176,7 @@ def _name(stage: Mapping[str, Any]) -> str:
 def _head(seen: Seen, plan: Mapping[str, Any]) -> str:
     directories = [stage["directory"] for stage in plan["stages"]]
     stored = sum(directory in seen.seconds for directory in directories)
-    return f"{plan['experiment']}: {stored} of {len(directories)} stages stored in {seen.location}"
+    return f"{plan['experiment']}: {stored} of {counted(len(directories), 'stage')} stored in {seen.location}"
 
 
 def _cost(seen: Seen) -> str:
