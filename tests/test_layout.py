@@ -30,6 +30,7 @@ from shelf import Shelf
 from toy_training import Toy, make_recipe, make_set
 
 CPU = torch.device("cpu")
+IN_SPACE = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(1, (2, 4)), nn.Conv3d(2, 2, 3))
 PATCHES = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.Linear(4, 4))
 CONFIG = """
 experiment: laid-out
@@ -43,8 +44,14 @@ base: {epochs: 2, batch_size: 20KEY}
 
 @pytest.mark.parametrize(
     ("network", "faster"),
-    [(Toy(0), True), (build_model("cifar_resnet8", 3), True), (PATCHES, False), (nn.Linear(3, 3), False)],
-    ids=["convolution", "resnet", "patches", "linear"],
+    [
+        (Toy(0), True),
+        (build_model("cifar_resnet8", 3), True),
+        (PATCHES, False),
+        (nn.Linear(3, 3), False),
+        (IN_SPACE, False),
+    ],
+    ids=["convolution", "resnet", "patches", "linear", "3-D too"],
 )
 def test_the_rule_goes_by_the_network(network: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
