@@ -98,7 +98,8 @@ def test_each_kind_of_layer_moves_by_its_matrix(static: bool, last: bool) -> Non
     torch.manual_seed(4)
     layers = nn.ModuleList([
         nn.Conv2d(4, 6, 3), nn.Conv2d(8, 6, 3, groups=2), nn.Conv2d(6, 6, (3, 1), groups=6), nn.Conv2d(5, 3, 1),
-        nn.ConvTranspose2d(4, 5, 2), nn.Conv3d(2, 3, 2), nn.Linear(4, 6), nn.MultiheadAttention(4, 2), nn.Embedding(5, 4),
+        nn.ConvTranspose2d(4, 5, 2), nn.Conv3d(2, 3, 2), nn.Linear(4, 6), nn.MultiheadAttention(4, 2),
+        nn.Embedding(5, 4),
     ])  # fmt: skip
     for layer in layers:
         if last and not isinstance(layer, nn.Conv3d):
