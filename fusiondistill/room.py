@@ -75,7 +75,8 @@ def check_room(
     )
     raise BatchTooLarge(
         f"a batch of {batch_size * workers:,} images{of_each} needs at least "
-        f"{_gigabytes(each * batch_size + weights)} on {device}{shared}, where {_gigabytes(max(0, free))} are free: {advice}"
+        f"{_gigabytes(each * batch_size + weights)} on {device}{shared}, where {_gigabytes(max(0, free))} are free: "
+        f"{advice}"
     )
 
 
