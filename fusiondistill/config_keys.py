@@ -20,6 +20,7 @@ from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.loss import Loss
 from fusiondistill.methods import METHODS, Combined, Inference, Merge, Merged, Trained
 from fusiondistill.recipe import Recipe
+from fusiondistill.recipes import RECIPES
 from fusiondistill.registry import close_to
 from fusiondistill.resolution import resolve
 from fusiondistill.safe_yaml import mapping
@@ -87,7 +88,8 @@ def _methods(row: str) -> Iterator[Key]:
         f"{METHOD} (mapping): settings laid over a built-in row ({rows}). A key that is null keeps its "
         "value; start, teachers and inference are taken away by null",
     )
-    yield Key((METHOD, "recipe"), "recipe (text) = null: whose defaults its recipe has; default: the config's")
+    recipes = " or ".join(RECIPES)
+    yield Key((METHOD, "recipe"), f"recipe ({recipes}) = null: whose defaults its recipe has; default: the config's")
     fields = {**Merged.model_fields, **Trained.model_fields, "of": Combined.model_fields["of"]}
     for key in dict.fromkeys([*_FIRST, *fields]):
         yield from _key((METHOD, key), fields[key], resolve({}).settings.get(row, {}), row)

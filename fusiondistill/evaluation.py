@@ -19,6 +19,7 @@ from fusiondistill.level_draws import degraded, level_address, random_levels
 from fusiondistill.models.whole import names_of, single_apart, together
 from fusiondistill.randomness import key, permutation
 from fusiondistill.registry import WrongResult
+from fusiondistill.room import check_judging
 from fusiondistill.statistics import expected_calibration_error
 
 __all__ = [
@@ -212,7 +213,7 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
     """
     if any(len(images) != len(labels) for images in levels):
         raise ValueError(f"{len(labels)} labels for levels of {[len(images) for images in levels]} images")
-    size, device = _whole_pieces(model, batch_size, levels[0]), _device(model)
+    size, device = _whole_pieces(model, batch_size, levels[0], len(labels)), _device(model)
 
     order = _order(model, len(labels))
 
@@ -226,7 +227,8 @@ def judge_images(model: nn.Module, levels: Sequence[torch.Tensor], labels: torch
 
 def _views(model: nn.Module, image_set: ImageSet, conditions: Conditions, order: torch.Tensor | None) -> _Views:
     """For each batch its labels and, one after another, its images at each level, all on the model's device."""
-    size, device = _whole_pieces(model, conditions.batch_size, image_set.gather([0])[0]), _device(model)
+    one, device = image_set.gather([0])[0], _device(model)
+    size = _whole_pieces(model, conditions.batch_size, one, len(image_set))
     for start in range(0, len(image_set), size):
         rows = torch.arange(start, min(start + size, len(image_set)))
         rows = rows if order is None else order[rows]
@@ -263,10 +265,16 @@ def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
     return nll.float(), logarithms.amax(1).exp().float()
 
 
-def _whole_pieces(model: nn.Module, batch_size: int, images: torch.Tensor) -> int:
-    """The batch size, rounded up to whole pieces of the model, so that only the last piece needs padding."""
+def _whole_pieces(model: nn.Module, batch_size: int, images: torch.Tensor, count: int) -> int:
+    """The batch size, rounded up to whole pieces of the model, so that only the last piece needs padding.
+
+    Args:
+        images: some like those that are to be judged.
+        count: of all of them.
+    """
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; at least 2 images are needed for a forward pass")
+    check_judging(images.shape[1:], min(batch_size, count), _device(model))
     piece = piece_of(model, *images.shape[2:])
     return -(-batch_size // piece) * piece
 

@@ -57,6 +57,7 @@ class Training:
         rank, world_size: this worker's place among those that share every batch.
         sync_batchnorm: see :func:`fusiondistill.wrapping.synchronised`.
         limit: bytes that the images may take in memory, see :func:`fusiondistill.feeding.fed`; changes no result.
+        share: of a GPU that is this process' own, where several share it; for the check that a step has room.
         capture, taught_by, span: see :func:`fusiondistill.training.train`.
         together: the names of the teachers that teach each image together, where ``taught_by`` says so.
     """
@@ -74,6 +75,7 @@ class Training:
     sync_batchnorm: bool = False
     limit: int | None = None
     capture: bool = True
+    share: float = 1.0
     taught_by: str = "degradation"
     together: tuple[str, ...] = ()
     span: tuple[int, int] | None = None
@@ -108,7 +110,7 @@ class Training:
         Raises:
             BatchTooLarge: a step does not fit the device's memory.
         """
-        self._check_room(network)
+        self._check_room(network, teachers)
         here = self.laid_out(network, start)
         with kept_memory(self.device):
             return train(
@@ -127,12 +129,11 @@ class Training:
                 say=say,
             )
 
-    def _check_room(self, network: nn.Module) -> None:
+    def _check_room(self, network: nn.Module, teachers: Sequence[nn.Module]) -> None:
         own = -(-self.recipe.batch_size // self.world_size)
         size, parts = self.images.gather([0])[0].shape[1:], max(1, len(self.degradations))
-        check_room(
-            network, size, min(own, len(self.images)), parts, self.device, self.recipe.precision, self.world_size
-        )
+        batch, precision = min(own, len(self.images)), self.recipe.precision
+        check_room(network, size, batch, parts, self.device, precision, self.world_size, teachers, self.share)
 
     def laid_out(self, network: nn.Module, start: Progress | None = None) -> Training:
         """The training with the memory layout decided: the one that it began in, or the network's on this device.
@@ -236,6 +237,7 @@ def fit(
     device: str | torch.device | None = None,
     protocol: str = "standard",
     flip: bool | None = None,
+    capture: bool = True,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> Fit:
     """Train one network: a row of the table, without Ray, a store or a config.
@@ -263,9 +265,11 @@ def fit(
         device: where to train; None: a GPU if there is one.
         protocol: ``standard`` or ``paper``.
         flip: random horizontal flips; None: what the data set allows.
+        capture: on a GPU: each step as one CUDA graph, where that can be done and pays. Weights differ by rounding.
         on_epoch: called with the progress after each epoch; what it raises ends the training.
 
     Raises:
+        BatchTooLarge: a step does not fit the device's memory.
         ValueError: an unknown name, weights that do not fit, teachers that are missing or not used, a recipe that is
             not admitted.
         NonFiniteLoss: the loss became NaN or infinite.
@@ -283,8 +287,9 @@ def fit(
     if not isinstance(validation, ImageSet) and validation:
         images, held_out = images.holdout(validation, seed)
     training = Training(
-        whole, images, held_out, names, seed, protocol, flip, place, taught_by=taught_by, together=together
-    )
+        whole, images, held_out, names, seed, protocol, flip, place,
+        capture=capture, taught_by=taught_by, together=together,
+    )  # fmt: skip
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         network = _network(start, model, images, seed)
         taught = [_network(one, model, images, seed) for one in _teachers(teachers, training.taught)]

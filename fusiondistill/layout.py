@@ -33,7 +33,12 @@ def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bo
 
 
 def _convolves(network: nn.Module) -> bool:
-    """Whether the network has 2-D convolutions on maps, besides one that cuts the image into patches."""
+    """Whether the network has 2-D convolutions on maps, besides one that cuts the image into patches.
+
+    One with 3-D convolutions beside them does not count: torch cannot lay out its weights so.
+    """
+    if any(weight.ndim == 5 for weight in (*network.parameters(), *network.buffers())):
+        return False
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     return any(layer.kernel_size != layer.stride or layer.kernel_size == (1, 1) for layer in layers)
 

@@ -15,6 +15,8 @@ import torch
 
 __all__ = ["Muon", "is_matrix", "orthogonalised"]
 
+Tensors = list[torch.Tensor]
+
 _LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
 """The odd polynomial of the iteration: it lifts small singular values fast, and leaves all between 0.7 and 1.2."""
 _ROUNDS = 5
@@ -41,7 +43,8 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(_ROUNDS):
         square = x @ x.mT
-        x = _LINEAR * x + (_CUBIC * square + _QUINTIC * square @ square) @ x
+        square = torch.baddbmm(square, square, square, beta=_CUBIC, alpha=_QUINTIC)
+        x = torch.baddbmm(x, square, x, beta=_LINEAR)
     return x.mT if tall else x
 
 
@@ -81,17 +84,23 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(means, group["momentum"])
             torch._foreach_add_(means, grads)
             updates = list(torch._foreach_add(grads, means, alpha=group["momentum"])) if group["nesterov"] else means
-            alike: dict[tuple[int, ...], list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+            alike: dict[tuple[int, int], tuple[Tensors, Tensors]] = defaultdict(lambda: ([], []))
+            vectors, steps = Tensors(), Tensors()
             for weight, update in zip(moved, updates, strict=True):
                 if is_matrix(weight):
-                    alike[len(weight), weight[0].numel()].append((weight, update))
+                    order = _in_memory(weight)
+                    own, theirs = alike[len(weight), weight[0].numel()]
+                    own.append(weight.permute(order))
+                    theirs.append(update.permute(order).flatten(1))
                 else:
-                    _move(weight, update, _VECTORS * group["lr"], group["weight_decay"])
-            for (rows, columns), pairs in alike.items():
-                turned = orthogonalised(torch.stack([update.reshape(rows, columns) for _, update in pairs]))
-                turned = turned * max(1.0, rows / columns) ** 0.5
-                for (weight, _), update in zip(pairs, turned, strict=True):
-                    _move(weight, update.view(weight.shape), group["lr"], group["weight_decay"])
+                    vectors.append(weight)
+                    steps.append(update)
+            if vectors:
+                _move(vectors, steps, _VECTORS * group["lr"], group["weight_decay"])
+            for (rows, columns), (own, theirs) in alike.items():
+                turned = orthogonalised(torch.stack(theirs)) * max(1.0, rows / columns) ** 0.5
+                shaped = [update.view(weight.shape) for weight, update in zip(own, turned, strict=True)]
+                _move(own, shaped, group["lr"], group["weight_decay"])
 
     def _mean(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
@@ -101,8 +110,20 @@ class Muon(torch.optim.Optimizer):
         return mean
 
 
-def _move(weight: torch.Tensor, update: torch.Tensor, rate: float | torch.Tensor, decay: float) -> None:
+def _in_memory(weight: torch.Tensor) -> list[int]:
+    """The dimensions of a weight, those of its columns as they lie in memory: in that order nothing is copied.
+
+    In which order the columns of a matrix are does not matter to a step.
+    """
+    return [0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True)]
+
+
+def _move(weights: Tensors, updates: Tensors, rate: float | torch.Tensor, decay: float) -> None:
     """Take a step, in place; a rate that is a tensor stays on the device."""
+    if isinstance(rate, torch.Tensor) and rate.device.type == "cpu":  # torch's form for lists reads the number there
+        for weight, update in zip(weights, updates, strict=True):
+            weight.mul_(1 - rate * decay).sub_(update * rate)
+        return
     if decay:
-        weight.mul_(1 - rate * decay)
-    weight.sub_(update * rate)
+        torch._foreach_mul_(weights, 1 - rate * decay)
+    torch._foreach_sub_(weights, torch._foreach_mul(updates, rate))

@@ -1,4 +1,4 @@
-"""Whether a training's steps fit the memory of its device, found out before it starts."""
+"""Whether a step, or a batch that is judged, fits the memory of its device, found out before work starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from fusiondistill.memory import free_memory
 from fusiondistill.precision import autocast
 
-__all__ = ["BatchTooLarge", "check_room", "kept_by_a_step"]
+__all__ = ["BatchTooLarge", "check_judging", "check_room", "kept_by_a_step"]
 
 _FEW = 2
 """Images of the pass that is measured; BatchNorm needs two."""
@@ -34,6 +34,8 @@ def check_room(
     device: torch.device,
     precision: str,
     workers: int = 1,
+    teachers: Sequence[nn.Module] = (),
+    share: float = 1.0,
 ) -> None:
     """Refuse a batch whose forward pass alone saves more for the backward pass than the device has free.
 
@@ -49,10 +51,13 @@ def check_room(
         precision: of the training.
         workers: how many share each batch. What is said is of the whole batch, as a recipe has it.
 
+        teachers: whose weights come to the device, too.
+        share: of a GPU that is this process' own, where several share it.
+
     Raises:
         BatchTooLarge: names the largest batch size that would fit.
     """
-    free = free_memory(device)
+    free = _own(device, share) - sum(weight.nbytes for one in teachers for weight in one.parameters())
     if batch_size * parts * image.numel() * 4 * _SURELY < free:
         return
     each = kept_by_a_step(network, image, device, precision) * parts
@@ -66,12 +71,41 @@ def check_room(
     advice = (
         f"a batch_size of {fitting * workers:,} would fit"
         if fitting > 1
-        else "no batch would fit: take a smaller network"
+        else f"no batch would fit: take {'a smaller network' if share == 1 else 'fewer workers on a GPU'}"
     )
     raise BatchTooLarge(
         f"a batch of {batch_size * workers:,} images{of_each} needs at least "
-        f"{_gigabytes(each * batch_size + weights)} on {device}{shared}, where {_gigabytes(free)} are free: {advice}"
+        f"{_gigabytes(each * batch_size + weights)} on {device}{shared}, where {_gigabytes(max(0, free))} are free: "
+        f"{advice}"
     )
+
+
+def check_judging(image: torch.Size, batch_size: int, device: torch.device) -> None:
+    """Refuse a batch to be judged whose images alone do not fit: as bytes, degraded, and as what a network takes.
+
+    Args:
+        image: [3,H,W].
+        batch_size: images of a batch.
+        device: where they are judged.
+
+    Raises:
+        BatchTooLarge: names the largest batch size that would fit.
+    """
+    each, free = image.numel() * (1 + 1 + 4), free_memory(device)
+    if each * batch_size > free:
+        fitting = max(2, int(free * _PART * _PART / each))
+        raise BatchTooLarge(
+            f"a batch of {batch_size:,} images to be evaluated needs at least {_gigabytes(each * batch_size)} on "
+            f"{device}, where {_gigabytes(free)} are free: an evaluation.batch_size of {fitting:,} would fit"
+        )
+
+
+def _own(device: torch.device, share: float) -> int:
+    """Bytes that are free on a device, at most its part of a GPU that processes share."""
+    free = free_memory(device)
+    if share < 1 and device.type == "cuda":
+        return min(free, int(share * torch.cuda.mem_get_info(device)[1]))
+    return free
 
 
 def _gigabytes(count: float) -> str:

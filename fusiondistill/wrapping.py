@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from fusiondistill.batches import Pipeline
 from fusiondistill.recipe import Recipe
@@ -35,28 +36,60 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 def wrapped_student(
     model: nn.Module, recipe: Recipe, pipeline: Pipeline, say: Callable[[str], None]
 ) -> Callable[..., Any]:
-    """The student as the loop calls it: data-parallel and compiled if asked for. State dicts are the bare model's."""
-    wrapped = model
-    if pipeline.world_size > 1:
-        devices = [pipeline.device] if pipeline.device.type == "cuda" else None
-        unused = not recipe.loss.needs.head
-        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
-    return _Compiled(wrapped, say) if recipe.compile else wrapped
+    """The student as the loop calls it: compiled and data-parallel if asked for. State dicts are the bare model's."""
+    wrapped = _Compiled(model, say) if recipe.compile else model
+    if pipeline.world_size == 1:
+        return wrapped
+    devices = [pipeline.device] if pipeline.device.type == "cuda" else None
+    unused = not recipe.loss.needs.head
+    return nn.parallel.DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=unused)
 
 
-class _Compiled:
-    """A compiled network; the network itself from where compiling fails, which a first call with other shapes can."""
+class _Compiled(nn.Module):
+    """A compiled network; the network itself from where compiling fails, which later shapes and backward passes can.
+
+    torch compiles anew for other shapes, and tells of a backward pass that cannot be compiled when it is called for:
+    the first step of each shape is rehearsed, forward and backward, and leaves nothing behind.
+    """
 
     def __init__(self, network: nn.Module, say: Callable[[str], None]) -> None:
+        super().__init__()
         self.network, self.say = network, say
-        self.compiled: Callable[..., Any] | None = torch.compile(network)
+        self.compiled: Callable[..., Any] | None = None
+        try:
+            self.compiled = torch.compile(network)
+        except Exception as error:  # a Python that torch does not compile on
+            self._give_up(error)
+        self._rehearsed: set[tuple[torch.Size, ...]] = set()
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """What the network gives."""
         if self.compiled is not None:
             try:
+                self._rehearse(self.compiled, given, named)
                 return self.compiled(*given, **named)
             except Exception as error:  # compilers raise anything; what the network itself raises, it raises again
-                self.compiled = None
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.say(f"compile failed, training goes on without it: {reason}")
+                self._give_up(error)
         return self.network(*given, **named)
+
+    def _give_up(self, error: Exception) -> None:
+        self.compiled = None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        self.say(f"compile failed, training goes on without it: {reason}")
+
+    def _rehearse(self, compiled: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        shapes = tuple(one.shape for one in given if isinstance(one, torch.Tensor))
+        if shapes in self._rehearsed or not torch.is_grad_enabled():
+            return
+        self._rehearsed.add(shapes)
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        before = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        devices = sorted({weight.device.index for weight in weights if weight.device.type == "cuda"})
+        try:
+            with torch.random.fork_rng(devices):
+                made = [one for one in tree_leaves(compiled(*given, **named)) if one.requires_grad]
+                torch.autograd.grad(made, weights, [torch.zeros_like(one) for one in made], allow_unused=True)
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)

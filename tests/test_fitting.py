@@ -13,6 +13,8 @@ import torch
 import fusiondistill
 from fusiondistill.config_file import parse
 from fusiondistill.data import ImageSet, fingerprint, load_images
+from fusiondistill.fitting import Training
+from fusiondistill.progress import Progress
 from fusiondistill.training import NonFiniteLoss
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.specs import TrainSpec
@@ -33,6 +35,19 @@ expert: {epochs: 1, batch_size: 32}
 fusiondistill: {epochs: 2, batch_size: 32, loss: {kd: 0.5}}
 """
 CPU = torch.device("cpu")
+
+
+def test_fit_says_whether_steps_become_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def run(training: Training, network: Any, *given: Any, **named: Any) -> Progress:
+        seen.append(training.capture)
+        return Progress(best=network.state_dict())
+
+    monkeypatch.setattr(Training, "run", run)
+    for given in ({}, {"capture": False}):
+        fusiondistill.fit({"epochs": 1}, digits(20), model="cifar_resnet8", **given)
+    assert seen == [True, False]
 
 
 def digits(count: int = 120) -> ImageSet:

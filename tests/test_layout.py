@@ -30,6 +30,7 @@ from shelf import Shelf
 from toy_training import Toy, make_recipe, make_set
 
 CPU = torch.device("cpu")
+IN_SPACE = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Unflatten(1, (2, 4)), nn.Conv3d(2, 2, 3))
 PATCHES = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(2), nn.Linear(4, 4))
 CONFIG = """
 experiment: laid-out
@@ -43,8 +44,14 @@ base: {epochs: 2, batch_size: 20KEY}
 
 @pytest.mark.parametrize(
     ("network", "faster"),
-    [(Toy(0), True), (build_model("cifar_resnet8", 3), True), (PATCHES, False), (nn.Linear(3, 3), False)],
-    ids=["convolution", "resnet", "patches", "linear"],
+    [
+        (Toy(0), True),
+        (build_model("cifar_resnet8", 3), True),
+        (PATCHES, False),
+        (nn.Linear(3, 3), False),
+        (IN_SPACE, False),
+    ],
+    ids=["convolution", "resnet", "patches", "linear", "3-D too"],
 )
 def test_the_rule_goes_by_the_network(network: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -127,11 +134,11 @@ def test_a_stage_notes_it_and_keeps_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert manifest["recipe"]["channels_last"] == manifest["spec"]["recipe"]["channels_last"] == "auto"
 
 
-def laid_out(shelf: Shelf, *noted: dict[str, Any]) -> str | None:
+def laid_out(shelf: Shelf, *noted: dict[str, Any], name: str = "row-{}") -> str | None:
     """What a report says of trainings whose manifests note this."""
     for seed, more in enumerate(noted):
         spec = train_stage().spec
-        stage = Stage(f"row-{seed}", seed, spec)
+        stage = Stage(name.format(seed), seed, spec)
         shelf.store.commit(stage, {}, more, new_attempt())
         shelf.plan["stages"].append({"name": stage.name, "kind": "train", "seed": seed, "directory": stage.directory})
     return facts(shelf.store, [shelf.plan]).get("memory layout")
@@ -143,3 +150,5 @@ def test_a_report_of_one_layout_names_it_and_one_that_mixes_says_so(tmp_path: Pa
     assert laid_out(Shelf(tmp_path / "b"), {}) is None
     said = "two layouts, which differ by rounding: channels first: row-1; channels last: row-0, row-2"
     assert laid_out(Shelf(tmp_path / "c"), last, older, last) == said
+    said = "two layouts, which differ by rounding: channels first: base (seed 1); channels last: base (seed 0)"
+    assert laid_out(Shelf(tmp_path / "d"), last, older, name="base") == said

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from fusiondistill.muon import Muon, is_matrix, orthogonalised
+from fusiondistill.training import train
+from fusiondistill_runner.working.train import pack, unpack
+from toy_training import Toy, make_pipeline, make_recipe
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 40), (40, 8), (16, 16)])
@@ -84,3 +89,51 @@ def test_weights_without_a_gradient_stay() -> None:
     moving.grad = torch.eye(3)
     Muon([frozen, moving], 0.1, weight_decay=0.5).step()
     assert torch.equal(frozen, torch.ones(3, 3)) and not torch.equal(moving, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+def test_each_kind_of_layer_moves_by_its_matrix(static: bool, last: bool) -> None:
+    """A grouped and a depthwise convolution, 1x1, with positions and a frozen layer beside, by a decomposition."""
+    torch.manual_seed(4)
+    layers = nn.ModuleList([
+        nn.Conv2d(4, 6, 3), nn.Conv2d(8, 6, 3, groups=2), nn.Conv2d(6, 6, (3, 1), groups=6), nn.Conv2d(5, 3, 1),
+        nn.ConvTranspose2d(4, 5, 2), nn.Conv3d(2, 3, 2), nn.Linear(4, 6), nn.MultiheadAttention(4, 2),
+        nn.Embedding(5, 4),
+    ])  # fmt: skip
+    for layer in layers:
+        if last and not isinstance(layer, nn.Conv3d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layers[0].requires_grad_(False)
+    weights = list(layers.parameters())
+    for weight in weights:
+        weight.grad = torch.randn_like(weight) if weight.requires_grad else None
+    before = [weight.detach().clone() for weight in weights]
+    rate = torch.tensor(0.1) if static else 0.1
+    Muon(weights, rate, nesterov=False, weight_decay=0.5).step()
+    for weight, old in zip(weights, before, strict=True):
+        if weight.grad is None:
+            assert torch.equal(weight, old)
+            continue
+        moved = (weight.detach() - old * (1 - 0.1 * 0.5 * (1 if is_matrix(weight) else 0.5))) / -0.1
+        if not is_matrix(weight):
+            torch.testing.assert_close(moved, 0.5 * weight.grad, rtol=1e-4, atol=1e-4)
+            continue
+        u, s, v = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+        turned = (u.mT @ moved.flatten(1) @ v.mT) / max(1.0, len(weight) / weight[0].numel()) ** 0.5
+        values = turned.diagonal()
+        torch.testing.assert_close(turned, torch.diag_embed(values), rtol=0, atol=2e-3)
+        assert float(values[s > 0.1 * s[0]].min()) > 0.6 and float(values.max()) < 1.25
+
+
+def test_a_training_goes_on_where_it_stopped_to_the_bit() -> None:
+    """The state of the optimiser goes through the store's form, and comes back in another memory layout."""
+    recipe = make_recipe(3, "muon", feature=1.0)
+    whole, half = (dict[str, Any](start=None, seen=[]) for _ in range(2))
+    pipeline = make_pipeline(("noise", "blur"), channels_last=True)
+    for run, starts in ((whole, [None]), (half, [None, 2])):
+        for at in starts:
+            start = None if at is None else unpack(pack(run["seen"][at - 1]))
+            train(Toy(1), recipe, pipeline, seed=0, teachers=[Toy(2), Toy(3)], start=start, on_epoch=run["seen"].append)
+    ends = [run["seen"][-1].model for run in (whole, half)]
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())

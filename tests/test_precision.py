@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import pytest
@@ -127,12 +128,13 @@ def test_a_loss_that_is_not_finite_under_bf16_has_the_hint_to_try_fp32(name: str
     assert ("try precision: fp32 instead of bf16" in str(caught.value)) is hint
 
 
-def test_a_failed_compile_says_why_and_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_failed_compile_says_why_and_training_goes_on(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(network: nn.Module) -> Any:
         def call(*given: Any, **named: Any) -> Any:
             raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nset TORCH_LOGS")
 
-        return call
+        return call() if at_once else call
 
     monkeypatch.setattr(torch, "compile", compiled)
     said: list[str] = []
@@ -141,3 +143,34 @@ def test_a_failed_compile_says_why_and_training_goes_on(monkeypatch: pytest.Monk
     plain = train(Toy(1), make_recipe(epochs=2), make_pipeline(()), seed=0)
     assert said == ["compile failed, training goes on without it: InvalidCxxCompiler: no working C++ compiler"]
     assert all(torch.equal(tensor, found.model[key]) for key, tensor in plain.model.items())
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_a_backward_pass_that_cannot_be_compiled_leaves_nothing_behind(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the first shape or of the short last batch; torch compiles it when the loop asks for gradients."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    def backward(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        if size in inputs[-1].shape:
+            raise RuntimeError(f"no code for {size} images\nset TORCH_LOGS")
+        return graph.forward
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: graph.forward, bw_compiler=backward)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, dynamic=False))
+    said: list[str] = []
+    found, plain = (
+        train(noisy(), recipe, make_pipeline(()), seed=0, say=said.append)
+        for recipe in (make_recipe(epochs=2).model_copy(update={"compile": compiled}) for compiled in (True, False))
+    )
+    assert len(said) == 1 and f"no code for {size} images" in said[0] and "\n" not in said[0]
+    for name, tensor in plain.model.items():
+        torch.testing.assert_close(found.model[name], tensor, msg=name)
+
+
+def noisy() -> Toy:
+    """With statistics and dropout, which a rehearsal would change."""
+    model = Toy(1)
+    model.norm = nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.3))
+    return model

@@ -98,6 +98,8 @@ def test_the_first_worker_brings_along_all_that_the_plan_needs() -> None:
     assert keys(rules.offer()) == ["base"]
     assert shapes(rules.start({"n": 16}, Counts(1, 0, 0), 0)) == [("group", 4, "n")]
     assert rules.start({"n": 16}, Counts(1, 0, 0), 0) == []
+    # What more is wanted later comes on top of them, and does not bring them along again.
+    assert shapes(rules.start({"n": 16}, Counts(1, 6, 1), 0)) == [("group", 2, "n")]
     wide = Scheduler([job("x", "evaluate"), job("y", "evaluate"), job("z", "evaluate")], (), group_size=8, most=None,
                      at_once=True)  # fmt: skip
     wide.offer()

@@ -172,8 +172,11 @@ def _prepared(
     place = Store(store or f"runs/{config.experiment}")
     roots = tuple((found.fingerprint, _absolute(one.place)) for one, found in outside.data.items() if one.place)
     sets = tuple((d, absolute(folder)) for (folder, _), found in outside.corruptions.items() for d in found.values())
-    batch, capture = config.evaluation.batch_size, config.resources.capture
-    context = Context(absolute(place.location), roots, sets, batch, outside.plugins, capture=capture)
+    batch, resources = config.evaluation.batch_size, config.resources
+    share = min(1.0, resources.gpus_per_worker or 1.0)
+    context = Context(
+        absolute(place.location), roots, sets, batch, outside.plugins, capture=resources.capture, share=share
+    )
     facts, notes, about = DataFacts(outside.networks.read), list[str](outside.networks.notes), list[Summary]()
     origins = dict[str, str]()
     for plan in plans:

@@ -165,7 +165,8 @@ class Scheduler(Generic[T]):
         wanted = to_train + counts.others - counts.idle - self.on_their_way
         if wanted > 0:
             kind: Literal["group", "task"] = "group" if to_train else "task"
-            wanted = max(wanted, self._to_come() if self.at_once and kind == "group" else 0)
+            if self.at_once and kind == "group":
+                wanted = max(wanted, self._to_come() - self._trainers())
             started += self._start_pulling(kind, min(wanted, self.free(nodes)), nodes, now)
         return started
 
@@ -178,6 +179,10 @@ class Scheduler(Generic[T]):
             if task.kind == "search" or (task.kind == "train" and task.workers == 1):
                 width[away[key]] += task.trials
         return max(width.values(), default=0)
+
+    def _trainers(self) -> int:
+        """How many workers there are that may train, those on their way too."""
+        return sum(one.slots for one in self.reservations.values() if one.kind == "group")
 
     def free(self, nodes: Mapping[str, int]) -> int:
         """How many slots are free on these nodes together."""

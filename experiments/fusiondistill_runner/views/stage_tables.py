@@ -236,14 +236,18 @@ def made_by(codes: Mapping[str, int]) -> str:
 
 def _layouts(trainings: Sequence[Mapping[str, Any]]) -> str:
     """The memory layouts of trainings; which training had which, where a table mixes them."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[tuple[str, int], None]] = {}
     for one in trainings:
         last = one.get("channels_last", (one.get("recipe") or {}).get("channels_last"))  # older ones took the recipe's
         if isinstance(last, bool):
-            found.setdefault("channels last" if last else "channels first", {})[one["name"]] = None
+            found.setdefault("channels last" if last else "channels first", {})[one["name"], one["seed"]] = None
     if len(found) < 2:
         return "".join(found)
-    each = "; ".join(f"{layout}: {', '.join(names)}" for layout, names in sorted(found.items()))
+    times = Counter(name for which in found.values() for name, _ in which)
+    each = "; ".join(
+        f"{layout}: {', '.join(name if times[name] == 1 else f'{name} (seed {seed})' for name, seed in which)}"
+        for layout, which in sorted(found.items())
+    )
     return f"two layouts, which differ by rounding: {each}"
 
 

@@ -59,6 +59,8 @@ class Context:
     worker: str = "local"
     capture: bool = True
     """Whether training steps on CUDA become graphs."""
+    share: float = 1.0
+    """Of a GPU that is a worker's own."""
 
     def root(self, data: DataSpec) -> Place:
         """Where the files of a data set lie; None: where the data set is by default."""

@@ -13,6 +13,8 @@ __all__ = ["describe"]
 
 def describe(problem: Exception) -> str:
     """An error as a user should read it: one line where the project or a plugin raised it, else the traceback's end."""
+    import torch
+
     from fusiondistill.checkpoints import CheckpointError
     from fusiondistill.data import DataError
     from fusiondistill.room import BatchTooLarge
@@ -24,4 +26,7 @@ def describe(problem: Exception) -> str:
         return str(problem)
     if at := blamed(problem):
         return at
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(problem):
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        return f"out of memory: lower the method's batch_size, or evaluation.batch_size where it evaluates ({reason})"
     return "".join(traceback.format_exception(problem)[-4:]).strip()

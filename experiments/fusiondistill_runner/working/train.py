@@ -52,7 +52,9 @@ def train(job: Job) -> Result | None:
     found = job.inputs.found("search")
     recipe = with_found(spec.recipe, found)
     root = job.context.root(spec.data)
-    training = training_of(spec, root, device, recipe=recipe, team=team, capture=job.context.capture)
+    training = training_of(
+        spec, root, device, recipe=recipe, team=team, capture=job.context.capture, share=job.context.share
+    )
     images = training.images
     images_in = "memory" if fits(images, device) else "the cache's file, read ahead of need"
     model = spec.model
@@ -91,6 +93,7 @@ def training_of(
     recipe: Recipe | None = None,
     team: Team = Team(),  # noqa: B008
     capture: bool = True,
+    share: float = 1.0,
 ) -> Training:
     """The training that a spec describes.
 
@@ -99,6 +102,7 @@ def training_of(
         recipe: in place of the spec's, where a search has found another.
         team: the workers that do it together.
         capture: whether steps on CUDA become graphs.
+        share: of a GPU that is the worker's own.
     """
     images, held_out = splits(spec.data, root, spec.select)
     return Training(
@@ -114,6 +118,7 @@ def training_of(
         world_size=team.world_size,
         sync_batchnorm=spec.sync_batchnorm,
         capture=capture,
+        share=share,
         taught_by=spec.taught_by,
         together=spec.together,
         span=spec.span,
