@@ -6,6 +6,7 @@ tests/test_docs.py checks without Sphinx that it has every key, entry, verb and 
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -195,10 +196,21 @@ def python() -> str:
     return "\n".join(lines)
 
 
+def configs() -> str:
+    """Every shipped config with what its first lines say: command, time, what to expect."""
+    lines = ["# Shipped configs\n", "A name stands for the file: `fusiondistill run quickstart`.\n"]
+    for file in sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")):
+        head = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+        said = [line.removeprefix("#").removeprefix(" ") for line in head if "yaml-language-server" not in line]
+        lines += [f"\n## {file.stem}\n", "```text", *said, "```"]
+    return "\n".join([*lines, ""])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config": config,
     **{folder: (lambda folder=folder: registry(folder)) for folder in USED},
     "commands": commands,
+    "configs": configs,
     "python": python,
 }
 """File's name without suffix -> what makes its text."""

@@ -120,7 +120,7 @@ def test_links_lead_somewhere(name: str) -> None:
             continue
         file = (PAGES[name].parent / path) if path else PAGES[name]
         if "reference/" in path:
-            assert file.stem in {"config", *all_registries(), "commands", "python"}, f"{name}: {target}"
+            assert file.stem in {"config", *all_registries(), "commands", "configs", "python"}, f"{name}: {target}"
             continue
         assert file.exists(), f"{name}: {target}"
         if anchor:
