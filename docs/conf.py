@@ -18,9 +18,17 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Several expert classifiers in, one network out", "page_width": "1100px"}
-html_static_path: list[str] = []
+html_theme_options = {
+    "description": "Several expert classifiers in, one network out",
+    "page_width": "1200px",
+    "body_max_width": "none",
+    "font_family": "system-ui, sans-serif",
+    "head_font_family": "system-ui, sans-serif",
+    "font_size": "16px",
+    "code_font_size": "0.82em",
+}
 html_show_sourcelink = False
+default_role = "code"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -186,7 +186,8 @@ def python() -> str:
     lines.append("\n## Registries\n")
     lines.append("Mappings from names to entries. Each has `register`, a decorator; see [](../howto/entries.md).\n")
     for name, one in registries.items():
-        lines.append(f"- `{name}`: {plain(' '.join((inspect.getdoc(one) or '').split('Example')[0].split()))}")
+        first, _, _ = (inspect.getdoc(one) or "").partition("\n\n")
+        lines.append(f"- `{name}`: {plain(' '.join(first.split()))}")
     lines.append("\n## Functions and classes\n")
     for name, one in called.items():
         lines.append(f"(api-{name.lower()})=\n\n### {name}\n")

@@ -32,8 +32,14 @@ PAGES = {
 }
 """Every page that people write, by its path in the project."""
 
-SLOW = {"docs/tutorial.md", "docs/howto/cluster.md"}
-"""Pages with a whole run or a simulation."""
+SLOW = {"docs/tutorial.md", "docs/howto/cluster.md", "docs/howto/checkpoints.md"}
+"""Pages with a whole run, a simulation or an evaluation."""
+
+ROWS = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
+SMALLER = {
+    "run photos.yaml": [f"{row}.epochs=1" for row in ROWS] + ["search=null", "evaluation.every=50"],
+}
+"""What tests lay over a config whose run takes minutes."""
 
 LOCAL = ("run", "sweep", "search", "evaluate")
 """Verbs that tests run in one process; other tests hold both ways to the same bytes."""
@@ -131,7 +137,8 @@ def console(text: str, folder: Path, cache: Path, where: str) -> None:
             continue
         assert words[0] == "fusiondistill", f"{where}: {words[0]} is no command of ours: let its block be ```sh"
         local = ["--local"] if words[1] in LOCAL and "--local" not in words else []
-        done = fusiondistill(*words[1:], *local, cache=cache, cwd=folder, timeout=600)
+        smaller = [word for one in SMALLER.get(" ".join(words[1:3]), ()) for word in ("--set", one)]
+        done = fusiondistill(*words[1:], *local, *smaller, cache=cache, cwd=folder, timeout=600)
         assert done.returncode in (0, 2), f"{where}: {line}\n{done.stdout}{done.stderr}"
         if expected.strip():
             prints(expected, done.stdout + done.stderr, where)
