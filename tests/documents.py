@@ -102,11 +102,15 @@ def parse(words: list[str]) -> None:
         pass
 
 
-def prints(expected: str, given: str, where: str) -> None:
-    """Whether something printed what a page shows; several blanks are as one."""
+def prints(expected: str, where: str, *streams: str) -> None:
+    """Whether something printed what a page shows; several blanks are as one.
+
+    Of two streams a page shows one behind the other, in any order, since a terminal mixes them.
+    """
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if not doctest.OutputChecker().check_output(expected, given, options):
-        raise AssertionError(f"{where}: the page shows\n{expected}\nand what comes is\n{given}")
+    check = doctest.OutputChecker().check_output
+    if not check(expected, "".join(streams), options) and not check(expected, "".join(reversed(streams)), options):
+        raise AssertionError(f"{where}: the page shows\n{expected}\nand what comes is\n{''.join(streams)}")
 
 
 def play(name: str, folder: Path, cache: Path, text: str | None = None) -> None:
@@ -122,7 +126,7 @@ def play(name: str, folder: Path, cache: Path, text: str | None = None) -> None:
                 exec(compile("\n" * (block.line - 1) + block.text, where, "exec"), space)
             printed = out.getvalue()
         elif block.language == "text" and block.follows and printed:
-            prints(block.text, printed, where)
+            prints(block.text, where, printed)
         elif block.language == "console":
             console(block.text, folder, cache, where)
 
@@ -133,7 +137,7 @@ def console(text: str, folder: Path, cache: Path, where: str) -> None:
         line, _, expected = part.partition("\n")
         words = shlex.split(line, comments=True)
         if words[0] == "cat":
-            prints(expected, Path(folder, words[1]).read_text(), where)
+            prints(expected, where, Path(folder, words[1]).read_text())
             continue
         assert words[0] == "fusiondistill", f"{where}: {words[0]} is no command of ours: let its block be ```sh"
         local = ["--local"] if words[1] in LOCAL and "--local" not in words else []
@@ -141,6 +145,6 @@ def console(text: str, folder: Path, cache: Path, where: str) -> None:
         done = fusiondistill(*words[1:], *local, *smaller, cache=cache, cwd=folder, timeout=600)
         assert done.returncode in (0, 2), f"{where}: {line}\n{done.stdout}{done.stderr}"
         if expected.strip():
-            prints(expected, done.stdout + done.stderr, where)
+            prints(expected, where, done.stdout, done.stderr)
         else:
             assert done.returncode == 0, f"{where}: {line}\n{done.stdout}{done.stderr}"
