@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,6 +30,15 @@ VALUES = {
     "METHODS": "The built-in rows of the table: name -> settings, as if written in a config; a mapping.",
 }
 """Exported names that are values, which hold no docstring."""
+
+
+BESIDE = {
+    "fusiondistill.merging.At": "autoclass",
+    "fusiondistill.checkpoints.card_of": "autofunction",
+    "fusiondistill.plugins.read_plugins": "autofunction",
+    "fusiondistill.plugins.load_plugins": "autofunction",
+}
+"""Public names of modules that pages use."""
 
 
 def plain(text: str) -> str:
@@ -119,6 +129,13 @@ def _entry(entry: Entry) -> Iterator[str]:
         yield f"- {_name(described_parameter(entry, key))}"
 
 
+def _signature(method: Callable[..., Any]) -> str:
+    """A bound method's arguments, without types: Sphinx would take the first for ``self``."""
+    whole = inspect.signature(method)
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in whole.parameters.values()]
+    return str(whole.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
 def registry(folder: str) -> str:
     """All built-in entries of a registry."""
     title, used = USED[folder]
@@ -131,7 +148,9 @@ def registry(folder: str) -> str:
         lines += [f"- {_name(parameter_text(key, field))}" for key, field in Arrangement.model_fields.items()]
     for name in found.builtin:
         lines += _entry(found[name])
-    lines.append("\nOne of your own: see [](../howto/entries.md).\n")
+    lines.append("\n## One of your own\n\nComplete files of every kind are in [](../howto/entries.md).\n")
+    signature = _signature(found.register)
+    lines.append(f"```{{eval-rst}}\n.. autofunction:: fusiondistill.{folder.upper()}.register{signature}\n```\n")
     return "\n".join(lines)
 
 
@@ -193,7 +212,11 @@ def python() -> str:
         lines.append(f"(api-{name.lower()})=\n\n### {name}\n")
         directive = "autoclass" if inspect.isclass(one) else "autofunction"
         members = "   :members:\n" if inspect.isclass(one) and name not in ("Config", "DataError") else ""
-        lines.append(f"```{{eval-rst}}\n.. {directive}:: fusiondistill.{name}\n{members}```\n")
+        signature = _signature(one) if inspect.ismethod(one) else ""
+        lines.append(f"```{{eval-rst}}\n.. {directive}:: fusiondistill.{name}{signature}\n{members}```\n")
+    lines.append("\n## Beside them\n\nWhat merging methods are given, cards of weights, and plugins from Python.\n")
+    for name, directive in BESIDE.items():
+        lines.append(f"```{{eval-rst}}\n.. {directive}:: {name}\n```\n")
     return "\n".join(lines)
 
 
