@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 # Each test process would compile the project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow bench-gpu lint golden schema constraints image image-test clean
+.PHONY: demo test test-slow bench-gpu lint golden schema docs constraints image image-test clean
 
 demo: .venv/installed
 	$(BIN)/fusiondistill run configs/quickstart.yaml
@@ -45,12 +45,22 @@ golden: .venv/installed
 schema: .venv/installed
 	$(BIN)/fusiondistill list config --schema >configs/config.schema.json
 
+# The pages of docs/ as build/docs/index.html. A warning, such as a link to a page that is not there, is an error.
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "written: build/docs/index.html"
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 # The newest releases that pyproject.toml admits, as they come in a fresh environment.
 FRESH := build/constraints
 constraints:
 	rm -rf $(FRESH)
 	$(PYTHON) -m venv $(FRESH)
-	$(FRESH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(FRESH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	@{ sed -n '/^# Made/q; /^#/p' constraints.txt; \
 		$(FRESH)/bin/python -c 'import platform, sys; print("# Made with Python", platform.python_version(), "for", sys.platform, platform.machine() + ".")'; \
 		$(FRESH)/bin/python -m pip freeze --exclude-editable | grep '^[A-Za-z0-9._-]*=='; } >$(FRESH)/constraints.txt

@@ -28,7 +28,8 @@ def test_each_line_is_a_name_and_a_release_without_any_place() -> None:
 
 def test_what_the_project_asks_for_is_pinned_to_what_it_admits() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in (*project["dependencies"], *project["optional-dependencies"]["dev"]):
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["dev"], *extras["docs"]):
         requirement = Requirement(text)
         found = PINNED.get(canonicalize_name(requirement.name))
         assert found and requirement.specifier.contains(found), f"{text}: constraints.txt has {found}"
