@@ -43,7 +43,7 @@ def test_outputs_that_come_from_elsewhere_are_noticed():
     "given, words",
     [
         (["a", "c"], "has 'c' and lacks 'b'"),
-        (["a"], "1 classes, not 2: it lacks 'b'"),
+        (["a"], "1 class, not 2: it lacks 'b'"),
         (["b", "a"], "another order: class 0 is 'b' instead of 'a'"),
         ([str(i) for i in range(50)], "and 40 more"),
     ],

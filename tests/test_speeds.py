@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,8 +45,16 @@ def planned(*overrides: str) -> Prepared:
     return prepare_points(*parse_points(CONFIG, overrides=overrides))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache in which no other test has measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSIONDISTILL_CACHE", str(tmp_path_factory.mktemp("speeds")))
+        yield
+
+
 @pytest.fixture(scope="module")
-def measured(own_cache: Path) -> Shortening:
+def measured(nothing_measured: None) -> Shortening:
     prepared, said = planned(), list[str]()
     speeds = Speeds(prepared.context, CPU)
     assert all(speeds.seconds(stage) is None for stage in prepared.plan.stages)

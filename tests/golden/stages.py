@@ -77,7 +77,23 @@ fusiondistill: {epochs: 2, batch_size: 8, optimizer: {lr: 0.03}}
 evaluation: {every: 50}
 select: last
 """
-"""Trainings beyond the paper's."""
+FAST = """
+experiment: golden
+recipe: fast
+plugins: [TOYS]
+data: {name: golden_images, test_images: 12}
+model: {name: golden_conv}
+degradations: [blur, noise]
+methods: [fusiondistill]
+base: {epochs: 1, batch_size: 8}
+expert: {epochs: 1, batch_size: 8}
+modelsoups: {start: {merge: average, of: expert, images: 16}}
+fusiondistill: {epochs: 2, batch_size: 8}
+evaluation: {every: 50}
+select: last
+"""
+OTHERS = {"beyond": BEYOND, "fast": FAST}
+"""Trainings beyond the paper's, and by the fast recipe."""
 PROTOCOLS = {"standard": "select: last\n", "paper": "protocol: paper\nselect: last\n"}
 """An epoch that is chosen by accuracy could be another one on another processor."""
 SEARCH = """
@@ -96,7 +112,7 @@ def cases() -> dict[str, Callable[[], common.Found]]:
     trained = {f"stages/train {protocol}": lambda p=protocol: of_run(p, "train") for protocol in PROTOCOLS}
     fused = {f"stages/fuse {protocol}": lambda p=protocol: of_run(p, "fuse") for protocol in PROTOCOLS}
     return {
-        **trained, **fused, "stages/train beyond": lambda: of_run("beyond", "train"),
+        **trained, **fused, **{f"stages/train {name}": lambda n=name: of_run(n, "train") for name in OTHERS},
         "stages/train batches": batches, "stages/train validation": validation,
         "stages/evaluate": evaluated, "stages/validate": validated, "stages/import": imported,
         "stages/search": searched, "stages/fit": routed,
@@ -125,9 +141,9 @@ keep: list[Any] = []
 
 
 def planned(protocol: str, more: str = "") -> Prepared:
-    """The small run of a protocol, or the one ``beyond`` the paper, planned."""
+    """The small run of a protocol, or one of the others, planned."""
     place = folder(protocol)
-    text = CONFIG + PROTOCOLS[protocol] if protocol in PROTOCOLS else BEYOND
+    text = CONFIG + PROTOCOLS[protocol] if protocol in PROTOCOLS else OTHERS[protocol]
     (place / "config.yaml").write_text(text.replace("TOYS", str(common.TOYS)) + more)
     return prepare(str(place / "config.yaml"), (), str(place / "store"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def comparisons_table(
         config, known = plan["config"], evaluated(store, plan)
         names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
         own = {"experiment": plan["experiment"], **names, "points": False}
-        right = cache(partial(correctness, store, known))
+        right = cache(lambda known=known: correctness(store, known))
         if not kept.unchanged(own, known.digest):
             kept.rows += [{**own, **pair} for pair in _of_experiment(right(), known)]
         if beside is not None:
