@@ -97,8 +97,8 @@ _FAST: dict[str, dict[str, Any]] = {
     "all-merged": _fast(25, _RATE),
     "all-merged-taught": _fast(25, _RATE, _KD),
 }
-"""A quarter of METHOD's epochs. Rates were chosen on a small scale (README); those for pretrained weights were not
-measured."""
+"""A quarter of METHOD's epochs. Rates were chosen on a small scale (docs/benchmarks.md); those for pretrained weights
+were not measured."""
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,

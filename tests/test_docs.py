@@ -19,11 +19,8 @@ from fusiondistill.config_file import ConfigError
 from fusiondistill.config_file import parse as parse_config
 from fusiondistill.config_keys import config_keys
 from fusiondistill.plugins import all_registries
-from running import TINY, finished, stages
 
-CODE = sorted(
-    n for n, path in PAGES.items() if n != "README.md" and re.search(r"^```(python|console)", path.read_text(), re.M)
-)
+CODE = sorted(n for n, path in PAGES.items() if re.search(r"^```(python|console)", path.read_text(), re.M))
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +130,6 @@ def test_links_lead_somewhere(name: str) -> None:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CODE])
 def test_a_page_runs_as_it_is_written(name: str, tmp_path: Path, own_cache: Path) -> None:
     documents.play(name, tmp_path, own_cache)
-
-
-@pytest.mark.slow
-def test_the_readmes_python_runs(tmp_path: Path, own_cache: Path) -> None:
-    """The stage that it names is one of the quickstart's: a smaller run stands for that."""
-    _, store, _ = finished(TINY)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "quickstart").symlink_to(store)
-    whole = lambda match: stages(store, match[1])[0].name  # noqa: E731
-    text = re.sub(r"(?<=quickstart/)([a-z]+)-0123456789abcdef", whole, PAGES["README.md"].read_text())
-    documents.play("README.md", tmp_path, own_cache, text)
 
 
 def test_the_tour_runs_in_a_smaller_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ __all__ = ["SPEEDS", "bench_schedule", "paper_stages", "parse_speeds", "seconds_
 
 SPEEDS = {32: 8_500.0, 64: 4_000.0}
 """Images that one device trains ResNet-56 on in a second, by the side of the image: at 32 as measured on an H200 with
-batches of 4 x 128 in float32 (the README says how), at 64 ASSUMED."""
+batches of 4 x 128 in float32 (docs/benchmarks.md says how), at 64 ASSUMED."""
 SETS = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "tiny_imagenet": (100_000, 64)}
 """Training images and side of an image, as published; each has 10,000 test images."""
 TEST_IMAGES = 10_000
