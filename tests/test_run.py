@@ -156,7 +156,7 @@ def test_ray_gives_the_bits_of_one_process(finished: tuple[Path, Path, Path], tm
     assert done.returncode == 0, done.stdout + done.stderr
     done = fusiondistill("run", str(config), "--store", str(other), *more, cache=cache, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ray Train fits" in done.stdout
+    assert "Ray Train fit" in done.stdout
     expected = contents(whole, *RESULTS, "routes.parquet")
     assert {name for _, name in expected} == {*RESULTS, "routes.parquet"} and any(
         d.startswith("trial-") for d, _ in expected

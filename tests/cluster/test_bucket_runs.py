@@ -66,7 +66,7 @@ def test_what_is_stored_is_found_by_every_verb(bucket: Bucket, finished: tuple[P
     before = len(bucket.requests())
     again = fusiondistill("run", str(config), "--store", store.location, cache=cache)
     assert again.returncode == 0 and "6 stages, 6 stored, nothing to do" in again.stdout, again.stderr
-    assert len(bucket.requests()) - before < 150  # few of them one after another
+    assert len(bucket.requests()) - before < 170  # of five tables and a page; few one after another
     weights = [r for r in bucket.requests()[before:] if "safetensors" in r["path"]]
     assert not weights  # nobody downloads them to say so
     plan = fusiondistill("plan", str(config), "--stages", "--store", store.location, cache=cache)

@@ -95,7 +95,7 @@ def test_a_run_asks_for_the_nodes_that_it_needs(tmp_path: Path) -> None:
             there["FUSIONDISTILL_WAIT_FOR_NODES"] = "180"
             done = subprocess.run(line, env=there, capture_output=True, text=True, timeout=400)
             assert done.returncode == 0, done.stdout + done.stderr
-            assert "asked the cluster for room for 1 workers of 1 CPU" in done.stdout
+            assert "asked the cluster for room for 1 worker of 1 CPU" in done.stdout
             # What a killed run has asked for is taken over and given back, though there is room already.
             asks = f"import ray; from ray.autoscaler.sdk import request_resources as ask; {ASK}"
             subprocess.run([sys.executable, "-c", asks], env=there, check=True, capture_output=True, timeout=120)
