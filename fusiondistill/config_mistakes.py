@@ -99,13 +99,15 @@ def explained(
     problems = error.errors()
     short = [p for p in problems if p["type"] == "too_short"]  # an empty sequence, since its items were refused
     again = [p for p in short for other in problems if p["loc"] == other["loc"][: len(p["loc"])] != other["loc"]]
-    said = [(p, _explain(p, content, lines, elsewhere)) for p in problems if p not in again]
-    keys = [m.key for _, m in said if m]
+    told = [(p["type"], _explain(p, content, lines, elsewhere)) for p in problems if p not in again]
+    found = [(kind, mistake) for kind, mistake in told if mistake]
+
+    def within(key: str) -> bool:
+        return any(mistake.key.startswith(f"{key}.") for _, mistake in found)
+
     # Of a list that may also be a word, what is wrong in it counts.
-    word = [
-        p["type"] == "literal_error" and any(k.startswith(f"{m.key}.") for k in keys) if m else True for p, m in said
-    ]
-    return {m.key: m for (_, m), left in reversed(list(zip(said, word, strict=True))) if m and not left}.values()
+    kept = [mistake for kind, mistake in found if kind != "literal_error" or not within(mistake.key)]
+    return {mistake.key: mistake for mistake in reversed(kept)}.values()
 
 
 def _fields_at(location: Location, content: Mapping[str, Any]) -> list[str]:

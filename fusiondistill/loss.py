@@ -19,18 +19,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
 
 from fusiondistill.frozen import Weight
-from fusiondistill.losses import LOSSES, Needs, needs
+from fusiondistill.losses import LOSSES, RAMPS, Needs, needs
 from fusiondistill.registry import close_to
 
-__all__ = ["FOR_DIGEST", "RAMPS", "Loss", "idle_keys", "merged_loss", "modern_loss", "set_loss_key", "strength"]
+__all__ = ["FOR_DIGEST", "Loss", "idle_keys", "merged_loss", "modern_loss", "set_loss_key", "strength"]
 
 FOR_DIGEST = {"digest": True}
 """Context of ``model_dump`` under which a loss leaves out the terms of weight 0, which change no result."""
 
 _COLUMNS = ("epoch", "images", "loss", "lr", "right", "seconds", "train_accuracy", "validation")
 """Columns of a stage's metrics, which has one for each term, too."""
-RAMPS = ("warmup", "fade")
-"""Keys of a term, beside its weight, that say over which part of all epochs the weight rises from 0 or falls to 0."""
 Ramp = Annotated[float, Field(ge=0, le=1)]
 _OWN: dict[str, TypeAdapter[float]] = {"weight": TypeAdapter(Weight), **dict.fromkeys(RAMPS, TypeAdapter(Ramp))}
 

@@ -213,6 +213,11 @@ class Teachers(Frozen):
         "averaged, evenly (mean) or by how sure each is of the image's label (confidence); each costs a forward pass",
     )
 
+    @property
+    def together(self) -> bool:
+        """Whether several networks teach each image."""
+        return self.by != "degradation"
+
 
 def _of_text(key: str) -> BeforeValidator:
     """A text as short for a mapping with that key."""

@@ -15,7 +15,7 @@ from fusiondistill.randomness import Address, uniform
 if TYPE_CHECKING:
     from fusiondistill.batches import Batch
 
-__all__ = ["blended", "mixed", "right", "shares"]
+__all__ = ["blended", "for_each", "mixed", "right", "shares"]
 
 _POINTS = 4096
 """Stretches of the quantile function, between whose ends it is taken to be straight."""
@@ -51,8 +51,13 @@ def _quantiles(alpha: float, device: torch.device) -> torch.Tensor:
 
 def blended(values: torch.Tensor, partners: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """`share * value + (1 - share) * partner`, float [B, ...]; share float [B]."""
-    part = share.view(-1, *[1] * (values.dim() - 1))
+    part = for_each(share, values)
     return part * values + (1 - part) * partners
+
+
+def for_each(numbers: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A number for each image, [B], in the form that goes with values [B, ...]."""
+    return numbers.view(-1, *[1] * (values.dim() - 1))
 
 
 def mixed(

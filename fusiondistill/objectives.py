@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from fusiondistill.loss import RAMPS, strength
-from fusiondistill.losses import LOSSES, Mixed, Outputs, need_of, needs
+from fusiondistill.loss import strength
+from fusiondistill.losses import LOSSES, RAMPS, Mixed, Outputs, need_of, needs
 from fusiondistill.precision import without_autocast
 from fusiondistill.recipe import Loss
 from fusiondistill.registry import Entry

@@ -17,6 +17,7 @@ from fusiondistill.losses import LOSSES
 from fusiondistill.parametrised import wrong
 
 __all__ = [
+    "MOMENTUM",
     "Count",
     "Fraction",
     "Frozen",
@@ -68,6 +69,10 @@ def _layout(given: Any) -> Any:
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Layout = Annotated[Literal["auto"] | bool, BeforeValidator(_layout)]
+
+
+MOMENTUM = frozenset({"sgd", "muon"})
+"""The optimisers that keep a momentum, one number for each weight; the others keep two moments."""
 
 
 class Optimizer(Frozen):

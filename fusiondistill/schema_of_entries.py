@@ -189,15 +189,11 @@ def degradations(schema: Schema) -> Schema:
 
 def loss(schema: Schema) -> Schema:
     """A recipe's ``loss``: of each term a weight, or a mapping with the weight and the term's parameters."""
-    from fusiondistill.losses import LOSSES
+    from fusiondistill.losses import LOSSES, RAMPS
 
     weight = {"type": "number", "minimum": 0, "description": "0: the term is not computed"}
-    texts = {
-        "warmup": "fraction of all epochs, from the first on, in which the weight rises from 0",
-        "fade": "fraction of all epochs, up to the last, in which the weight falls to 0",
-    }
     part = {"type": "number", "minimum": 0, "maximum": 1, "default": 0}
-    ramps = {key: {**part, "description": text} for key, text in texts.items()}
+    ramps = {key: {**part, "description": text} for key, text in RAMPS.items()}
     terms: dict[str, Schema] = {}
     for name, entry in LOSSES.items():
         keys = {"weight": weight, **ramps, **_parameters(entry)[0]}

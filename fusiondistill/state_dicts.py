@@ -7,7 +7,7 @@ its counter, and tables that never change. :func:`with_statistics` sets the buff
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "check_finite",
     "distance",
     "flattened",
+    "moved",
     "parameter_keys",
     "state_difference",
     "with_statistics",
@@ -130,6 +131,22 @@ def changes(key: str, states: Sequence[StateDict], base: StateDict) -> tuple[tor
     """One tensor of the base, and how far each network went from it: float64 [...] and [N, ...], on its device."""
     start = base[key].detach().to(states[0][key].device, torch.float64)
     return start, torch.stack([state[key].detach().to(start) - start for state in states])
+
+
+def moved(
+    states: Sequence[StateDict], base: StateDict, change: Callable[[str, torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The base with a change of each parameter, worked out in float64 and cast back once.
+
+    Args:
+        states: of the networks that started from the base; dtypes and devices are the first one's.
+        change: (name, how far each network went, float64 [N, ...]) -> float64 [...].
+    """
+    found = {}
+    for key in parameter_keys(states[0]):
+        start, gone = changes(key, states, base)
+        found[key] = (start + change(key, gone)).to(states[0][key].dtype)
+    return found
 
 
 def flattened(state: StateDict, keys: Sequence[str]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from fusiondistill.losses import Mixed, Outputs
-from fusiondistill.mixing import blended
+from fusiondistill.mixing import blended, for_each
 
 __all__ = ["check_count", "confidences", "joined"]
 
@@ -89,4 +89,4 @@ def joined(outputs: Sequence[Outputs], by: str, labels: torch.Tensor, mixed: Mix
 
 def _times(values: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     """float [B, ...] times a number, or times one for each image, [B]."""
-    return values * (weight if isinstance(weight, float) else weight.view(-1, *[1] * (values.dim() - 1)))
+    return values * (weight if isinstance(weight, float) else for_each(weight, values))

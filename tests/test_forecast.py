@@ -14,8 +14,10 @@ from fusiondistill import build_model, save_checkpoint
 from fusiondistill.checkpoints import new_attempt
 from fusiondistill.config import Resources
 from fusiondistill.config_file import parse
+from fusiondistill.muon import Muon
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill.progress import Progress
+from fusiondistill.recipe import MOMENTUM
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
 from fusiondistill_runner.forecasting.assumptions import Times, parse_cluster, read_times
@@ -179,9 +181,11 @@ def test_bytes_by_hand_and_against_what_is_really_written(tmp_path: Path) -> Non
 
     optimizers = {
         "sgd": torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
+        "muon": Muon(network.parameters(), 0.01),
         "radam": torch.optim.RAdam(network.parameters()),
     }
-    for moments, optimizer in enumerate(optimizers.values(), 1):
+    for name, optimizer in optimizers.items():
+        moments = 1 if name in MOMENTUM else 2
         network(torch.zeros(2, 3, 16, 16)).sum().backward()
         optimizer.step()
         copies = [{name: tensor.clone() for name, tensor in network.state_dict().items()} for _ in range(2)]

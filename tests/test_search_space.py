@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from fusiondistill.config import Dimension, SearchConfig
 from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
-from fusiondistill_runner.planning.search_space import candidate_count, candidates, draw, signature
+from fusiondistill_runner.planning.search_space import candidate_count, candidates, draw, signature, without_effect
 from fusiondistill_runner.planning.specs import SearchSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.journal import Candidate
@@ -194,3 +196,9 @@ def test_settings_that_a_merging_method_lacks_change_nothing() -> None:
         ("ties", 0.3), ("ties", 0.6),
     ]  # fmt: skip
     assert [one["start.merge"] for one in found].count("average") == 1
+
+
+@pytest.mark.parametrize(("optimizer", "counts"), [("sgd", True), ("muon", True), ("radam", False), ("adamw", False)])
+def test_momentum_counts_where_the_optimiser_has_one(optimizer: str, counts: bool) -> None:
+    known = {"optimizer.name": optimizer, "optimizer.momentum": 0.9, "optimizer.nesterov": True}
+    assert known.keys() - without_effect(known) == (known.keys() if counts else {"optimizer.name"})

@@ -219,6 +219,10 @@ class ImageSet:
         order = _rank_within_class(self.labels) * len(self.classes) + self.labels
         return self.select(torch.argsort(order, stable=True)[:n])
 
+    def at_most(self, n: int) -> ImageSet:
+        """:meth:`take` of n images, or of all where there are fewer."""
+        return self.take(min(n, len(self)))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as an address where there is one, so that messages to workers carry no pixels."""
         if self._reload is None:

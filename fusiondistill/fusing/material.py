@@ -88,17 +88,17 @@ class Material:
 
     @cached_property
     def _candidate(self) -> list[torch.Tensor]:
-        return list(self.mixed(self.training.take(min(CANDIDATE, len(self.training)))))
+        return list(self.mixed(self.training.at_most(CANDIDATE)))
 
     @cached_property
     def few(self) -> list[torch.Tensor]:
         """A sample for points between networks."""
-        return list(self.mixed(self.training.take(min(POINT, len(self.training)))))
+        return list(self.mixed(self.training.at_most(POINT)))
 
     @cached_property
     def few_judged(self) -> dict[str, list[Labelled]]:
         """Task -> some held-out images, for points between networks."""
-        few = self.validation.take(min(POINT, len(self.validation)))
+        few = self.validation.at_most(POINT)
         return {task: list(self.batches(few, task)) for task in self.tasks}
 
     @cached_property

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from fusiondistill.fusing.ingredients import Ingredient
 from fusiondistill.fusing.material import Material
+from fusiondistill.merging._judging import Judged, judged
 from fusiondistill.state_dicts import StateDict, average, changes, distance, parameter_keys
 
 __all__ = ["ALPHAS", "Judged", "Kept", "Pair", "accuracies", "judged", "left_out", "pairs", "to_base"]
@@ -39,24 +39,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A network on held-out images.
-
-    Attributes:
-        accuracy: task -> the share of right answers, a fraction.
-        loss: the mean over tasks of the mean cross-entropy, in nats.
-    """
-
-    accuracy: Mapping[str, float]
-    loss: float
-
-    @property
-    def mean(self) -> float:
-        """The mean accuracy over tasks, a fraction."""
-        return sum(self.accuracy.values()) / len(self.accuracy)
-
-
-@dataclass(frozen=True)
 class Kept:
     """How an ingredient and the merged network do on the ingredient's own task; accuracies are fractions."""
 
@@ -69,23 +51,6 @@ class Kept:
     def share(self) -> float | None:
         """The part of the ingredient's accuracy that the merged network has; may exceed 1. None where it has none."""
         return self.merged / self.own if self.own else None
-
-
-@torch.no_grad()
-def judged(network: nn.Module, images: Mapping[str, Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> Judged:
-    """A network on images of each task: task -> batches, as in :class:`Material`."""
-    shares, losses = {}, []
-    for task, batches in images.items():
-        right = seen = 0
-        loss = 0.0
-        for pixels, labels in batches:
-            logits = network(pixels).double()
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            seen += len(labels)
-        shares[task] = right / seen
-        losses.append(loss / seen)
-    return Judged(shares, sum(losses) / len(losses))
 
 
 def accuracies(given: Sequence[Ingredient], material: Material) -> dict[str, Judged]:

@@ -33,7 +33,7 @@ def _fit(at: At, *, images: int, views: int, epochs: int, width: int) -> Part:
     from fusiondistill.inference import Part
 
     made = _new(_about(at), width, at.seed).to(at.device)
-    seen = _train(made, at, at.images.take(min(images, len(at.images))), views, epochs)
+    seen = _train(made, at, at.images.at_most(images), views, epochs)
     outcome: dict[str, Any] = {"parameters": sum(one.numel() for one in made.parameters()), "seen": seen}
     if at.held_out is not None:
         traces, names, _ = _views(made, at, at.held_out, "judged", 0)

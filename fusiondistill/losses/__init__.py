@@ -20,12 +20,18 @@ from fusiondistill.registry import Entry, Registry
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LABELS", "LOSSES", "NEEDS", "Mixed", "Needs", "Outputs", "need_of", "needs"]
+__all__ = ["LABELS", "LOSSES", "NEEDS", "RAMPS", "Mixed", "Needs", "Outputs", "need_of", "needs"]
 
 NEEDS = ("nothing", "logits", "features")
 """What a term may need of teachers."""
 LABELS = ("one", "unused", "mixed")
 """What a term may do with labels."""
+
+RAMPS = {
+    "warmup": "fraction of all epochs, from the first on, in which the weight rises from 0",
+    "fade": "fraction of all epochs, up to the last, in which the weight falls to 0",
+}
+"""Keys of a term, beside its weight, that change the weight over the epochs -> what they say."""
 
 Term = Callable[..., "torch.Tensor"]
 
@@ -110,7 +116,7 @@ LOSSES = Losses(
     __name__,
     first=("ce", "feature", "kd"),
     takes=("student", "teacher", "labels"),
-    reserved=frozenset({"weight", "warmup", "fade"}),
+    reserved=frozenset({"weight", *RAMPS}),
 )
 """Loss terms by name."""
 

@@ -45,6 +45,8 @@ def mixed_ce(logits: torch.Tensor, labels: torch.Tensor, student: Outputs, label
     """The cross-entropy with the labels of two images in each, 0-d float32; see :func:`ce`."""
     from torch.nn import functional
 
+    from fusiondistill.mixing import blended
+
     assert student.mixed is not None
     partners, share, theirs = student.mixed
     own, other = (
@@ -53,4 +55,4 @@ def mixed_ce(logits: torch.Tensor, labels: torch.Tensor, student: Outputs, label
     )
     if student.weights is not None and theirs is not None:
         own, other = student.weights * own, theirs * other
-    return (share * own + (1 - share) * other).mean()
+    return blended(own, other, share).mean()

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from fusiondistill.frozen import Weight
 from fusiondistill.losses import LOSSES, Outputs
-from fusiondistill.losses.kd import Temperature
+from fusiondistill.losses.kd import Temperature, check_alike
 
 if TYPE_CHECKING:
     import torch
-
-Part = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @LOSSES.register(
@@ -27,8 +26,8 @@ def dist(
     teacher: Outputs | None,
     labels: torch.Tensor,
     *,
-    beta: Annotated[Part, Field(description="weight of the correlation over the classes of each image")] = 1.0,
-    gamma: Annotated[Part, Field(description="weight of the correlation over the images of each class")] = 1.0,
+    beta: Annotated[Weight, Field(description="weight of the correlation over the classes of each image")] = 1.0,
+    gamma: Annotated[Weight, Field(description="weight of the correlation over the images of each class")] = 1.0,
     temperature: Temperature = 1.0,
 ) -> torch.Tensor:
     """`T^2 (beta (1 - r over classes) + gamma (1 - r over images))` with Pearson's r of the softened probabilities.
@@ -38,9 +37,7 @@ def dist(
     are those of one degradation in a step; of data-parallel workers each correlates over its own part of them.
     """
     assert teacher is not None and student.logits is not None and teacher.logits is not None
-    if student.logits.shape != teacher.logits.shape:
-        shapes = f"{tuple(student.logits.shape)} and teacher logits {tuple(teacher.logits.shape)}"
-        raise ValueError(f"student logits {shapes} differ")
+    check_alike(student.logits, teacher.logits)
     q = (student.logits.float() / temperature).softmax(1)
     p = (teacher.logits.detach().float() / temperature).softmax(1)
     return temperature**2 * (beta * (1 - correlation(q, p, 1)) + gamma * (1 - correlation(q, p, 0)))

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from fusiondistill.frozen import Weight
 from fusiondistill.losses import LOSSES, Outputs
-from fusiondistill.losses.kd import Standardise, Temperature, prepared
+from fusiondistill.losses.kd import Standardise, Temperature, check_alike, prepared
 
 if TYPE_CHECKING:
     import torch
-
-Part = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @LOSSES.register(
@@ -26,8 +25,8 @@ def dkd(
     teacher: Outputs | None,
     labels: torch.Tensor,
     *,
-    alpha: Annotated[Part, Field(description="weight of the target class against the rest")] = 1.0,
-    beta: Annotated[Part, Field(description="weight of the classes that are not the target")] = 8.0,
+    alpha: Annotated[Weight, Field(description="weight of the target class against the rest")] = 1.0,
+    beta: Annotated[Weight, Field(description="weight of the classes that are not the target")] = 8.0,
     temperature: Temperature = 4.0,
     standardise: Standardise = False,
 ) -> torch.Tensor:
@@ -60,8 +59,7 @@ def decoupled(
     """
     import torch
 
-    if student.shape != teacher.shape:
-        raise ValueError(f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ")
+    check_alike(student, teacher)
     classes = student.shape[1]
     if classes < 2:
         raise ValueError("decoupled distillation needs at least 2 classes")

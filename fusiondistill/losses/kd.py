@@ -54,6 +54,12 @@ def prepared(student: torch.Tensor, teacher: torch.Tensor, standardise: bool) ->
     return (standardised(student), standardised(teacher)) if standardise else (student, teacher)
 
 
+def check_alike(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    """Raise ValueError where the logits of student and teacher differ in shape, which torch would broadcast."""
+    if student.shape != teacher.shape:
+        raise ValueError(f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} differ")
+
+
 def standardised(logits: torch.Tensor) -> torch.Tensor:
     """Each row's z-scores: (z - mean) / (std + 1e-7), std with C - 1 in the denominator, as the authors' code has it.
 
@@ -85,7 +91,7 @@ def softened_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temp
         0-d float32 tensor, >= 0, in nats times T^2, computed in float32 also under autocast.
 
     Raises:
-        ValueError: the shapes differ (`F.kl_div` would broadcast them in silence).
+        ValueError: the shapes differ (:func:`check_alike`).
 
     Example:
         >>> softened_kl(torch.zeros(1, 2), torch.zeros(1, 2), temperature=4.0)
@@ -93,9 +99,7 @@ def softened_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temp
     """
     from torch.nn import functional
 
-    if student_logits.shape != teacher_logits.shape:
-        shapes = f"{tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)}"
-        raise ValueError(f"student logits {shapes} differ")
+    check_alike(student_logits, teacher_logits)
     student = functional.log_softmax(student_logits.float() / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
     return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fusiondistill.merging._at import At, Labelled
     from fusiondistill.state_dicts import StateDict
 
-__all__ = ["Judge", "Score"]
+__all__ = ["Judge", "Judged", "Score", "judged"]
 
 KEPT = 2**26
 """Pixel values of held-out images that a judge keeps between two candidates: 256 MiB, 21,845 images of 32x32."""
@@ -27,6 +29,47 @@ class Score(NamedTuple):
 
     accuracy: float
     likelihood: float
+
+
+class Judged(NamedTuple):
+    """A network on held-out images.
+
+    Attributes:
+        accuracy: what the images stand under -> the share of right answers, a fraction.
+        loss: the mean over these of the mean cross-entropy, in nats.
+    """
+
+    accuracy: Mapping[str, float]
+    loss: float
+
+    @property
+    def mean(self) -> float:
+        """The mean accuracy, a fraction."""
+        return sum(self.accuracy.values()) / len(self.accuracy)
+
+
+def judged(network: nn.Module, images: Mapping[str, Iterable[Labelled]]) -> Judged:
+    """A network in eval mode on labelled batches under each name.
+
+    Raises:
+        ValueError: there is no image under a name.
+    """
+    import torch
+
+    shares, losses = {}, []
+    with torch.no_grad():
+        for name, batches in images.items():
+            right, seen, loss = 0, 0, 0.0
+            for pixels, labels in batches:
+                logits = network(pixels).double()
+                right += int((logits.argmax(1) == labels).sum())
+                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+                seen += len(labels)
+            if not seen:
+                raise ValueError("there is no held-out image to judge by")
+            shares[name] = right / seen
+            losses.append(loss / seen)
+    return Judged(shares, sum(losses) / len(losses))
 
 
 class Judge:
@@ -49,24 +92,9 @@ class Judge:
 
     def __call__(self, merged: StateDict) -> Score:
         """The score of merged parameters; buffers follow from the experts'."""
-        import torch
-
-        network = self.at.finished(merged, self.experts)
+        found = judged(self.at.finished(merged, self.experts), self._kept)
         self.judged += 1
-        shares, likelihoods = [], []
-        with torch.no_grad():
-            for batches in self._kept.values():
-                right, seen, loss = 0, 0, 0.0
-                for pixels, labels in batches:
-                    logits = network(pixels)
-                    right += int((logits.argmax(1) == labels).sum())
-                    loss += float(torch.nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
-                    seen += len(labels)
-                if not seen:
-                    raise ValueError("there is no held-out image to judge by")
-                shares.append(right / seen)
-                likelihoods.append(-loss / seen)
-        return Score(sum(shares) / len(shares), sum(likelihoods) / len(likelihoods))
+        return Score(found.mean, -found.loss)
 
 
 class _Kept:

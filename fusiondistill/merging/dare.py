@@ -38,13 +38,14 @@ def dare(
 
     from fusiondistill.randomness import key as address
     from fusiondistill.randomness import uniform
-    from fusiondistill.state_dicts import changes, parameter_keys
+    from fusiondistill.state_dicts import moved
 
-    seed, merged = at.seed if at.has("seed") else 0, {}
-    for name in parameter_keys(experts[0]):
-        start, moved = changes(name, experts, at.base)
-        places = torch.arange(start.numel(), device=start.device).view(start.shape)
-        for number, change in enumerate(moved):
-            change *= uniform(address(seed, "dare", number, name), places) >= drop
-        merged[name] = (start + scale * moved.sum(0) / (1 - drop)).to(experts[0][name].dtype)
-    return merged
+    seed = at.seed if at.has("seed") else 0
+
+    def change(name: str, gone: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(gone[0].numel(), device=gone.device).view(gone[0].shape)
+        for number, one in enumerate(gone):
+            one *= uniform(address(seed, "dare", number, name), places) >= drop
+        return scale * gone.sum(0) / (1 - drop)
+
+    return moved(experts, at.base, change)

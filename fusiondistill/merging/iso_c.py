@@ -36,15 +36,14 @@ def iso_c(
     """
     import torch
 
-    from fusiondistill.state_dicts import changes, parameter_keys
+    from fusiondistill.state_dicts import moved
 
-    merged = {}
-    for key in parameter_keys(experts[0]):
-        start, moved = changes(key, experts, at.base)
-        change = moved.mean(0)
-        if start.dim() >= 2 and start.numel():
-            left, values, right = torch.linalg.svd(moved.sum(0).flatten(1), full_matrices=False)
-            change = (values.mean() * left @ right).view(start.shape)
-            change = change if bool(values.any()) else torch.zeros_like(start)
-        merged[key] = (start + scale * change).to(experts[0][key].dtype)
-    return merged
+    def change(name: str, gone: torch.Tensor) -> torch.Tensor:
+        if gone.dim() < 3 or not gone.numel():
+            return scale * gone.mean(0)
+        whole = gone.sum(0)
+        left, values, right = torch.linalg.svd(whole.flatten(1), full_matrices=False)
+        even = (values.mean() * left @ right).view(whole.shape)
+        return scale * (even if bool(values.any()) else torch.zeros_like(whole))
+
+    return moved(experts, at.base, change)

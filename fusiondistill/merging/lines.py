@@ -36,15 +36,13 @@ def lines(
     the best pair on validation, such as `{shallow: [0.1, 0.2, 0.3], deep: [0.3, 0.5, 1.0]}`. Computed in float64 and
     cast back once.
     """
-    from fusiondistill.state_dicts import changes, parameter_keys
+    from fusiondistill.state_dicts import moved, parameter_keys
 
     defined = [name for name, _ in at.network(experts[0]).named_parameters()]
-    keys = list(parameter_keys(experts[0]))
-    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in (*defined, *keys)))
-    merged = {}
-    for key in keys:
-        start, moved = changes(key, experts, at.base)
-        depth = layers.index(key.rpartition(".")[0]) / max(1, len(layers) - 1)
-        scale = shallow + (deep - shallow) * depth
-        merged[key] = (start + scale * moved.sum(0)).to(experts[0][key].dtype)
-    return merged
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in (*defined, *parameter_keys(experts[0]))))
+
+    def change(name: str, gone: torch.Tensor) -> torch.Tensor:
+        depth = layers.index(name.rpartition(".")[0]) / max(1, len(layers) - 1)
+        return (shallow + (deep - shallow) * depth) * gone.sum(0)
+
+    return moved(experts, at.base, change)

@@ -23,17 +23,9 @@ def model_stock(experts: Sequence[StateDict], at: At) -> dict[str, torch.Tensor]
     [0, 1], and the tensor is `t * mean + (1 - t) * base`. A change of zero has cosine 0 with every other; a single
     expert stays as it is. Computed in float64 and cast back once.
     """
-    import torch
+    from fusiondistill.state_dicts import moved
 
-    from fusiondistill.state_dicts import parameter_keys
-
-    merged = {}
-    for key in parameter_keys(experts[0]):
-        first = experts[0][key]
-        start = at.base[key].detach().to(first.device, torch.float64)
-        changes = torch.stack([state[key].detach().to(start) - start for state in experts])
-        merged[key] = (start + _share(changes.reshape(len(experts), first.numel())) * changes.mean(0)).to(first.dtype)
-    return merged
+    return moved(experts, at.base, lambda name, gone: _share(gone.reshape(len(gone), gone[0].numel())) * gone.mean(0))
 
 
 def _share(changes: torch.Tensor) -> float:

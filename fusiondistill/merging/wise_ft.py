@@ -32,10 +32,6 @@ def wise_ft(
     With one expert it is WiSE-FT as published. Computed in float64 and cast back once. `alpha: [0.2, 0.4, 0.6, 0.8,
     1.0]` takes the best of these on validation.
     """
-    from fusiondistill.state_dicts import changes, parameter_keys
+    from fusiondistill.state_dicts import moved
 
-    merged = {}
-    for key in parameter_keys(experts[0]):
-        start, moved = changes(key, experts, at.base)
-        merged[key] = (start + alpha * moved.mean(0)).to(experts[0][key].dtype)
-    return merged
+    return moved(experts, at.base, lambda name, gone: alpha * gone.mean(0))

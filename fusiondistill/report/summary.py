@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusiondistill.report.groups import TRAINED, Cell, Column, Comparison, Group, Routing, Row, Share
 from fusiondistill.report.level_counts import Count, always_named, majority_share
@@ -22,6 +22,7 @@ _CELL = ("method", "seed", "degradation")
 _SAID = ("precision", "select", "training", "deviations", "size")
 _ABOUT = ("entry", "means", "said")  # the fields of a Column
 _Key = tuple[str, ...]
+_Said = TypeVar("_Said", bound=Comparison | Share)
 _Asked = tuple[str, int, str]  # method, seed, degradation
 
 
@@ -85,12 +86,12 @@ def summarise(
     if planned is not None:
         _read_planned(planned, groups)
     _read_results(results, groups)
-    tested = None if comparisons is None else _comparisons(comparisons)
+    tested = None if comparisons is None else _by_group(comparisons, Comparison)
     said = described(planned)
     for key, known in groups.items():
         known.about = said.get(key[0], said[""])
     found = [_group(key, known, None if tested is None else tested.get(key, ())) for key, known in groups.items()]
-    recovered, routes = _shares(shares), _routes(routing)
+    recovered, routes = {} if shares is None else _by_group(shares, Share), _routes(routing)
     return [
         replace(group, shares=recovered.get(key, ()), routing=routes.get(key[0], {}))
         for key, group in zip(groups, found, strict=True)
@@ -139,23 +140,15 @@ def _optional(table: pa.Table, name: str) -> list[Any]:
     return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
 
 
-def _comparisons(table: pa.Table) -> dict[_Key, tuple[Comparison, ...]]:
-    names = [item.name for item in fields(Comparison)]
-    found: dict[_Key, tuple[Comparison, ...]] = {}
+def _by_group(table: pa.Table, kind: type[_Said]) -> dict[_Key, tuple[_Said, ...]]:
+    """The rows of a table as values of a class with their columns; those between points of a sweep are left out."""
+    names = [item.name for item in fields(kind)]
+    found: dict[_Key, tuple[_Said, ...]] = {}
     for row in table.to_pylist():
         if row.get("points"):
             continue
         key = tuple(row[name] for name in _GROUP)
-        found[key] = (*found.get(key, ()), Comparison(**{name: row[name] for name in names}))
-    return found
-
-
-def _shares(table: pa.Table | None) -> dict[_Key, tuple[Share, ...]]:
-    names = [item.name for item in fields(Share)]
-    found: dict[_Key, tuple[Share, ...]] = {}
-    for row in table.to_pylist() if table is not None else ():
-        key = tuple(row[name] for name in _GROUP)
-        found[key] = (*found.get(key, ()), Share(**{name: row[name] for name in names}))
+        found[key] = (*found.get(key, ()), kind(**{name: row[name] for name in names}))
     return found
 
 

@@ -16,7 +16,7 @@ from fusiondistill.evaluation import MIXED_BATCH
 from fusiondistill.feeding import too_large
 from fusiondistill.resolution import where
 from fusiondistill.sources import SOURCES
-from fusiondistill_runner.driving.data_summary import FEW
+from fusiondistill_runner.driving.data_summary import few
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.search_space import candidates
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
@@ -66,10 +66,11 @@ class DataFacts:
                 notes.append(f"{config.data.name}: its {len(own):,} validation images are not used, since {why}")
             count = _training_images(config, train, held_out)
             held = len(_taken(train, config.data.train_images)) - count
-            few = list(_few(len(own) if own is not None and plan.validation else held))
-            self._of_data[key] = (notes, few, count)
-        notes, few, count = self._of_data[key]
-        notes = notes + few if any(isinstance(stage.spec, TrainSpec) for stage in plan.stages) else notes
+            judged = len(own) if own is not None and plan.validation else held
+            doubts = list(few("validation", judged, "the accuracy by which epochs and networks are chosen"))
+            self._of_data[key] = (notes, doubts, count)
+        notes, doubts, count = self._of_data[key]
+        notes = notes + doubts if any(isinstance(stage.spec, TrainSpec) for stage in plan.stages) else notes
         return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
 
     def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
@@ -110,13 +111,6 @@ class DataFacts:
                 notes = finished(built(spec.model, count), spec.model, count, (state, card), spec.path).notes
             self._cards[key] = card, notes
         return self._cards[key]
-
-
-def _few(validation: int) -> Iterator[str]:
-    """A note where one validation image counts for much."""
-    if 0 < validation < FEW:
-        points = f"each is {100 / validation:.1f} points of the accuracy by which epochs and networks are chosen"
-        yield f"few validation images ({validation}): {points}"
 
 
 def _training_images(config: Config, train: ImageSet, held_out: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -80,9 +80,7 @@ class Summary:
         if self.used:
             limits = " and ".join(counted(count, f"{split} image") for split, count in self.used)
             lines.append(f"  used: {limits}, balanced over the classes")
-        if 0 < self.tested < FEW:
-            lines.append(f"  few test images ({self.tested}): each is {100 / self.tested:.1f} points of every accuracy")
-        return lines
+        return lines + [f"  {text}" for text in few("test", self.tested, "every accuracy")]
 
     def content(self) -> dict[str, Any]:
         """The same, JSON-able."""
@@ -99,6 +97,12 @@ class Summary:
             "used": dict(self.used),
             "points_of_a_test_image": round(100 / self.tested, 1) if self.tested else None,
         }
+
+
+def few(split: str, count: int, accuracy: str) -> Iterator[str]:
+    """A note where one image of a split counts for much in an accuracy."""
+    if 0 < count < FEW:
+        yield f"few {split} images ({count}): each is {100 / count:.1f} points of {accuracy}"
 
 
 def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:

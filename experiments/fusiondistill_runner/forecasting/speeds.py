@@ -261,7 +261,7 @@ class Speeds:
 
     def _fitting(self, spec: FitSpec) -> _Part:
         images, _ = splits(spec.data, self.context.root(spec.data), "validation")
-        entry, some = INFERENCE[spec.inference], images.take(min(FITTED, len(images)))
+        entry, some = INFERENCE[spec.inference], images.at_most(FITTED)
         seen = [one.model_dump(mode="json") for one in spec.degradations]
         key = {**self._key("fit", None, images, spec.threads), "inference": spec.inference, "code": entry.code}
         key |= {"parameters": spec.parameters, "degradations": seen, "protocol": spec.protocol}

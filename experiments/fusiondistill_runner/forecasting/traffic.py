@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fusiondistill.config import ModelConfig
+from fusiondistill.recipe import MOMENTUM
 from fusiondistill_runner.planning.specs import EvaluateSpec, ValidateSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import AS_IT_STANDS
@@ -40,7 +41,7 @@ def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = 
     """The bytes that stages read and write; manifests, logs and metrics (kilobytes) are left out.
 
     With W = bytes of a network's weights and buffers (4 for each number in float32), m = 2 moments of RAdam or AdamW
-    and 1 of SGD, t teachers (0 where the loss has no teacher term), E epochs:
+    and 1 of SGD or Muon, t teachers (0 where the loss has no teacher term), E epochs:
 
     - a training reads (start ? W : 0) + t W, and writes W at its end and (2 + m) W after every epoch (weights, those of
       the best epoch so far, moments): E (2 + m) W;
@@ -65,7 +66,7 @@ def _of(stage: Stage, size: float) -> tuple[float, float, float]:
     # A training reads one of a search's starts; no training reads the result of the recipe as it stands.
     inputs = sum(role not in ("search", AS_IT_STANDS) and not role.startswith("start-") for role in stage.inputs)
     if spec.training:
-        moments = 1 if spec.training.recipe.optimizer.name == "sgd" else 2
+        moments = 1 if spec.training.recipe.optimizer.name in MOMENTUM else 2
         to_the_end = spec.part * spec.trainings * size
         return spec.trainings * inputs * size, to_the_end, to_the_end * spec.training.epochs * (2 + moments)
     if isinstance(spec, EvaluateSpec):

@@ -84,7 +84,7 @@ def _described(method: Method, config: Config) -> str:
     """What a method's config says of it, with what a section may have changed beside the built-in sentence."""
     if not method.description or not isinstance(method, Trained):
         return method.description
-    together = method.teachers is not None and method.taught and method.teachers.by != "degradation"
+    together = method.teachers is not None and method.taught and method.teachers.together
     said = [method.description, _taught(method, config) if together else "", _rounds(method)]
     return "; ".join(filter(None, said))
 
@@ -133,10 +133,10 @@ def _rounds(method: Trained) -> str:
 def _taught(method: Trained, config: Config) -> str:
     """Who teaches a method, and what that costs where it is several networks."""
     assert method.teachers is not None
-    of, by = _title(config, method.teachers.of), method.teachers.by
-    if by == "degradation":
+    of = _title(config, method.teachers.of)
+    if not method.teachers.together:
         return f"taught by {of}"
-    how = "averaged evenly" if by == "mean" else "averaged by their confidence in each image's label"
+    how = "averaged evenly" if method.teachers.by == "mean" else "averaged by their confidence in each image's label"
     return f"taught by all {len(config.degradations)} networks of {of} together, {how} (a forward pass of each)"
 
 

@@ -161,13 +161,13 @@ class StagesOfMethods:
         if method.teachers is None or not self._needs_teachers(method):
             return {}
         networks = self.of(method.teachers.of, seed)
-        if method.teachers.by != "degradation":
+        if method.teachers.together:
             return {f"teacher-{d}": network for d, network in networks.items()}
         return {f"teacher-{d}": networks[""] if "" in networks else networks[d] for d in degradations or ("clean",)}
 
     def _taught(self, method: Trained, seed: int) -> dict[str, Any]:
         """What a training's spec says of teachers that teach together."""
-        if method.teachers is None or method.teachers.by == "degradation" or not self._needs_teachers(method):
+        if method.teachers is None or not method.teachers.together or not self._needs_teachers(method):
             return {}
         return {"taught_by": method.teachers.by, "together": tuple(self.of(method.teachers.of, seed))}
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from fusiondistill.config import Dimension
 from fusiondistill.loss import idle_keys
+from fusiondistill.recipe import MOMENTUM
 
 __all__ = ["Searched", "candidate_count", "candidates", "draw", "signature", "without_effect"]
 
@@ -139,8 +140,8 @@ def _idle_of_start(values: Mapping[str, Any]) -> set[str]:
 def without_effect(values: Mapping[str, Any]) -> set[str]:
     """Keys whose values change nothing, given the values of the others."""
     idle = idle_keys(values) | _idle_of_start(values)
-    if values.get("optimizer.name", "sgd") != "sgd":
-        idle.add("optimizer.momentum")
+    if values.get("optimizer.name", "sgd") not in MOMENTUM:
+        idle |= {"optimizer.momentum", "optimizer.nesterov"}
     if values.get("schedule.name", "steps") != "steps":
         idle |= {"schedule.milestones", "schedule.factor"}
     idle.add("resized_crop_ratio" if values.get("resized_crop") is None else "crop_padding")

@@ -169,7 +169,12 @@ class TrainSpec(_Spec):
     @property
     def epochs(self) -> int:
         """How many epochs it does."""
-        return self.recipe.epochs if self.span is None else self.span[1] - self.span[0]
+        return self.last - (self.span[0] if self.span else 0)
+
+    @property
+    def last(self) -> int:
+        """The number of the last epoch that it does, from 1."""
+        return self.span[1] if self.span else self.recipe.epochs
 
     @property
     def teachers(self) -> int:

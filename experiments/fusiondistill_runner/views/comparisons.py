@@ -12,7 +12,7 @@ import numpy as np
 from fusiondistill.statistics import bootstrap_intervals, holm, mean_interval, sign_flip_tests
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views.correctness import Correctness, Evaluated, correctness, evaluated
-from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.data_names import group_names
 from fusiondistill_runner.views.keeping import Keeping
 from fusiondistill_runner.views.sweep_comparisons import rests_on, sweeps
 
@@ -63,9 +63,7 @@ def comparisons_table(
     """
     kept = Keeping(before, [RESAMPLES, SEED])
     for plan in plans:
-        config, known = plan["config"], evaluated(store, plan)
-        names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
-        own = {"experiment": plan["experiment"], **names, "points": False}
+        known, own = evaluated(store, plan), {**group_names(plan), "points": False}
         right = cache(lambda known=known: correctness(store, known))
         if not kept.unchanged(own, known.digest):
             kept.rows += [{**own, **pair} for pair in _of_experiment(right(), known)]

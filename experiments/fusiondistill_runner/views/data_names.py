@@ -8,7 +8,18 @@ from typing import Any
 
 from fusiondistill.sources import SOURCES
 
-__all__ = ["data_name"]
+__all__ = ["data_name", "group_names"]
+
+
+def group_names(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What names the tables of a plan: experiment, dataset, model and protocol."""
+    config = plan["config"]
+    return {
+        "experiment": plan["experiment"],
+        "dataset": data_name(config),
+        "model": config["model"]["name"],
+        "protocol": config["protocol"],
+    }
 
 
 def data_name(config: Mapping[str, Any]) -> str:

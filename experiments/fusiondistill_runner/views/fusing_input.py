@@ -170,7 +170,7 @@ def _images(data: Data, card: Mapping[str, Any], seed: int) -> tuple[ImageSet, I
     else:
         images, held_out = images.holdout(HELD_OUT, seed)
         how = f"{100 * HELD_OUT:.0f} % of the training images, held out by seed {seed} as in a run on all of them"
-    return images.take(min(data.images, len(images))), held_out.take(min(data.images, len(held_out))), how
+    return images.at_most(data.images), held_out.at_most(data.images), how
 
 
 def _check_images(card: Mapping[str, Any], images: ImageSet) -> None:

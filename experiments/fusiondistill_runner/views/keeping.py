@@ -47,16 +47,10 @@ class Keeping:
         import pyarrow as pa
 
         table = pa.table(
-            {name: pa.array([row[name] for row in self.rows], _type(kind)) for name, kind in schema.items()}
+            {name: pa.array([row[name] for row in self.rows], pa.type_for_alias(kind)) for name, kind in schema.items()}
         )
         made_of = json.dumps(self._stamps)
         return table.replace_schema_metadata({"made_from": made_of, "digest": _digest(table.to_pylist(), made_of)})
-
-
-def _type(kind: str) -> pa.DataType:
-    import pyarrow as pa
-
-    return {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}[kind]
 
 
 def _intact(before: pa.Table | None) -> tuple[list[dict[str, Any]], set[str]]:

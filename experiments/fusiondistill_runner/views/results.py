@@ -19,7 +19,7 @@ from fusiondistill_runner.views.best import judged_table, keep_choice
 from fusiondistill_runner.views.class_tables import class_tables
 from fusiondistill_runner.views.comparisons import comparisons_table
 from fusiondistill_runner.views.costs import costs_table
-from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.data_names import group_names
 from fusiondistill_runner.views.routing import routing_table
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.shares import Shares
@@ -104,11 +104,10 @@ def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.T
 def _pieces(plans: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
     """Every piece of every plan, with the columns that name its experiment, method, seed and degradation."""
     for plan in plans:
-        config = plan["config"]
-        common = {"experiment": plan["experiment"], "model": config["model"]["name"], "dataset": data_name(config)}
+        common = group_names(plan)
         for piece in plan["rows"]:
             own = {name: piece[name] for name in ("method", "seed", "degradation")}
-            yield {**common, "protocol": config["protocol"], "kind": piece.get("kind") or "trained", **own}, piece
+            yield {**common, "kind": piece.get("kind") or "trained", **own}, piece
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -11,7 +11,7 @@ from fusiondistill.report.methods import base_of, methods_of, yardstick_of
 from fusiondistill.statistics import bootstrap_intervals, ratio_half, ratio_intervals
 from fusiondistill_runner.views.comparisons import RESAMPLES, SEED
 from fusiondistill_runner.views.correctness import Correctness, Evaluated
-from fusiondistill_runner.views.data_names import data_name
+from fusiondistill_runner.views.data_names import group_names
 from fusiondistill_runner.views.keeping import Keeping
 
 if TYPE_CHECKING:
@@ -46,11 +46,9 @@ class Shares:
     def add(self, plan: Mapping[str, Any], known: Evaluated, right: Callable[[], Correctness]) -> None:
         """Add the rows of a plan; see :data:`views.comparisons.Beside`."""
         methods = methods_of(plan).known.values()
-        base, oracle, config = base_of(methods), yardstick_of(methods), plan["config"]
+        base, oracle, own = base_of(methods), yardstick_of(methods), group_names(plan)
         if base is None or oracle is None:
             return
-        names = {"dataset": data_name(config), "model": config["model"]["name"], "protocol": config["protocol"]}
-        own = {"experiment": plan["experiment"], **names}
         if not self._kept.unchanged(own, known.digest):
             self._kept.rows += [{**own, **row} for row in _of_experiment(right(), base.id, oracle.id)]
 

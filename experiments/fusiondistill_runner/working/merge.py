@@ -43,12 +43,12 @@ def merge_networks(job: Job) -> Result:
     images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
     mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
     names = tuple(one for one in spec.degradations if spec.told in (None, one.id))
-    sample = images.take(min(spec.images, len(images)))
+    sample = images.at_most(spec.images)
     merged, chosen = _merged(job, spec, members, base, card, sample, held_out)
     network = of_card(card, merged, job.device)
     if spec.recalibrate == "mixed":
         recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
-    judged = held_out if held_out is not None else images.take(min(JUDGED, len(images)))
+    judged = held_out if held_out is not None else images.at_most(JUDGED)
     losses = {d: mean_loss(of_card(card, state, job.device), mixed(judged, names)) for d, state in members.items()}
     outcome = {
         "barrier": mean_loss(network.eval(), mixed(judged, names)) - sum(losses.values()) / len(losses),
@@ -91,7 +91,7 @@ def _merged(
 
     @cache
     def few() -> list[torch.Tensor]:
-        return [pixels for pixels, _ in mixed(sample.take(min(CANDIDATE, len(sample))), spec.degradations)]
+        return [pixels for pixels, _ in mixed(sample.at_most(CANDIDATE), spec.degradations)]
 
     def finish(state: StateDict) -> torch.nn.Module:
         first = spec.recalibrate == "none"

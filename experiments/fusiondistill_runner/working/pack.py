@@ -50,7 +50,7 @@ def pack_networks(job: Job) -> Result:
         networks = {
             role: checkpoints.from_card(one, card).to(job.device) for role, one in zip(roles, states, strict=True)
         }
-        known |= settles(networks, judged.take(min(JUDGED, len(judged))), known)
+        known |= settles(networks, judged.at_most(JUDGED), known)
     how = How(spec.inference, spec.parameters, tuple(roles), known, entry.code)
     card[HOW] = how.content()
     state = pack(states, part)

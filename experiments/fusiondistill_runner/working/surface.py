@@ -49,7 +49,7 @@ def surface(
     """
 
     def few(of: ImageSet, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(mixed(of.take(min(len(of), max(2, count // len(members))))))
+        return list(mixed(of.at_most(max(2, count // len(members)))))
 
     sample, seen = few(training, 256), few(judged, 500)
     end = {name: tensor.cpu() for name, tensor in merged.state_dict().items()}

@@ -46,7 +46,7 @@ def train(job: Job) -> Result | None:
     before = unpack(_same_for_all(stored, device, team.world_size))
     rows = before.rows if before else []
     for row in rows:
-        job.report({"epochs": last_epoch(spec), **({"resumed": 1} if row is rows[-1] else {}), **row})
+        job.report({"epochs": spec.last, **({"resumed": 1} if row is rows[-1] else {}), **row})
     if job.until is not None and job.until <= len(rows) < spec.recipe.epochs:
         return None
     found = job.inputs.found("search")
@@ -75,7 +75,7 @@ def train(job: Job) -> Result | None:
             said.append(text)
             job.report({"note": text, "kept": False})
 
-        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, last_epoch(spec)), say=say)
+        progress = training.run(network, teachers, start=before, on_epoch=_EpochEnd(job, spec.last), say=say)
     except _Enough:
         return None
     if team.rank:
@@ -123,11 +123,6 @@ def training_of(
         together=spec.together,
         span=spec.span,
     )
-
-
-def last_epoch(spec: TrainSpec) -> int:
-    """The number of the last epoch that a training does, from 1."""
-    return spec.recipe.epochs if spec.span is None else spec.span[1]
 
 
 class _EpochEnd:
