@@ -55,3 +55,16 @@ def test_a_terminal_that_hangs_up_is_heeded_but_under_nohup(ignored: bool, code:
             process.kill()
         process.communicate(timeout=60)
     assert process.returncode == code
+
+
+def test_a_signal_while_python_ends_leaves_the_exit_code() -> None:
+    slow = "import os\nclass Slow:\n    def __del__(self, write=os.write, sleep=time.sleep):\n"
+    slow += "        write(1, b'closing\\n'); sleep(2)\nslow = Slow()\n"
+    program = HANGS.replace("try:", slow + "try:", 1).replace("time.sleep(600)", "sys.exit(75)")
+    with subprocess.Popen([sys.executable, "-c", program, "500"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert [process.stdout.readline() for _ in range(2)] == ["leaving\n", "closing\n"]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 75

@@ -101,23 +101,27 @@ def test_work_spreads_over_the_nodes_of_a_cluster(short: tuple[Path, Path, Path]
     assert counts(tmp_path) == counts(short[1]) and weights(tmp_path) == weights(short[1])
 
 
+def _held(store: Path, experts: int) -> tuple[list[int], dict[str, int]]:
+    """Stop all workers while so many experts have some of their epochs stored, not all: (process ids, epochs stored)."""
+    while True:
+        wait_for(lambda: len(list(store.glob("expert-*/progress.json"))) == experts)
+        workers = frozen(os.getpid(), "RayTrainWorker")
+        found = {path.parent.name: json.loads(path.read_text()) for path in store.glob("expert-*/progress.json")}
+        under_way = {name: entry["epoch"] for name, entry in found.items()}
+        if len(under_way) == experts and all(1 <= epoch < 16 for epoch in under_way.values()):
+            return workers, under_way
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)  # one has just come to its end: again with the next
+
+
 def test_a_late_node_is_used_and_a_lost_one_is_survived(
     alone: tuple[Path, Path, Path], tmp_path: Path, cluster: Any
 ) -> None:
     first = cluster.add_node(num_cpus=1)
     _, end = on(alone, cluster, tmp_path)
-    wait_for(lambda: list(tmp_path.glob("expert-*/progress.json")))
+    _held(tmp_path, experts=1)  # until the late node is at work: however fast this machine is, experts are left for it
     late = cluster.add_node(num_cpus=1)
-    # The late node has an expert of its own under way, with an epoch stored, while the first is at another one.
-    while True:
-        wait_for(lambda: len(list(tmp_path.glob("expert-*/progress.json"))) == 2)
-        workers = frozen(os.getpid(), "RayTrainWorker")
-        found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("expert-*/progress.json")}
-        under_way = {name: entry["epoch"] for name, entry in found.items()}
-        if len(under_way) == 2 and all(1 <= epoch < 16 for epoch in under_way.values()):
-            break
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)  # one has just come to its end: again with the next
+    workers, under_way = _held(tmp_path, experts=2)
     (raylet,) = first.all_processes["raylet"]
     there = {
         int(pid) for pid in Path(f"/proc/{raylet.process.pid}/task/{raylet.process.pid}/children").read_text().split()

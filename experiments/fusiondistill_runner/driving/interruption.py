@@ -6,6 +6,7 @@ would wait for that lock without end.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -59,7 +60,8 @@ class Interruption:
     """While entered, the first signal is noted for :meth:`check`; a second one ends the process at once.
 
     A thread ends the process :data:`LIMIT` seconds after the first signal, since a call into Ray may never return. Once
-    a signal has come, both rules also hold after the block, where a tracker or the store may hang.
+    a signal has come, both rules also hold after the block, where a tracker or the store may hang. When Python itself
+    ends, it gives signals back to the system: from there on they are ignored, or a late one would decide the exit code.
     """
 
     def __init__(self) -> None:
@@ -72,6 +74,7 @@ class Interruption:
         if self.before[signal.SIGHUP] == signal.SIG_IGN:  # under nohup
             del self.before[signal.SIGHUP]
         self.install()
+        atexit.register(self._ignore)  # before Ray's own, so that it runs after them
         threading.Thread(target=self._bound, name="interruption", daemon=True).start()
         return self
 
@@ -81,6 +84,7 @@ class Interruption:
         if self.requested:
             return
         self.over = True
+        atexit.unregister(self._ignore)
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -94,6 +98,10 @@ class Interruption:
             self.noted = time.monotonic()
         elif time.monotonic() - self.noted > ECHO:
             end_at_once("interrupted twice")
+
+    def _ignore(self) -> None:
+        for number in self.before:
+            signal.signal(number, signal.SIG_IGN)
 
     @property
     def requested(self) -> bool:
