@@ -103,9 +103,9 @@ def notes_of(entry: Entry) -> tuple[str, ...]:
     return (*entry.notes(), *((f"source: {entry.source}",) if entry.source else ()))
 
 
-def wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
     """A text in lines, the second one on indented; a long path or word may go beyond the width."""
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def described_parameter(entry: Entry, key: str) -> str:
