@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 import fusiondistill
-from fusiondistill.catalogue import described_parameter, parameter_text, value_text
+from fusiondistill.catalogue import USED, described_parameter, for_each_source, notes_of, value_text
 from fusiondistill.config_keys import METHOD, config_keys
 from fusiondistill.plugins import all_registries
 from fusiondistill.recipes import RECIPES
@@ -100,18 +100,16 @@ def _recipes() -> Iterator[str]:
             yield f"| {what} | {' | '.join(values)} |"
 
 
-USED = {
-    "degradations": (
-        "Degradations",
-        "`degradations: [NAME]`, or `{name: NAME, as: ID, levels: 0..10, PARAMETER: ...}`",
-    ),
-    "sources": ("Data sources", "`data: {name: NAME, PARAMETER: ...}`"),
-    "networks": ("Networks", "`model: {name: NAME, PARAMETER: ...}`"),
-    "losses": ("Loss terms", "`loss: {NAME: WEIGHT}`, or `{NAME: {weight: ..., PARAMETER: ...}}`"),
-    "merging": ("Merging methods", "`start: {merge: NAME, of: expert, PARAMETER: ...}`"),
-    "inference": ("Ways of inference", "`inference: NAME`, or `{name: NAME, PARAMETER: ...}`"),
+TITLES = {
+    "degradations": "Degradations",
+    "sources": "Data sources",
+    "networks": "Networks",
+    "losses": "Loss terms",
+    "merging": "Merging methods",
+    "inference": "Ways of inference",
 }
-"""Registry -> (title, how a config names an entry)."""
+LONGER = {"degradations": "{name: NAME, as: ID, levels: 0..10, PARAMETER: ...}"}
+"""Another form in which a config names an entry, for which a line of ``fusiondistill list`` has no room."""
 
 
 def _entry(entry: Entry) -> Iterator[str]:
@@ -121,31 +119,41 @@ def _entry(entry: Entry) -> Iterator[str]:
     text = text.split("\nExample")[0].split("\nAttributes:")[0]
     for paragraph in text.strip().split("\n\n"):
         yield f"{plain(' '.join(paragraph.split()))}\n"
-    for note in entry.notes():
-        yield f"- {plain(note)}"
-    if entry.source:
-        yield f"- source: {plain(entry.source)}"
+    yield from (f"- {plain(note)}" for note in notes_of(entry))
     for key in entry.parameters.model_fields:
         yield f"- {_name(described_parameter(entry, key))}"
 
 
+class _Called:
+    """Shows a function by its name."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name = function.__name__
+
+    def __repr__(self) -> str:
+        return self.name
+
+
 def _signature(method: Callable[..., Any]) -> str:
-    """A bound method's arguments, without types: Sphinx would take the first for ``self``."""
+    """A bound method's arguments, without types: Sphinx would take the first for ``self``.
+
+    A default that is a function has no address, so that a page is the same at every build.
+    """
     whole = inspect.signature(method)
     bare = [one.replace(annotation=inspect.Parameter.empty) for one in whole.parameters.values()]
+    bare = [one.replace(default=_Called(one.default)) if inspect.isfunction(one.default) else one for one in bare]
     return str(whole.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
 def registry(folder: str) -> str:
     """All built-in entries of a registry."""
-    title, used = USED[folder]
-    lines = [f"# {title}\n", f"In a config: {used}. On the command line: `fusiondistill list {folder}`.\n"]
+    forms = [*USED[folder].split(", or "), *filter(None, [LONGER.get(folder)])]
+    used = ", or ".join(f"`{form}`" for form in forms)
+    lines = [f"# {TITLES[folder]}\n", f"In a config: {used}. On the command line: `fusiondistill list {folder}`.\n"]
     found = all_registries()[folder]
     if folder == "sources":
-        from fusiondistill.data.arrangement import Arrangement
-
         lines.append("\nEvery source also takes these keys:\n")
-        lines += [f"- {_name(parameter_text(key, field))}" for key, field in Arrangement.model_fields.items()]
+        lines += [f"- {_name(text)}" for text in for_each_source()]
     for name in found.builtin:
         lines += _entry(found[name])
     lines.append("\n## One of your own\n\nComplete files of every kind are in [](../howto/entries.md).\n")
@@ -232,7 +240,7 @@ def configs() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "config": config,
-    **{folder: (lambda folder=folder: registry(folder)) for folder in USED},
+    **{folder: (lambda folder=folder: registry(folder)) for folder in TITLES},
     "commands": commands,
     "configs": configs,
     "python": python,

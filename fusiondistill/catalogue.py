@@ -14,11 +14,21 @@ from pydantic_core import to_jsonable_python
 from fusiondistill import NAME
 from fusiondistill.registry import Entry, Registry, close_to
 
-__all__ = ["catalogue", "described", "described_parameter", "parameter_text", "value_text", "wrapped"]
+__all__ = [
+    "USED",
+    "catalogue",
+    "described",
+    "described_parameter",
+    "for_each_source",
+    "notes_of",
+    "parameter_text",
+    "value_text",
+    "wrapped",
+]
 
 WIDTH = 80
 INDENT = " " * 20
-_USED = {
+USED = {
     "degradations": "degradations: [NAME]",
     "sources": "data: {name: NAME, PARAMETER: ...}",
     "networks": "model: {name: NAME, PARAMETER: ...}",
@@ -48,22 +58,26 @@ def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, 
         raise ValueError(f"nothing of the kind {kind!r} is registered{close_to(str(kind), (*registries, 'config'))}")
     for number, (folder, registry) in enumerate(chosen.items()):
         yield from ("",) if number else ()
-        yield f"{folder}  ({_USED[folder]})" if folder in _USED else folder
+        yield f"{folder}  ({USED[folder]})" if folder in USED else folder
         for name in registry:
             yield from described(registry[name], whole=kind is not None, width=width)
         if kind is not None and folder == "sources":
-            yield from _for_each_source(width)
+            yield from _for_each_source_lines(width)
         if kind is not None:
             yield f"\nOf your own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
 
 
-def _for_each_source(width: int) -> Iterator[str]:
-    """The lines about the keys that stand beside each data source."""
+def for_each_source() -> Iterator[str]:
+    """The keys that stand beside each data source, in one line each: name, type, default, range, meaning."""
     from fusiondistill.data.arrangement import Arrangement
 
+    return (parameter_text(key, field) for key, field in Arrangement.model_fields.items())
+
+
+def _for_each_source_lines(width: int) -> Iterator[str]:
     name = "  each of them"
-    for key, field in Arrangement.model_fields.items():
-        lines = wrapped(parameter_text(key, field), width - len(INDENT))
+    for text in for_each_source():
+        lines = wrapped(text, width - len(INDENT))
         yield f"{name:{len(INDENT)}}{lines[0]}"
         yield from (INDENT + line for line in lines[1:])
         name = ""
@@ -76,18 +90,22 @@ def described(entry: Entry, *, whole: bool = True, width: int = WIDTH) -> Iterat
     first, *more = textwrap.wrap(entry.summary, body)
     yield from (f"{name:{len(INDENT)}}{first}",) if len(name) < len(INDENT) else (name, INDENT + first)
     yield from (INDENT + line for line in more)
-    source = (f"source: {entry.source}",) if entry.source else ()
     plugin = (f"plugin: {entry.plugin.path}",) if entry.plugin else ()
-    for note in (*entry.notes(), *source):
+    for note in notes_of(entry):
         lines = wrapped(note, body) if whole else [textwrap.shorten(note, body, placeholder=" ...")]
         yield from (INDENT + line for line in lines)
     for text in (*plugin, *(described_parameter(entry, key) for key in entry.parameters.model_fields)):
         yield from (INDENT + line for line in wrapped(text, body))
 
 
-def wrapped(text: str, width: int) -> list[str]:
+def notes_of(entry: Entry) -> tuple[str, ...]:
+    """The facts about an entry and its source, in one line each."""
+    return (*entry.notes(), *((f"source: {entry.source}",) if entry.source else ()))
+
+
+def wrapped(text: str, width: int, indent: str = "  ") -> list[str]:
     """A text in lines, the second one on indented; a long path or word may go beyond the width."""
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def described_parameter(entry: Entry, key: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import mistaken
 from fusiondistill import config_file
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
@@ -18,9 +19,7 @@ ROLES = ("base", "expert", "scratch", "vanilla", "fusing", "fusiondistill")
 
 
 def mistakes(text: str, *overrides: str) -> list[tuple[int | None, str, str]]:
-    with pytest.raises(ConfigError) as caught:
-        config_file.parse(text, source="file.yaml", overrides=overrides)
-    return [(m.line, m.key, m.message) for m in caught.value.mistakes]
+    return mistaken.places(lambda: config_file.parse(text, source="file.yaml", overrides=overrides))
 
 
 def places(text: str, *overrides: str) -> list[tuple[int | None, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from fusiondistill.config import Config
-from fusiondistill.config_file import ConfigError, parse
+from fusiondistill.config_file import parse
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
 from fusiondistill_runner.planning.specs import MergeSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
+from mistaken import only_mistake
 
 FOUR = ("jpeg", "blur", "noise", "saltpepper")
 
@@ -147,9 +148,7 @@ expert: {average_every: null}
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_with_its_line(text: str, line: int, key: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        config(text)
-    (mistake,) = caught.value.mistakes
+    mistake = only_mistake(lambda: config(text))
     assert (mistake.line, mistake.key) == (line, key) and message in mistake.message
 
 

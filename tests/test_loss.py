@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import mistaken
 from fusiondistill import config_file, loss
 from fusiondistill.loss import FOR_DIGEST, Loss, idle_keys, merged_loss, modern_loss
 from fusiondistill.losses import LOSSES
@@ -169,9 +170,7 @@ def test_a_number_and_a_mapping_go_over_each_other_from_the_command_line_and_in_
 
 
 def _mistakes(text: str, override: str) -> list[config_file.Mistake]:
-    with pytest.raises(config_file.ConfigError) as caught:
-        config_file.parse(text, overrides=[override])
-    return list(caught.value.mistakes)
+    return mistaken.mistakes(lambda: config_file.parse(text, overrides=[override]))
 
 
 def test_a_term_with_a_parameter_of_its_own_type_is_plain_until_it_is_called(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+import mistaken
 from fusiondistill.config import Config
-from fusiondistill.config_file import ConfigError, parse, parse_points
+from fusiondistill.config_file import parse, parse_points
 from fusiondistill.inference import INFERENCE
 from fusiondistill.methods import DEFAULT_ROWS, METHODS, Combined, Merge, Merged, Trained
 from fusiondistill.old_spellings import OldSpelling
@@ -31,9 +32,7 @@ def plan(text: str, *overrides: str) -> Plan:
 
 
 def mistakes(text: str) -> list[tuple[int | None, str, str]]:
-    with pytest.raises(ConfigError) as caught:
-        config(text)
-    return [(m.line, m.key, m.message) for m in caught.value.mistakes]
+    return mistaken.places(lambda: config(text))
 
 
 def named(content: Plan, name: str) -> Stage:

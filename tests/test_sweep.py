@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import mistaken
 from fusiondistill import config_file
 from fusiondistill.config_file import ConfigError
 
@@ -15,9 +16,7 @@ def points(text: str, *overrides: str):  # type: ignore[no-untyped-def]
 
 
 def mistakes(text: str, *overrides: str) -> list[tuple[int | None, str, str]]:
-    with pytest.raises(ConfigError) as caught:
-        points(text, *overrides)
-    return [(m.line, m.key, m.message) for m in caught.value.mistakes]
+    return mistaken.places(lambda: points(text, *overrides))
 
 
 def test_without_a_sweep_there_is_one_point() -> None:

@@ -41,12 +41,16 @@ from golden import cases as common
 from golden.material import CLASSES
 
 CPU = torch.device("cpu")
-CONFIG = """
+COMMON = """
 experiment: golden
 plugins: [TOYS]
 data: {name: golden_images, test_images: 12}
 model: {name: golden_conv}
 degradations: [blur, noise]
+evaluation: {every: 50}
+"""
+"""What all configs begin with."""
+CONFIG = """
 methods: [base, scratch, vanilla, modelsoups, modelsoups-told, fusing, fusiondistill, taught]
 define:
   taught: {like: vanilla, teachers: expert, loss: {ce: 1, feature: 0, dkd: 0.5}}
@@ -58,14 +62,8 @@ modelsoups: {start: {merge: average, of: expert, images: 16}}
 modelsoups-told: {start: {merge: average, of: expert, recalibrate: per_degradation, images: 16}}
 fusing: {epochs: 2, batch_size: 4, optimizer: {lr: 0.03}}
 fusiondistill: {epochs: 2, batch_size: 4, optimizer: {lr: 0.03}, loss: {kd: 0.5}}
-evaluation: {every: 50}
 """
 BEYOND = """
-experiment: golden
-plugins: [TOYS]
-data: {name: golden_images, test_images: 12}
-model: {name: golden_conv}
-degradations: [blur, noise]
 methods: [all, sure]
 base: {epochs: 1, batch_size: 8}
 expert: {epochs: 3, batch_size: 8, optimizer: {lr: 0.03}, average_every: 2, pull: 0.1}
@@ -74,22 +72,15 @@ define:
   all: {like: fusiondistill, teachers: {of: expert, by: mean}, mixup: 0.4, loss: {dist: 1, kd: {weight: 1, fade: 1}}}
   sure: {like: fusiondistill, teachers: {of: expert, by: confidence}, swa: 0.5, pairing: same, loss: {consistency: 1}}
 fusiondistill: {epochs: 2, batch_size: 8, optimizer: {lr: 0.03}}
-evaluation: {every: 50}
 select: last
 """
 FAST = """
-experiment: golden
 recipe: fast
-plugins: [TOYS]
-data: {name: golden_images, test_images: 12}
-model: {name: golden_conv}
-degradations: [blur, noise]
 methods: [fusiondistill]
 base: {epochs: 1, batch_size: 8}
 expert: {epochs: 1, batch_size: 8}
 modelsoups: {start: {merge: average, of: expert, images: 16}}
 fusiondistill: {epochs: 2, batch_size: 8}
-evaluation: {every: 50}
 select: last
 """
 OTHERS = {"beyond": BEYOND, "fast": FAST}
@@ -143,7 +134,7 @@ keep: list[Any] = []
 def planned(protocol: str, more: str = "") -> Prepared:
     """The small run of a protocol, or one of the others, planned."""
     place = folder(protocol)
-    text = CONFIG + PROTOCOLS[protocol] if protocol in PROTOCOLS else OTHERS[protocol]
+    text = COMMON + (CONFIG + PROTOCOLS[protocol] if protocol in PROTOCOLS else OTHERS[protocol])
     (place / "config.yaml").write_text(text.replace("TOYS", str(common.TOYS)) + more)
     return prepare(str(place / "config.yaml"), (), str(place / "store"))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from fusiondistill.catalogue import WIDTH, wrapped
 from fusiondistill.config import DataConfig
 from fusiondistill.counting import counted
 from fusiondistill.data.names import look_alike
@@ -64,7 +64,7 @@ class Summary:
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images)
         height, width = self.size
         told = f"data: {self.name}, images: {counts}; {counted(self.classes, 'class')}, {width}x{height} pixels"
-        lines = textwrap.wrap(told, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        lines = wrapped(told, WIDTH)
         (most, count), (fewest, least) = self.largest, self.smallest
         if count == least:
             lines.append(f"  each class has {counted(count, 'training image')}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusiondistill import config_file, safe_yaml
+from fusiondistill.catalogue import WIDTH, wrapped
 from fusiondistill.config import DataConfig
 from fusiondistill.counting import counted
 from fusiondistill.data.guessing import keys_for
@@ -21,7 +21,6 @@ from fusiondistill.sources import SOURCES
 
 __all__ = ["check_data", "content", "lines", "yaml_text"]
 
-WIDTH = 80
 SHOWN = 5
 MOST_CLASSES = 30
 _CONFIGS = (".yaml", ".yml")
@@ -116,7 +115,7 @@ def lines(facts: Facts) -> Iterator[str]:
         yield from _about("size", "is a suggestion: larger images show more and take longer; see data.fit, too")
     said = ", ".join(f"{key}: {yaml_text(value)}".replace(" ", "\0") for key, value in facts.keys.items())
     yield "write into the config:"
-    for line in _wrapped(f"data:\0{{{said}}}", "  "):
+    for line in wrapped(f"data:\0{{{said}}}", WIDTH):
         yield line.replace("\0", " ")
 
 
@@ -200,8 +199,4 @@ def _some(what: str, examples: Any) -> str:
 
 
 def _about(what: str, text: str) -> Iterator[str]:
-    yield from _wrapped(f"{what:8} {text}", " " * 9)
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    yield from wrapped(f"{what:8} {text}", WIDTH, " " * 9)
