@@ -235,7 +235,10 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def tell(text: str, *, err: bool = False) -> None:
-    """Print a text; on a terminal its lines are broken between words, elsewhere each stays a line."""
+    """Print a text for people; on a terminal its lines are broken between words, elsewhere each stays a line.
+
+    Not for what programs read, nor for commands to be copied: these stay whole.
+    """
     if (sys.stderr if err else sys.stdout).isatty():
         text = "\n".join(map(_fitting, text.splitlines()))
     click.echo(text, err=err)

@@ -51,7 +51,7 @@ def execute(
 
 def say_first(what: str, local: bool) -> None:
     """Say what comes, before torch is imported and the data are read, which takes seconds."""
-    click.echo(f"{what}: reading it and its data" + ("" if local else ", then starting Ray if a stage is missing"))
+    tell(f"{what}: reading it and its data" + ("" if local else ", then starting Ray if a stage is missing"))
 
 
 def _ask_about_size(searches: list[Any], yes: bool) -> None:
@@ -86,7 +86,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     from fusiondistill_runner.watching.tracking import Tracking
 
     for path in prepared.config.plugins:
-        click.echo(f"plugin loaded: {path}")
+        tell(f"plugin loaded: {path}")
     for text in said_before(prepared):
         tell(text)
     check_format(prepared.store)
@@ -95,9 +95,9 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
     with prepared.store.held():
         prepared = prepared.looked_up()
         for text in prepared.damage:
-            click.echo(f"damaged, will be made again: {text}", err=True)
+            tell(f"damaged, will be made again: {text}", err=True)
         for text in map(str, changed_plugins(prepared)):
-            click.echo(text)
+            tell(text)
         runner.note_plan(prepared, shlex.join([NAME, *sys.argv[1:]]), whole=only is None)
         wanted = prepared if only is None else prepared.narrowed(only)
         with (
@@ -110,7 +110,7 @@ def carry_out(prepared: Any, only: list[Any] | None = None, *, local: bool = Fal
             outcome = runner.run(wanted, display, local=local)
         if outcome.done:
             fits = f" in {counted(outcome.fits, 'Ray Train fit')}" if outcome.fits else ""
-            click.echo(f"{counted(len(outcome.done), 'stage')} done{fits}")
+            tell(f"{counted(len(outcome.done), 'stage')} done{fits}")
         if only is None:
             _print_end(prepared)
         else:
@@ -169,15 +169,15 @@ def _print_end(prepared: Any) -> None:
     store, experiments = prepared.store, {plan.config.experiment for plan in prepared.points}
     known = plans(store)
     table = results.write_results(store, known)
-    click.echo("")
+    tell("")
     for line in results.table_lines(store, table, experiments, known):
         click.echo(line)
     for plan in prepared.points:
         for line in searches.search_end(store, plan, ranked=False):
-            click.echo(line)
+            tell(line)
     for line in results.choice_lines(store, table, experiments, known):
         click.echo(line)
-    click.echo(f"\nreport: {results.write_report(store, table, known)}")
+    tell(f"\nreport: {results.write_report(store, table, known)}")
 
 
 def _print_rankings(prepared: Any) -> None:
@@ -185,7 +185,7 @@ def _print_rankings(prepared: Any) -> None:
 
     for plan in prepared.points:
         for line in searches.search_end(prepared.store, plan, ranked=True):
-            click.echo(line)
+            tell(line)
 
 
 def _some(stages: list[Any]) -> str:
@@ -198,8 +198,8 @@ def _report_failures(outcome: Any) -> None:
     if not (outcome.failed or outcome.blocked):
         return
     for name, error in outcome.failed.items():
-        click.echo(f"\nfailed: {name}\n  {error}", err=True)
+        tell(f"\nfailed: {name}\n  {error}", err=True)
     if outcome.blocked:
-        click.echo(f"\nnot done, since they need what failed: {_some(outcome.blocked)}", err=True)
-    click.echo("\nMend the cause and start the same command again: what is stored stays.", err=True)
+        tell(f"\nnot done, since they need what failed: {_some(outcome.blocked)}", err=True)
+    tell("\nMend the cause and start the same command again: what is stored stays.", err=True)
     sys.exit(FAILED)

@@ -207,18 +207,20 @@ def _tied(choice: Choice) -> str:
 
 
 def _use(choice: Choice) -> list[str]:
-    """The two lines that use the network."""
+    """The lines that use the network, to be copied whole."""
     if choice.best is None:
         return []
     place, plugin, fits = (choice.chosen[key] for key in ("place", "plugin", "any_size"))
     options = ("" if fits else " --fit crop") + (f" --plugin {shlex.quote(plugin)}" if plugin else "")
     fit = "" if fits else ', fit="crop"'
-    load = f"{NAME}.plugins.load_plugins({NAME}.plugins.read_plugins([{plugin!r}])); " if plugin else ""
-    imports = f"import {NAME}, {NAME}.plugins; " if plugin else f"import {NAME}; "
-    return [
-        printable(f"{NAME} predict {shlex.quote(place)} PHOTO...{options}"),
-        printable(f'python: {imports}{load}{NAME}.load_model({place!r}).predict(["photo.jpg"]{fit})'),
+    first = [f"from {NAME}.plugins import load_plugins, read_plugins", f"load_plugins(read_plugins([{plugin!r}]))"]
+    python = [
+        f"from {NAME} import load_model",
+        *(first if plugin else []),
+        f'load_model({place!r}).predict(["photo.jpg"]{fit})',
     ]
+    lines = [f"{NAME} predict {shlex.quote(place)} PHOTO...{options}", *(f"python: {line}" for line in python)]
+    return list(map(printable, lines))
 
 
 def _percent(cell: Cell, seed: int) -> str:

@@ -114,7 +114,7 @@ def plan_verb(
     if measure and not can_measure(prepared.config):
         raise ValueError(f"--measure: {LACKS}")
     measures = not times if measure is None else measure
-    estimates = estimated(prepared, partial(click.echo, err=True) if measures else None)
+    estimates = estimated(prepared, partial(tell, err=True) if measures else None)
     simulated = forecast(prepared, wishes, estimates)
     changed = list(changed_plugins(prepared))
     if as_json:
@@ -159,4 +159,4 @@ def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
         return
     for text in notes:
         tell(f"note: {text}")
-    click.echo(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")
+    tell(f"{config} is valid: {checked.experiment}, protocol {checked.protocol}, seeds {list(checked.seeds)}")

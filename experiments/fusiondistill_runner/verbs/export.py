@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fusiondistill_runner.command import FAILED, plugin_option, verb
+from fusiondistill_runner.command import FAILED, plugin_option, tell, verb
 
 
 @verb(
@@ -31,7 +31,7 @@ def export_verb(model: str, out: str, force: bool, plugins: tuple[str, ...]) -> 
     from fusiondistill_runner.views.exporting import export_network
 
     try:
-        export_network(model, out, click.echo, force=force, plugins=plugins)
+        export_network(model, out, tell, force=force, plugins=plugins)
     except Differs as error:
-        click.echo(f"error: {error}", err=True)
+        tell(f"error: {error}", err=True)
         sys.exit(FAILED)

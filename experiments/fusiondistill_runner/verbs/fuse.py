@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fusiondistill_runner.command import THREE, plugin_option, verb
+from fusiondistill_runner.command import THREE, plugin_option, tell, verb
 from fusiondistill_runner.verbs.values import degradation_of, three
 
 
@@ -78,7 +78,7 @@ def fuse_verb(
         checkpoints,
         method,
         out,
-        click.echo,
+        tell,
         degradations=[degradation_of(text) for text in degradations],
         data=None if data is None else Data(data, told=told, **of_data),
         seed=seed,

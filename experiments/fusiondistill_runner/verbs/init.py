@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fusiondistill_runner.command import local_option, told_as_options, verb
+from fusiondistill_runner.command import local_option, tell, told_as_options, verb
 from fusiondistill_runner.verbs.values import degradation_of, degradations_option
 
 
@@ -44,4 +44,4 @@ def init_verb(
         wish.check()
         from fusiondistill_runner.forecasting.first_config import first_config  # and torch, after a mistake is told
 
-        first_config(wish, click.echo)
+        first_config(wish, tell)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, verb
+from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, tell, verb
 
 
 @verb(
@@ -64,7 +64,7 @@ def degrade_verb(
 
     load_plugins(read_plugins(plugins))
     degrade_grid(image, out, degradations=degradations or None, seed=seed, protocol=protocol)
-    click.echo(f"written: {out}")
+    tell(f"written: {out}")
 
 
 @main.group("data")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fusiondistill_runner.command import FAILED, main, overrides_option, store_option, verb
+from fusiondistill_runner.command import FAILED, main, overrides_option, store_option, tell, verb
 
 
 @verb(
@@ -71,9 +71,9 @@ def cluster_check_verb(config: str | None, store: str | None, overrides: tuple[s
     """
     from fusiondistill_runner import runner
 
-    found = runner.check_cluster(config, overrides, store, click.echo)
+    found = runner.check_cluster(config, overrides, store, tell)
     for text in found:
-        click.echo(f"does not fit: {text}", err=True)
+        tell(f"does not fit: {text}", err=True)
     if found:
         sys.exit(FAILED)
     click.echo("fits")

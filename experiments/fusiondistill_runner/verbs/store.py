@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from fusiondistill_runner.command import FAILED, verb
+from fusiondistill_runner.command import FAILED, tell, verb
 
 
 @verb(
@@ -44,10 +44,10 @@ def status_verb(store: str, every: float | None, as_json: bool) -> None:
         return
     if every is None:
         for line in status.status_lines(Store(store)):
-            click.echo(line)
+            tell(line)
         return
     try:
-        done = status.watch(Store(store), every, click.echo)
+        done = status.watch(Store(store), every, tell)
     except KeyboardInterrupt:
         return
     if not done:
@@ -68,9 +68,9 @@ def prune_verb(store: str, yes: bool) -> None:
     with place.held():
         found = unneeded(place)
         for one in found:
-            click.echo(f"  {one.bytes / 1e6:8.1f} MB  {one.directory}")
+            tell(f"  {one.bytes / 1e6:8.1f} MB  {one.directory}")
         if not found:
-            click.echo(f"nothing to delete: every stage in {place.location} belongs to a plan")
+            tell(f"nothing to delete: every stage in {place.location} belongs to a plan")
         elif yes or (sys.stdin.isatty() and click.confirm(f"Delete these {len(found)} directories?")):
             for one in found:
                 place.delete(one.directory)
@@ -105,4 +105,4 @@ def report_verb(stores: tuple[str, ...], out: str | None) -> None:
         page = side_by_side.write_report_to(out or "report", tables)
     for line in lines:
         click.echo(line)
-    click.echo(f"\nreport: {page}")
+    tell(f"\nreport: {page}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fusiondistill_runner.command import plugin_option, verb
+from fusiondistill_runner.command import plugin_option, tell, verb
 
 
 @verb("try", "fusiondistill try runs/quickstart\nfusiondistill try runs/quickstart --port 8000 --open")
@@ -33,4 +33,4 @@ def try_verb(
     from fusiondistill_runner.views.trying import open_tryout
 
     load_plugins(read_plugins(plugins))
-    serve(open_tryout(Store(store), experiment), port, open_browser, click.echo, degradation)
+    serve(open_tryout(Store(store), experiment), port, open_browser, tell, degradation)
