@@ -102,7 +102,7 @@ def test_work_spreads_over_the_nodes_of_a_cluster(short: tuple[Path, Path, Path]
 
 
 def _held(store: Path, experts: int) -> tuple[list[int], dict[str, int]]:
-    """Stop all workers while so many experts have some of their epochs stored, not all: (process ids, epochs stored)."""
+    """Stop all workers while so many experts have some of their epochs stored: (process ids, epochs stored)."""
     while True:
         wait_for(lambda: len(list(store.glob("expert-*/progress.json"))) == experts)
         workers = frozen(os.getpid(), "RayTrainWorker")

@@ -68,9 +68,10 @@ def cost_lines(missing: Iterable[Stage], estimates: Estimates, resources: Resour
     more = {"search": f" ({counted(trainings_of(missing), 'training')} at most)"}
     kinds = ", ".join(f"{len(times)} {kind}{more.get(kind, '')}" for kind, times in by_kind.items())
     lines = [f"{counted(len(missing), 'stage')} to do: {kinds}"]
-    if not known:
+    source = estimates.told_by(missing)
+    if not source and len(known) < len(missing):  # what is known is imports, which take no time
         return [*lines, f"cost unknown: nothing like them was measured yet; {_how(estimates)}"]
-    lines.append(f"about {_hours(sum(known), resources)}, from {estimates.told_by(missing)}")
+    lines.append(f"about {_hours(sum(known), resources)}" + (f", from {source}" if source else ""))
     unknown = {kind: sum(seconds is None for seconds in times) for kind, times in by_kind.items()}
     if rest := ", ".join(f"{n} {kind}" for kind, n in unknown.items() if n):
         return [*lines, f"and an unknown time for {rest}: nothing like them was measured yet; {_how(estimates)}"]

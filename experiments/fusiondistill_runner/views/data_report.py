@@ -105,7 +105,7 @@ def lines(facts: Facts) -> Iterator[str]:
         yield from _about("modes", ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common()))
     root = f"{Path(facts.keys.get('images') or facts.keys.get('root') or '.').expanduser().absolute()}/"
     broken = [text.replace(root, "") for one in facts.splits.values() for text in one.broken]
-    yield from _about("broken", _some(f"{len(broken):,}", broken))
+    yield from _about("broken", _some(f"{len(broken):,}", _by_reason(broken)))
     yield from _copies(facts.copies, root)
     yield from _about("balance", _balance(facts))
     for what, texts in (("note", facts.notes), ("wrong", facts.wrong)):
@@ -190,6 +190,16 @@ def _balance(facts: Facts) -> str:
         f"largest class {most} ({counts[most]:,}), smallest {fewest} ({counts[fewest]:,}){ratio}; always saying "
         f"{most} is right in {share:.1f} % of the {'test ' if judged is not facts.splits['train'] else ''}images"
     )
+
+
+def _by_reason(broken: list[str]) -> Iterator[str]:
+    """Broken files with what is wrong with them, each reason once."""
+    groups = dict[str, list[str]]()
+    for where, _, reason in (text.partition(": ") for text in broken):
+        groups.setdefault(reason, []).append(where)
+    for reason, files in groups.items():
+        more = f" and {len(files) - SHOWN:,} more" if len(files) > SHOWN else ""
+        yield f"{', '.join(files[:SHOWN])}{more}: {reason}"
 
 
 def _some(what: str, examples: Any) -> str:
