@@ -49,6 +49,7 @@ def write(
     shares: pa.Table | None = None,
     routing: pa.Table | None = None,
     mistakes: pa.Table | None = None,
+    axes: pa.Table | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write ``index.html``, ``table.md``, ``table.tex`` and ``figures/*.svg, *.png``; a missing number is a "–".
@@ -86,6 +87,7 @@ def write(
         costs: see :func:`fusiondistill.report.costs.cost_grid`.
         classes, confusions, mistakes: see :func:`fusiondistill.report.class_section.class_blocks`.
         shares, routing: as :func:`summarise` takes them.
+        axes: what the sweeps vary: see :func:`fusiondistill.report.sweep_figures.sweep_pictures`.
         facts: name -> text, in the order to show: command, versions, hardware, config ...
 
     ``curves`` and all tables after it may have a column experiment: str; then each experiment gets a part.
@@ -104,7 +106,7 @@ def write(
         "comparisons": comparisons, "curves": curves, "trials": trials, "importance": importance, "fusion": fusion,
         "samples": samples, "answers": answers, "timeline": timeline, "surface": surface,
         "unfinished": unfinished, "judged": judged, "costs": costs, "classes": classes, "confusions": confusions,
-        "mistakes": mistakes,
+        "mistakes": mistakes, "axes": axes,
     }  # fmt: skip
     known = described(planned)
     chosen = choices(judged, groups, known)

@@ -86,11 +86,16 @@ def settings() -> AbstractContextManager[None]:
 
 
 def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, limits: tuple[float, float] | None = None
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    limits: tuple[float, float] | None = None,
+    *,
+    logarithmic: bool = False,
 ) -> Figure:
     """Lines with their labels at the right end, spread so that none covers another; bands from low to high.
 
-    The first x stands at the left, so x that falls makes an axis that falls.
+    The first x stands at the left, so x that falls makes an axis that falls. A logarithmic axis names each x.
     """
     height = max(3.5, 0.17 * len(series) + 0.7)
     figure, (axes,) = blank(height, right=_LABELS)
@@ -105,6 +110,10 @@ def line_chart(
         )
     axes.set_xlabel(short(x_label, 44))
     axes.set_title(short(y_label, 44), loc="left")
+    if logarithmic and series:
+        axes.set_xscale("log")
+        axes.set_xticks(series[0].x, [f"{value:g}" for value in series[0].x], minor=False)
+        axes.set_xticks([], minor=True)
     axes.margins(x=0.01)
     axes.grid(axis="y")
     if series and series[0].x[0] > series[0].x[-1]:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fusiondistill.report import stage_sections as stages
 from fusiondistill.report.answer_section import Drawn, group_section, group_sections, setup
-from fusiondistill.report.blocks import Block, Bullets, Folded, Section, Terms, Text, grid_blocks, grid_table, named
+from fusiondistill.report.blocks import (
+    Block,
+    Bullets,
+    Figures,
+    Folded,
+    Section,
+    Terms,
+    Text,
+    grid_blocks,
+    grid_table,
+    named,
+)
 from fusiondistill.report.class_section import class_blocks
 from fusiondistill.report.comparisons import sweep_grids
 from fusiondistill.report.costs import cost_grid
@@ -22,6 +33,7 @@ from fusiondistill.report.group_figures import level_pictures, map_pictures
 from fusiondistill.report.groups import Group
 from fusiondistill.report.methods import Methods
 from fusiondistill.report.stage_figures import curve_pictures, surface_pictures, trial_pictures
+from fusiondistill.report.sweep_figures import sweep_pictures
 from fusiondistill.report.tables import NOTHING, headline, overview_grid
 from fusiondistill.report.text import explained
 from fusiondistill.report.time_section import time_blocks
@@ -189,6 +201,9 @@ def contents(groups: Sequence[Group], results: pa.Table, tables: Tables, methods
     found, draw = Contents(), Pictures()
     for i, grid in enumerate(sweep_grids(tables.get("comparisons"), methods[""])):
         found.sections.append(Section(f"between-{i + 1}", grid.title, grid_blocks(grid, what="pairs")))
+    if pictures := [*sweep_pictures(draw, tables.get("axes"), groups)]:
+        found.pictures += pictures
+        found.sections.append(Section("sweep", "Across the sweep", [Figures(pictures)]))
     _add_groups(found, groups, results, draw, tables.get("costs"))
     found.news = stages.unfinished_line(tables.get("unfinished"))
     if section := stages.unfinished_section(tables.get("unfinished"), methods[""]):

@@ -24,6 +24,7 @@ from fusiondistill_runner.views.routing import routing_table
 from fusiondistill_runner.views.settings import settings
 from fusiondistill_runner.views.shares import Shares
 from fusiondistill_runner.views.stage_tables import facts, stage_tables
+from fusiondistill_runner.views.sweep_axes import axes_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -260,7 +261,7 @@ def report_tables(
     own = {name: given.get(name) if given else kept_table(store, name) for name in names}
     own |= {"planned": planned_table(known, results), "judged": judged_table(seen, known)}
     own |= class_tables(seen, known, results, **{name: own[name] for name in ("planned", "judged", "classes")})
-    return {**own, **stage_tables(seen, known), "facts": facts(seen, known)}
+    return {**own, **stage_tables(seen, known), "axes": axes_table(known), "facts": facts(seen, known)}
 
 
 def write_report(store: Store, results: pa.Table, known: Plans | None = None) -> str:
