@@ -29,8 +29,9 @@ from fusiondistill.level_draws import level_address, noise_seed, random_levels
 from fusiondistill.losses import Mixed
 from fusiondistill.mixing import blended, mixed, shares
 from fusiondistill.randomness import bits, key, permutation, uniform
+from fusiondistill.recipe import Augmentation
 
-__all__ = ["Batch", "Pipeline", "normalise"]
+__all__ = ["Batch", "Pipeline", "as_in_training", "normalise", "shorter_side"]
 
 _View = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
 """Images of one degradation: what the student sees, what teachers see, their labels."""
@@ -303,6 +304,48 @@ class Pipeline:
             share=share,
             weight=weight,
         )
+
+
+def as_in_training(
+    images: ImageSet,
+    degradations: Sequence[str | DegradationConfig],
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    protocol: str,
+    device: torch.device,
+    batch_size: int,
+) -> Iterator[torch.Tensor]:
+    """What a network sees in one epoch of training: random flips, crops, levels and holes, float32 [D * B,3,H,W].
+
+    BatchNorm's statistics have to be those of such images. The black borders and holes of crops and cutout widen them:
+    with those of whole images every patch would be scaled otherwise than in training.
+
+    Args:
+        augmentation: how the networks' training cut and covered images.
+        batch_size: images of each degradation in a batch.
+    """
+    pipeline = Pipeline(
+        images=images,
+        degradations=tuple(degradations),
+        seed=key(seed, "as in training"),
+        batch_size=batch_size,
+        flip=images.flip,
+        padding=augmentation.crop_padding,
+        scale=augmentation.resized_crop,
+        ratio=augmentation.resized_crop_ratio,
+        cutout=augmentation.hole(shorter_side(images)),
+        pairing="same",
+        teacher_view=None,
+        protocol=protocol,
+        device=device,
+    )
+    return (batch.student for batch in pipeline.epoch(0))
+
+
+def shorter_side(images: ImageSet) -> int:
+    """Height or width of the images, whichever is smaller."""
+    return min(images.gather([0])[0].shape[2:])
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from fusiondistill import evaluation
 from fusiondistill.balancing import class_weights_of
-from fusiondistill.batches import Pipeline
+from fusiondistill.batches import Pipeline, shorter_side
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
@@ -158,7 +158,7 @@ class Training:
             padding=recipe.crop_padding,
             scale=recipe.resized_crop,
             ratio=recipe.resized_crop_ratio,
-            cutout=self._cutout(),
+            cutout=recipe.augmentation.hole(shorter_side(self.images)),
             pairing=recipe.pairing,
             coupled=recipe.coupled_draws,
             teacher_view=recipe.teacher_view if self.taught else None,
@@ -172,13 +172,6 @@ class Training:
             mixup=recipe.mixup,
             limit=self.limit,
         )
-
-    def _cutout(self) -> int:
-        """The side of the hole in pixels: the recipe's, or half the image up to the recipe's limit."""
-        if self.recipe.cutout is not None:
-            return self.recipe.cutout
-        half = min(self.images.gather([0])[0].shape[2:]) // 2
-        return half if self.recipe.largest_cutout is None else min(half, self.recipe.largest_cutout)
 
     def validate(self, model: nn.Module, epoch: int) -> Mapping[str, float | Fraction]:
         """Accuracy (fraction) on the held-out images under each degradation."""

@@ -142,7 +142,8 @@ class Merge(Parametrised):
     recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
         None,
         description="BatchNorm statistics: none (the first network's), average, mixed (recomputed on all "
-        "degradations), per_degradation (recomputed for each; the network is told which); default mixed, paper none",
+        "degradations, of images cut and covered as in the networks' training), per_degradation (recomputed for each; "
+        "the network is told which); default mixed, paper none",
     )
     images: Count = Field(10_000, description="training images (at most) that statistics are recomputed on")
 

@@ -135,6 +135,22 @@ class Schedule(Frozen):
         return 1.0
 
 
+class Augmentation(Frozen):
+    """The keys of a recipe that say how training images are cut and covered, beside flips; see :class:`Recipe`."""
+
+    crop_padding: int
+    resized_crop: tuple[float, float] | None
+    resized_crop_ratio: tuple[float, float]
+    cutout: int | None
+    largest_cutout: int | None
+
+    def hole(self, side: int) -> int:
+        """The side of the hole in pixels, of images whose shorter side has so many: half of it where none is given."""
+        if self.cutout is not None:
+            return self.cutout
+        return side // 2 if self.largest_cutout is None else min(side // 2, self.largest_cutout)
+
+
 class Recipe(Frozen):
     """Everything that one training stage does; defaults by shape are in :mod:`fusiondistill.recipes`."""
 
@@ -206,6 +222,11 @@ class Recipe(Frozen):
         "results by rounding alone and makes no other stage",
     )
     compile: bool = Field(False, description="torch.compile the student")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How it cuts and covers images."""
+        return Augmentation(**{key: getattr(self, key) for key in Augmentation.model_fields})
 
     @field_validator("resized_crop", "resized_crop_ratio")
     @classmethod

@@ -10,6 +10,7 @@ from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.locations import absolute
 from fusiondistill.losses import need_of
 from fusiondistill.methods import Combined, Inference, Merge, Merged, Trained, searched_name
+from fusiondistill.recipe import Augmentation
 from fusiondistill.recipes import PRETRAINED, RANDOM
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
@@ -206,9 +207,15 @@ class StagesOfMethods:
             protocol=config.protocol,
             data_seed=self._data_seed(seed),
             threads=config.threads,
+            augmentation=self._augmentation(merge.of),
         )
         merged = {f"expert-{d}": stage for d, stage in networks.items()}
         return self.stage(name, seed, spec, {**base, **merged})
+
+    def _augmentation(self, name: str) -> Augmentation | None:
+        """How the images of a method's training were cut and covered; None where it was trained elsewhere."""
+        method = self.config.table[name]
+        return method.augmentation if isinstance(method, Trained) and method.checkpoint is None else None
 
     def _base(self, merge: Merge, seed: int) -> dict[str, Stage]:
         """The network that all merged ones started from, if there is one."""

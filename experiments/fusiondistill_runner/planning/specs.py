@@ -12,7 +12,7 @@ from fusiondistill.data.arrangement import Arranged
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.loss import FOR_DIGEST
 from fusiondistill.protocols import PROTOCOLS
-from fusiondistill.recipe import Frozen, Recipe
+from fusiondistill.recipe import Augmentation, Frozen, Recipe
 from fusiondistill.registry import Entry
 from fusiondistill_runner.planning.search_space import candidate_count
 
@@ -232,6 +232,15 @@ class MergeSpec(_Spec):
     protocol: str
     data_seed: int
     threads: int
+    augmentation: Augmentation | None = None
+    """That of the merged networks' training; None where it is not known."""
+
+    def digested(self) -> dict[str, Any]:
+        """The fields that can change the result: images are augmented where statistics are recomputed on them."""
+        fields = super().digested()
+        if self.augmentation is None or self.recalibrate != "mixed":
+            del fields["augmentation"]
+        return fields
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """Merging method, degradations and data source."""

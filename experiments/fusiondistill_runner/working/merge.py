@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
 import torch
 
 from fusiondistill import checkpoints, evaluation
+from fusiondistill.batches import as_in_training
 from fusiondistill.data import ImageSet
+from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.merging import At, merge
 from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.state_dicts import StateDict, distance, with_statistics
@@ -17,7 +19,7 @@ from fusiondistill_runner.planning.specs import MergeSpec
 from fusiondistill_runner.working.data import splits
 from fusiondistill_runner.working.job import Job, Result
 from fusiondistill_runner.working.networks import of_card
-from fusiondistill_runner.working.surface import mean_loss, surface
+from fusiondistill_runner.working.surface import Batches, mean_loss, surface
 
 __all__ = ["merge_networks"]
 
@@ -41,13 +43,13 @@ def merge_networks(job: Job) -> Result:
     base = job.inputs.weights("base")[0] if "base" in job.inputs.stages else None
     card = job.inputs.card(roles[0])
     images, held_out = splits(spec.data, job.context.root(spec.data), "validation")
-    mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+    mixed = _mixed(job, spec)
     names = tuple(one for one in spec.degradations if spec.told in (None, one.id))
     sample = images.at_most(spec.images)
     merged, chosen = _merged(job, spec, members, base, card, sample, held_out)
     network = of_card(card, merged, job.device)
     if spec.recalibrate == "mixed":
-        recalibrate_batchnorm(network, (pixels for pixels, _ in mixed(sample, names)))
+        recalibrate_batchnorm(network, _seen(job, spec, sample, names))
     judged = held_out if held_out is not None else images.at_most(JUDGED)
     losses = {d: mean_loss(of_card(card, state, job.device), mixed(judged, names)) for d, state in members.items()}
     outcome = {
@@ -58,7 +60,14 @@ def merge_networks(job: Job) -> Result:
         "recalibrate": spec.recalibrate,
         "told": spec.told,
         "surface": surface(
-            members, network, card, job.device, training=images, judged=judged, mixed=partial(mixed, degradations=names)
+            members,
+            network,
+            card,
+            job.device,
+            training=images,
+            judged=judged,
+            mixed=partial(mixed, degradations=names),
+            seen=partial(_seen, job, spec, degradations=names),
         ),
     }
     if chosen:
@@ -67,6 +76,29 @@ def merge_networks(job: Job) -> Result:
         outcome["distance"] = {d: distance(state, base) for d, state in members.items()}
     files = {checkpoints.MODEL: checkpoints.to_safetensors(network.state_dict(), card)}
     return Result(files, {"card": card, "outcome": outcome})
+
+
+def _mixed(job: Job, spec: MergeSpec) -> Callable[..., Batches]:
+    """Makes labelled batches of whole images under degradations."""
+    return partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+
+
+def _seen(
+    job: Job, spec: MergeSpec, images: ImageSet, degradations: Sequence[DegradationConfig]
+) -> Iterable[torch.Tensor]:
+    """Images for BatchNorm's statistics: as the merged networks saw them in training, or whole ones if that is not
+    known."""
+    if spec.augmentation is None:
+        return (pixels for pixels, _ in _mixed(job, spec)(images, degradations))
+    return as_in_training(
+        images,
+        degradations,
+        spec.augmentation,
+        seed=spec.data_seed,
+        protocol=spec.protocol,
+        device=job.device,
+        batch_size=evaluation.MIXED_BATCH,
+    )
 
 
 def _merged(
@@ -84,14 +116,14 @@ def _merged(
     same for all of them.
     """
 
-    mixed = partial(evaluation.mixed_batches, seed=spec.data_seed, device=job.device, protocol=spec.protocol)
+    mixed = _mixed(job, spec)
 
     def batches(of: ImageSet, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         return mixed(of, [one for one in spec.degradations if one.id == name])
 
     @cache
     def few() -> list[torch.Tensor]:
-        return [pixels for pixels, _ in mixed(sample.at_most(CANDIDATE), spec.degradations)]
+        return list(_seen(job, spec, sample.at_most(CANDIDATE), spec.degradations))
 
     def finish(state: StateDict) -> torch.nn.Module:
         first = spec.recalibrate == "none"

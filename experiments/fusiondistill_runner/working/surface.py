@@ -13,7 +13,7 @@ from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.state_dicts import average
 from fusiondistill_runner.working.networks import of_card
 
-__all__ = ["ALPHAS", "mean_loss", "surface"]
+__all__ = ["ALPHAS", "Batches", "mean_loss", "surface"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75)
 """Shares of the merged network at which the loss is computed, from a member alone on; the merged network comes last."""
@@ -40,23 +40,25 @@ def surface(
     training: ImageSet,
     judged: ImageSet,
     mixed: Callable[[ImageSet], Batches],
+    seen: Callable[[ImageSet], Iterable[torch.Tensor]],
 ) -> dict[str, list[list[float]]]:
     """The loss on the straight way from each member to the merged network: member -> rows of (alpha, nats).
 
     Alpha is the share of the merged network. BatchNorm is recomputed at every point (interpolated statistics fit no
-    network on the way), on 256 degraded training images. The loss is that on 500 of the degraded images that the stage
-    judges by. So few images keep the curve cheap, and its ends are near the losses of the stage, not equal to them.
+    network on the way), on 256 degraded training images as ``seen`` gives them. The loss is that on 500 of the degraded
+    images that the stage judges by. So few images keep the curve cheap, and its ends are near the losses of the stage,
+    not equal to them.
     """
 
-    def few(of: ImageSet, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(mixed(of.at_most(max(2, count // len(members)))))
+    def few(of: ImageSet, count: int) -> ImageSet:
+        return of.at_most(max(2, count // len(members)))
 
-    sample, seen = few(training, 256), few(judged, 500)
+    sample, judged_on = list(seen(few(training, 256))), list(mixed(few(judged, 500)))
     end = {name: tensor.cpu() for name, tensor in merged.state_dict().items()}
 
     def loss(state: dict[str, torch.Tensor]) -> float:
         network = of_card(card, state, device)
-        return mean_loss(recalibrate_batchnorm(network, (pixels for pixels, _ in sample)), seen)
+        return mean_loss(recalibrate_batchnorm(network, sample), judged_on)
 
     last = [1.0, loss(end)]
     return {
