@@ -15,6 +15,7 @@ import torch
 from fusiondistill import checkpoints
 from fusiondistill.code import code_digest
 from fusiondistill.locations import be_patient
+from fusiondistill.memory import kept_memory
 from fusiondistill.plugins import load_plugins
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
@@ -125,7 +126,8 @@ def perform(
     # Made before the inputs are read, since it notes which attempts wrote them.
     progress = ProgressWriter(store, stage, checkpoints.new_attempt())
     inputs = Inputs(stage, store, make)
-    result = WORK[type(stage.spec)](Job(stage, context, device, inputs, progress, report, closing, team, until))
+    with kept_memory(device):
+        result = WORK[type(stage.spec)](Job(stage, context, device, inputs, progress, report, closing, team, until))
     if result is not None:
         facts: dict[str, Any] = {**run_facts(began, context, device), **result.facts}
         attempt = progress.attempt
