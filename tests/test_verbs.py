@@ -6,8 +6,10 @@ import io
 import json
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -143,6 +145,25 @@ def test_a_plugin_that_ends_the_process_or_misses_a_file_is_named_by_its_line(tm
         (tmp_path / "c.yaml").write_text("experiment: x\nplugins: [p.py]\ndata: {name: mine}\n")
         done = fusiondistill("validate", "c.yaml", cache=tmp_path, cwd=tmp_path)
         assert done.returncode == 2 and f"error: plugin p.py, line 6 ({line}): " in done.stderr, done.stderr
+
+
+def verbs_of(group: click.Group, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs_of(command, f"{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+@pytest.mark.parametrize(("name", "verb"), verbs_of(main))
+def test_the_help_of_a_verb_explains_every_option_and_names_every_argument(name: str, verb: click.Command) -> None:
+    assert verb.help and verb.epilog
+    for one in verb.params:
+        if isinstance(one, click.Option):
+            assert one.help and len(one.help.split()) > 3, f"{name} {one.opts[0]}"
+        else:
+            said = one.human_readable_name.split("]")[-1].rstrip(".")
+            assert said in verb.help, f"{name}: its help does not say what {said} is"
 
 
 def test_the_help_of_bench_says_the_speeds_that_it_assumes() -> None:

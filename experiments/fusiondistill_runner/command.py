@@ -251,9 +251,15 @@ def _fitting(line: str) -> str:
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-store_option = click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/<experiment>.")
+store_option = click.option(
+    "--store", metavar="DIR_OR_URI", help="The folder or bucket of the results. Default: runs/<experiment>."
+)
 overrides_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over the config; may be repeated."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A value for a key of the config, like base.epochs=3; may be repeated.",
 )
 
 
@@ -262,14 +268,16 @@ plugin_option = click.option(
     "plugins",
     multiple=True,
     metavar="FILE",
-    help="A Python file that registers degradations, networks, data sources, ... of your own; may be repeated.",
+    help="A Python file that registers your own degradations, networks, data sources, ...; may be repeated.",
 )
 
 
 local_option = click.option(
-    "--local", is_flag=True, help="In this process, without Ray, one stage after another: for small runs."
+    "--local",
+    is_flag=True,
+    help="Run in this process, without Ray, one stage after another: for small runs. Default: on Ray.",
 )
-yes_option = click.option("--yes", is_flag=True, help="Start a very large search without asking.")
+yes_option = click.option("--yes", is_flag=True, help="Start a very large search without asking. Default: ask.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

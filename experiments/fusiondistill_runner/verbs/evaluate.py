@@ -19,34 +19,73 @@ from fusiondistill_runner.verbs.values import degradation_of, degradations_optio
     " --std 0.229,0.224,0.225",
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...")
-@click.option("--data", "data", required=True, help="Name of the data set.")
-@click.option("--root", help="Where its files are.")
-@click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
+@click.option("--data", "data", required=True, metavar="NAME", help="The data set; see `fusiondistill list sources`.")
+@click.option(
+    "--root", metavar="PATH", help="The folder or file of the data set. Default: a published set is downloaded."
+)
+@click.option(
+    "--model", metavar="NAME", help="The network of checkpoints that do not name it; see `fusiondistill list networks`."
+)
 @click.option(
     "--mean",
     metavar="R,G,B",
     callback=three,
-    help="What such a network's images are normalised by: 0.485,0.456,0.406 or 123.7,116.3,103.5. Left out, common "
-    "values are compared on training images.",
+    help="The mean that images were normalised by in such a network's training: 0.485,0.456,0.406 or "
+    "123.7,116.3,103.5. Default: common values are compared on training images.",
 )
-@click.option("--std", metavar="R,G,B", callback=three, help="The same for their deviation.")
-@click.option("--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes.")
+@click.option("--std", metavar="R,G,B", callback=three, help="The standard deviation for --mean.")
+@click.option(
+    "--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes. Default: all."
+)
 @degradations_option
-@click.option("--unseen", multiple=True, metavar="NAME", help="The same, shown apart from these; may be repeated.")
-@click.option("--corruptions", metavar="DIR", help="A published set in the layout of CIFAR-10-C.")
+@click.option(
+    "--unseen",
+    multiple=True,
+    metavar="NAME",
+    help="A degradation like those of --degradation, in a table of its own; may be repeated.",
+)
+@click.option(
+    "--corruptions",
+    metavar="DIR",
+    help="The folder of a published corruption set, laid out like CIFAR-10-C: one more table.",
+)
 @plugin_option
-@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Evaluate every k-th level.")
-@click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
-@click.option("--batch-size", type=click.IntRange(min=2), default=500, show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Evaluate every k-th level; those between are interpolated.",
+)
+@click.option("--seed", type=int, default=123, show_default=True, help="The seed of random degradations.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    default=500,
+    show_default=True,
+    help="Images of a forward pass; results do not depend on it.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="The precision of the forward passes.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["standard", "paper"]),
+    default="standard",
+    show_default=True,
+    help="paper: salt is painted as the value 1, as in the released code; standard: as 255.",
+)
 @click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/evaluate-<data>.")
 @local_option
 @overrides_option
 def evaluate_verb(checkpoints: tuple[str, ...], data: str, store: str | None, local: bool, **options: Any) -> None:
-    """Evaluate checkpoints (stage directories or files) on the test split of a data set, over the cluster's workers.
+    """Evaluate checkpoints on the test split of a data set, over the cluster's workers.
 
-    Started again, it does only what is missing.
+    CHECKPOINT is a stage directory or a file of weights. The command, started again, does only what is missing.
     """
     import json
 

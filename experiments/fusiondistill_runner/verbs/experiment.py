@@ -31,7 +31,7 @@ def run_verb(config: str, store: str | None, overrides: tuple[str, ...], local: 
 @local_option
 @yes_option
 def search_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
-    """Run the search of a config, and what it rests on.
+    """Run the search of CONFIG, and the stages that it needs.
 
     Prints the ranking of the trials and how much each dimension mattered, and writes the best as a config file.
     """
@@ -45,9 +45,9 @@ def search_verb(config: str, store: str | None, overrides: tuple[str, ...], loca
 @local_option
 @yes_option
 def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local: bool, yes: bool) -> None:
-    """Run an experiment for every point of a config's sweep, as one plan over one store.
+    """Run an experiment for every point of the sweep in CONFIG, as one plan over one store.
 
-    What points share (a base and its experts, say) is trained once. Each point has all seeds and methods of the config.
+    Stages that points share (a base and its experts, say) run once. Each point has all seeds and methods of the config.
     """
     execute(config, overrides, store, verb="sweep", yes=yes, local=local)
 
@@ -67,22 +67,25 @@ def sweep_verb(config: str, store: str | None, overrides: tuple[str, ...], local
     "--simulate",
     multiple=True,
     metavar="CLUSTER",
-    help="Also say how long the rest takes on workers=N, or on nodes=N,gpus=N or nodes=N,cpus=N (of each node); "
-    "may be repeated.",
+    help="Also say how long the rest takes on a cluster: workers=N, or nodes=N,gpus=N or nodes=N,cpus=N (of each "
+    "node); may be repeated.",
 )
 @click.option(
     "--times",
     multiple=True,
     metavar="FILE|NAME=SECONDS",
-    help="Assumed seconds of a stage by its name or kind, or a YAML file of them; for --simulate, may be repeated.",
+    help="For --simulate: the seconds that a stage takes, by its name or kind, or a YAML file of them; may be "
+    "repeated. Default: what was measured.",
 )
 @click.option("--stages", "listed", is_flag=True, help="Also list every stage, with what it needs.")
-@click.option("--json", "as_json", is_flag=True, help="For scripts: every stage, and all numbers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, for scripts: every stage, and all numbers."
+)
 @click.option(
     "--measure/--no-measure",
     default=None,
-    help="Whether to measure a few seconds of what nothing tells the time of, and note it for later. "
-    "Default: yes, unless --times tells it or workers need a GPU that this machine lacks.",
+    help="Whether to measure a few steps of the stages whose time is not known, and note it for later. "
+    "Default: yes, unless --times is given or workers need a GPU that this machine lacks.",
 )
 def plan_verb(
     config: str,
@@ -94,10 +97,10 @@ def plan_verb(
     as_json: bool,
     measure: bool | None,
 ) -> None:
-    """Print how many stages there are of each kind, what is stored, and what the rest will cost.
+    """Print how many stages CONFIG has of each kind, which are stored, and what the rest will cost.
 
-    Trains nothing but a few steps that tell the cost, once a machine; their weights are thrown away. A data set that is
-    downloaded by name is fetched, since the plan depends on its content.
+    The command trains nothing but a few steps that tell the cost, once a machine; their weights are thrown away. It
+    downloads a data set that is named without a root, since the plan depends on its content.
     """
     from fusiondistill_runner.driving.changes import changed_plugins
     from fusiondistill_runner.driving.prepared import prepare
@@ -137,10 +140,10 @@ def plan_verb(
 @overrides_option
 @click.option("--show", is_flag=True, help="Print the config as YAML with every default filled in.")
 def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
-    """Check a config: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
+    """Check CONFIG: every mistake at once, with its line; then its images and checkpoints, as ``plan`` does.
 
-    Published images, which are fetched by their name, are left to ``plan``: only a data set with a root, or of a
-    plugin, is read. What --show prints is a config that makes the same stages; of a sweep one for each point.
+    Published images, which are downloaded by their name, are left to ``plan``: only a data set with a root, or of a
+    plugin, is read. What --show prints is a config that makes the same stages; for a sweep, one for each point.
     """
     from fusiondistill import config_file
     from fusiondistill.sources import SOURCES

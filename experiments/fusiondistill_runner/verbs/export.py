@@ -17,15 +17,24 @@ from fusiondistill_runner.command import FAILED, plugin_option, tell, verb
     whole=True,
 )
 @click.argument("model")
-@click.option("--out", required=True, metavar="FILE.onnx|FILE.pt2|FOLDER", help="What to write, told by its name.")
-@click.option("--force", is_flag=True, help="Replace what is there: a file, or a folder that an export wrote.")
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE.onnx|FILE.pt2|FOLDER",
+    help="What to write; the ending says the form: ONNX, torch.export, or a folder for the Hub.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace an existing file, or a folder that an export wrote. Default: that is an error.",
+)
 @plugin_option
 def export_verb(model: str, out: str, force: bool, plugins: tuple[str, ...]) -> None:
     """Write a network as one file for ONNX or torch.export, or as a folder for the Hugging Face Hub.
 
     MODEL is a stage directory, a .safetensors file, or a store, which stands for its best network. The files take raw
     pixels, uint8 [N,3,H,W], and give logits; class names are in their metadata. What was written is read again and
-    compared with the network on real images. Exit code 1, and nothing is written, where answers differ.
+    compared with the network on real images. Where answers differ, the exit code is 1 and nothing is written.
     """
     from fusiondistill.exporting import Differs
     from fusiondistill_runner.views.exporting import export_network

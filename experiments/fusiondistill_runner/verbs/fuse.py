@@ -20,33 +20,64 @@ from fusiondistill_runner.verbs.values import degradation_of, three
     whole=True,
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="[TASK=]CHECKPOINT...")
-@click.option("--method", required=True, metavar="NAME", help="See `fusiondistill list merging`.")
-@click.option("--out", required=True, metavar="FILE", help="What to write: .safetensors (keeps the card), .pt or .pth.")
-@click.option("--base", metavar="CHECKPOINT", help="The network that all were fine-tuned from.")
+@click.option("--method", required=True, metavar="NAME", help="The merging method; see `fusiondistill list merging`.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the method; may be repeated."
+    "--out",
+    required=True,
+    metavar="FILE",
+    help="The file to write: .safetensors (with what the network is), .pt or .pth.",
 )
-@click.option("--data", metavar="NAME", help="A data set, whose training images recompute BatchNorm and judge.")
-@click.option("--root", help="Where its files are.")
-@click.option("--images", type=click.IntRange(min=2), default=1000, show_default=True, help="Of it, at most: for "
-              "statistics, and to judge by.")  # fmt: skip
+@click.option(
+    "--base", metavar="CHECKPOINT", help="The network that all were fine-tuned from, for methods that need it."
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of the method, like density=0.3; may be repeated.",
+)
+@click.option(
+    "--data",
+    metavar="NAME",
+    help="A data set whose training images recompute BatchNorm and judge networks; see `fusiondistill list "
+    "sources`. Default: none.",
+)
+@click.option(
+    "--root", metavar="PATH", help="The folder or file of the data set. Default: a published set is downloaded."
+)
+@click.option("--images", type=click.IntRange(min=2), default=1000, show_default=True, help="The most images of "
+              "the data set to take for BatchNorm, and the most to judge by.")  # fmt: skip
 @click.option(
     "--degradation",
     "degradations",
     multiple=True,
     metavar="NAME",
-    help="Judge on this one, too; may be repeated. '{name: blur, as: light, levels: 0..20}' makes a TASK light.",
+    help="Also judge on this degradation; may be repeated. '{name: blur, as: light, levels: 0..20}' makes a TASK "
+    "named light. Default: those of the TASKs.",
 )
-@click.option("--recalibrate", type=click.Choice(["mixed", "average"]), help="BatchNorm's statistics: recomputed on "
-              "all tasks (default with --data), or averaged.")  # fmt: skip
-@click.option("--model", metavar="NAME", help="The network of files that do not say which one they belong to.")
-@click.option("--mean", metavar=THREE, callback=three, help="What such a network's images are normalised by.")
-@click.option("--std", metavar=THREE, callback=three, help="The same for their deviation.")
-@click.option("--size", type=click.IntRange(min=2), help="Of its images, in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out part, levels and noise.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
-@click.option("--no-measure", is_flag=True, help="Merge and write, nothing more.")
-@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--recalibrate",
+    type=click.Choice(["mixed", "average"]),
+    help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them. Default: mixed with --data, "
+    "else average.",
+)
+@click.option(
+    "--model", metavar="NAME", help="The network of checkpoints that do not name it; see `fusiondistill list networks`."
+)
+@click.option("--mean", metavar=THREE, callback=three, help="The mean that images were normalised by in its training.")
+@click.option("--std", metavar=THREE, callback=three, help="The standard deviation for --mean.")
+@click.option(
+    "--size", type=click.IntRange(min=2), help="Height and width of its images in pixels. Default: the data set's."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="The seed of the held-out part, of levels and of noise."
+)
+@click.option(
+    "--device", metavar="NAME", help="Where networks are judged: cpu, cuda, cuda:1, ... Default: a GPU if there is one."
+)
+@click.option("--no-measure", is_flag=True, help="Merge and write, and judge nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing file. Default: that is an error.")
 @plugin_option
 def fuse_verb(
     checkpoints: tuple[str, ...],
@@ -57,7 +88,7 @@ def fuse_verb(
     seed: int,
     **options: Any,
 ) -> None:
-    """Merge checkpoints of one architecture into one network, and say what that brings.
+    """Merge checkpoints of one architecture into one network, and say how good it is.
 
     CHECKPOINT is a file of weights of any program, or a stage directory. TASK is the degradation that it is for, or
     clean. Without --data weights are merged as they are. With it BatchNorm's statistics are recomputed, and networks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fusiondistill_runner.command import local_option, tell, told_as_options, verb
+from fusiondistill_runner.command import tell, told_as_options, verb
 from fusiondistill_runner.verbs.values import degradation_of, degradations_option
 
 
@@ -15,12 +15,20 @@ from fusiondistill_runner.verbs.values import degradation_of, degradations_optio
     whole=True,
 )
 @click.argument("path")
-@click.option("--budget", default="1h", show_default=True, metavar="TIME", help="What a run may take: 90s, 1h30m, 2d.")
-@click.option("--out", metavar="FILE.yaml", help="The file to write. Default: the folder's name with .yaml.")
-@click.option("--model", metavar="NAME", help="The network. Default: one that suits the images and the budget.")
+@click.option(
+    "--budget", default="1h", show_default=True, metavar="TIME", help="The time that a run may take: 90s, 1h30m, 2d."
+)
+@click.option("--out", metavar="FILE.yaml", help="The config to write. Default: the folder's name with .yaml.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="The network; see `fusiondistill list networks`. Default: one that suits the images and the budget.",
+)
 @degradations_option
-@local_option
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option(
+    "--local", is_flag=True, help="Reckon with `run --local`: one worker. Default: a worker on Ray for each expert."
+)
+@click.option("--force", is_flag=True, help="Replace an existing file. Default: that is an error.")
 def init_verb(
     path: str,
     budget: str,
@@ -32,8 +40,8 @@ def init_verb(
 ) -> None:
     """Write a config for the images at a PATH, whose run takes about a given time on this machine.
 
-    PATH is what `data check` takes: a folder, a table of labels or a Parquet file. Looks at the images, measures some
-    seconds of training, and explains each line of the file.
+    PATH is what `data check` takes: a folder, a table of labels or a Parquet file. The command reads the images,
+    measures some seconds of training, and explains each line of the file.
     """
     from fusiondistill_runner.forecasting.wishes import Wish
 

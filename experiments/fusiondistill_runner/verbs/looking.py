@@ -17,7 +17,7 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_
 )
 @click.argument("kind", required=False)
 @click.argument("key", required=False)
-@click.option("--schema", is_flag=True, help="Of config: write its JSON Schema, for editors.")
+@click.option("--schema", is_flag=True, help="With config: print the JSON Schema of a config, for editors.")
 @plugin_option
 def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[str, ...]) -> None:
     """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
@@ -50,15 +50,27 @@ def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[st
 
 @verb("degrade", "fusiondistill degrade photo.jpg --out grid.png", whole=True)
 @click.argument("image")
-@click.option("--out", required=True, metavar="GRID.png", help="The picture to write.")
-@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@click.option("--out", required=True, metavar="GRID.png", help="The picture to write; its ending says the format.")
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="A degradation to show; may be repeated. Default: all.",
+)
 @plugin_option
-@click.option("--seed", type=int, default=123, show_default=True, help="Of the noise.")
-@click.option("--protocol", type=click.Choice(["standard", "paper"]), default="standard", show_default=True)
+@click.option("--seed", type=int, default=123, show_default=True, help="The seed of random degradations.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["standard", "paper"]),
+    default="standard",
+    show_default=True,
+    help="paper: salt is painted as the value 1, as in the released code; standard: as 255.",
+)
 def degrade_verb(
     image: str, out: str, degradations: tuple[str, ...], plugins: tuple[str, ...], seed: int, protocol: str
 ) -> None:
-    """Show an image under every degradation at five levels."""
+    """Write a picture of IMAGE, an image file, under every degradation at five levels."""
     from fusiondistill.degradations import degrade_grid
     from fusiondistill.plugins import load_plugins, read_plugins
 
@@ -81,7 +93,7 @@ def data_group() -> None:
 )
 @click.argument("path")
 @overrides_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
 def data_check_verb(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Look at every image of a data set, and say what to write into a config for it.
 

@@ -16,8 +16,20 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, store_o
     "fusiondistill bench schedule --speed 32=12000 --speed 64=5000",
 )
 @click.argument("what", type=click.Choice(["degradations", "training", "evaluation", "reading", "schedule"]))
-@click.option("--device", default="cpu", show_default=True, help="Where ours runs: cpu, cuda, cuda:1, ...")
-@click.option("--degradation", "degradations", multiple=True, help="May be repeated. Default: all.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Where this project's code runs: cpu, cuda, cuda:1, ...",
+)
+@click.option(
+    "--degradation",
+    "degradations",
+    multiple=True,
+    metavar="NAME",
+    help="degradations only: one to measure; may be repeated. Default: all.",
+)
 @click.option(
     "--speed",
     "speeds",
@@ -26,8 +38,14 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, store_o
     help="schedule only: training images a second of a device at 32 or 64 pixels. Default: 32=8500 (measured on an "
     "H200), 64=4000 (assumed).",
 )
-@click.option("--model", help="training and evaluation only: a network by its name.")
-@click.option("--json", "json_file", metavar="FILE", help="Also write the rows to a file.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="training and evaluation only: the network; see `fusiondistill list networks`. Default: as below.",
+)
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Also write the rows to this file, as a list of JSON objects."
+)
 def bench_verb(
     what: str,
     device: str,
@@ -36,13 +54,13 @@ def bench_verb(
     model: str | None,
     json_file: str | None,
 ) -> None:
-    """Measure ours beside a reference in one run: images per second, ratio, and the limit that we come up against.
+    """Measure this project's code beside a reference: images per second, ratio, and the limit that the machine sets.
 
-    degradations: beside imagedegrade. training: a whole step of a ResNet-8 (on a GPU: ResNet-56) at 32x32, beside the
-    bare network and the usual way. evaluation: a ResNet-56 at 32x32, beside a plain loop and the bare forward pass.
-    reading: images of a large file, read ahead of need beside straight out of the file's map, in memory and on disk.
-    schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of an assumed speed, the driver's order
-    beside others.
+    WHAT is one of these. degradations: beside imagedegrade. training: a whole step of a ResNet-8 (on a GPU:
+    ResNet-56) at 32x32, beside the bare network and the usual way. evaluation: a ResNet-56 at 32x32, beside a plain
+    loop and the bare forward pass. reading: images of a large file, read ahead of need beside straight out of the
+    file's map, in memory and on disk. schedule: all published tables (paper_sweep) simulated on 1 to 256 devices of
+    an assumed speed, the driver's order beside others.
     """
     from fusiondistill_runner import runner
 

@@ -31,24 +31,47 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
 )
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--out", metavar="FILE", help="The table to write: .csv, .json or .parquet. Default: it is printed.")
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to name.")
+@click.option("--out", metavar="FILE", help="The table to write: .csv, .json or .parquet. Default: print it.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many classes to name for each image, the most probable first.",
+)
 @click.option(
     "--fit",
     type=click.Choice(["crop", "pad", "stretch"]),
-    help="How images of another size are brought to the network's. Default: as in its training.",
+    help="How images of another size are fitted to the network's: crop cuts, pad adds a border, stretch distorts. "
+    "Default: as in its training.",
 )
-@click.option("--bits", type=click.IntRange(9, 16), help="That 16-bit images fill. Default: as in its training.")
 @click.option(
-    "--model", "name", metavar="NAME", help="The network of a file that does not say which one it belongs to."
+    "--bits",
+    type=click.IntRange(9, 16),
+    help="The bits that the values of 16-bit images fill. Default: as in its training.",
 )
-@click.option("--mean", metavar="R,G,B", callback=three, help="What such a network's images are normalised by.")
-@click.option("--std", metavar="R,G,B", callback=three, help="The same for their deviation.")
-@click.option("--classes", metavar="NAMES|FILE", callback=_names, help="Its classes: cat,dog or a file of lines.")
-@click.option("--size", type=click.IntRange(min=2), help="Of its images, in pixels.")
-@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--force", is_flag=True, help="Replace a table that is there.")
+@click.option(
+    "--model",
+    "name",
+    metavar="NAME",
+    help="The network of a checkpoint that does not name it; see `fusiondistill list networks`.",
+)
+@click.option(
+    "--mean", metavar="R,G,B", callback=three, help="The mean that images were normalised by in its training."
+)
+@click.option("--std", metavar="R,G,B", callback=three, help="The standard deviation for --mean.")
+@click.option(
+    "--classes",
+    metavar="NAMES|FILE",
+    callback=_names,
+    help="The names of its classes in their order: cat,dog or a file with one a line.",
+)
+@click.option("--size", type=click.IntRange(min=2), help="Height and width of its images in pixels.")
+@click.option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=128, show_default=True, help="Images of a forward pass."
+)
+@click.option("--force", is_flag=True, help="Replace an existing table. Default: that is an error.")
 @plugin_option
 def predict_verb(
     model: str,
@@ -64,7 +87,7 @@ def predict_verb(
 
     MODEL is a stage directory, a file of weights, or a store, which stands for its best network. PATH is a file, a
     folder with all below it, a quoted pattern, or - for a list on standard input. Files are turned upright and resized
-    as in the training. Exit code 1: one file could not be read, some, or all; each is named, and the rest is done.
+    as in the training. Exit code 1: at least one file could not be read; each is named, and the others are classified.
     """
     from fusiondistill_runner.views.predictions import predict_files
 

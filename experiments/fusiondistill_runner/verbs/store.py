@@ -23,11 +23,17 @@ from fusiondistill_runner.command import FAILED, tell, verb
     flag_value=0.0,
     type=click.FloatRange(min=0.0),
     metavar="[SECONDS]",
-    help="Look again every so many seconds (1, of a bucket 10) until its run is complete; Ctrl-C leaves.",
+    help="Look again every so many seconds until the run is complete; Ctrl-C leaves. Without a number: 1, "
+    "for a bucket 10.",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts: every stage with its state, and all numbers.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object, for scripts: every stage with its state, and all numbers.",
+)
 def status_verb(store: str, every: float | None, as_json: bool) -> None:
-    """Say what of each experiment in a store is done, under way, failed or missing.
+    """Say what of each experiment in STORE is done, under way, failed or missing.
 
     With --watch the exit code is 0 when all is done, 1 when its run ended with failures.
     """
@@ -56,9 +62,9 @@ def status_verb(store: str, every: float | None, as_json: bool) -> None:
 
 @verb("prune", "fusiondistill prune runs/quickstart")
 @click.argument("store")
-@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--yes", is_flag=True, help="Delete without asking. Default: ask.")
 def prune_verb(store: str, yes: bool) -> None:
-    """Delete the stages in a store that none of its plans needs any more; says which, and asks."""
+    """Delete the stages in STORE that none of its plans needs any more; lists them and asks first."""
     from fusiondistill_runner.storage.noted_plans import plans
     from fusiondistill_runner.storage.pruning import unneeded
     from fusiondistill_runner.storage.store import Store
@@ -81,9 +87,9 @@ def prune_verb(store: str, yes: bool) -> None:
 
 @verb("report", "fusiondistill report runs/quickstart\nfusiondistill report runs/a s3://bucket/b --out side_by_side")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@click.option("--out", metavar="DIR", help="Where the report goes. Default: STORE/report, of several stores ./report.")
+@click.option("--out", metavar="DIR", help="The folder to write. Default: STORE/report; for several stores ./report.")
 def report_verb(stores: tuple[str, ...], out: str | None) -> None:
-    """Rebuild results.parquet and the report from a store; works while a run is still going.
+    """Rebuild results.parquet and the report of STORE; works while a run is still going.
 
     Several stores make one report over all of them. With several, or with --out, nothing is written into them.
     """

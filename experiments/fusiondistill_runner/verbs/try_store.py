@@ -9,9 +9,15 @@ from fusiondistill_runner.command import plugin_option, tell, verb
 
 @verb("try", "fusiondistill try runs/quickstart\nfusiondistill try runs/quickstart --port 8000 --open")
 @click.argument("store")
-@click.option("--experiment", metavar="NAME", help="Of a store with several. Default: the first with a finished row.")
-@click.option("--degradation", metavar="ID", help="What the page starts with. Default: the experiment's first.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Default: a free one.")
+@click.option(
+    "--experiment",
+    metavar="NAME",
+    help="The experiment, where the store has several. Default: the first with a finished row.",
+)
+@click.option(
+    "--degradation", metavar="ID", help="The degradation that the page starts with. Default: the experiment's first."
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The port of 127.0.0.1 to listen on. Default: a free one.")
 @click.option("--open", "open_browser", is_flag=True, help="Also open the page in the browser.")
 @plugin_option
 def try_verb(

@@ -13,7 +13,8 @@ degradations_option = click.option(
     "degradations",
     multiple=True,
     metavar="NAME",
-    help="Or '{name: blur, as: light, levels: 0..20}'; may be repeated. Default: the paper's four.",
+    help="A degradation of `fusiondistill list degradations`, or one with settings, like '{name: blur, as: light, "
+    "levels: 0..20}'; may be repeated. Default: the paper's four.",
 )
 
 
