@@ -27,8 +27,10 @@ from fusiondistill_runner.views.results import choice_lines as choice_lines_of
 from fusiondistill_runner.views.results import rebuilt
 from fusiondistill_runner.watching.status import status_lines
 from fusiondistill_runner.watching.status_content import status_content
+from report_tables import known
 from running import finished, stages
 from shelf import FOUR
+from test_report_comparisons import PAIRS, grouped
 
 CONFIG = """
 experiment: best
@@ -81,6 +83,25 @@ def test_what_a_network_needs_is_in_the_lines_that_use_it() -> None:
     said = "\n".join(choice_lines([chosen(table)], None))
     assert "--fit" not in said and "--plugin 'my net.py'" in said and "read_plugins(['my net.py'])" in said
     assert "a checkpoint from elsewhere" in " ".join(said.split())
+
+
+def test_how_good_and_how_sure_the_best_network_is_stands_beside_it() -> None:
+    """Its own figures and the base's from the test images; the tests' verdicts about rows that compete with it."""
+    group = grouped(PAIRS)
+    at = {"experiment": group.experiment, "model": group.model}
+    table = judged(
+        *((method, seed, right) for method, right in (("base", 60), ("fusing", 70)) for seed in range(3)), **at
+    )
+    (found,) = choices(table, [group], {"": Methods({row.method: row.about for row in group.rows})})
+    said = " ".join(" ".join(choice_lines([found], table)).split())
+    fusing, base = (known(group.row(name)) for name in ("fusing", "base"))
+    own, clean, bare = (one.by_seed[0] for one in (fusing.average, fusing.clean, base.average))
+    assert f"Accuracy on the test images: {own:.1f} % degraded, {clean:.1f} % clean (Base, trained" in said
+    assert f"alone: {bare:.1f} % degraded" in said
+    spread = known(fusing.average.interval)
+    assert f"Over 3 seeds its row has {spread.mean:.1f} ±{spread.half:.1f} % degraded" in said
+    assert "on 10,000 test images: better than Base; cannot be told apart from FusionDistill." in said
+    assert "Oracle" not in said, "it is told the degradation"
 
 
 def test_a_tie_is_said() -> None:
@@ -163,7 +184,8 @@ def test_a_run_ends_with_the_best_network_and_keeps_it_under_a_stable_name(store
     assert model_place(str(store)) == f"{store}/best"
     page, markdown = (store / "report" / "index.html").read_text(), (store / "report" / "table.md").read_text()
     for text in (page, markdown):
-        assert "Best single network: " in text and f"{store}/best" in text
+        for words in ("Best single network", "How good", "How sure", "Where it lies", f"{store}/best"):
+            assert words in text
 
 
 def test_a_store_without_a_best_network_says_what_to_do(store: Path, tmp_path: Path) -> None:

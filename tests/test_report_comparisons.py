@@ -150,7 +150,7 @@ def test_the_best_average_is_marked_only_if_it_is_better_than_every_other(
     lines = report.table_lines(table(rows_of(ROWS)), comparisons=comparisons(pairs))
     marked = [line.split()[0] for line in lines if re.search(rf"±\d+\.\d {BEST}", line)]
     assert marked == {"fusiondistill": ["FusionDistill"], "fusing": ["Fusing"], None: []}[best]
-    assert (f"{BEST} marks" in " ".join(lines)) == (best is not None)
+    assert (f"{BEST}: better than every other row" in " ".join(lines)) == (best is not None)
 
 
 def test_no_mark_as_long_as_a_row_is_not_evaluated() -> None:

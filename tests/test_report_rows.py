@@ -110,7 +110,7 @@ def test_of_many_rows_with_teachers_a_sentence_names_the_first_and_the_last() ->
         values = [getattr(by_id[method], name) for method in planned["method"].to_pylist()]
         planned = planned.set_column(planned.column_names.index(name), name, pa.array(values, pa.type_for_alias(kind)))
     lines = " ".join(report.table_lines(counts, planned=planned))
-    assert re.search(r"over seeds\): D0 [\d.]+ ±[\d.]+ %, D5 [\d.]+ ±[\d.]+ %, Base", lines)
+    assert re.search(r"over seeds\): D0 [\d.]+ ±[\d.]+ / [\d.]+ %, D5 [\d.]+ ±[\d.]+ / [\d.]+ %, Base", lines)
 
 
 def test_networks_for_one_degradation_stand_last_whatever_their_place() -> None:

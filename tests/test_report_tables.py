@@ -66,7 +66,7 @@ def test_levels_that_were_not_measured_are_interpolated_and_marked(tmp_path: Pat
     lines = report.table_lines(results, planned=plan)
     assert said in " ".join(lines) and any(line.split() == ["Blur*", "Avg*"] for line in lines)
     page = Page(report.write(tmp_path, results, planned=plan)[0].read_text())
-    assert ["", "Blur*", "Avg*"] in page.rows and said in page.text["p"]
+    assert ["", "Blur*", "Avg*", "Clean"] in page.rows and said in page.text["p"]
     assert "Dots are measured levels." in page.text["figcaption"]
     assert "| Blur\\* | Avg\\* |" in (tmp_path / "table.md").read_text()
 

@@ -101,7 +101,7 @@ def _opening(group: Group, drawn: Drawn) -> list[Block]:
     note = published_note(group.dataset, group.model, group.protocol, group.deviations)
     return [
         _answer(group, drawn, "Accuracies"),
-        Text((f"{tables.caption(group)} ", Mark("What the rows are", "#rows"))),
+        *_caption(group),
         *([Text(note)] if note else []),
         _counts_note(drawn),
         *_counts(group, drawn),
@@ -112,12 +112,23 @@ def _opening(group: Group, drawn: Drawn) -> list[Block]:
 def _other(group: Group, drawn: Drawn) -> list[Block]:
     return [
         _answer(group, drawn, kind_title(group.kind)),
-        Text(tables.caption(group)),
+        *_caption(group),
         *_counts(group, drawn),
         *blocks.grid_blocks(tables.seeds_grid(group), fold=True),
         *blocks.figures([*drawn.levels, *drawn.maps]),
         *blocks.titled_grid(beyond_grid(group)),
     ]
+
+
+def _caption(group: Group) -> list[Block]:
+    """What the table's numbers are, a line for each thing, and where its rows are described."""
+    clean = ["Clean: accuracy at the levels that leave an image as it is."] if _with_clean(group) else []
+    return [*map(Text, [*tables.caption_lines(group), *clean]), Text((Mark("What the rows are", "#rows"),))]
+
+
+def _with_clean(group: Group) -> bool:
+    """Whether some row was evaluated at a level that leaves images as they are."""
+    return any(row.clean.by_seed for row in group.rows)
 
 
 def _counts(group: Group, drawn: Drawn) -> list[Block]:
@@ -135,17 +146,22 @@ def _counts_note(drawn: Drawn) -> Text:
 def _answer(group: Group, drawn: Drawn, label: str) -> Table:
     rows: list[Sequence[object]] = []
     roles: dict[int, str] = {}
+    with_clean = _with_clean(group)
     first_expert = next((row for row in group.rows if row.is_expert), None)
     for i, row in enumerate(group.rows):
         ours = "ours" if row in group.ours else ""
         roles[len(rows)] = " ".join(["first-expert" if row is first_expert else ours] + ["always"] * bool(row.always))
         numbers = (_number(entry, group, drawn, i, j) for j, entry in enumerate(tables.answer_row(group, row)))
-        rows.append(((row.about.name, ", ".join(beside(row))), *numbers))
+        clean = [tables.cell_text(row.clean, len(group.seeds))] if with_clean else []
+        rows.append(((row.about.name, ", ".join(beside(row))), *numbers, *clean))
         if published := tables.published_row(group, row):
             roles[len(rows)] = f"published {ours}".strip()
-            rows.append((f"published, {NETWORK}", *published))
-    heading = ("", *(tables.column_title(group, column) for column in group.columns))
+            rows.append((f"published, {NETWORK}", *published, *([("", "")] if with_clean else [])))
+    heading = ["", *(tables.column_title(group, column) for column in group.columns)]
     role = "answer many" if len(group.columns) > blocks.WIDE else "answer"
+    if with_clean:
+        heading.append("Clean")
+        role += " with-clean"
     return Table(label, heading, rows, role, roles={i: role for i, role in roles.items() if role})
 
 

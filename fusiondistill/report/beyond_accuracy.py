@@ -82,7 +82,9 @@ def _note(group: Group, titles: Iterable[str]) -> str:
         parts.append("Balanced: the mean over the classes of the accuracy on the images of each.")
     if shown & {"NLL, nats", "ECE, %"}:
         parts.append(
-            "NLL (negative log-likelihood) and ECE (expected calibration error) are means over levels and "
+            "NLL (negative log-likelihood) is the mean of -ln p, where p is the probability that a network gives to "
+            "the right class; its unit, the nat, is that of natural logarithms. ECE (expected calibration error) is "
+            "how far the stated probabilities are from the shares of right answers. Both are means over levels and "
             "degradations; lower is better."
         )
         voting = [row for row in group.rows if row.about.form == "combined" and not row.nll.by_seed]
@@ -92,9 +94,10 @@ def _note(group: Group, titles: Iterable[str]) -> str:
         ]  # fmt: skip
     if "mCE" in shown:
         parts.append(
-            "CE: the row's errors summed over the levels, over the base's of the same seed, times 100: below 100 is "
-            "better than the base (Hendrycks & Dietterich, 2019, relative to the base instead of AlexNet); mCE: their "
-            "mean over " + ("the degradations." if group.kind == TRAINED else "the degradations of this table.")
+            "CE (corruption error) is a row's errors as a percentage of the base's, over all levels and for the same "
+            "seed: below 100 is better than the base. mCE is its mean over the degradations"
+            + ("" if group.kind == TRAINED else " of this table")
+            + " (after Hendrycks & Dietterich, 2019, who divide by AlexNet's errors)."
         )
     spread = " Mean over seeds ± half the 95 % interval." if len(group.seeds) > 1 else ""
     return " ".join(parts) + spread

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill import NAME
 from fusiondistill.counting import counted
 from fusiondistill.report.answers import always, marked_name
-from fusiondistill.report.blocks import Block, Section, Text, grid_blocks
+from fusiondistill.report.blocks import Block, Section, Terms, Text, grid_blocks
+from fusiondistill.report.comparisons import listed
 from fusiondistill.report.grid import Grid, escaped, wrapped
 from fusiondistill.report.groups import Cell, Group, Row
 from fusiondistill.report.methods import Method, Methods
@@ -53,11 +54,14 @@ class Candidate:
     experiment: str
     model: str
     about: Method
-    row: Row | None
-    """Its figures on the test split."""
+    group: Group | None
+    """The table that its row stands in."""
     seeds: Mapping[int, Mapping[str, Any]]
-    majority: float | None = None
-    """The share of the largest class among the test images in percent; None: unknown."""
+
+    @property
+    def row(self) -> Row | None:
+        """Its figures on the test split."""
+        return self.group.row(self.about.id) if self.group else None
 
     @property
     def finished(self) -> bool:
@@ -136,8 +140,7 @@ def _choice(
         model = next(iter(seeds.values()))["model"]
         group = next((g for g in groups if (g.experiment, g.model) == (experiment, model)), None)
         about = methods.get(experiment, methods[""])[method]
-        row, share = (group.row(method), group.majority) if group else (None, None)
-        candidates.append(Candidate(experiment, model, about, row, seeds, share))
+        candidates.append(Candidate(experiment, model, about, group, seeds))
     finished = [one for one in candidates if one.finished]
     best = max(finished, key=lambda one: one.score, default=None)
     by_seed = best.validation().by_seed if best else {0: 0.0}
@@ -162,38 +165,94 @@ def choice_lines(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
 
 
 def _said(choice: Choice) -> list[str]:
-    """The network, its accuracy, and where it lies."""
+    """The network, its accuracy, how sure that is, and where the network lies, as lines."""
+    return [f"{question}: {answer}" for question, answer in _answers(choice)]
+
+
+def _answers(choice: Choice) -> list[tuple[str, str]]:
+    """(question, answer) of a choice."""
     best = choice.best
     if best is None:
-        return ["Best single network: not known before one row is finished and judged on the validation images."]
-    several = len({one.experiment for one in choice.candidates}) > 1
-    seeds = len(best.seeds) > 1
-    where = ([best.experiment] if several else []) + ([f"seed {choice.seed}"] if seeds else [])
-    name = best.about.name + (f" ({', '.join(where)})" if where else "")
+        return [("Best single network", "not known before one row is finished and judged on the validation images.")]
     unfinished = sum(not one.finished for one in choice.candidates)
     so_far = f" so far ({counted(unfinished, 'row is', 'rows are')} not finished)" if unfinished else ""
-    lines = [
-        f"Best single network{so_far}: {name}. Validation on {counted(choice.chosen['clean_seen'], 'image')} chose it "
-        f"among {counted(len(choice.candidates), 'row')}{_tied(choice)}; there it has "
-        f"{_percent(best.validation(), choice.seed)} right under degradations and "
-        f"{_percent(best.validation('clean_'), choice.seed)} clean.",
-        f"Test images: {_percent(best.test, choice.seed)} degraded (mean over levels and degradations), "
-        f"{_percent(best.test_clean, choice.seed)} clean"
-        + (", of this one network; tables hold means over seeds." if seeds else "."),
-        *_useless(best, choice.seed),
-        *([_FOREIGN] if choice.chosen["foreign"] else []),
-        *([f"It {always(best.row)}, for every test image at every level."] if best.row and best.row.always else []),
-        f"It lies in {choice.chosen['place']}",
-    ]
-    return [printable(line) for line in lines]
+    found = {
+        f"Best single network{so_far}": _which(choice, best),
+        "How good": " ".join(_how_good(choice, best)),
+        "How sure": " ".join(_how_sure(best)),
+        "Where it lies": choice.chosen["place"],
+    }
+    return [(question, printable(answer)) for question, answer in found.items() if answer]
+
+
+def _which(choice: Choice, best: Candidate) -> str:
+    """The network's name, and how it was chosen."""
+    several = len({one.experiment for one in choice.candidates}) > 1
+    where = ([best.experiment] if several else []) + ([f"seed {choice.seed}"] if len(best.seeds) > 1 else [])
+    name = best.about.name + (f" ({', '.join(where)})" if where else "")
+    about = f" {best.about.name}: {best.about.description.rstrip('.')}." if best.about.description else ""
+    foreign = f" {_FOREIGN}" if choice.chosen["foreign"] else ""
+    return (
+        f"{name}. Validation on {counted(choice.chosen['clean_seen'], 'image')} chose it among "
+        f"{counted(len(choice.candidates), 'row')}{_tied(choice)}.{about}{foreign}"
+    )
+
+
+def _how_good(choice: Choice, best: Candidate) -> Iterator[str]:
+    """Accuracy on the test images, degraded and clean, beside the base's, with warnings."""
+    seed, base = choice.seed, best.group.base if best.group else None
+    if best.row is None:
+        right = _percents(best.validation(), best.validation("clean_"), seed)
+        yield f"Accuracy on the validation images: {right}. Its test images are not counted."
+        return
+    beside = ""
+    if base and base is not best.row:
+        beside = f" ({base.about.name}, trained on clean images alone: {_percents(base.average, base.clean, seed)})"
+    yield (
+        f"Accuracy on the test images: {_percents(best.test, best.test_clean, seed)}{beside}. Degraded is the mean "
+        "over degradations and their levels." + (" Tables hold means over seeds." if len(best.seeds) > 1 else "")
+    )
+    yield from _useless(best, seed)
+    if best.row.always:
+        yield f"It {always(best.row)}, for every test image at every level."
+
+
+def _percents(degraded: Cell, clean: Cell, seed: int) -> str:
+    return f"{_percent(degraded, seed)} degraded, {_percent(clean, seed)} clean"
+
+
+def _how_sure(best: Candidate) -> Iterator[str]:
+    """The spread over training seeds, and the paired tests against the rows that compete with it."""
+    interval = best.test.interval
+    if best.row is None or best.group is None or interval is None:
+        return
+    if interval.half is None:
+        yield "One seed: how much another training would differ is not known."
+    else:
+        yield (
+            f"Over {interval.n} seeds its row has {interval.mean:.1f} ±{interval.half:.1f} % degraded (± is half the "
+            "95 % interval)."
+        )
+    found: dict[str, list[str]] = {"better than": [], "cannot be told apart from": [], "worse than": []}
+    images = 0
+    for row in best.group.rows:
+        pair = best.group.comparison(best.about.id, row.method) if row.competes else None
+        if pair:
+            images = pair.images
+            better = "better than" if pair.difference > 0 else "worse than"
+            found[better if pair.established else "cannot be told apart from"].append(row.about.name)
+    said = [f"{verdict} {listed(names)}" for verdict, names in found.items() if names]
+    if said:
+        yield f"Paired tests on {counted(images, 'test image')}: {'; '.join(said)}."
 
 
 def _useless(best: Candidate, seed: int) -> Iterator[str]:
     """A warning where the best network knows no more than which class is the largest."""
     there = best.test.by_seed.get(seed)
-    if best.majority is not None and there is not None and round(there, 1) <= round(best.majority, 1):
+    majority = best.group.majority if best.group else None
+    if majority is not None and there is not None and round(there, 1) <= round(majority, 1):
         yield (
-            f"That is no better than always naming the largest class, which gives {best.majority:.1f} %: no network "
+            f"That is no better than always naming the largest class, which gives {majority:.1f} %: no network "
             "here is of use yet. Train longer, on more images, or try another learning rate or a smaller network."
         )
 
@@ -243,7 +302,7 @@ def choice_blocks(found: Sequence[Choice], judged: pa.Table | None) -> list[Bloc
     """The choices for the top of the page."""
     blocks: list[Block] = []
     for choice in found[:FEW]:
-        blocks += [Text(line, "") for line in _said(choice)]
+        blocks.append(Terms(_answers(choice), "first"))
         blocks += [Text("\n".join(_use(choice)), "", "pre")] if choice.best else []
     return [*blocks, *map(Text, _unnamed(judged))]
 
@@ -275,9 +334,9 @@ def _grid(choice: Choice) -> Grid:
         rows.append(((printable(name), ""), *(cell_text(cell, seeds) for cell in cells)))
     heading = ("", "validation", "validation, clean", "test", "test, clean")
     note = (
-        "Accuracy in % of every network that answers alone and is not told the degradation. Validation chooses: images "
-        "on which no training of this run took a step, each at random levels of every degradation, all networks of a "
-        "seed on the same pixels. Epochs were picked on images of the same split, so validation flatters; the test "
-        "columns had no part in the choice."
+        "Accuracy in % of every network that answers alone and is not told the degradation. The validation images "
+        "choose: no training of this run took a step on them. Each is shown at random levels of every degradation; all "
+        "networks of a seed see the same pixels. Epochs were chosen on these images, too, so their accuracies are too "
+        "high; the test columns had no part in the choice."
     )
     return Grid("Best single network", heading, tuple(rows), note)

@@ -17,7 +17,7 @@ from fusiondistill.report.words import MISSING, printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BEST", "best_note", "comparison_grid", "short_lines", "sweep_grids", "sweep_lines"]
+__all__ = ["BEST", "best_note", "comparison_grid", "listed", "short_lines", "sweep_grids", "sweep_lines"]
 
 _LINES = 12  # of a terminal, for all sweeps together
 BEST = "\N{BLACK STAR}"
@@ -33,6 +33,7 @@ _EXPLAINED = (
     "holds 0."
 )
 
+_RULE = f"every other row that is not told the degradation (paired tests over test images, corrected p < {LEVEL})"
 
 _HEADING = (
     "better in the mean", "than", "points", "95 % over images", "p", "p (Holm)", "established", "over seeds", "n",
@@ -118,7 +119,7 @@ def short_lines(group: Group) -> list[str]:
             else:
                 alike.append(row.about.name)
         if alike:
-            open_pairs.append(f"{group.name(ours)} from {_listed(alike)}")
+            open_pairs.append(f"{group.name(ours)} from {listed(alike)}")
     if not done:
         return []
     lines = [_EXPLAINED, *established]
@@ -141,24 +142,18 @@ def _sentence(pair: Comparison, a: str, b: str) -> str:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """ "A, B and C"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def best_note(group: Group) -> str | None:
     """What the mark in the main table means, or why no row has it; None without tests."""
     if group.best:
-        return (
-            f"{BEST} marks the average that is better than that of every other row that is not told the degradation, "
-            f"by the paired tests over images (of these networks, p < {LEVEL} after Holm's correction; for other "
-            "training seeds see the intervals over seeds)."
-        )
+        return f"{BEST}: better than {_RULE}."
     if not group.comparisons or sum(row.competes for row in group.rows) < 2:
         return None
-    return (
-        f"No average has the {BEST} of one that the paired tests establish as better than that of every other row "
-        "that is not told the degradation."
-    )
+    return f"No row has the {BEST} of one that is better than {_RULE}."
 
 
 class _Family(NamedTuple):

@@ -71,7 +71,7 @@ def page(
     Args:
         counts: JSON that the page's script reads; safe within a script element.
         news: shown before everything else.
-        best: which network is the best one, shown below the answer.
+        best: which network is the best one, shown first.
     """
     names = list(dict.fromkeys(printable(group.experiment) for group in groups))
     opening = [_overview(groups)] if len(groups) > 1 else []
@@ -82,7 +82,7 @@ def page(
         .get_template("page.html")
         .render(
             title=_title(names),
-            lead=[*news, *_lead(groups), *best],
+            lead=[*news, *best, *_lead(groups)],
             contents=_contents(groups, every),
             sections=every,
             counts=counts,
@@ -111,8 +111,8 @@ def _templates() -> Environment:
         return Markup(str(escape(printable(title))).replace("+", "+<wbr>"))
 
     def prose(text: object) -> Markup:
-        """Percent signs stay with their numbers."""
-        return Markup(str(escape(printable(text))).replace(" %", "&nbsp;%"))
+        """Percent signs and slashes stay with their numbers."""
+        return Markup(str(escape(printable(text))).replace(" %", "&nbsp;%").replace(" / ", "&nbsp;/&nbsp;"))
 
     def drawn(picture: Picture) -> Markup:
         return Markup(inlined(picture.svg, f"{picture.name}-", picture.alt))

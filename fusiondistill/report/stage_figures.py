@@ -130,8 +130,9 @@ def surface_pictures(draw: Pictures, surface: pa.Table, methods: Methods) -> Ite
         yield draw.picture(
             f"surface-{stage}",
             f"Loss between the fused network and each expert ({printable(stage)})",
-            "A hill on the way is a barrier: the two do not lie in one valley. BatchNorm's statistics are recomputed "
-            f"at every point. {seeds_text(len(by_seed) for by_seed in experts.values())}",
+            "The way from the fused network to an expert, in steps that mix their weights. A hill on the way is a "
+            "barrier: networks there are worse than both ends. BatchNorm's statistics are recomputed at every point. "
+            f"{seeds_text(len(by_seed) for by_seed in experts.values())}",
             f"Cross-entropy in nats on the straight line from the fused network (left) to each expert (right). {ends}.",
             partial(line_chart, lines, "1: the fused network, 0: the expert", "cross-entropy, nats"),
         )

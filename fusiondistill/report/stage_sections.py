@@ -105,11 +105,12 @@ def fusion_blocks(fusion: pa.Table, pictures: Sequence[Picture] = ()) -> list[Bl
         for (stage, expert), rows in found.items()
     ]
     text = (
-        "Distance is how far fine-tuning moved an expert from the base, |expert - base| / |base| over all weights, "
-        f"without unit ({MISSING}: the experts did not start from one base). "
-        "The barrier is the cross-entropy of the merged network minus the mean of the experts', in nats, "
-        "on degraded images held out of training (training images where nothing is held out): near 0 or below, "
-        "averaging cost nothing. Mean over n seeds ± half the 95 % interval."
+        "The distance says how far fine-tuning moved an expert from the base: |expert - base| / |base| over all "
+        f"weights, without unit ({MISSING}: the experts did not start from one base). "
+        "The barrier says what merging cost: the cross-entropy of the merged network minus the mean of the experts', "
+        "in nats (the unit of natural logarithms), on degraded images that were held out of training, or on training "
+        "images where none were held out. Near 0 or below, merging cost nothing. Mean over n seeds ± half the 95 % "
+        "interval."
     )
     table = plain_table(["stage", "expert of", "n", "distance", "barrier"], body, "Fusion", texts=2)
     return [Text(text), *figures(pictures), table, *_choices(fusion)]

@@ -15,8 +15,8 @@ from fusiondistill.report.words import MISSING, degradation_title, kind_lines, p
 from fusiondistill.statistics import Interval
 
 __all__ = [
-    "NOTHING", "answer_grid", "answer_row", "caption", "cell_text", "column_title", "group_title", "headline",
-    "overview_grid", "published_row", "seeds_grid",
+    "NOTHING", "answer_grid", "answer_row", "caption", "caption_lines", "cell_text", "column_title", "group_title",
+    "headline", "overview_grid", "published_row", "seeds_grid",
 ]  # fmt: skip
 
 NOTHING = "Nothing is evaluated yet."
@@ -143,18 +143,23 @@ def overview_grid(groups: Sequence[Group]) -> Grid | None:
 
 def caption(group: Group) -> str:
     """Unit, spread, seeds, images and levels of a table's numbers."""
-    opening = "" if group.kind == TRAINED else f"{kind_lines(group.kind)} "
+    return " ".join(caption_lines(group))
+
+
+def caption_lines(group: Group) -> list[str]:
+    """The parts of :func:`caption`, each about one thing."""
+    opening = [] if group.kind == TRAINED else [kind_lines(group.kind)]
     if not any(group.levels.values()):
-        return opening + NOTHING
-    text = f"{opening}Accuracy in %, the mean over the levels of a degradation. "
+        return [*opening, NOTHING]
+    text = "Accuracy in %, the mean over the levels of a degradation. "
     if len(group.seeds) == 1:
-        text += f"One seed ({group.seeds[0]}), so no interval. "
+        text += f"One seed ({group.seeds[0]}), so no interval."
     else:
-        text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t). "
+        text += f"Mean of n = {len(group.seeds)} seeds ± half the 95 % interval over seeds (Student t)."
         if any(0 < cell.n < len(group.seeds) for cell in _intervals(group)):
-            text += "[n] marks a cell with fewer seeds. "
-    text += "".join(f"{note} " for note in _notes(group) if note)
-    return text + f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
+            text += " [n] marks a cell with fewer seeds."
+    images = f"Test images per level: {_per_column(group)}. {MISSING} means not evaluated."
+    return [*opening, text, *(note for note in _notes(group) if note), images]
 
 
 def _notes(group: Group) -> tuple[str | None, ...]:
@@ -175,18 +180,20 @@ def headline(group: Group) -> str | None:
         return None
     said = ", ".join(_said(row, spread=row in ours) for row in shown)
     count = len(group.degradations)
-    averaged = f", averaged over {count} degradations" if count > 1 else f", {degradation_title(group.degradations[0])}"
-    spread = " (± half the 95 % interval over seeds)" if "±" in said else ""
-    return f"On {printable(group.dataset)}{averaged}{spread}: {said}."
+    averaged = f"mean over {count} degradations" if count > 1 else degradation_title(group.degradations[0])
+    clean = " / clean" if any(row.clean.interval for row in shown) else ""
+    spread = "; ± half the 95 % interval over seeds" if "±" in said else ""
+    return f"Accuracy on {printable(group.dataset)}, degraded{clean} ({averaged}{spread}): {said}."
 
 
 def _said(row: Row, *, spread: bool) -> str:
-    """A row's average in words; ``spread`` adds half its interval over seeds."""
-    interval = row.average.interval
+    """A row's average and clean accuracy in words; ``spread`` adds half the average's interval over seeds."""
+    interval, clean = row.average.interval, row.clean.interval
     assert interval
     half = f" ±{interval.half:.1f}" if spread and interval.half is not None else ""
+    of_clean = f" / {clean.mean:.1f}" if clean else ""
     said = beside(row)
-    return f"{row.about.name} {interval.mean:.1f}{half} %" + (f" ({', '.join(said)})" if said else "")
+    return f"{row.about.name} {interval.mean:.1f}{half}{of_clean} %" + (f" ({', '.join(said)})" if said else "")
 
 
 def _interpolation(group: Group) -> str | None:

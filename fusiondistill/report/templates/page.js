@@ -139,6 +139,14 @@ function unfold() {
 addEventListener("hashchange", unfold);
 unfold();
 
+// A box whose content is cut off says that it scrolls.
+const watch = new ResizeObserver(found => found.forEach(({ target }) =>
+  target.classList.toggle("cut", target.scrollWidth > target.clientWidth + 1)));
+document.querySelectorAll(".scroll").forEach(box => {
+  box.before(make("p", "\u2194 Scrolls sideways.", { class: "note sideways", "aria-hidden": "true" }));
+  watch.observe(box);
+});
+
 document.documentElement.classList.add("live");
 document.querySelectorAll("table.sortable").forEach(table => { sortable(table); filterable(table); });
 addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(details => {
