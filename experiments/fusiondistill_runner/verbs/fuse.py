@@ -59,8 +59,8 @@ from fusiondistill_runner.verbs.values import degradation_of, three
 @click.option(
     "--recalibrate",
     type=click.Choice(["mixed", "average"]),
-    help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them. Default: mixed with --data, "
-    "else average.",
+    help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them. Default: mixed with "
+    "--data, else average.",
 )
 @click.option(
     "--model", metavar="NAME", help="The network of checkpoints that do not name it; see `fusiondistill list networks`."
