@@ -120,6 +120,17 @@ def test_page_loads_quietly_and_nothing_sticks_out(
     assert (brightness(ground) > 200 and brightness(ink) < 60) == (colours == "light")
 
 
+def test_a_box_that_is_cut_off_says_that_it_scrolls(visit: Any) -> None:
+    for width in (390, 1280):
+        page = visit("usual", width)
+        boxes = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter(one => one.checkVisibility()).map(one =>"
+            " [one.scrollWidth > one.clientWidth + 1, one.previousElementSibling.checkVisibility()])"
+        )
+        assert all(cut == told for cut, told in boxes) and len(boxes) > 5
+        assert any(cut for cut, _ in boxes) or width > 390
+
+
 def brightness(colour: str) -> float:
     return sum(float(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")) / 3
 

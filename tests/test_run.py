@@ -62,7 +62,7 @@ def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Pa
     text = (store / "report" / "index.html").read_text()
     page = Page(text)
     for heading in (
-        "The answer", "Which differences are established", "Accuracy against level", "Gains and costs", "Examples",
+        "Accuracies", "Which differences are established", "Accuracy against level", "Gains and costs", "Examples",
         "Training", "Search", "Fusion", "Time", "What the rows are", "How it was run",
     ):  # fmt: skip
         assert f"<h2>{heading}</h2>" in text, heading

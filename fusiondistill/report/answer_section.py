@@ -58,9 +58,9 @@ def group_section(group: Group, drawn: Sequence[Drawn]) -> Section:
 
 
 def _parts(group: Group, drawn: Drawn) -> list[tuple[str, list[Block]]]:
-    """(title, blocks) of the answer, the tests, the levels, gains and costs."""
+    """(title, blocks) of the accuracies, the tests, the levels, gains and costs."""
     return [
-        ("The answer", _opening(group, drawn)),
+        ("Accuracies", _opening(group, drawn)),
         ("Which differences are established", _believed(group)),
         ("Accuracy against level", blocks.figures(drawn.levels)),
         (
