@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 
 # %% [markdown]
 # ## Degrade
-# Images are uint8, [B, 3, H, W]. Each has a level of its own.
+# Images are uint8, [B, 3, H, W]. Each has its own level.
 
 # %%
 pixels, labels = test.gather(range(5))
@@ -42,7 +42,7 @@ degraded = {name: degrade(pixels, name, levels, seed=1, indices=numbers) for nam
 
 # %% [markdown]
 # ## Train a base and two experts
-# An expert starts from the base, which also is its teacher: it compares features.
+# An expert starts from the base. The base is also its teacher: their features are compared.
 
 # %%
 recipe = {"recipe": "fast", "epochs": EPOCHS}
@@ -81,7 +81,7 @@ ties = network_of(merge(states, "ties", at=At(base=base.network.state_dict()), d
 
 # %% [markdown]
 # ## The barrier
-# The loss on the straight way from one expert to the other. A hill means that averaging costs accuracy.
+# The loss on the straight line from one expert to the other. A hill means that averaging costs accuracy.
 
 
 # %%
