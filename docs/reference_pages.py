@@ -88,7 +88,7 @@ SHAPES = {
 
 def _recipes() -> Iterator[str]:
     yield "\n## Defaults of the recipes\n"
-    yield "A row's recipe gives the defaults of these keys. They hang on what the row starts from and what it sees.\n"
+    yield "A row's recipe gives the defaults of these keys. They depend on what the row starts from and what it sees.\n"
     for name, shapes in RECIPES.items():
         yield f"\n### {name}\n"
         keys = list(dict.fromkeys(key for settings in shapes.values() for key in settings))
@@ -156,7 +156,7 @@ def registry(folder: str) -> str:
         lines += [f"- {_name(text)}" for text in for_each_source()]
     for name in found.builtin:
         lines += _entry(found[name])
-    lines.append("\n## One of your own\n\nComplete files of every kind are in [](../howto/entries.md).\n")
+    lines.append("\n## Your own\n\nComplete files of every kind are in [](../howto/entries.md).\n")
     signature = _signature(found.register)
     lines.append(f"```{{eval-rst}}\n.. autofunction:: fusiondistill.{folder.upper()}.register{signature}\n```\n")
     return "\n".join(lines)

@@ -37,7 +37,7 @@ torch.set_num_threads(1)
 # %%
 pixels, labels = test.gather(range(5))
 levels = torch.tensor([0, 10, 20, 30, 40])
-numbers = torch.arange(5)  # noise hangs on the seed and the image's number
+numbers = torch.arange(5)  # noise depends on the seed and the image's number
 degraded = {name: degrade(pixels, name, levels, seed=1, indices=numbers) for name in DEGRADATIONS}
 
 # %% [markdown]

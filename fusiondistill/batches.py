@@ -72,7 +72,7 @@ class Pipeline:
 
     Attributes:
         images: the training images.
-        degradations: names, or with levels and an id of their own, which then addresses their draws; empty for clean
+        degradations: names, or with their own levels and id, which then addresses their draws; empty for clean
             training.
         seed: of order, augmentation, levels and noise.
         batch_size: images per degradation and step, over all workers.
@@ -81,7 +81,7 @@ class Pipeline:
         cutout: side of the hole, 0 for none.
         pairing: ``same`` puts the same images with the same flip and crop under every degradation of a step.
         coupled: whether an image's level is the same under degradations with equally many levels, and its hole under
-            those without random numbers of their own: see :func:`level_address`.
+            those without random numbers: see :func:`level_address`.
         teacher_view: ``clean``, ``degraded`` or None for no teacher view at all.
         protocol: of the degradations.
         device: where batches are made.
@@ -170,7 +170,7 @@ class Pipeline:
         addresses: torch.Tensor,
         weights: torch.Tensor | None = None,
     ) -> Batch:
-        """A batch as a function of tensors alone: nothing is read back from the device, and no shape hangs on a value.
+        """A batch as a function of tensors alone: no value is read back from the device, and no shape depends on one.
 
         Args:
             step: int64 [D, B], the images of the step on all workers, as in :meth:`orders`; 2 D rows under mixup.

@@ -74,7 +74,7 @@ def why_not(recipe: Recipe, pipeline: Pipeline) -> str | None:
 def captured(loop: Loop, say: Callable[[str], None], recorder: Recorder | None = None) -> Captured | None:
     """The steps of a training as graphs; None where that failed, which ``say`` is told.
 
-    Whatever happens, weights, statistics, state of the optimiser, sums and torch's generators are as before.
+    In every case weights, statistics, state of the optimiser, sums and torch's generators are as before.
 
     Args:
         loop: in train mode, with an optimiser that a graph can hold.
@@ -108,7 +108,7 @@ class Captured:
         recorder: makes the replays.
 
     Raises:
-        CannotCapture: the step reads values back, has shapes that hang on values, or draws random numbers on the host.
+        CannotCapture: the step reads values back, has shapes that depend on them, or draws random numbers on the host.
     """
 
     def __init__(self, loop: Loop, recorder: Recorder) -> None:
@@ -175,7 +175,7 @@ def _mean(sums: torch.Tensor) -> str:
 
 
 class CudaGraphs:
-    """Records on a stream of its own, all graphs in one pool of memory: they are never replayed at once."""
+    """Records on its own stream, all graphs in one pool of memory: they are never replayed at once."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -182,7 +182,7 @@ class EvaluationConfig(Frozen):
     )
     unseen: tuple[DegradationConfig, ...] = Field(
         (),
-        description="degradations (or levels) to evaluate that no network was trained on, as columns of their own; "
+        description="degradations (or levels) to evaluate that no network was trained on, as their own columns; "
         "true: every shipped one that is not among degradations",
     )
     corruptions: str | None = Field(
@@ -268,7 +268,7 @@ class Config(Frozen):
     resources: Resources = Field(Resources(), description="what a worker holds, and how many there are")
     tracking: TrackingConfig | None = Field(None, description="leave it out for none; event files are always written")
     plugins: tuple[str, ...] = Field(
-        (), description="Python files that register entries of your own: degradations, loss terms, networks, ..."
+        (), description="Python files that register your own entries: degradations, loss terms, networks, ..."
     )
 
     @model_validator(mode="before")

@@ -70,7 +70,7 @@ def config_keys(row: str = "") -> Iterator[Key]:
     """Every key, each section before its keys.
 
     Args:
-        row: a built-in method, whose own defaults stand at the keys of a method; "": what they hang on.
+        row: a built-in method, whose own defaults stand at the keys of a method; "": what they depend on.
     """
     for key, field in Config.model_fields.items():
         if key == "table":
@@ -93,7 +93,7 @@ def _methods(row: str) -> Iterator[Key]:
     fields = {**Merged.model_fields, **Trained.model_fields, "of": Combined.model_fields["of"]}
     for key in dict.fromkeys([*_FIRST, *fields]):
         yield from _key((METHOD, key), fields[key], resolve({}).settings.get(row, {}), row)
-    like = f"define (mapping): methods of your own, name -> what {METHOD} has, and like"
+    like = f"define (mapping): your own methods, name -> what {METHOD} has, and like"
     yield Key(("define",), like)
     yield Key(("define", "like"), "like (text) = null: the method that it inherits its settings from")
 

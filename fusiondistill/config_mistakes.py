@@ -242,7 +242,7 @@ def _explain(
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
         message = _unknown(location, content, known, elsewhere())
         if len(location) == 1 and {"like", "start", "train_on", "of"} & mapping(shown).keys():
-            message = f"unknown key; a method of your own stands below define: {{{location[0]}: ...}}"
+            message = f"unknown key; your own method stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
         message = "is missing"
     elif problem["type"] == "too_short":

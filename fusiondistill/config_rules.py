@@ -121,9 +121,9 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
 
 
 _AT_A_PLACE = ("folder", "table", "parquet")
-"""Sources of one's own files."""
+"""Sources of the user's own files."""
 _CALLED = {"csv": "table", "tsv": "table", "huggingface": "parquet", "hf": "parquet", "hub": "parquet"}
-"""What people call a source -> its name."""
+"""Other names of sources -> the name."""
 
 
 def _meant(name: str, sources: tuple[str, ...]) -> str:

@@ -185,7 +185,7 @@ def _keys(own: Mapping[str, Schema], defs: Mapping[str, Schema]) -> dict[str, Sc
     return {
         **keys,
         "define": {
-            "description": "methods of your own, by name",
+            "description": "your own methods, by name",
             "type": ["object", "null"],
             "propertyNames": {"pattern": _METHOD, "not": {"enum": list(METHODS)}},
             "additionalProperties": {"$ref": f"{REF}Method"},

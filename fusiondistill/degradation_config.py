@@ -76,7 +76,7 @@ class DegradationConfig(Parametrised):
         if given is None or (_ID.fullmatch(given) and given not in _RESERVED):
             return given
         if given in _RESERVED:
-            raise ValueError(f"{given} has a meaning of its own in tables: choose another, like my_{given}")
+            raise ValueError(f"{given} has its own meaning in tables: choose another, like my_{given}")
         raise ValueError(
             f"must be lower-case letters, digits and underscores, at most 40, a letter first, not {given!r}"
         )
@@ -87,9 +87,7 @@ class DegradationConfig(Parametrised):
         if self.label == self.name:
             object.__setattr__(self, "label", None)
         if self.label is not None and self.label in DEGRADATIONS:
-            raise wrong(
-                ("as",), f"{self.label} is the name of another degradation: choose an id of its own", self.label
-            )
+            raise wrong(("as",), f"{self.label} is the name of another degradation: choose its own id", self.label)
         if self.levels is None or self.name not in DEGRADATIONS:
             return self
         entry = DEGRADATIONS[self.name]
@@ -199,9 +197,7 @@ def problems_of_ids(trained: Any, unseen: Any) -> Iterator[tuple[Location, str]]
             if found is None:
                 continue
             at: Location = (*where, i, "as") if isinstance(item, Mapping) and "as" in item else (*where, i)
-            remedy = (
-                f"give one of them an id of its own, like {{name: {_name(item)}, as: {_name(item)}_2, levels: ...}}"
-            )
+            remedy = f"give one of them its own id, like {{name: {_name(item)}, as: {_name(item)}_2, levels: ...}}"
             if found in taken and where == ("evaluation", "unseen") and found in own:
                 yield at, f"{found} is one of the degradations that experts are trained for: {remedy}"
             elif found in taken:

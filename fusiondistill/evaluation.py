@@ -189,7 +189,7 @@ def judge(model: nn.Module, image_set: ImageSet, conditions: Conditions) -> Judg
 def _order(model: nn.Module, images: int) -> torch.Tensor | None:
     """The order in which images go through a model that looks at several together: one at random, int64 [N].
 
-    A set may be sorted by class. None: as they stand, since no answer hangs on it.
+    A set may be sorted by class. None: as they stand, since no answer depends on it.
     """
     return permutation(key("together"), images) if together(model) > 1 else None
 
@@ -308,7 +308,7 @@ def validate(
 
     Args:
         model: takes normalised float32; left in eval mode.
-        degradations: names, or with levels and an id of their own; empty for clean images, reported as ``clean``.
+        degradations: names, or with their own levels and id; empty for clean images, reported as ``clean``.
         epoch: whose levels and noise; None: those on which every epoch is judged.
         batch_size: images of a forward pass; fewer where so many have more than :data:`VALIDATED` values.
         coupled: see :func:`fusiondistill.batches.level_address`.

@@ -72,7 +72,7 @@ def fed(
     """The images and labels of one batch after another.
 
     On a CPU a set that fits is read out of the memory map, whose pages the system keeps. An accelerator holds a copy of
-    it. What does not fit is read in blocks by a thread of its own, :data:`AHEAD` blocks before they are needed.
+    it. What does not fit is read in blocks by its own thread, :data:`AHEAD` blocks before they are needed.
 
     Args:
         images: the set.

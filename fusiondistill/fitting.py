@@ -49,7 +49,7 @@ class Training:
         recipe: epochs, optimiser, schedule, loss, augmentation.
         images: the training images.
         held_out: images that a network is judged on after each epoch; None: the last epoch is kept.
-        degradations: names, or with levels and an id of their own; empty for clean training.
+        degradations: names, or with their own levels and id; empty for clean training.
         seed: of order, augmentation, levels and noise.
         protocol: of degradations and validation, ``standard`` or ``paper``.
         flip: random horizontal flips; None: what the data set allows.
@@ -316,7 +316,7 @@ def _recipe(
 
 
 def _network(weights: Weights | None, model: str, images: ImageSet, seed: int) -> FeatureNetwork:
-    """A network of its own with these weights, or with random ones."""
+    """A new network with these weights, or with random ones."""
     if isinstance(weights, nn.Module):
         found = copy.deepcopy(weights.network if isinstance(weights, ImageClassifier) else weights)
         assert isinstance(found, nn.Module)

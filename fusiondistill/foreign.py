@@ -2,7 +2,7 @@
 
 A wrapper puts a prefix before every name: ``module.`` (DataParallel, averaged models), ``_orig_mod.`` (torch.compile),
 ``model.`` and ``net.`` (Lightning modules, by the name of their attribute), also one behind the other. A trainer saves
-the state dict beside other things, under a key of its own.
+the state dict beside other things, under its own key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds what a CUDA graph cannot hold: values that are read back from the device, and shapes that hang on values."""
+"""Finds what a CUDA graph cannot hold: values that are read back from the device, and shapes that depend on values."""
 
 from __future__ import annotations
 

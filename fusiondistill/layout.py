@@ -19,7 +19,7 @@ def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bo
     it was measured: steps in float32 on one thread with AVX-512 (AVX2) are 1.56 times as fast (1.30) of a CIFAR
     ResNet-8, 1.41 (1.19) of a ResNet-20, 1.28 of a ResNet-56, 1.23 of MobileNetV3, 1.18 of EfficientNet-B0, 1.16 of
     ResNet-18 at 224 pixels, 1.03 to 1.05 of ResNet-50, VGG-11 and ConvNeXt. ResNet-18 at 64 pixels loses 4 % at batches
-    of 128 and 13 % at 32: oneDNN brings its many weights into an order of its own in each step. Transformers and mixers
+    of 128 and 13 % at 32: oneDNN brings its many weights into its own order in each step. Transformers and mixers
     of patches are as fast either way. The order changes results by rounding alone.
 
     Args:

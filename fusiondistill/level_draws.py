@@ -49,7 +49,7 @@ def degraded(
     indices: torch.Tensor,
     protocol: str,
 ) -> torch.Tensor:
-    """Training images under a degradation as it is given; an id of its own draws noise of its own.
+    """Training images under a degradation as it is given; one with its own id draws its own noise.
 
     Args:
         images: uint8 [B,3,H,W].
@@ -65,5 +65,5 @@ def degraded(
 
 
 def noise_seed(given: DegradationConfig, seed: int) -> int:
-    """The seed of a degradation's noise: one with an id of its own has a seed of its own."""
+    """The seed of a degradation's noise: one with its own id has its own seed."""
     return seed if given.id == given.name else key(seed, "as", given.id)

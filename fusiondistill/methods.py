@@ -94,14 +94,14 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "modelsoups-told": {
         "title": "ModelSoups (told)",
-        "description": "the same average with BatchNorm statistics of its own for each degradation; it is told the "
+        "description": "the same average with its own BatchNorm statistics for each degradation; it is told the "
         "degradation, so it is a yardstick too",
         "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
         "inference": "own",
     },
     "routed": {
         "title": "Routed",
-        "description": "the same average with BatchNorm statistics of its own for each degradation, behind a small "
+        "description": "the same average with its own BatchNorm statistics for each degradation, behind a small "
         "router that sees in the image which one it has; told nothing",
         "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
         "inference": "router",
@@ -240,7 +240,7 @@ class Trained(_Row, Recipe):
 
     start: str | Merge = Field(description="random, pretrained (model.weights), a method, or {merge: ..., of: ...}")
     train_on: Literal["clean", "each", "all"] = Field(
-        description="clean images, each degradation a network of its own, or all degradations"
+        description="clean images, each degradation its own network, or all degradations"
     )
     teachers: Annotated[Teachers, _of_text("of")] | None = Field(None, description="a method, for terms of the loss")
     average_every: Count | None = Field(

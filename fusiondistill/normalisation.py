@@ -40,7 +40,7 @@ COMMON: Mapping[str, Statistics] = {
     "CIFAR-10's, with the mean of its images' deviations": _unit((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "CIFAR-100's": _unit((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
-"""What people normalise by, on the scale 0..255: name -> (mean, std)."""
+"""Common normalisations, on the scale 0..255: name -> (mean, std)."""
 OWN = "the training images' own"
 MOST = 512
 """Images that are looked at, at most."""

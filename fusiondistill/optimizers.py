@@ -19,7 +19,7 @@ __all__ = ["SharedStepRAdam", "load", "optimizer_of", "set_rate"]
 
 
 class SharedStepRAdam(torch.optim.RAdam):
-    """RAdam whose numbers that hang on the step alone are computed once for all tensors, on the device.
+    """RAdam whose numbers that depend on the step alone are computed once for all tensors, on the device.
 
     torch's form for graphs computes them for each tensor, which is four small launches each, and in float32, in which
     the length of the average is off by 0.1 in the first steps. The state is torch's.

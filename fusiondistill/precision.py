@@ -24,7 +24,7 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """The context in which losses are computed, whatever the one around it is."""
+    """The context in which losses are computed, independent of the one around it."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

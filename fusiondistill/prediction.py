@@ -81,7 +81,7 @@ def predict(
     """Classify image files.
 
     Each is prepared as the images of the training were: turned upright, transparent pixels laid over the background,
-    more than 8 bits scaled, and resized if these were. A file that cannot be read is passed over, and a warning names
+    more than 8 bits scaled, and resized if these were. A file that cannot be read is left out, and a warning names
     it.
 
     Args:
@@ -176,7 +176,7 @@ class Predictor:
         """What a user must know of all answers, in a sentence; "" where there is nothing."""
         count = together(self._model)
         return (
-            f"this model looks at {count} images together, in the order of the files: an answer hangs on the files "
+            f"this model looks at {count} images together, in the order of the files: an answer depends on the files "
             "beside it, and is right where they are degraded alike"
             if count > 1 else ""
         )  # fmt: skip

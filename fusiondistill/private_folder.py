@@ -27,7 +27,7 @@ def private_folder() -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(f"{path} is not yours alone: remove it, or set TMPDIR to a folder of your own")
+        raise PermissionError(f"{path} is not yours alone: remove it, or set TMPDIR to your own folder")
     return path
 
 

@@ -16,7 +16,7 @@ ProtocolName = Literal["standard", "paper"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Defaults that hang on the protocol.
+    """Defaults that depend on the protocol.
 
     Attributes:
         select: how the kept epoch is chosen: ``validation``, ``last`` or ``test``.
@@ -26,7 +26,7 @@ class Protocol:
         score_batch: a network in training is scored by the mean over batches of so many images of each batch's
             accuracy, so that a short last batch weighs as much as a full one; None: by the mean over images.
         redrawn: whether the levels and the noise that it is scored on are drawn anew at every epoch.
-        searches: whether a search is possible: it needs a validation split of its own.
+        searches: whether a search is possible: it needs its own validation split.
         recipe: keys of every recipe.
         shapes: shape of a method (see :mod:`fusiondistill.recipes`) -> keys of its recipe.
     """

@@ -182,8 +182,8 @@ class Recipe(Frozen):
     )
     coupled_draws: bool = Field(
         False,
-        description="do degradations with equally many levels draw the same one for an image, and those without random "
-        "numbers of their own the same hole? default: by protocol",
+        description="do degradations with equally many levels draw the same one for an image, and do those without "
+        "random numbers share the hole of their cutout? default: by protocol",
     )
     class_weights: ClassWeights = Field(
         "none",
@@ -251,7 +251,7 @@ class Recipe(Frozen):
 
 
 _SECTIONS = ("optimizer", "schedule")
-"""Keys whose values have keys of their own."""
+"""Keys whose values have their own keys."""
 
 
 def merged(defaults: dict[str, Any], given: Any) -> Any:

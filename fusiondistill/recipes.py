@@ -1,4 +1,4 @@
-"""Named defaults of recipes. Which of them a method gets hangs on its shape (what it starts from, what it sees)."""
+"""Named defaults of recipes. Which of them a method gets depends on its shape (what it starts from, what it sees)."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
                 "its place"
             )
         if not entry.summary:
-            raise ValueError(f"the {self.kind} {entry.name!r} needs a docstring: people read its first line")
+            raise ValueError(f"the {self.kind} {entry.name!r} needs a docstring: `list` shows its first line")
         check_arguments(entry, self.takes_of(entry))
         if taken := sorted(self.reserved & entry.parameters.model_fields.keys()):
             text = "a config means something else by it there: choose another name"
@@ -286,7 +286,7 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
             return self[name]
         except (KeyError, TypeError):
             hint = close_to(str(name), tuple(self))
-            hint += "; a file of your own goes under plugins: [FILE.py]" if hint.startswith("; known") else ""
+            hint += "; your own file goes under plugins: [FILE.py]" if hint.startswith("; known") else ""
             raise UnknownEntry(f"no {self.kind} {name!r}{hint}") from None
 
     def code_of(self, name: str) -> str:

@@ -66,7 +66,7 @@ def _crop(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Probl
 
 
 def _names(defined: Mapping[str, Any], table: Table, sections: Collection[str]) -> Iterator[Problem]:
-    """Names that a config may not give to a method of its own."""
+    """Names that a config may not give to its own method."""
     from fusiondistill.degradations import DEGRADATIONS
 
     degradations = {*DEGRADATIONS, *table.degradations}
@@ -78,7 +78,7 @@ def _names(defined: Mapping[str, Any], table: Table, sections: Collection[str]) 
         elif not NAME.fullmatch(name):
             yield ("define", name), "a method's name is lower-case letters, digits, '-' and '_', a letter first"
         elif name in sections or name in NO_METHOD:
-            yield ("define", name), "has a meaning of its own in a config: choose another"
+            yield ("define", name), "has its own meaning in a config: choose another"
         elif name.endswith(searched_name("")):
             yield ("define", name), f"ends like the row that a search gives ({searched_name('METHOD')}): choose another"
         elif taken := taken_by.get(name):

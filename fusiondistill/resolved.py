@@ -60,9 +60,7 @@ def resolved_text(source: str, points: Sequence[Config], notes: Iterable[str] = 
         notes: sentences to write above it, as comments.
     """
     head = [f"note: {text}" for text in notes]
-    count = (
-        f"{len(points)} points of its sweep, each a config of its own" if len(points) > 1 else "all defaults filled in"
-    )
+    count = f"{len(points)} points of its sweep, each its own config" if len(points) > 1 else "all defaults filled in"
     head.append(f"{source}: {count}; what is null depends on the images or the machine")
     comment = "".join(f"# {line}\n" for text in head for line in text.splitlines())
     return comment + "---\n".join(safe_yaml.write(resolved(point)) for point in points)

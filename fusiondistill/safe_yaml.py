@@ -1,7 +1,8 @@
 """Reads untrusted YAML in bounded time: plain values, with the line of each key. Writes what it reads as the same.
 
-Numbers are those of YAML 1.2, as people write them: ``1e-3`` is a number, ``010`` is ten, ``12:30`` is a text. Dates
-are texts, too. (PyYAML follows YAML 1.1: there ``1e-3`` is a text, ``010`` eight and ``12:30`` seven hundred fifty.)
+Numbers are those of YAML 1.2, as they are usually written: ``1e-3`` is a number, ``010`` is ten, ``12:30`` is a text.
+Dates are texts, too. (PyYAML follows YAML 1.1: there ``1e-3`` is a text, ``010`` eight and ``12:30`` seven hundred
+fifty.)
 
 It refuses tags other than YAML's own, anchors (a few lines of which can make gigabytes), repeated keys, and values that
 are so long or nested so deeply that reading them takes long.

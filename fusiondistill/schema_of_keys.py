@@ -91,7 +91,7 @@ def _forms(key: Schema) -> dict[str, Schema]:
 
 
 def sweep(keys: Mapping[str, Schema], rows: Sequence[str], defs: Mapping[str, Schema]) -> tuple[Schema, Schema]:
-    """``sweep:``, whose axes are keys, sections, or names of one's own for bundles of several keys.
+    """``sweep:``, whose axes are keys, sections, or the user's own names for bundles of several keys.
 
     Args:
         keys: key of a config -> its schema, without those of methods.

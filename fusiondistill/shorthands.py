@@ -1,4 +1,4 @@
-"""What people write for short in a config: a name for a section, one value for a list of one, ``none`` for nothing."""
+"""Short forms in a config: a name for a section, one value for a list of one, ``none`` for nothing."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TrainingSpeed(NamedTuple):
     """What a training takes on this device, and the state from which it could go on.
 
     Attributes:
-        image: seconds of a step for each of its images; with several degradations each gives images of its own.
+        image: seconds of a step for each of its images; with several degradations each gives its own images.
         validated: seconds for each image that is validated under one degradation.
         epoch: seconds in which the state after an epoch is copied.
         progress: that state.

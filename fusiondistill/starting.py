@@ -55,7 +55,7 @@ def shapes_of(model: ModelConfig, classes: int) -> dict[str, torch.Tensor]:
 
 
 def head_of(model: ModelConfig, classes: int) -> tuple[str, ...]:
-    """The tensors of a network whose shapes hang on the number of classes.
+    """The tensors of a network whose shapes depend on the number of classes.
 
     Two networks are built, one with a class more; torch's generator stays as it is.
     """

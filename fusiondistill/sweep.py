@@ -75,7 +75,7 @@ def problems(content: Mapping[str, Any], known: Known) -> Iterable[tuple[str | N
     for axis, values in sweep.items():
         text = _problem_of_axis(str(axis), values, known)
         if str(axis).startswith("search.") and isinstance(content.get("search"), list):
-            text = "search is a list: sweep it as a whole, or sweep bundles under a name of your own"
+            text = "search is a list: sweep it as a whole, or sweep bundles under your own name"
         if text:
             yield axis, text
         count *= len(values) if isinstance(values, list | dict) else 1
@@ -90,12 +90,12 @@ def _problem_of_axis(axis: str, values: Any, known: Known) -> str | None:
     if not isinstance(values, list | dict) or not values:
         return "must be a list of at least one value"
     if isinstance(values, dict) and location:
-        return "must be a list of values; a mapping of names is for bundles of several keys under a name of your own"
+        return "must be a list of values; a mapping of names is for bundles of several keys under your own name"
     listed = values_of(values)
     if not location and not all(isinstance(value, dict) for value in listed):
         close = difflib.get_close_matches(first, (*known.keys, *known.defined), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join((*known.keys, *known.defined))}"
-        return f"is no key of the config ({hint}); under a name of your own give mappings of several keys"
+        return f"is no key of the config ({hint}); under your own name give mappings of several keys"
     if repeated := [value for i, value in enumerate(listed) if value in listed[:i]]:
         return f"given twice: {repeated[0]}"
     if not location:

@@ -131,7 +131,7 @@ def _load_beside_strangers(data: bytes) -> tuple[Any, list[str]]:
 
     The paper's released code saves its config object beside the weights, Lightning its hyper-parameters. Where a file
     names anything but tensors and plain values, an empty stand-in takes its place: what the file names is neither
-    imported nor called. torch fills a dictionary of a class of its own only if it is one; which class is such is found
+    imported nor called. torch fills a dictionary of its own class only if it is one; which class is such is found
     by trying.
     """
     import torch

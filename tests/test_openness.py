@@ -215,7 +215,7 @@ def test_a_plugins_mistakes_are_lines_of_the_config(tmp_path: Path, old: str, ne
         ("plugins: [P/fog.py]\ndegradations: [{name: fog, lihgt: 9}]\n", 3, "degradations.0.lihgt", "unknown key"),
         ("evaluation: {unseen: [{nam: haze}]}\n", 2, "evaluation.unseen.0.name", "is missing"),
         ("define: [a]\n", 2, "define", "must be a mapping of methods"),
-        ("mine: {like: vanilla}\n", 2, "mine", "a method of your own stands below define: {mine: ...}"),
+        ("mine: {like: vanilla}\n", 2, "mine", "your own method stands below define: {mine: ...}"),
         ("base: {schedule: {factor: 0.5}}\n", 2, "base.schedule", "steps need milestones, like"),
         ("define:\n  a: {like: base, schedule: {name: steps}}\n", 3, "define.a.schedule", "name: constant has none"),
         ("search: {of: expert, space: {schedule.name: {choice: [steps]}}}\n", 2, "search.space.schedule.name",

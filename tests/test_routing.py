@@ -300,7 +300,7 @@ def test_other_programs_run_a_routed_row_and_none_runs_one_that_adapts(run: Stor
         done = CliRunner().invoke(main, ["export", str(whole), "--out", str(tmp_path / f"whole.{ending}")])
         assert done.exit_code == 0 and "all labels the same" in done.output, done.output
         done = CliRunner().invoke(main, ["export", str(adapted), "--out", str(tmp_path / f"adapted.{ending}")])
-        assert done.exit_code == 2 and "hangs on the images beside it" in done.output
+        assert done.exit_code == 2 and "depends on the images beside it" in done.output
 
 
 def test_a_guess_of_a_level_is_one_of_the_levels_that_were_given() -> None:

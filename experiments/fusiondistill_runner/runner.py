@@ -44,7 +44,7 @@ def note_plan(prepared: Prepared, command: str, *, whole: bool = True) -> None:
 
 
 def check_room(prepared: Prepared) -> None:
-    """Refuse a run that would start a Ray of its own and whose workers this machine can never hold.
+    """Refuse a run that would start its own Ray and whose workers this machine can never hold.
 
     Raises:
         ValueError: says what a worker needs and what there is.

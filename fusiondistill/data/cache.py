@@ -112,7 +112,7 @@ def _map(folder: Path, entry: dict[str, Any]) -> Decoded:
     except OSError as error:
         if not lacks(error):
             raise
-        # A file system that maps no files: each process holds a copy of its own.
+        # A file system that maps no files: each process holds its own copy.
         pixels = np.fromfile(images, dtype=np.uint8, offset=HEADER_BYTES).reshape(shape)
     return Decoded(torch.from_numpy(pixels), torch.from_numpy(labels), list(entry["classes"]), list(entry["notes"]))
 

@@ -37,7 +37,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000
 """Pillow's other decoders are never called."""
 
 KINDS = "PNG, JPEG, BMP, WebP, TIFF, GIF, PNM, AVIF or JPEG 2000"
-"""The formats as people call them."""
+"""The usual names of the formats."""
 
 _OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 """Formats that Pillow may have been built without -> its name of their decoder."""

@@ -54,7 +54,7 @@ def load_images(
 
     Args:
         name: a key of ``fusiondistill.SOURCES``.
-        split: "train" or "test"; or "validation", of a set that has one of its own.
+        split: "train" or "test"; or "validation", for a set that has this split.
         root: where the files lie; each source's module says which roots it takes.
         size, fit: resize to so many pixels, 64 or (height, width), before the images are stored: "crop" the middle,
             "pad" with black, or "stretch"; None: as they are, all of one size.

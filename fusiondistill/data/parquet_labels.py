@@ -36,7 +36,7 @@ MAX_CLASSES = 100_000
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Whatever pyarrow finds wrong with the file becomes a DataError that names it."""
+    """Every error of pyarrow about the file becomes a DataError that names it."""
     import pyarrow
 
     try:

@@ -95,7 +95,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
         pickle.SETITEM[0]: _with_plain_keys(pickle.SETITEM, slice(-2, -1)),
-        pickle.SETITEMS[0]: _with_plain_keys(pickle.SETITEMS, slice(None, None, 2)),  # a mark begins a stack of its own
+        pickle.SETITEMS[0]: _with_plain_keys(pickle.SETITEMS, slice(None, None, 2)),  # a mark begins its own stack
         pickle.DICT[0]: _with_plain_keys(pickle.DICT, slice(None, None, 2)),
         **dict.fromkeys(pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET + pickle.BYTEARRAY8, _refused),
     }

@@ -33,7 +33,7 @@ SPLIT_FLAGS = {"is_valid": "validation", "is_val": "validation", "is_validation"
 """Columns of yes and no -> the split of the rows with yes; the others are for training."""
 FLAGS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 ONE_OF = "the one that holds a 1"
-"""What the column of labels is called where each class has a column of its own."""
+"""What the column of labels is called where each class has its own column."""
 _WHOLE = re.compile(r"\d+(\.0*)?")
 LOOKED_AT = 200
 """Rows by which the column of the images is told."""

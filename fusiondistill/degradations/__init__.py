@@ -76,7 +76,7 @@ class Degradation(Entry):
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers of its own; a composition does if one of its parts does."""
+        """Whether it draws random numbers itself; a composition does if one of its parts does."""
         parts = self.facts["parts"]
         return any(find(part).random for part in parts) if parts else "keys" in self.wants
 
@@ -124,8 +124,8 @@ class Degradations(Registry[Degradation]):
         device, and returns new uint8 [B,3,H,W] without writing to its input. If it has a parameter ``keys``, it is also
         given int64 [B], one random number per image that depends on (seed, name, image index) alone: see
         :mod:`fusiondistill.degradations.machinery.fields` for what to make of it. A parameter ``protocol`` is given
-        ``"standard"`` or ``"paper"``. All other keyword-only parameters are keys that a config may give. The docstring
-        is what people read about it.
+        ``"standard"`` or ``"paper"``. All other keyword-only parameters are keys that a config may give. `fusiondistill
+        list` and the reference show the docstring.
 
         Raises:
             ValueError: the name or the levels are not usable, or there is no docstring.

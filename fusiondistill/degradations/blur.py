@@ -54,7 +54,7 @@ def tensor_blur(images: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """The same in tensor operations, for any device.
 
     Product and sum are separate operations, so that no GPU contracts them to a fused multiply-add: on a flat image
-    everything hangs on rounding just below a whole number. Weights beyond an image's own radius are zero, and adding
+    everything depends on rounding just below a whole number. Weights beyond an image's own radius are zero, and adding
     zero is exact, so one loop serves all levels of the batch.
     """
     return in_pieces(_both_passes, 2, images, weights(images.device)[levels])

@@ -13,7 +13,7 @@ __all__ = ["noise"]
 
 @DEGRADATIONS.register("noise", range(0, 51), means="sigma = level, of 255", unseen=False)
 def noise(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
-    """Additive Gaussian noise, a value of its own per channel; sigma = level on the 0..255 scale.
+    """Additive Gaussian noise, one value per channel; sigma = level on the 0..255 scale.
 
     The sum is clipped to 0..255, then truncated. An image is whole numbers, so truncation means adding
     floor(level * z): no floating point is left.

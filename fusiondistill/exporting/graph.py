@@ -60,7 +60,7 @@ def captured(what: Exported, form: str) -> ExportedProgram:
     source = what.classifier
     if isinstance(source, Whole) and source.transductive:
         raise ExportError(
-            f"{form} cannot hold {what.card[HOW]['name']}: an image's answer hangs on the images beside it; "
+            f"{form} cannot hold {what.card[HOW]['name']}: an image's answer depends on the images beside it; "
             "a folder can"
         )
     whole = source.with_parts(_from_pixels).answers if isinstance(source, Whole) else _from_pixels(source)

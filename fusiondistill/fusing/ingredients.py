@@ -77,9 +77,7 @@ def _task_of(text: str, tasks: Collection[str]) -> tuple[str, str]:
     if not mark or "/" in task or Path(text).exists():
         return "", text
     if task not in (known := (CLEAN, *tasks)):
-        raise FuseError(
-            f"{text}: no degradation {task!r}{close_to(task, known)}; one of your own is named by --degradation"
-        )
+        raise FuseError(f"{text}: no degradation {task!r}{close_to(task, known)}; name your own by --degradation")
     return task, path
 
 

@@ -16,7 +16,7 @@ __all__ = ["CLEAN", "PIECE", "Degradation", "Route", "Routed", "Router", "parame
 CLEAN = "clean"
 """What a router names where it sees no degradation."""
 PIECE = 64
-"""Images that the router looks at together, the last ones filled up: so no answer hangs on a batch's size."""
+"""Images that the router looks at together, the last ones filled up: so no answer depends on a batch's size."""
 
 
 class Degradation(NamedTuple):

@@ -21,7 +21,7 @@ def consistency(student: Outputs, teacher: Outputs | None, labels: torch.Tensor)
     """The Jensen-Shannon divergence of the student's predictions for one image under each degradation, in nats.
 
     With p_d the softmax under degradation d of D and m their mean it is `mean over d of KL(p_d || m)`, mean over the
-    images. It costs no pass of its own: AugMix makes two more views of an image, here the degradations of a step are
+    images. It costs no extra pass: AugMix makes two more views of an image, here the degradations of a step are
     the views (``pairing: same``). AugMix weighs it 12.
     """
     assert student.logits is not None

@@ -162,7 +162,7 @@ def merge(
     Args:
         state_dicts: at least one, with the same keys and shapes; they are not changed and not aliased.
         method: a name of :data:`MERGING`.
-        at: what the method asks for besides, like the base; see :class:`At`.
+        at: what the method needs besides, like the base; see :class:`At`.
         parameters: of the method.
 
     Returns:

@@ -32,7 +32,7 @@ class At:
     Args:
         base: the state dict that the experts were fine-tuned from.
         names: the degradation of each expert, in the order of the experts.
-        judged: the names under which held-out images stand that choose; None: those of the experts.
+        judged: the names of the held-out images that choose; None: those of the experts.
         network: makes a network in eval mode, on ``device``, from a state dict.
         batches: degradation -> its training images in batches, afresh at every call: (normalised float32 [B,3,H,W],
             labels int64 [B]), on ``device``.

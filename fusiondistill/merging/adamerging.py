@@ -31,7 +31,7 @@ def adamerging(
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False, description="of Adam")] = 1e-3,
     initial: Annotated[float, Field(allow_inf_nan=False, description="scale that all start from")] = 0.3,
 ) -> dict[str, torch.Tensor]:
-    """Task arithmetic with a scale of its own for each expert and tensor, found without a label.
+    """Task arithmetic with its own scale for each expert and tensor, found without a label.
 
     `theta^l = theta_0^l + sum_i c_i^l (theta_i^l - theta_0^l)`; Adam changes the `c_i^l` so that the mean entropy of
     the network's predictions falls. Each step sees training images of every degradation, without their labels.

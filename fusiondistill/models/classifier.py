@@ -51,7 +51,7 @@ class ImageClassifier(Classifier):
     mean: torch.Tensor
     std: torch.Tensor
     splits = True
-    """Whether an image's logits hang on its own pixels alone, so that a batch may be cut and filled up."""
+    """Whether an image's logits depend on its own pixels alone, so that a batch may be cut and filled up."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ImageClassifier(Classifier):
         return self.network((images - self.mean) / self.std, features=features)
 
     def check(self, images: torch.Tensor) -> None:
-        """Raise where a batch is none that the classifier takes; its values are not looked at."""
+        """Raise if the classifier does not take images of this shape and type; their values are not checked."""
         if images.dtype != torch.uint8:
             raise TypeError(f"a classifier takes uint8 images, 0..255, and normalises them itself; got {images.dtype}")
         if images.dim() != 4 or images.shape[1] != 3:

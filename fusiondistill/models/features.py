@@ -206,7 +206,7 @@ class _WithFeatures(FeatureNetwork):
 
 
 class _WithOwnFeatures(_WithFeatures):
-    """For a network that has a method ``forward_features`` of its own, as timm's: its ``forward`` gets that one."""
+    """For a network that has its own method ``forward_features``, like timm's: its ``forward`` gets that one."""
 
     def forward(self, x: torch.Tensor, features: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """As :meth:`_WithFeatures.forward`."""

@@ -25,7 +25,7 @@ class Whole(Classifier):
         answers: the module that the way of inference made: uint8 [B,3,H,W] -> float32 [B,C].
         classes: names of the classes, in the order of its outputs.
         gives: what its outputs are, one of :data:`fusiondistill.inference.OUTPUTS`.
-        transductive: whether an image's answer hangs on the images beside it.
+        transductive: whether an image's answer depends on the images beside it.
     """
 
     def __init__(self, answers: nn.Module, classes: Sequence[str], gives: str, *, transductive: bool = False) -> None:

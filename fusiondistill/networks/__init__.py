@@ -1,6 +1,6 @@
-"""Networks by name: providers of many names, and one's own networks, each under a name of its own.
+"""Networks by name: providers of many names, and your own networks, each under its own name.
 
-A network of one's own is a function ``(classes, **parameters) -> nn.Module``. The module maps normalised images,
+Your own network is a function ``(classes, **parameters) -> nn.Module``. The module maps normalised images,
 float32 [B,3,H,W], to logits, float32 [B,classes]. It needs no method for its features: the project takes them from the
 output of a layer, the one that is named, or else the last that gives a map [B,F,h,w].
 

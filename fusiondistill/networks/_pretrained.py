@@ -17,7 +17,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights that somebody published for a network.
+    """Published weights of a network.
 
     Attributes:
         name: what their publisher calls them.

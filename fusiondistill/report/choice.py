@@ -85,7 +85,7 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """The part of all images of all seeds that is right; each seed holds out images of its own."""
+        """The part of all images of all seeds that is right; each seed holds out its own images."""
         right, seen = (sum(one[key] for one in self.seeds.values()) for key in ("right", "seen"))
         return float(right / seen)
 
@@ -123,7 +123,7 @@ def choices(judged: pa.Table | None, groups: Sequence[Group], methods: Mapping[s
     rows: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     for one in networks:
         rows.setdefault((one["same"], one["experiment"], one["method"]), {})[one["seed"]] = one
-    # Each seed holds out images of its own, so rows of other seeds are not compared.
+    # Each seed holds out its own images, so rows of other seeds are not compared.
     found: dict[tuple[str, frozenset[int]], dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
     for (same, experiment, method), seeds in rows.items():
         found.setdefault((same, frozenset(seeds)), {})[experiment, method] = seeds

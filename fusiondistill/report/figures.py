@@ -1,4 +1,4 @@
-"""Rendered figures, each with a file name of its own."""
+"""Rendered figures, each with its own file name."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def curve_pictures(draw: Pictures, curves: pa.Table, methods: Methods) -> Iterat
         yield draw.picture(
             f"training-{name}",
             title[:1].upper() + title[1:],
-            text + ("" if percent else " Each panel has a scale of its own: stages minimise different sums of terms."),
+            text + ("" if percent else " Each panel has its own scale: stages minimise different sums of terms."),
             f"{title} after each epoch for {', '.join(panel.title for panel in panels)}.",
             partial(panel_charts, panels, labels if len(labels) > 1 else [], "epoch", share=percent,
                     y_label=f"{title}, %" if percent else title),

@@ -83,6 +83,6 @@ def _turning(colours: Sequence[str], dashes: Sequence[Dashes], width: float = 1.
 
 
 def plain_styles(number: int) -> list[LineStyle]:
-    """Styles for so many lines without a meaning of their own: colour and dashes change from one to the next."""
+    """Styles for so many lines without their own meaning: colour and dashes change from one to the next."""
     turning = _turning(("blue", "vermilion", "orange", "sky", "purple"), (_SOLID, _DASHED, _DOTTED, _MIXED), 1.5)
     return [next(turning) for _ in range(number)]

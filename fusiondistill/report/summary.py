@@ -65,7 +65,7 @@ def summarise(
     Args:
         results: a row per (experiment, method, model, seed, dataset, protocol, degradation, level) with the counts
             ``right`` and ``seen``; further columns are ignored but for some that may be absent or null: ``kind``
-            ("trained"; others, as "unseen", get a table of their own), ``nll`` (float64, nats), ``ece`` and
+            ("trained"; others, as "unseen", get their own table), ``nll`` (float64, nats), ``ece`` and
             ``balanced`` (float64, fractions), ``majority`` (int64, images of the largest class), ``said`` (str, the
             class that was named most often) and ``said_times`` (int64). ``seen`` null or 0 means not evaluated.
         planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation), with ``kind``,

@@ -31,12 +31,12 @@ _KINDS = {
     "trained": ("Degradations trained for", "The degradations that experts were trained for."),
     "unseen": (
         "Unseen degradations",
-        "Degradations that no row was trained on. They have an average of their own and no part in the one above.",
+        "Degradations that no row was trained on. They have their own average and no part in the one above.",
     ),
     "corruption": (
         "Published corruption set",
         "Images of a published corruption set as they are, levels are its severities; no row was trained on them "
-        "unless its name says so. They have an average of their own and no part in the one above.",
+        "unless its name says so. They have their own average and no part in the one above.",
     ),
 }
 
@@ -53,7 +53,7 @@ _PROTOCOLS = {
         "changes the initial weights only. The loss weights are the published ones; there is no search.",
         "Draws are coupled unless the configuration says otherwise: an image's blur level equals its noise level, as "
         "for all degradations with equally many levels, and JPEG and blur share the hole of its cutout, as all do "
-        "that draw no random numbers of their own.",
+        "that draw no random numbers.",
         "At 64x64 the cutout of what starts from merged weights is 16 pixels, that of other rows 32.",
     ),
     "standard": (
@@ -132,7 +132,7 @@ def kind_title(kind: str) -> str:
 
 def kind_lines(kind: str) -> str:
     """A kind of degradation, described in a sentence or two."""
-    return _KINDS[kind][1] if kind in _KINDS else "A kind of degradation with an average of its own."
+    return _KINDS[kind][1] if kind in _KINDS else "A kind of degradation with its own average."
 
 
 def protocol_lines(protocol: str, select: str = "") -> Sequence[str]:

@@ -34,7 +34,7 @@ Reader = Callable[..., Contents]
 
 
 def below(root: Root) -> dict[str, Path]:
-    """The files at a place, by their names below it: the default of a source that has no rule of its own.
+    """The files at a place, by their names below it: the default of a source that has no other rule.
 
     Args:
         root: a folder, with its files and those of folders inside, hidden ones left out; a file; several of either;

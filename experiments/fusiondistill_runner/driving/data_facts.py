@@ -1,4 +1,4 @@
-"""What a plan's images are like: facts to say, and whatever makes them useless, found before a worker starts."""
+"""What a plan's images are like: facts to say, and and what makes them useless, found before a worker starts."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _facts_of_data(config: Config, images: Mapping[str, ImageSet], held_out: flo
     for split, own in images.items():
         if list(classes) != list(own.classes):
             raise DataError(f"{name}: the {split} split has other classes: {difference(own.classes, classes)}.")
-        if SOURCES[name].facts["by_split"]:  # of one's own; a part of a published set may lack a class
+        if SOURCES[name].facts["by_split"]:  # the user's own; a part of a published set may lack a class
             _check_learned(split, own, train)
     counts = train.labels.bincount(minlength=len(classes)).tolist()
     filled = [label for label, count in enumerate(counts) if count]

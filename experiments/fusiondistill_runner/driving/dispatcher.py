@@ -101,7 +101,7 @@ class Dispatcher(Generic[T]):
         self.coming.noted(keys)
 
     def assign(self, worker: str, task: T, after: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Note a task that no worker pulls: a search, or one that has workers of its own.
+        """Note a task that no worker pulls: a search, or one that has its own workers.
 
         The caller assigns it again when it is lost. ``after`` is that of :meth:`offer`.
         """
@@ -164,7 +164,7 @@ class Dispatcher(Generic[T]):
     def busy(self) -> bool:
         """Whether any worker does a task that it took from the queue, or a search is under way.
 
-        Tasks with workers of their own do not count: they take long, and the next of them needs the slots that idle
+        Tasks with their own workers do not count: they take long, and the next of them needs the slots that idle
         workers hold.
         """
         return bool(self.coming.searches) or any(task.key not in self.assigned for task in self.running.values())

@@ -65,7 +65,7 @@ class Scheduler(Generic[T]):
         group_size: the most workers of one group.
         most: the most slots in use at once; None: all that there are.
         at_once: whether the first worker that trains brings along all that the plan will need: their start takes
-            seconds, and on a machine of one's own no one else wants the slots.
+            seconds, and on your own machine no one else wants the slots.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Scheduler(Generic[T]):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing holds slots or waits for slots of its own."""
+        """Whether nothing holds slots or waits for its own slots."""
         return not (self.reservations or self.searches or self.runs)
 
     def start(self, nodes: Mapping[str, int], counts: Counts, now: float) -> list[Reservation[T]]:

@@ -31,7 +31,7 @@ class LocalTrainer(ClusterTrainer):
 
     Nothing there asks an autoscaler for nodes. The slots of a controller that died are given back by the driver once
     its other launches have ended, which is soon on one machine. All processes have the driver's environment anyway,
-    and without a runtime environment of its own an actor takes a process that Ray has started ahead.
+    and without its own runtime environment an actor takes a process that Ray has started ahead.
     """
 
     needless = ("DatasetsCallback", "PlacementGroupCleanerCallback")

@@ -71,7 +71,7 @@ class Draft:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The methods that are trained, each with a section of its own."""
+        """The methods that are trained, each with its own section."""
         names = (name for name, raw in METHODS.items() if "train_on" in raw)
         return tuple(name for name in names if not self.methods or name in (EXPERTS, *self.methods))
 

@@ -85,7 +85,7 @@ class Run:
     end: float
     worker: str
     slots: int
-    """0 where it holds none: an import, and a search, whose trials are runs of their own."""
+    """0 where it holds none: an import, and a search, whose trials are their own runs."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def simulate(
         slots: workers that fit at once; a sequence: on each node.
         group_size: the most workers of one Ray Train group.
         most: the most workers at once; None: all that fit.
-        at_once: whether the first worker brings along the others, as on a machine of one's own.
+        at_once: whether the first worker brings along the others, as on your own machine.
 
     Raises:
         ValueError: a data-parallel job needs more workers than there are slots.

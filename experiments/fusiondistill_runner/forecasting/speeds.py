@@ -82,8 +82,8 @@ class _Part:
     """Something that is measured once.
 
     Attributes:
-        label: what people call it.
-        key: all that its speed hangs on, JSON-able.
+        label: its name for readers.
+        key: all that its speed depends on, JSON-able.
         measure: seconds to spend -> the seconds of each unit of work, by name.
     """
 
@@ -277,7 +277,7 @@ class Speeds:
         return _Part(f"fitting of {spec.inference}", key, measure)
 
     def _key(self, what: str, model: ModelConfig | None, images: ImageSet, threads: int) -> dict[str, Any]:
-        """What every speed hangs on."""
+        """What every speed depends on."""
         found: dict[str, Any] = {"what": what, "machine": machine_name(self.device), "device": self.device.type}
         found |= {"torch": torch.__version__, "code": code_digest(), "threads": threads}
         found |= {"size": list(image_size(images)), "classes": len(images.classes)}

@@ -87,7 +87,7 @@ def slots(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
 
 
 def check_here(resources: Resources) -> None:
-    """Refuse a worker that this machine can never hold, before a Ray of its own starts and before the store is touched.
+    """Refuse a worker that this machine can never hold, before its own Ray starts and before the store is touched.
 
     Raises:
         ValueError: as :func:`slots`; or one training needs more workers than fit.

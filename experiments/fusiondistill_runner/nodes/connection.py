@@ -22,7 +22,7 @@ __all__ = ["cluster_address", "connected"]
 
 
 def cluster_address() -> str | None:
-    """The address of the user's Ray cluster (``RAY_ADDRESS``); None: the driver starts a Ray of its own."""
+    """The address of the user's Ray cluster (``RAY_ADDRESS``); None: the driver starts its own Ray."""
     return os.environ.get("RAY_ADDRESS") or None
 
 

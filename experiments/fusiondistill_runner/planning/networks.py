@@ -40,7 +40,7 @@ class StagesOfMethods:
         fingerprint: of its data source.
         sha256_of: digest of a checkpoint's weights, by its path.
         stages: digest -> stage, filled here.
-        validation: whether the data set has a validation split of its own, which is used unless the config says how
+        validation: whether the data set has its own validation split, which is used unless the config says how
             much is held out.
         weights: the file of ``model.weights``, where the config does not name one.
     """
@@ -83,7 +83,7 @@ class StagesOfMethods:
     def _experts(self, name: str, method: Trained, seed: int) -> Networks:
         """A network for each degradation, after each round of ``average_every`` epochs all replaced by their average.
 
-        Each round is a training of its own that starts from the average and does the next epochs of the recipe: what is
+        Each round is its own training that starts from the average and does the next epochs of the recipe: what is
         stored, shared and resumed is one mechanism. The last round's networks are the method's.
         """
         seen = self.config.degradations
@@ -226,7 +226,7 @@ class StagesOfMethods:
         return {"base": first} if first is not None and all(start is first for start in starts) else {}
 
     def whole(self, name: str, seed: int, inference: Inference, networks: Networks) -> Stage:
-        """The networks of a method with what makes them answer, as one file; its fitted part is a stage of its own."""
+        """The networks of a method with what makes them answer, as one file; its fitted part is its own stage."""
         inputs = {f"expert-{d}" if d else "model": stage for d, stage in networks.items()}
         if inference.entry().fits:
             fit = FitSpec(

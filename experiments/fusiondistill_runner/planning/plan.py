@@ -37,7 +37,7 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
             give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
             evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network),
-            ``validation`` (whether the set has a validation split of its own), ``weights`` (the file of
+            ``validation`` (whether the set has its own validation split), ``weights`` (the file of
             ``model.weights: pretrained``), and ``shared`` (digest -> stage, filled here). The caller gives one
             ``shared`` to all plans for a store. A stage of several plans then has one name and one directory, also
             where the plans would name it differently.
@@ -56,7 +56,7 @@ def build_evaluation(
     models: Mapping[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]],
     **outside: Any,
 ) -> Plan:
-    """The plan of an evaluation of checkpoints: no training; each is a row of its own.
+    """The plan of an evaluation of checkpoints: no training; each is its own row.
 
     Args:
         config: says what is evaluated on what; its methods play no part.
@@ -161,7 +161,7 @@ class _Builder:
             least, (height, width) = entry.facts["smallest"], self.size
             text = f"{entry.name} takes images from {least}x{least} pixels, these have {width}x{height}"
             raise WrongValue(where(name, "inference"), text)
-        # Merged networks with statistics of their own have one set of weights.
+        # Merged networks with their own statistics have one set of weights.
         sets = 1 if isinstance(self.config.table.get(name), Merged) else len(networks)
         part = entry.weighs(len(self.config.degradations), inference.parameters)
         passes = entry.passes(len(networks))

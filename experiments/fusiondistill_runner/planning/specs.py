@@ -250,7 +250,7 @@ class MergeSpec(_Spec):
 
 
 class FitSpec(_Spec):
-    """Fit the part of a way of inference, on training images; it hangs on no network.
+    """Fit the part of a way of inference, on training images; it depends on no network.
 
     ``model`` is that of the first row that uses it: forecasts go by it.
     """
@@ -296,7 +296,7 @@ class PackSpec(_Spec):
 
     @property
     def transductive(self) -> bool:
-        """Whether an image's answer hangs on the images beside it."""
+        """Whether an image's answer depends on the images beside it."""
         from fusiondistill.inference import INFERENCE
 
         return INFERENCE[self.inference].transductive

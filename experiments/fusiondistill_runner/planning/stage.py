@@ -27,7 +27,7 @@ class Stage:
     """One unit of work with a stored result.
 
     Attributes:
-        name: what people call it; the directory's name begins with it, the digest leaves it out.
+        name: its name for readers; the directory's name begins with it, the digest leaves it out.
         seed: of the run that it belongs to.
         spec: what to do.
         inputs: role -> the stage whose result plays it.

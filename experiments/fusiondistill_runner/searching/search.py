@@ -103,7 +103,7 @@ def run(
 
 
 def _noted(trials: Trials, candidate: Candidate, news: News, asha: Asha | None) -> bool | None:
-    """Note what happened to a trial; whether it goes on after an epoch, None where nobody asks."""
+    """Note what happened to a trial; whether it goes on after an epoch, None where the search does not ask."""
     facts = news.facts
     if news.kind == "started" and not candidate.rows:
         candidate.started = time.time()

@@ -5,7 +5,7 @@ that wrote later sees the other's claim, so the two never both take the store. A
 changes while the driver watches, never by a clock: machines need not agree on the time.
 
 A driver that others took for dead (it was stopped, or its network failed) finds its claim deleted when it goes on, and
-ends. What it has written does no harm, since each manifest names files of its own.
+ends. What it has written does no harm, since each manifest names its own files.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from fusiondistill_runner.verbs.values import degradation_of, degradations_optio
     "--unseen",
     multiple=True,
     metavar="NAME",
-    help="A degradation like those of --degradation, in a table of its own; may be repeated.",
+    help="A degradation like those of --degradation, in its own table; may be repeated.",
 )
 @click.option(
     "--corruptions",

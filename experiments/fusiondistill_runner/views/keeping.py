@@ -19,7 +19,7 @@ class Keeping:
 
     Args:
         before: the earlier table, or None. One that was changed since is not looked at.
-        settings: what the rows hang on besides their stages, JSON-able.
+        settings: what the rows depend on besides their stages, JSON-able.
     """
 
     def __init__(self, before: pa.Table | None, settings: Sequence[Any]) -> None:

@@ -50,7 +50,7 @@ class Context:
 
     store: str
     roots: tuple[tuple[str, Place], ...] = ()
-    """(fingerprint, where its files lie) of each data set that lies at a place of its own."""
+    """(fingerprint, where its files lie) of each data set that lies at its own place."""
     corruptions: tuple[tuple[str, str], ...] = ()
     """(digest, folder) of each published corruption."""
     evaluation_batch: int = 500

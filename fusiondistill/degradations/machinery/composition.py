@@ -1,4 +1,4 @@
-"""Several degradations one after the other, as one of its own."""
+"""Several degradations one after the other, as one degradation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_turn(parts: Mapping[str, Sequence[int]]) -> Function:
             equally many.
 
     Returns:
-        A function ``(images, levels, *, keys, protocol)``. Each part has noise of its own, also where it is a
+        A function ``(images, levels, *, keys, protocol)``. Each part has its own noise, also where it is a
         degradation of the run under its own name. Parts have the defaults of their parameters.
 
     Raises:
