@@ -64,7 +64,7 @@ def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, 
         if kind is not None and folder == "sources":
             yield from _for_each_source_lines(width)
         if kind is not None:
-            yield f"\nOf your own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
+            yield f"\nYour own: python -c 'import {NAME}; help({NAME}.{folder.upper()}.register)'"
 
 
 def for_each_source() -> Iterator[str]:

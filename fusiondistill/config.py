@@ -53,8 +53,10 @@ class DataConfig(Arranged):
 
     name: str = Field("digits", description="digits, cifar10, cifar100, tiny_imagenet, parquet, folder, table")
     root: str | None = Field(None, description="where the files are; default: the cache folder")
-    images: str | None = Field(None, description="of table: the folder of the images; default: root")
-    labels: str | None = Field(None, description="of table: the .csv or .tsv file of the labels; default: that in root")
+    images: str | None = Field(None, description="for the source table: the folder of the images; default: root")
+    labels: str | None = Field(
+        None, description="for the source table: the .csv or .tsv file of the labels; default: the one in root"
+    )
     train_images: Count | None = Field(None, description="use only so many training images, balanced over classes")
     test_images: Count | None = Field(None, description="use only so many test images, balanced over classes")
     validation: Fraction | None = Field(
@@ -63,9 +65,12 @@ class DataConfig(Arranged):
         "validation split, else 0.1; paper 0",
     )
     mean: tuple[float, float, float] | None = Field(
-        None, description="of each channel, 0..255 scale; default: the published one, or computed on the training split"
+        None,
+        description="mean of each channel, 0..255 scale; default: the published one, or computed on the training split",
     )
-    std: tuple[Positive, Positive, Positive] | None = Field(None, description="as mean")
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="standard deviation of each channel, as mean"
+    )
     flip: bool | None = Field(None, description="random horizontal flips; default: what the data set allows")
 
     later = Arranged.later | {"images", "labels"}
@@ -95,7 +100,7 @@ class ModelConfig(Parametrised):
     )
     weights: str | None = Field(
         None,
-        description="what the base starts from: pretrained (the weights that torchvision or timm has), or the file of "
+        description="the base's initial weights: pretrained (those of torchvision or timm), or the file of "
         "a checkpoint, whose head is kept where it has as many outputs",
     )
 
@@ -175,7 +180,7 @@ class EvaluationConfig(Frozen):
     batch_size: Annotated[int, Field(ge=2)] = Field(
         500, description="images of a forward pass; on a CPU it changes no count"
     )
-    seed: int = Field(123, description="of the degradations' noise")
+    seed: int = Field(123, description="seed of the degradations' noise")
     expert_matrix: bool = Field(True, description="evaluate every expert on every degradation, not on its own only")
     precision: Precision = Field(
         "fp32", description="of the forward pass; the reduced ones change a few counts, for every row alike"
@@ -235,7 +240,7 @@ class Config(Frozen):
         description="its name: letters, digits, '_', '-', '.'"
     )
     protocol: ProtocolName = Field(
-        "standard", description="standard, or paper: as the released code does it, leaks too"
+        "standard", description="standard; or paper: as the released code does it, with its leaks"
     )
     recipe: RecipeName | None = Field(
         None,
@@ -244,17 +249,17 @@ class Config(Frozen):
     )
     precision: Precision | None = Field(
         None,
-        description="of every training whose method says nothing else: fp32, bf16 or fp16; under protocol paper "
-        "trainings stay fp32",
+        description="precision of every training whose method does not set it: fp32, bf16 or fp16; under protocol "
+        "paper trainings stay fp32",
     )
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(
         (0,), description="one complete run per seed: [0, 1, 2], or 0..2"
     )
-    data: DataConfig = Field(DataConfig(), description="which images; a name alone stands for {name: ...}")
-    model: ModelConfig = Field(ModelConfig(), description="which network; a name alone stands for {name: ...}")
+    data: DataConfig = Field(DataConfig(), description="the images; a name alone stands for {name: ...}")
+    model: ModelConfig = Field(ModelConfig(), description="the network; a name alone stands for {name: ...}")
     degradations: Annotated[tuple[DegradationConfig, ...], Field(min_length=1)] = Field(
         tuple(DegradationConfig(name=name) for name in PAPER_DEGRADATIONS),
-        description="what the experts are trained for: names, or {name: blur, as: light, levels: 0..10}",
+        description="the degradations that experts are trained for: names, or {name: blur, as: light, levels: 0..10}",
     )
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="rows of the table; default: the base, the paper's seven, and all that are defined"
@@ -264,8 +269,8 @@ class Config(Frozen):
     )
     table: dict[str, Method] = Field(description="all methods by name: sections laid over built-ins, and ``define``")
     search: tuple[SearchConfig, ...] = Field((), description="one search or a list; leave it out, or null, for none")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="what is measured on the test split")
-    resources: Resources = Field(Resources(), description="what a worker holds, and how many there are")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="the measurements on the test split")
+    resources: Resources = Field(Resources(), description="the resources of a worker, and the number of workers")
     tracking: TrackingConfig | None = Field(None, description="leave it out for none; event files are always written")
     plugins: tuple[str, ...] = Field(
         (), description="Python files that register your own entries: degradations, loss terms, networks, ..."

@@ -89,7 +89,7 @@ def _methods(row: str) -> Iterator[Key]:
         "value; start, teachers and inference are taken away by null",
     )
     recipes = " or ".join(RECIPES)
-    yield Key((METHOD, "recipe"), f"recipe ({recipes}) = null: whose defaults its recipe has; default: the config's")
+    yield Key((METHOD, "recipe"), f"recipe ({recipes}) = null: the recipe whose defaults it has; default: the config's")
     fields = {**Merged.model_fields, **Trained.model_fields, "of": Combined.model_fields["of"]}
     for key in dict.fromkeys([*_FIRST, *fields]):
         yield from _key((METHOD, key), fields[key], resolve({}).settings.get(row, {}), row)

@@ -98,7 +98,7 @@ class Schedule(Frozen):
     milestones: tuple[Fraction, ...] = Field(
         (), description="steps only: where the rate drops, as fractions of all epochs"
     )
-    factor: Positive = Field(0.2, description="steps only: what the rate is multiplied by at each milestone")
+    factor: Positive = Field(0.2, description="steps only: the factor of the rate at each milestone")
     by: Literal["epoch", "step"] = Field(
         "epoch", description="cosine and linear: whether the rate falls after every epoch or after every step"
     )
@@ -156,10 +156,10 @@ class Recipe(Frozen):
 
     epochs: Count = Field(description="passes over the training images (with several degradations: over each)")
     batch_size: Annotated[int, Field(ge=2)] = Field(128, description="images of each degradation in a step")
-    optimizer: Optimizer = Field(description="how weights follow the gradient; a name alone stands for {name: ...}")
-    schedule: Schedule = Field(description="how the learning rate goes; replaces the default as a whole")
+    optimizer: Optimizer = Field(description="the optimiser; a name alone stands for {name: ...}")
+    schedule: Schedule = Field(description="the course of the learning rate; replaces the default as a whole")
     loss: Loss = Field(description="loss term -> weight, or {weight, parameters of the term}")
-    teacher_view: Literal["clean", "degraded"] = Field("clean", description="what the teachers are shown")
+    teacher_view: Literal["clean", "degraded"] = Field("clean", description="the view that the teachers see")
     crop_padding: Annotated[int, Field(ge=0, le=64)] = Field(4, description="zero padding before the random crop")
     resized_crop: tuple[Share, Share] | None = Field(
         None,
@@ -187,7 +187,7 @@ class Recipe(Frozen):
     )
     class_weights: ClassWeights = Field(
         "none",
-        description="what images weigh in the cross-entropy: none, balanced (n / (k n_c)), a list with a weight for "
+        description="weights of images in the cross-entropy: none, balanced (n / (k n_c)), a list with a weight for "
         "each class, or a mapping from classes to weights (others weigh 1)",
     )
     sampling: Literal["uniform", "balanced"] = Field(
@@ -215,7 +215,7 @@ class Recipe(Frozen):
         description="alpha of Beta(alpha, alpha), from which each image's share in a mixture with another of the same "
         "degradation is drawn; teachers see the mixture; 0 for none",
     )
-    precision: Precision = Field("fp32", description="autocast of the forward pass")
+    precision: Precision = Field("fp32", description="precision of the forward pass (autocast)")
     channels_last: Layout = Field(
         "auto",
         description="NHWC memory layout: true, false, or auto, where network and processor are faster so; changes "

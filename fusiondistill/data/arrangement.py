@@ -36,12 +36,14 @@ class Arrangement(Frozen):
         description="resize to so many pixels, 64 or [height, width], once, before anything else; default: as they are",
     )
     fit: Fit = Field(
-        "crop", description="to another shape: crop the middle, pad with black, or stretch; by Pillow's BICUBIC"
+        "crop",
+        description="how images are brought to another shape: crop the middle, pad with black, or stretch; by "
+        "Pillow's BICUBIC",
     )
     test: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="part of the training images to cut off as the test split, of a set that has none"
     )
-    split_seed: int = Field(0, description="which images data.test cuts off; the run's seed plays no part")
+    split_seed: int = Field(0, description="which images data.test cuts off; the run's seed does not change it")
 
     @field_validator("size", mode="before")
     @classmethod

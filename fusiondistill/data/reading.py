@@ -39,7 +39,7 @@ Done = TypeVar("Done")
 Byte = Annotated[int, Field(ge=0, le=255)]
 Background = Annotated[
     Literal["white", "black"] | tuple[Byte, Byte, Byte],
-    Field(description="what transparent pixels are laid over: white, black or [red, green, blue]"),
+    Field(description="the colour behind transparent pixels: white, black or [red, green, blue]"),
 ]
 Bits = Annotated[
     int | None,

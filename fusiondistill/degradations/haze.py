@@ -16,7 +16,7 @@ GRID = 5  # Random thicknesses along each side, with straight lines in between.
 
 @DEGRADATIONS.register("haze", range(0, 11), means="tenths of light grey where it is thickest")
 def haze(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor) -> torch.Tensor:
-    """Haze in drifts: a blend with light grey (230), of between a half of and a full level tenths, smoothly varying."""
+    """Haze in drifts: a blend with light grey (230) whose share varies smoothly from level / 20 to level / 10."""
     return in_pieces(_blend, 2, images, levels, random_bits(keys, GRID * GRID))
 
 

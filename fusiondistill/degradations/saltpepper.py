@@ -32,7 +32,7 @@ def thresholds(device: torch.device) -> torch.Tensor:
 
 @DEGRADATIONS.register("saltpepper", LEVELS, means="% of the values", unseen=False)
 def saltpepper(images: torch.Tensor, levels: torch.Tensor, *, keys: torch.Tensor, protocol: str) -> torch.Tensor:
-    """Salt and pepper, each channel value on its own; p = level / 100.
+    """Salt and pepper, each channel value independently; p = level / 100.
 
     Pepper is 0 with probability p/2, then salt is 255 with probability p/2 (``protocol="paper"``: salt is 1).
     """

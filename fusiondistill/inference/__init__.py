@@ -120,8 +120,8 @@ class Inferences(Registry[Inference]):
             weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.
             picks: does each image go through one of the networks alone?
             one: is it a way in which a single network answers? Its role is ``model``.
-            transductive: does an image's answer depend on the images beside it? Then the module's attribute
-                ``together`` says how many images it looks at together, and it takes the images of a batch in groups of so many.
+            transductive: does an image's answer depend on the images beside it? Then the module takes the
+                images of a batch in groups; its attribute ``together`` says of how many.
             smallest: pixels a side that images must have.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.

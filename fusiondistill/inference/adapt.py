@@ -25,7 +25,7 @@ __all__ = ["adapt"]
 def adapt(
     classifiers: Mapping[str, nn.Module],
     *,
-    images: Annotated[int, Field(ge=2, le=4096, description="that are looked at together")] = 32,
+    images: Annotated[int, Field(ge=2, le=4096, description="images that are looked at together")] = 32,
     prior: Annotated[float, Field(ge=0, le=1e6, description="images that the stored statistics count for")] = 16.0,
 ) -> nn.Module:
     """One network with BatchNorm statistics of the images that it classifies together.

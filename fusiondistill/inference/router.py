@@ -77,8 +77,8 @@ def router(
     part: Part | None = None,
     images: Annotated[int, Field(ge=1, description="training images (at most) that the router is fitted on")] = 2000,
     views: Annotated[int, Field(ge=1, le=64, description="draws of a level for each image and degradation")] = 4,
-    epochs: Annotated[int, Field(ge=1, le=1000, description="of the router's training")] = 20,
-    width: Annotated[int, Field(ge=1, le=1024, description="of its two layers")] = 64,
+    epochs: Annotated[int, Field(ge=1, le=1000, description="epochs of the router's training")] = 20,
+    width: Annotated[int, Field(ge=1, le=1024, description="width of its two layers")] = 64,
 ) -> nn.Module:
     """The network of the degradation that a small fitted router sees in the image, told nothing.
 

@@ -26,10 +26,10 @@ def adamerging(
     experts: Sequence[StateDict],
     at: At,
     *,
-    steps: Annotated[int, Field(ge=1, description="of the optimiser")] = 500,
+    steps: Annotated[int, Field(ge=1, description="steps of the optimiser")] = 500,
     batch: Annotated[int, Field(ge=1, description="images of each degradation in a step")] = 16,
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False, description="of Adam")] = 1e-3,
-    initial: Annotated[float, Field(allow_inf_nan=False, description="scale that all start from")] = 0.3,
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False, description="learning rate of Adam")] = 1e-3,
+    initial: Annotated[float, Field(allow_inf_nan=False, description="the scale that all start from")] = 0.3,
 ) -> dict[str, torch.Tensor]:
     """Task arithmetic with its own scale for each expert and tensor, found without a label.
 

@@ -26,7 +26,7 @@ def dare(
     at: At,
     *,
     drop: Annotated[float, Field(ge=0, lt=1, description="part of each expert's change that is dropped")] = 0.5,
-    scale: Annotated[float, Field(allow_inf_nan=False, description="of the sum of what is left")] = 0.3,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="scale of the sum of the remaining changes")] = 0.3,
 ) -> dict[str, torch.Tensor]:
     """Task arithmetic on changes of which a random part is dropped and the rest made larger by as much.
 

@@ -25,7 +25,7 @@ def iso_c(
     experts: Sequence[StateDict],
     at: At,
     *,
-    scale: Annotated[float, Field(allow_inf_nan=False, description="of the merged change")] = 1.0,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="scale of the merged change")] = 1.0,
 ) -> dict[str, torch.Tensor]:
     """The summed changes of each layer with equal singular values, added to the base.
 

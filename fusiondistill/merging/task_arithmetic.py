@@ -25,7 +25,7 @@ def task_arithmetic(
     experts: Sequence[StateDict],
     at: At,
     *,
-    scale: Annotated[float, Field(allow_inf_nan=False, description="of the sum of the experts' changes")] = 0.3,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="scale of the sum of the experts' changes")] = 0.3,
 ) -> dict[str, torch.Tensor]:
     """The base plus `scale` times the sum of the experts' changes: `theta_0 + scale * sum_i (theta_i - theta_0)`.
 

@@ -28,7 +28,7 @@ def ties(
     at: At,
     *,
     density: Annotated[float, Field(gt=0, le=1, description="part of each expert's change that is kept")] = 0.2,
-    scale: Annotated[float, Field(allow_inf_nan=False, description="of the merged change (lambda)")] = 1.0,
+    scale: Annotated[float, Field(allow_inf_nan=False, description="scale of the merged change (lambda)")] = 1.0,
 ) -> dict[str, torch.Tensor]:
     """TIES: keeps the largest part of each expert's change, and takes at each weight the mean of those of one sign.
 

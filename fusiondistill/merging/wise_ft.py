@@ -27,7 +27,7 @@ def wise_ft(
     *,
     alpha: Annotated[float, Field(ge=0, le=1, description="share of the average; 0 is the base")] = 0.5,
 ) -> dict[str, torch.Tensor]:
-    """The straight way from the base to the average of the experts: `(1 - alpha) theta_0 + alpha mean_i theta_i`.
+    """The straight line from the base to the average of the experts: `(1 - alpha) theta_0 + alpha mean_i theta_i`.
 
     With one expert it is WiSE-FT as published. Computed in float64 and cast back once. `alpha: [0.2, 0.4, 0.6, 0.8,
     1.0]` takes the best of these on validation.

@@ -287,7 +287,7 @@ def _check_known(train: _Split, test: _Split) -> None:
 def folder(
     files: Files, split: str, *, background: Background = "white", bits: Bits = None, broken: Broken = "error"
 ) -> Contents:
-    """One's own images, a folder per class."""
+    """Your own images, a folder per class."""
     mine = [(name, path) for name, path in files.items() if name.startswith(f"{split}/")]
     if not mine:
         raise DataError(_lacks(files, split))

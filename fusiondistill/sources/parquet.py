@@ -67,9 +67,11 @@ def _unlabelled(path: Path, label_column: str | None) -> bool:
     return found.largest < 0 and not any(found.texts.keys() - {None, ""})
 
 
-Config = Annotated[str | None, Field(description="which configuration, where the files are those of several")]
-TrainSplit = Annotated[str | None, Field(description="what the set calls its training split; default: by its name")]
-TestSplit = Annotated[str | None, Field(description="what it calls its test split; default: test, else validation")]
+Config = Annotated[str | None, Field(description="which configuration to read, where the files have several")]
+TrainSplit = Annotated[
+    str | None, Field(description="the set's name of its training split; default: found by its name")
+]
+TestSplit = Annotated[str | None, Field(description="its name of its test split; default: test, else validation")]
 
 
 @SOURCES.register(
