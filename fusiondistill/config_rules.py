@@ -100,16 +100,16 @@ def _check_data(raw: Mapping[str, Any]) -> Iterable[Problem]:
     name, places = data.get("name"), {key: data[key] for key in ("root", "images", "labels") if data.get(key)}
     if places and "name" not in data:
         place = next(iter(places.values()))
-        told = f"does not say what lies there: name: {', '.join(_AT_A_PLACE)} (`data check {place}` tells which)"
+        told = f"does not say what is there: name: {', '.join(_AT_A_PLACE)} (`data check {place}` tells which)"
         yield ("data", next(iter(places))), told
     if not isinstance(name, str):
         return
     for key, place in places.items():
         if isinstance(place, list):
-            text = "is one folder or file, not a list: put what belongs together into one folder (links are followed)"
+            text = "is one folder or file, not a list: put the images into one folder (links are followed)"
             yield ("data", key), text
         elif "://" in str(place):
-            yield ("data", key), "must be a folder or file: copy what lies in a bucket to every node, or mount it"
+            yield ("data", key), "must be a folder or file: copy a bucket's files to every node, or mount the bucket"
         elif key != "root" and name != "table":
             yield ("data", key), "is of the data source table alone; others have their files below data.root"
     if name in SOURCES and not SOURCES[name].facts.get("by_split") and data.get("test") is not None:

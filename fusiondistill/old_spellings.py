@@ -27,7 +27,7 @@ class OldSpelling(FutureWarning):
 
 
 def _say(old: str, new: str) -> None:
-    warnings.warn(OldSpelling(f"{old} is {new} now: it goes on working"), stacklevel=3)
+    warnings.warn(OldSpelling(f"{old} is {new} now; the old name still works"), stacklevel=3)
 
 
 def modern(

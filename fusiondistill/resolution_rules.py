@@ -207,7 +207,7 @@ def _trained(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Proble
     if start == RANDOM and raw.get("pull"):
         yield (
             where(name, "pull"),
-            f"is towards what a network starts from, and {RANDOM} weights are nothing to stay near",
+            f"pulls towards the start, which must not be {RANDOM} weights",
         )
     yield from _inference(name, raw, table, several=train_on == "each")
 

@@ -121,7 +121,7 @@ expert: {average_every: null}
         ("fusing:\n  mixup: -1", 3, "fusing.mixup", "greater than or equal to 0"),
         ("fusing:\n  ema: 0.9\n  swa: 0.5", 4, "fusing.swa", "give one of the two"),
         ("fusing:\n  swa: 1", 3, "fusing.swa", "less than 1"),
-        ("scratch:\n  pull: 0.1", 3, "scratch.pull", "random weights are nothing to stay near"),
+        ("scratch:\n  pull: 0.1", 3, "scratch.pull", "must not be random weights"),
         ("expert:\n  epochs: 5\n  average_every: 9", 4, "expert.average_every",
          "is 9, and there are 5 epochs: nothing would be averaged before the end"),
         ("expert:\n  average_every: 100", 3, "expert.average_every", "is 100, and there are 100 epochs"),

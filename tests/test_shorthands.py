@@ -70,7 +70,7 @@ def test_overrides_go_on_from_what_was_written_for_short() -> None:
          "'fast'?"),
         ("base: {schedule: cosin}", "base.schedule.name: input should be 'steps', 'cosine', 'linear' or 'constant', "
          "not 'cosin'; did you mean 'cosine'?"),
-        ("data: {root: photos}", "data.root: does not say what lies there: name: folder, table, parquet"),
+        ("data: {root: photos}", "data.root: does not say what is there: name: folder, table, parquet"),
         ("data: photos/", "what lies at a path is {name: folder or table or parquet, root: photos/}"),
         ("data: {name: csv, root: x}", "no data set 'csv'; did you mean 'table'?"),
         ("data: {name: folder, root: x, test: 20%}", "data.test: input should be a number, not '20%': write 0.2"),

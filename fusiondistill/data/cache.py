@@ -71,7 +71,9 @@ def open_or_decode(folder: Path, read: Callable[[], Contents]) -> Decoded:
                     _write(unfinished, read())
                 found = _open(folder)
     if found is None:
-        raise DataError(f"{folder}: cannot be read back after it was written. Is the disk full or failing?")
+        raise DataError(
+            f"{folder}: cannot be read back after it was written. Check the disk: it may be full or failing."
+        )
     return found
 
 

@@ -43,7 +43,7 @@ def together_note(group: Group) -> str:
         return ""
     return (
         f"{_TOGETHER}: {', '.join(marked)} looks at several test images of one degradation and level together, so it "
-        "is not compared as one that is told nothing."
+        "does not compete with rows that are told nothing."
     )
 
 

@@ -107,7 +107,7 @@ def _confusions(group: Group, row: Row, of: ByClass, confusions: pa.Table | None
         heading = ("", "right, %", f"the {_PAIRS} most frequent mistakes, in % of the images of the class")
         rows = [(one.title, f"{_right(counts):.1f}", _pairs(of.classes, counts)) for one, counts in known]
         return [Table(f"Mistakes of {row.about.name}", heading, rows, "stages")]
-    note = "A line for each class, a column for each that was named; % of the images of the line's class."
+    note = "A row for each class, a column for each class that the network named; % of the images of the row's class."
     note += " The seeds are counted together." if len(group.seeds) > 1 else ""
     matrices = [
         Matrix(f"{one.title}: {_right(counts):.1f} % right", [printable(name) for name in of.classes], _shares(counts))

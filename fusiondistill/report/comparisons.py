@@ -23,13 +23,13 @@ _LINES = 12  # of a terminal, for all sweeps together
 BEST = "\N{BLACK STAR}"
 
 UNTESTED = (
-    "Not tested in pairs: for no two rows is it on record which images they got right for a common seed and all "
-    "degradations (an unfinished run, or a store of an older version)."
+    "Not tested in pairs: no two rows have stored which images they got right, for a common seed and all degradations "
+    "(an unfinished run, or a store of an older version)."
 )
 
 _EXPLAINED = (
-    "Established for another draw of test images, in points (95 % over images), p corrected for all pairs of this "
-    'table. Other training seeds are another question: "seeds ±" is half the 95 % interval over seeds, "open" where it '
+    "Differences that are established for other test images, in points (95 % interval over images; p is corrected for "
+    'all pairs of this table). For other training seeds see "seeds ±", half the 95 % interval over seeds; "open": it '
     "holds 0."
 )
 

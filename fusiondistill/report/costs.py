@@ -18,14 +18,14 @@ _COLUMNS = {
     "parameters": "parameters",
     "passes an image": "passes",
     "images of its own training": "own_images",
-    "with all it rests on": "all_images",
+    "with all that it needs": "all_images",
 }
 _NOTE = (
-    "Parameters of all networks of a row, and their forward passes for one image. Images: those that a training saw; "
-    "one counts each time that a network is trained on it, so once an epoch under each degradation. Its own training "
-    "is what the row adds; all it rests on are also its starts, merged networks, teachers and searches, each training "
-    "once. Not counted: validation, test, images on which BatchNorm's statistics are recomputed, and what a "
-    "checkpoint from elsewhere saw."
+    "Parameters of all networks of a row, and their forward passes for one image. Images are training images: one "
+    "counts each time that a network is trained on it, so once an epoch under each degradation. The row's own training "
+    "is one column; the last adds the trainings that it needs: its starts, merged networks, teachers and searches, "
+    "each once. Not counted: images for validation, for the test and for BatchNorm's statistics, and the training "
+    "images of a checkpoint from elsewhere."
 )
 
 

@@ -141,7 +141,7 @@ def _experts(draw: Pictures, group: Group, prefix: str) -> Iterator[Picture]:
         f"{prefix}experts",
         "Every expert on every degradation",
         "Accuracy in %, with the levels, images and seeds of the table above."
-        + (f" Where an expert meets its own degradation stands what the {own[0]} row says." if own else ""),
+        + (f" On its own degradation an expert has the value of the {own[0]} row." if own else ""),
         f"Accuracy in percent. {_said(titles, columns, values, '.1f')}.",
         partial(heat_map, values, titles, columns),
         wide=len(columns) > _MANY,

@@ -174,7 +174,7 @@ def _overview(groups: Sequence[Group]) -> Section:
 def _protocols(groups: Sequence[Group]) -> Section:
     blocks: list[Block] = []
     for protocol, select in dict.fromkeys((group.protocol, group.select) for group in groups):
-        lines = protocol_lines(protocol, select) or ("A protocol that this report knows nothing about.",)
+        lines = protocol_lines(protocol, select) or ("A protocol that this report does not know.",)
         blocks += named(protocol, [Bullets(lines)])
     return Section("protocol", "Protocols" if len(blocks) > 2 else "Protocol", blocks)
 

@@ -159,7 +159,7 @@ def latex(groups: Sequence[Group]) -> str:
     """A ``tabular`` for each table, with comments about the packages that it needs and about its numbers."""
     lines = [
         r"% Made by fusiondistill report. Needs \usepackage{booktabs}, and T1 fonts (\usepackage[T1]{fontenc}) for",
-        r"% quotation marks in names. Read it in with \input; several tables follow each other.",
+        r"% quotation marks in names. Read it with \input; several tables follow each other.",
     ]
     if not groups:
         return "\n".join([*lines, f"% {NOTHING}", ""])

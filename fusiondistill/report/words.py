@@ -44,17 +44,17 @@ _KINDS = {
 _PROTOCOLS = {
     "paper": (
         "As the authors' released code does it, leaks and quirks included; random numbers are our own.",
-        "Salt is painted as the value 1, all but black, instead of 255: the salt-and-pepper column is an easier task "
-        "of its own.",
+        "Salt is painted as the value 1, all but black, instead of 255: the salt-and-pepper column is another, easier "
+        "task.",
         "The fused network keeps the BatchNorm statistics (buffers) of the first expert in the list, unless the "
-        "configuration says otherwise; the other experts' are dropped. ModelSoups is published at chance; ours at "
-        "these settings is in the table, and these statistics alone are not known to be the cause.",
+        "configuration says otherwise; the other experts' are dropped. The paper's ModelSoups row is at chance; "
+        "these statistics alone are not known to be the cause.",
         "A training step holds the same images under every degradation, with the same flip and crop, and a seed "
         "changes the initial weights only. The loss weights are the published ones; there is no search.",
-        "Draws are coupled unless the configuration says otherwise: an image's blur level equals its noise level, as "
-        "for all degradations with equally many levels, and JPEG and blur share the hole of its cutout, as all do "
-        "that draw no random numbers.",
-        "At 64x64 the cutout of what starts from merged weights is 16 pixels, that of other rows 32.",
+        "Draws are coupled unless the configuration says otherwise: degradations with equally many levels draw the "
+        "same one for an image, like blur and noise. Degradations without random numbers share the hole of its "
+        "cutout, like JPEG and blur.",
+        "At 64x64 the cutout of rows that start from merged weights is 16 pixels, that of other rows 32.",
     ),
     "standard": (
         "Nothing is chosen on the test split: it is looked at once, at the end. A search is judged on images held out "
@@ -153,7 +153,7 @@ def protocol_lines(protocol: str, select: str = "") -> Sequence[str]:
 def protocol_line(protocol: str, select: str = "") -> str:
     """What a protocol does, in one line that names its leaks; ``select`` as in :func:`protocol_lines`."""
     if protocol not in _PROTOCOL_LINE:
-        return "a protocol that this report knows nothing about."
+        return "a protocol that this report does not know."
     chosen = select or _USUAL[protocol]
     how = _SELECTS.get(chosen, f"epochs are chosen by {printable(chosen)}")
     return f"{_PROTOCOL_LINE[protocol]}; {how}{' (a leak)' if chosen == 'test' else ''}."
