@@ -1,4 +1,4 @@
-"""Uneven classes: what an image of each weighs in the loss, and how often it is drawn."""
+"""Uneven classes: the weight of their images in the loss, and how often images are drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["balanced_positions", "class_weights_of"]
 def class_weights_of(
     given: str | Sequence[float] | Mapping[str, float], labels: torch.Tensor, classes: Sequence[str]
 ) -> torch.Tensor | None:
-    """What images weigh by their class.
+    """The weights of images by their class.
 
     Args:
         given: a recipe's ``class_weights``: ``none``; ``balanced``, n / (k n_c) for n images of k classes of which n_c

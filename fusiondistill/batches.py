@@ -119,7 +119,7 @@ class Pipeline:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch; the short last batch is kept."""
+        """The number of steps of an epoch; the short last batch counts."""
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -156,11 +156,11 @@ class Pipeline:
         return torch.tensor([self._addresses(epoch, one) for one in self._given]).to(self.device, non_blocking=True)
 
     def image_weights(self) -> torch.Tensor | None:
-        """What each image of the set weighs by its class, float32 [N] on the device; None: all the same."""
+        """The weight of each image of the set by its class, float32 [N] on the device; None: all the same."""
         return None if self.class_weights is None else self.class_weights[self.images.labels].to(self.device)
 
     def rows(self, order: torch.Tensor) -> torch.Tensor:
-        """Where images of an order lie within the set."""
+        """The positions of images of an order within the set."""
         return order % len(self.images) if self.balanced else order
 
     def batch(

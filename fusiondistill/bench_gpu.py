@@ -1,4 +1,4 @@
-"""What a CUDA GPU makes of a training step: whether captured steps are right, then how fast they are, and why.
+"""Checks and measures training steps on a CUDA GPU: whether captured steps are right, how fast they are, and why.
 
 ``make bench-gpu`` runs it; it takes at most 8 minutes and needs neither Ray nor a data set:
 ``python -m fusiondistill.bench_gpu --json gpu.json``. Exit code 1: captured steps are wrong; 2: there is no GPU.
@@ -132,7 +132,7 @@ def _network(name: str, seed: int) -> nn.Module:
 
 
 def checks(device: torch.device) -> list[str]:
-    """What is wrong with captured steps and with degradations; nothing, if all is well."""
+    """The faults of captured steps and of degradations; nothing if there are none."""
     problems = []
     for kind, optimizer, precision in (
         ("base", "sgd", "fp32"), ("base", "adamw", "bf16"), ("FusionDistill", "radam", "fp32"),

@@ -35,7 +35,7 @@ def family(kernel: str) -> str:
 
 
 def explained(run: Callable[[], Any], steps: int) -> str:
-    """A sentence on what bounds some steps; says why there is none where the profiler does not work.
+    """A sentence about the bound of some steps, or about why the profiler does not work.
 
     Args:
         run: does the steps.

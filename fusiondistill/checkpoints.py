@@ -329,7 +329,7 @@ def load_model(
         size: of a file without a card: (height, width) of the images of its training.
         trained_on: for a file without a card: images with the classes and the normalisation that it was trained with,
             for all of these that are not given.
-        any_size: take images of any size (of which most networks see less), not only those of the training's.
+        any_size: take images of any size, not only of the training's; most networks are less accurate on other sizes.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint` and :func:`from_card`; or what a file without a card needs is not

@@ -117,7 +117,7 @@ class DegradationConfig(Parametrised):
 
     @property
     def id(self) -> str:
-        """What tables, experts and stages call it."""
+        """Its name in tables, experts and stages."""
         return self.label or self.name
 
     @property
@@ -159,13 +159,13 @@ def _written(levels: Sequence[int]) -> str | list[int]:
 
 
 def spelled(levels: Sequence[int]) -> str:
-    """Levels for people: ``0..20``, or ``0, 5, 10``."""
+    """Levels in words: ``0..20``, or ``0, 5, 10``."""
     found = _written(levels)
     return found if isinstance(found, str) else ", ".join(map(str, found))
 
 
 def as_degradation(given: str | Mapping[str, Any] | DegradationConfig) -> DegradationConfig:
-    """What a config, a stage or a caller from Python gives, as a value.
+    """The degradation that a config, a stage or a Python caller gives, as a value.
 
     Raises:
         pydantic.ValidationError: as the class; a ValueError.

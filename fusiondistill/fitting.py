@@ -203,7 +203,7 @@ def random_network(
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         model: the network of the kept epoch with its normalisation, in eval mode, on the device of the training.

@@ -1,4 +1,4 @@
-"""Weights as other programs save them: found inside of what a file holds, and brought to the names of a network.
+"""Weights that other programs saved: finds them in a file, and brings them to the names of a network.
 
 A wrapper puts a prefix before every name: ``module.`` (DataParallel, averaged models), ``_orig_mod.`` (torch.compile),
 ``model.`` and ``net.`` (Lightning modules, by the name of their attribute), also one behind the other. A trainer saves

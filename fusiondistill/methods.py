@@ -1,4 +1,4 @@
-"""A row of the table is a value: what it starts from, what it is trained on, who teaches, how it answers.
+"""A row of the table is a value: its start, its training images, its teachers, and how it answers.
 
 :data:`METHODS` is the table of the built-in rows, as a config would write them; nothing else knows a row by its
 name but the published figures. A config lays sections over them and defines its own (:mod:`fusiondistill.resolution`).
@@ -135,7 +135,7 @@ def searched_name(method: str) -> str:
 
 
 class Merge(Parametrised):
-    """A start from merged weights: how, of which networks, and what becomes of BatchNorm."""
+    """A start from merged weights: the method, the networks, and the rule for BatchNorm."""
 
     merge: str = Field(description="merging method; see `fusiondistill list merging`")
     of: str = Field(EXPERTS, description="the method whose networks are merged: one that trains one per degradation")
@@ -205,7 +205,7 @@ TAUGHT_BY: tuple[str, ...] = get_args(TaughtBy)
 
 
 class Teachers(Frozen):
-    """Who teaches: the network of each image's degradation, one network for all, or several together."""
+    """The teachers: the network of each image's degradation, one network for all, or several together."""
 
     of: str = Field(description="a method")
     by: TaughtBy = Field(
@@ -316,7 +316,7 @@ Method = Annotated[
 
 
 def needed_methods(table: Mapping[str, Any], rows: Iterable[str]) -> list[str]:
-    """The methods that rows rest on, and the rows themselves, in the order of the table."""
+    """The methods that rows need, and the rows themselves, in the order of the table."""
     needed: set[str] = set()
 
     def walk(name: object) -> None:

@@ -1,4 +1,4 @@
-"""Mixup: each image is blended with another one of the same epoch, and so are their labels."""
+"""Mixup: each image is blended with another one of the same epoch, and their labels, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given as a model and is none, named for its user: a missing path, a folder, an evaluation, another file."""
+"""Says what a path is that holds no model: missing, a folder, an evaluation, another file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def no_network(manifest: Mapping[str, Any], path: str | Path) -> str:
 
 
 def no_weights(data: bytes, source: str) -> str:
-    """What a file is that holds no weights, as far as its name and its first bytes say."""
+    """What a file without weights is, by its name and its first bytes."""
     suffix = Path(source).suffix.lower()
     if suffix == ".onnx":
         return (

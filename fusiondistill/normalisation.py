@@ -1,4 +1,4 @@
-"""Which mean and std a network was trained with, where its file does not say: common ones, compared on training images.
+"""Finds the mean and std of a network's training where its file has none: compares common ones on training images.
 
 Each candidate normalises the same images. What counts is how many of them the network gets right, and how well what its
 BatchNorm layers see agrees with the statistics that they hold from the training: these know mean and contrast of the

@@ -1,4 +1,4 @@
-"""Keys of a config that have another name now: they go on working, and one line says the new name."""
+"""Keys of a config that have another name now: they still work, and one line gives the new name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEARCHED = {
 
 
 class OldSpelling(FutureWarning):
-    """Says what a key is called now."""
+    """Gives the new name of a key."""
 
 
 def _say(old: str, new: str) -> None:

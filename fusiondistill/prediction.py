@@ -1,4 +1,4 @@
-"""What a network says of image files: decoded ahead of need by a few threads, classified in batches.
+"""Classifies image files: a few threads decode them ahead of need, a network classifies them in batches.
 
 Files are prepared as the images of the network's training were (:class:`fusiondistill.data.preparation.Preparation`).
 """
@@ -41,7 +41,7 @@ BATCH = 128
 
 
 class Prediction(NamedTuple):
-    """What a network says of one file.
+    """A network's answer for one file.
 
     Attributes:
         path: of the file; bytes of a name that are not UTF-8 are written as ``\\xe9``.

@@ -1,4 +1,4 @@
-"""A folder of this user's alone among the temporary files, for what belongs into a home that takes no files.
+"""A private folder among the temporary files, which replaces a home folder that takes no files.
 
 Schedulers and containers start processes without ``HOME``, with ``HOME=/``, with a home that is read-only or another
 user's, and under a user id that no list of users knows.

@@ -1,4 +1,4 @@
-"""What the two protocols assume where a config says nothing, as values: the released code's quirks, and ours.
+"""The defaults of the two protocols, as values: the released code's quirks, and this project's rules.
 
 The quirks of the original's pixels (salt painted as 1) are in the degradations, which are told the protocol's name.
 """

@@ -76,7 +76,7 @@ MOMENTUM = frozenset({"sgd", "muon"})
 
 
 class Optimizer(Frozen):
-    """How weights follow the gradient."""
+    """The optimiser of a training."""
 
     name: Literal["sgd", "radam", "adamw", "muon"] = Field(
         description="sgd, radam, adamw, or muon (orthogonalised momentum for the weights of layers)"

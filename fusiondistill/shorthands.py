@@ -28,7 +28,7 @@ _MOST_SEEDS = 1000
 
 
 def write_out(content: dict[str, Any]) -> None:
-    """Write out, in place, what a config says for short: ``model: resnet18`` is ``model: {name: resnet18}``."""
+    """Write out, in place, the short forms of a config: ``model: resnet18`` is ``model: {name: resnet18}``."""
     for location in _SWITCHES:
         place, key = _place(content, location)
         value = place.get(key)

@@ -1,4 +1,4 @@
-"""What the signature of an entry's function says: the arguments that the project passes, the keys of a config.
+"""Reads the signature of an entry's function: the arguments that the project passes, and the keys of a config.
 
 Nothing here imports torch.
 """

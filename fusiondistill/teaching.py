@@ -1,4 +1,4 @@
-"""Several teachers of the same images: what they say together, as one teacher."""
+"""Several teachers of the same images, joined to one teacher."""
 
 from __future__ import annotations
 

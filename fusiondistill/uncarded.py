@@ -25,7 +25,7 @@ __all__ = ["Told", "with_card"]
 
 @dataclass(frozen=True)
 class Told:
-    """What a caller says of a file without a card.
+    """What a caller states about a file without a card.
 
     Attributes:
         model: a network's name, or a mapping as ``model:`` of a config has it; None: a CIFAR ResNet, whose tensors name
@@ -44,7 +44,7 @@ class Told:
     dataset: str = ""
 
     def of(self, images: ImageSet) -> Told:
-        """What is not said, as it is of images with the classes and the normalisation of the training."""
+        """The values that are not given, taken from images with the classes and the normalisation of the training."""
         height, width = images.gather([0])[0].shape[2:]
         return replace(
             self,

@@ -1,4 +1,4 @@
-"""What keeps a network near where it has been: averages of its weights, and a pull towards its start."""
+"""Averages of a network's weights, and a pull towards its start."""
 
 from __future__ import annotations
 

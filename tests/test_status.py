@@ -79,7 +79,7 @@ def test_what_is_no_board_counts_as_none(text: str, tmp_path: Path) -> None:
     assert read_status(shelf.store) is not None
     (tmp_path / STATUS_FILE).write_text(text)
     assert read_status(shelf.store) is None
-    assert status._end_lines(StoreWatch(shelf.store).look())[-1].endswith("no run says what it is at")
+    assert status._end_lines(StoreWatch(shelf.store).look())[-1].endswith("no run reports its state")
 
 
 def test_a_slow_write_does_not_hide_how_a_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

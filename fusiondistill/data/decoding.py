@@ -245,7 +245,7 @@ def _lacking(data: bytes) -> str:
 
 
 def what_it_is(data: bytes) -> str:
-    """What bytes are that people often find in the place of a file, in words; else ""."""
+    """What bytes are that often stand in the place of an image file, in words; else ""."""
     if not data:
         return "it is empty"
     if data.startswith(b"version https://git-lfs.github.com/spec/"):

@@ -1,4 +1,4 @@
-"""Tells by what lies at a path which data source reads it, and with which keys."""
+"""Chooses the data source and its keys for the files at a path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = 2000
 
 
 def keys_for(path: Path) -> dict[str, str]:
-    """The keys of ``data:`` that read what lies at a path: ``name`` and ``root``, of a table also ``labels``.
+    """The keys of ``data:`` that read the files at a path: ``name`` and ``root``, of a table also ``labels``.
 
     Args:
         path: a folder of images in one of the layouts of ``folder``, with Parquet files, or of a published set; a

@@ -1,4 +1,4 @@
-"""Names of files and classes as text that every file format and every terminal takes."""
+"""Names of files and classes as text for every file format and terminal."""
 
 from __future__ import annotations
 

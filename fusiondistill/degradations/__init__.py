@@ -82,7 +82,7 @@ class Degradation(Entry):
 
     @property
     def code(self) -> str:
-        """What stands for the entry's code in a digest; of a composition, its parts' code, too."""
+        """The entry's code in a digest; for a composition, its parts' code, too."""
         return " ".join((super().code, *(f"{part} {find(part).code}" for part in self.facts["parts"])))
 
     def notes(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Whether what was written answers as the network does, and how fast it is beside it."""
+"""Compares an exported file with the network: its answers and its speed."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ Answer = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 class ExportError(ValueError):
-    """Something that cannot be exported; the message says what, and what to do."""
+    """A network that cannot be exported; the message says why, and what to do."""
 
 
 class Differs(RuntimeError):
-    """What was written gives other answers than the network that it was made from."""
+    """The exported file gives other answers than the network."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         classifier: the network with its normalisation and its classes.

@@ -1,4 +1,4 @@
-"""A classifier as a graph of torch operations from raw pixels to logits, for any number of images."""
+"""A classifier as a graph of torch operations, from raw pixels to logits, for any number of images."""
 
 from __future__ import annotations
 

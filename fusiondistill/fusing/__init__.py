@@ -1,4 +1,4 @@
-"""Fuses state dicts of one architecture, from any program, into one; and measures what that brings and costs.
+"""Fuses state dicts of one architecture, from any program, into one, and measures its accuracy and barriers.
 
 :func:`fuse` is the whole of it: no store, no config, no Ray. Without images it touches weights alone, and no network is
 built. With images it recomputes BatchNorm's statistics and judges networks on held-out images.
@@ -55,7 +55,7 @@ class Fused:
 
 
 def check_method(method: str, parameters: Mapping[str, Any], names: Sequence[str], *, base: bool, data: bool) -> None:
-    """Check what is asked before a file is read.
+    """Check the arguments before a file is read.
 
     Args:
         method: a name of :data:`fusiondistill.MERGING`.

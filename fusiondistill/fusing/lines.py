@@ -1,4 +1,4 @@
-"""What was measured of a fusion, as lines for a terminal."""
+"""The measurements of a fusion, as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NONE = "-"
 
 
 def lines(found: Fused, names: Sequence[str]) -> Iterator[str]:
-    """The lines, table by table; a table without a number is left out.
+    """The lines, table by table; a table without numbers is left out.
 
     Args:
         names: of the ingredients, in their order.

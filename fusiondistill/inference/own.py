@@ -1,4 +1,4 @@
-"""What one could have if every image said which degradation it has."""
+"""Each image is answered by its own degradation's network: the Oracle."""
 
 from __future__ import annotations
 

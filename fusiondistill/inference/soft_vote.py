@@ -1,4 +1,4 @@
-"""The mean of what the networks hold likely."""
+"""The mean of the networks' probabilities."""
 
 from __future__ import annotations
 

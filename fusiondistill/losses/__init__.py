@@ -40,7 +40,7 @@ class LossTerm(Entry):
     """A loss term."""
 
     def notes(self) -> tuple[str, ...]:
-        """What it needs of teachers and what it refuses, for ``fusiondistill list``."""
+        """The teachers' outputs that it needs and what it refuses, for ``fusiondistill list``."""
         need, single = self.facts["needs"], self.facts["labels"] == "one"
         taught = () if need == "nothing" else (f"needs teachers: their {need}",)
         paired = ("with pairing: same, on all degradations",) if self.facts["across"] else ()
@@ -122,7 +122,7 @@ LOSSES = Losses(
 
 
 class Mixed(NamedTuple):
-    """What the images of a batch are mixed with (mixup)."""
+    """The partners of a batch's images (mixup)."""
 
     labels: torch.Tensor
     """int64 [B], those of the partners."""
@@ -142,7 +142,7 @@ class _Pair(NamedTuple):
 
 
 class Outputs(_Pair):
-    """What one network says of a batch, a pair (logits, features); None stands for what no term needs.
+    """The outputs of one network for a batch, a pair (logits, features); None where no term needs one.
 
     Attributes:
         logits: float [B, C].

@@ -1,4 +1,4 @@
-"""Attention transfer: where a network looks, and not what it sees there."""
+"""Attention transfer: compares where two networks look, not what they see there."""
 
 from __future__ import annotations
 

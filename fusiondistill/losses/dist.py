@@ -1,4 +1,4 @@
-"""Distillation of relations: predictions need to go along with the teacher's, not to equal them."""
+"""Distillation of relations: predictions shall correlate with the teacher's, not equal them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Merging(Entry):
         return own | (JUDGING if lists_in(values, self.scans) else frozenset())
 
     def work(self, values: Mapping[str, Any], experts: int) -> tuple[int, int]:
-        """What it costs beside adding weights up, for forecasts.
+        """Its cost beside adding up weights, for forecasts.
 
         Args:
             values: its parameters.

@@ -1,4 +1,4 @@
-"""How well merged weights do on held-out images: what a method chooses by."""
+"""Scores merged weights on held-out images; methods choose by the score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The median, which a single network that strayed cannot move."""
+"""The median, which a single outlying network cannot move."""
 
 from __future__ import annotations
 

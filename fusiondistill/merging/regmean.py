@@ -1,4 +1,4 @@
-"""RegMean: each convolution and linear layer answers as the experts' do on their own inputs, in the least squares."""
+"""RegMean: each convolution and linear layer is the least-squares fit to the experts' outputs on their own inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is evaluated: classifiers of raw uint8 images, alone or voting."""
+"""Classifiers of raw uint8 images, alone or voting."""
 
 from __future__ import annotations
 

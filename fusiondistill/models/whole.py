@@ -39,7 +39,7 @@ class Whole(Classifier):
         return scores
 
     def check(self, images: torch.Tensor) -> None:
-        """Raise where a batch is none that its classifiers take."""
+        """Raise if its classifiers do not take images of this shape and type."""
         next(iter(self._parts())).check(images)
 
     @property

@@ -1,4 +1,4 @@
-"""What the rows name, in words: those that name one class for every image, and the share of the largest class."""
+"""Rows that name one class for every image, and the share of the largest class, in words."""
 
 from __future__ import annotations
 

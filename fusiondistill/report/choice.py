@@ -1,4 +1,4 @@
-"""The best single network: chosen by validation, then what the test split says of it."""
+"""The best single network: chosen on validation images, then its accuracy on the test split."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _choice(
 
 
 def choice_lines(found: Sequence[Choice], judged: pa.Table | None) -> list[str]:
-    """What the choices came to, for a terminal."""
+    """The choices, for a terminal."""
     lines = []
     for choice in found[:FEW]:
         lines += [
@@ -317,7 +317,7 @@ def choice_markdown(found: Sequence[Choice], judged: pa.Table | None) -> list[st
 
 
 def choice_sections(found: Sequence[Choice]) -> list[Section]:
-    """All networks that stood for choice, with validation beside test."""
+    """All networks that were candidates, with validation beside test."""
     blocks: list[Block] = []
     for choice in found:
         blocks += grid_blocks(_grid(choice))

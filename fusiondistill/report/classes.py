@@ -1,4 +1,4 @@
-"""Which rows and levels are shown class by class, and the numbers for it from the counts."""
+"""Chooses the rows and levels that are shown class by class, and computes their numbers from the counts."""
 
 from __future__ import annotations
 

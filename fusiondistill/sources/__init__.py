@@ -1,4 +1,4 @@
-"""Data sets: a file for each source of images, and the registry that one's own are added to.
+"""Data sets: a file for each source of images, and the registry to which users add their own.
 
 A source is a function ``(files, split, **parameters) -> Contents``. ``files`` maps names inside the source to paths,
 ``split`` is ``"train"`` or ``"test"`` (or ``"validation"``, see ``by_split``). It gives the class names and yields the
@@ -79,7 +79,7 @@ class Source(Entry):
 
     @property
     def needs_root(self) -> str:
-        """What the root must be, of a source that cannot do without; else ""."""
+        """What the root must be, for a source that needs one; else ""."""
         return str(self.facts["needs_root"])
 
     def locate(self, root: Root, parameters: Mapping[str, Any] | None = None, *, cut: bool = False) -> dict[str, Path]:

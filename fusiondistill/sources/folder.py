@@ -1,4 +1,4 @@
-"""One's own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`; or `root/<class>/*.png`.
+"""Your own images: `root/train/<class>/*.png`, `root/test/<class>/*.png`; or `root/<class>/*.png`.
 
 A file is an image by its suffix: PNG, JPEG, BMP, WebP, TIFF, GIF, PNM, AVIF or JPEG 2000. Classes are the folders of
 `train` in alphabetical order, images are in the order of their names. Splits are found by their names in any case:

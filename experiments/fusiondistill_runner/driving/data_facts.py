@@ -93,7 +93,7 @@ class DataFacts:
             if isinstance(learned, list) and len(learned) == 2 and learned != list(size):
                 resized.append(
                     f"{spec.path} was trained on images of {learned[1]}x{learned[0]} pixels, those of {name} have "
-                    f"{size[1]}x{size[0]}: expect it to see less"
+                    f"{size[1]}x{size[0]}: expect lower accuracy"
                 )
         yield from resized
 

@@ -46,8 +46,8 @@ def keep_token_private(say: Callable[[str], None]) -> None:
     except OSError as error:
         if os.environ.get("RAY_AUTH_TOKEN_PATH"):
             raise PermissionError(
-                f"RAY_AUTH_TOKEN_PATH is {path}, which cannot be read or made ({error.strerror}): set it to a file of "
-                "your own, or leave it out"
+                f"RAY_AUTH_TOKEN_PATH is {path}, which cannot be read or made ({error.strerror}): set it to your "
+                "own file, or leave it out"
             ) from error
         path = None
     if path is None:

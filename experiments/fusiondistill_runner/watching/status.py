@@ -190,7 +190,7 @@ def _left(seen: Seen) -> str:
     if seen.outcome == "done":
         return "complete"
     if status is None:
-        return "no run says what it is at"
+        return "no run reports its state"
     where = f"process {status['process']} on {status['host']}"
     if status["state"] == "interrupted":
         return f"interrupted ({where}); start the same command again to go on"
