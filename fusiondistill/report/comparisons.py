@@ -153,7 +153,7 @@ def best_note(group: Group) -> str | None:
         return f"{BEST}: better than {_RULE}."
     if not group.comparisons or sum(row.competes for row in group.rows) < 2:
         return None
-    return f"No row has the {BEST} of one that is better than {_RULE}."
+    return f"No row has a {BEST}: none is better than {_RULE}."
 
 
 class _Family(NamedTuple):
