@@ -75,7 +75,7 @@ def test_all_pairs_are_listed_the_established_ones_first(tmp_path: Path) -> None
 
 def test_the_terminal_says_it_shortly() -> None:
     lines = short_lines(grouped(PAIRS))
-    assert "Other training seeds are another question" in lines[0]
+    assert "For other training seeds see" in lines[0]
     assert [line.strip() for line in lines[1:]] == [
         "FusionDistill above Base by 2.50 (2.20 to 2.90), p 0.0006, seeds ±0.50",
         "FusionDistill below Oracle by 2.50 (2.10 to 2.80), p 0.0400, one seed",

@@ -129,7 +129,7 @@ def test_a_network_that_learned_from_images_of_another_size_is_told(tmp_path: Pa
         )
         paths[side] = str(tmp_path / f"of{side}.safetensors")
         save_checkpoint(paths[side], build_model("cifar_resnet8", 10).state_dict(), card)
-    said = f"{paths[32]} was trained on images of 32x32 pixels, those of digits have 16x16: expect it to see less"
+    said = f"{paths[32]} was trained on images of 32x32 pixels, those of digits have 16x16: expect lower accuracy"
     assert prepare_evaluation(list(paths.values()), [], str(tmp_path / "store"), data="digits").notes[-1] == said
     config = tmp_path / "c.yaml"
     config.write_text(f"experiment: x\nmodel: cifar_resnet8\nbase: {{checkpoint: {paths[32]}}}\n")
@@ -155,7 +155,7 @@ def verbs_of(group: click.Group, above: str = "") -> Iterator[tuple[str, click.C
             yield f"{above}{name}", command
 
 
-@pytest.mark.parametrize(("name", "verb"), verbs_of(main))
+@pytest.mark.parametrize(("name", "verb"), list(verbs_of(main)))
 def test_the_help_of_a_verb_explains_every_option_and_names_every_argument(name: str, verb: click.Command) -> None:
     assert verb.help and verb.epilog
     for one in verb.params:
