@@ -1,13 +1,16 @@
 """A config file: everything that is wrong with one, at once and by line, and what is assumed without a key."""
 
+import json
 import math
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 import mistaken
-from fusiondistill import config_file
+from fusiondistill import config_file, safe_yaml
 from fusiondistill.config import Config
 from fusiondistill.config_file import ConfigError
 from fusiondistill.recipe import Recipe, with_keys
@@ -328,6 +331,34 @@ def test_the_shipped_configs_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert config_file.load(name) == config_file.load(f"configs/{name}.yaml")
         paper = config_file.load(name, ["protocol=paper", "search=null", "fusion.recalibrate=null"])
         assert paper.held_out == (paper.data.validation or 0), name
+
+
+def _keys(node: object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield (*above, key)
+        yield from _keys(value, (*above, key))
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "tiny_imagenet", "cifar10_small", "quickstart", "search_bench"]
+)
+def test_shipped_configs_say_only_what_differs_from_the_defaults(name: str) -> None:
+    """Left out, each key makes another config, or none; what an experiment is may be said all the same."""
+    file = Path(__file__).parent.parent / "configs" / f"{name}.yaml"
+    content, whole = safe_yaml.read(file.read_text())[0], config_file.load(str(file))
+    for *above, key in _keys(content):
+        if (*above, key)[0] in ("experiment", "protocol", "seeds", "data", "model"):
+            continue
+        less = deepcopy(content)
+        inner = less
+        for part in above:
+            inner = inner[part]
+        del inner[key]
+        try:
+            same = config_file.parse(json.dumps(less)) == whole
+        except ConfigError:
+            continue
+        assert not same, f"{name}: {'.'.join((*above, key))} is the default"
 
 
 # METHOD's schedule table: optimiser, learning rate, epochs, and the epochs (from 0) at which the rate drops.
