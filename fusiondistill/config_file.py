@@ -82,9 +82,12 @@ def mistaken(name: str, overrides: Iterable[str], location: Location, message: s
 
     Args:
         name, overrides: as for :func:`load`, which has found no mistake.
-        location: of the key.
+        location: of the key; of a sweep the one place where a point gives it counts, if there is one alone.
     """
     _, lines = _laid_over(name, overrides)
+    if location not in lines:
+        given = [one for one in lines if one[-len(location) :] == location]
+        location = given[0] if len(given) == 1 else location
     return ConfigError(str(find(name)), [Mistake(".".join(map(str, location)), message, line_of(location, lines))])
 
 

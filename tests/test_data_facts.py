@@ -69,6 +69,34 @@ def test_validate_decodes_what_lies_at_a_root(tmp_path):
     assert said.exit_code == 2 and "all training images are the same" in said.output, said.output
 
 
+@pytest.mark.parametrize("source", ["folder", "parquet", "tiny_imagenet", "cifar100", "table"])
+@pytest.mark.parametrize("verb", ["validate", "plan"])
+def test_a_root_that_is_not_there_is_told_with_its_line(tmp_path, source, verb):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"{BASE}data:\n  name: {source}\n  root: {tmp_path}/nowhere\n")
+    said = CliRunner().invoke(main, [verb, str(config)])
+    assert said.exit_code == 2 and f"line 6: data.root: {tmp_path}/nowhere: there is no such" in said.output, (
+        said.output
+    )
+    assert "--set data.root=PATH" in said.output
+    said = CliRunner().invoke(main, [verb, str(config), "--set", f"data.root={tmp_path}/no"])
+    assert said.exit_code == 2 and f"--set: data.root: {tmp_path}/no: there is no such" in said.output, said.output
+
+
+def test_a_missing_table_and_a_sweeps_root_are_told_with_their_lines(tmp_path):
+    a_set(tmp_path / "set", {"a": 2, "b": 2})
+    config = tmp_path / "c.yaml"
+    config.write_text(f"{BASE}data: {{name: table, images: {tmp_path}/set,\n  labels: {tmp_path}/no.csv}}\n")
+    said = CliRunner().invoke(main, ["validate", str(config)])
+    assert said.exit_code == 2 and f"line 5: data.labels: {tmp_path}/no.csv: there is no such" in said.output, (
+        said.output
+    )
+    points = f"[{{data: {{name: digits}}}},\n    {{data: {{name: folder, root: {tmp_path}/no}}}}]"
+    config.write_text(f"{BASE}sweep:\n  sets: {points}\n")
+    said = CliRunner().invoke(main, ["validate", str(config)])
+    assert said.exit_code == 2 and "line 6: sweep.sets.1.data.root: " in said.output, said.output
+
+
 # --- what is left out -------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ Side = Annotated[int, Field(ge=2, le=4096)]
 Fit = Literal["crop", "pad", "stretch"]
 
 
-CUT = "write data.test: 0.2, which cuts one off the training images"
+CUT = "write data.test: 0.2 (or say --set data.test=0.2), which cuts one off the training images"
 """What users without a test split are told."""
 
 

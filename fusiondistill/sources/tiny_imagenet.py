@@ -29,6 +29,8 @@ def _locate(root: Root) -> dict[str, Path]:
     if root is None or isinstance(root, list):
         raise DataError(f"`tiny_imagenet` needs one root: {NEEDS_ROOT}.")
     base = Path(root).expanduser()
+    if not base.exists():
+        raise DataError(f"{base}: there is no such file or folder; wanted is {NEEDS_ROOT}.")
     for path in (base, base / f"{FOLDER}.zip"):
         if path.is_file():
             return {"tiny-imagenet.zip": path}

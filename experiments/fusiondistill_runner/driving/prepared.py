@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fusiondistill import config_file
 from fusiondistill.config import Config
-from fusiondistill.data.errors import MixedSizes, WrongValue
+from fusiondistill.data.errors import DataError, MixedSizes, WrongValue
 from fusiondistill.locations import absolute
 from fusiondistill_runner.driving.alone import WITHOUT_ASHA, alone
 from fusiondistill_runner.driving.data_summary import Summary, summary
@@ -23,7 +25,7 @@ from fusiondistill_runner.planning.rows import Plan, union
 from fusiondistill_runner.planning.stage import Stage, ancestors
 from fusiondistill_runner.storage.store import Store
 
-__all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation", "prepare_points"]
+__all__ = ["Prepared", "look_for_data", "prepare", "prepare_evaluation", "prepare_points", "told_with_line"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,36 @@ def prepare(name: str, overrides: Sequence[str] = (), store: str | None = None, 
         ConfigError, DataError, CheckpointError, FileNotFoundError: the user's input is wrong.
     """
     read = config_file.load_points(name, overrides)
-    try:
+    with told_with_line(name, overrides, read[1]):
         return prepare_points(*read, store, local=local, own=config_file.own_recipes(name, overrides))
+
+
+@contextmanager
+def told_with_line(name: str, overrides: Sequence[str], points: Sequence[Config]) -> Iterator[None]:
+    """Let an error about a value of a config, or about images that are not where it says, name the key and its line.
+
+    Raises:
+        ConfigError: in the place of such an error.
+    """
+    try:
+        yield
     except WrongValue as error:
         raise config_file.mistaken(name, overrides, error.location, str(error)) from error
+    except DataError as error:
+        if (key := _leads_nowhere(points)) is None:
+            raise
+        hint = f" Another place: --set data.{key}=PATH." if len(points) == 1 else ""
+        raise config_file.mistaken(name, overrides, ("data", key), f"{error}{hint}") from error
+
+
+def _leads_nowhere(points: Sequence[Config]) -> str | None:
+    """The key of ``data`` that names a place where nothing is."""
+    for data in dict.fromkeys(one.data for one in points):
+        for key in ("root", "images", "labels"):
+            place = getattr(data, key)
+            if place is not None and not Path(place).expanduser().exists():
+                return key
+    return None
 
 
 def prepare_points(

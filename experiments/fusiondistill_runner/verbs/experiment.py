@@ -147,11 +147,15 @@ def validate_verb(config: str, overrides: tuple[str, ...], show: bool) -> None:
     """
     from fusiondistill import config_file
     from fusiondistill.sources import SOURCES
-    from fusiondistill_runner.driving.prepared import look_for_data, prepare
+    from fusiondistill_runner.driving.prepared import look_for_data, prepare, told_with_line
 
     checked, points = config_file.load_points(config, overrides)
     named = {point.data.name for point in points if not (point.data.place or SOURCES[point.data.name].plugin)}
-    notes = look_for_data(points) if named else prepare(config, overrides).notes
+    if named:
+        with told_with_line(config, overrides, points):
+            notes = look_for_data(points)
+    else:
+        notes = prepare(config, overrides).notes
     if named:
         fetched = ", ".join(sorted(named))
         notes = (*notes, f"the images of {fetched}, which are found by their name, are not looked at: plan does that")
