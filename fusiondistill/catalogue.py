@@ -42,16 +42,19 @@ _TYPES = {"str": "text", "int": "whole number", "float": "number", "bool": "true
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "multiple_of": "a multiple of"}
 
 
-def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, *, width: int = WIDTH) -> Iterator[str]:
+def catalogue(
+    registries: Mapping[str, Registry[Any]], kind: str | None = None, name: str | None = None, *, width: int = WIDTH
+) -> Iterator[str]:
     """The lines of ``fusiondistill list``.
 
     Args:
         registries: by the name of their folder.
         kind: the name of a folder, or a kind in words; None: all, with long notes cut.
+        name: of the only entry to show; None: all of the kind.
         width: of a line; a long path or word may go beyond it.
 
     Raises:
-        ValueError: there is no such kind; the message has the nearest.
+        ValueError: there is no such kind or entry; the message has the nearest.
     """
     chosen = {folder: r for folder, r in registries.items() if kind in (None, folder, r.kind)}
     if not chosen:
@@ -59,8 +62,8 @@ def catalogue(registries: Mapping[str, Registry[Any]], kind: str | None = None, 
     for number, (folder, registry) in enumerate(chosen.items()):
         yield from ("",) if number else ()
         yield f"{folder}  ({USED[folder]})" if folder in USED else folder
-        for name in registry:
-            yield from described(registry[name], whole=kind is not None, width=width)
+        for entry in [registry.find(name)] if name else map(registry.__getitem__, registry):
+            yield from described(entry, whole=kind is not None, width=width)
         if kind is not None and folder == "sources":
             yield from _for_each_source_lines(width)
         if kind is not None:

@@ -131,6 +131,10 @@ def test_parameters_have_types_ranges_and_defaults(registry):
         entry.checked({"way": "up", "share": 2})
     lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing", width=118))
     assert "share (number) = 0.2, above 0, at most 1: of the whole" in lines
+    alone = list(catalogue({PACKAGE: registry}, "made-up thing", "plain"))
+    assert "  plain" in alone[1] and not any("ranged" in line for line in alone)
+    with pytest.raises(UnknownEntry, match="did you mean 'ranged'"):
+        list(catalogue({PACKAGE: registry}, "made-up thing", "range"))
     assert "way (up or down)" in lines and "times (whole number or nothing) = null" in lines
 
 

@@ -161,6 +161,10 @@ class Networks(Registry[Network]):
         """A provider is given the name first."""
         return ("classes",) if entry.facts["names"] is None else ("name", "classes")
 
+    def find(self, name: str) -> Network:
+        """An entry by its own name, or the one that makes networks of that name; UnknownEntry as :meth:`provider`."""
+        return self[name] if name in self else self.provider(name)
+
     def provider(self, name: str) -> Network:
         """The entry that makes networks of that name; imports no torch for built-in ones.
 

@@ -11,7 +11,8 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_
 
 @verb(
     "list",
-    "fusiondistill list\nfusiondistill list networks --plugin mine.py\nfusiondistill list config base.optimizer\n"
+    "fusiondistill list\nfusiondistill list networks --plugin mine.py\nfusiondistill list merging ties\n"
+    "fusiondistill list config base.optimizer\n"
     "fusiondistill list config --schema",
     reads=True,
 )
@@ -22,16 +23,17 @@ from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_
 def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[str, ...]) -> None:
     """Show what a config can name: of each its name, a line, its parameters with defaults and ranges, its source.
 
-    KIND: degradations, sources, networks, losses, merging or inference. Default: all. Or config: every key of a config,
-    with type, default, range and meaning; a KEY, like base.optimizer, or a word shows a part.
+    KIND: degradations, sources, networks, losses, merging or inference. Default: all. A KEY is the name of one of them.
+    Or config: every key of a config, with type, default, range and meaning; a KEY, like base.optimizer, or a word shows
+    a part.
     """
     import shutil
 
     from fusiondistill.catalogue import catalogue
     from fusiondistill.plugins import all_registries, load_plugins, read_plugins
 
-    if kind != "config" and (key or schema):
-        raise ValueError("a KEY and --schema go with config: fusiondistill list config [KEY] [--schema]")
+    if kind != "config" and schema:
+        raise ValueError("--schema goes with config: fusiondistill list config --schema")
     load_plugins(read_plugins(plugins))
     width = max(60, min(118, shutil.get_terminal_size().columns))
     if schema:
@@ -44,7 +46,7 @@ def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[st
         for line in config_lines(key or "", width=width):
             click.echo(line)
     else:
-        for line in catalogue(all_registries(), kind, width=width):
+        for line in catalogue(all_registries(), kind, key, width=width):
             click.echo(line)
 
 
