@@ -121,6 +121,19 @@ def shelf_with_one_missing(tmp_path: Path) -> Shelf:
     return shelf
 
 
+def test_many_missing_stages_are_counted_by_their_kind(tmp_path: Path) -> None:
+    shelf = shelf_with_one_missing(tmp_path)
+    for kind, count in (("train", 3), ("evaluate", 8)):
+        shelf.plan["stages"] += [
+            {"name": f"{kind}{n}", "kind": kind, "seed": 0, "directory": f"{kind}-{n}"} for n in range(count)
+        ]
+    shelf.write()
+    assert status_lines(shelf.store)[1:] == ["  missing: 4 train, 8 evaluate"]
+    shelf.plan["stages"] = shelf.plan["stages"][:12]
+    shelf.write()
+    assert status_lines(shelf.store)[-1] == "  evaluate6, seed 0: missing"
+
+
 def end_of(shelf: Shelf, **said: Any) -> str:
     """The last line of a look at a store whose run says this."""
     missing = shelf.plan["stages"][1]["directory"]

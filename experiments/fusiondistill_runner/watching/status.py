@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,6 +26,8 @@ __all__ = ["Seen", "StoreWatch", "status_lines", "watch"]
 
 EVERY, EVERY_REMOTE = 1.0, 10.0
 """Default seconds between two looks, at a directory and at a bucket."""
+FEW = 10
+"""The most missing stages of which each has a line."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +152,29 @@ def _kept(store: Store, directory: str) -> Mapping[str, Any] | None:
 
 
 def status_lines(store: Store) -> list[str]:
-    """For each experiment the number of stored stages, a line for every other stage, and whose networks are whose."""
+    """For each experiment the number of stored stages, what the other stages are at, and whose networks are whose."""
     seen, lines = StoreWatch(store).look(), []
     others = left_over(store.glance(), seen.plans)
     for plan in seen.plans:
         lines.append(_head(seen, plan))
-        for stage in plan["stages"]:
-            if (directory := stage["directory"]) not in seen.seconds:
-                lines.append(f"  {_name(stage)}: {seen.state(directory)}")
+        lines += _unstored(seen, plan)
         lines += [f"  {label}: {at} is the table's" for label, name, _, at in networks(plan) if name in others]
     lines += [f"  {one}: of other settings, in no table" for left in others.values() for one in left]
     if best := named_best(store.glance(FACTS)):
         lines.append(f"  best network: {best}, as {store.shown(BEST)}")
     return [*lines, *(["fusiondistill prune deletes what is in no table"] if others else []), *_mixed(seen)]
+
+
+def _unstored(seen: Seen, plan: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each stage that is not stored; many of which nothing is known yet are counted by their kind."""
+    states = [(stage, seen.state(stage["directory"])) for stage in plan["stages"]]
+    missing = Counter(stage["kind"] for stage, state in states if state == "missing")
+    counted_only = missing.total() > FEW
+    for stage, state in states:
+        if state != "done" and not (counted_only and state == "missing"):
+            yield f"  {_name(stage)}: {state}"
+    if counted_only:
+        yield f"  missing: {', '.join(f'{count:,} {kind}' for kind, count in missing.items())}"
 
 
 def _mixed(seen: Seen) -> list[str]:
