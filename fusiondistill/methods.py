@@ -50,13 +50,13 @@ SEARCHED = "fusiondistill"
 METHODS: dict[str, dict[str, Any]] = {
     BASE: {
         "title": "Base",
-        "description": "trained on clean images only (step 1); most other rows start from it",
+        "description": "trained on clean images only; most other rows start from it",
         "start": "random",
         "train_on": "clean",
     },
     EXPERTS: {
         "title": "Expert",
-        "description": "the base, fine-tuned on one degradation alone with the base as its teacher (step 2)",
+        "description": "the base, fine-tuned on one degradation alone with the base as its teacher",
         "start": "base",
         "train_on": "each",
         "teachers": "base",
@@ -115,7 +115,7 @@ METHODS: dict[str, dict[str, Any]] = {
     SEARCHED: {
         "title": "FusionDistill",
         "description": "starts from the average, fine-tuned on all degradations with cross-entropy and distillation "
-        "from the expert of each image's degradation (step 4), with fixed loss weights; told nothing",
+        "from the expert of each image's degradation, with fixed loss weights; told nothing",
         "start": "modelsoups",
         "train_on": "all",
         "teachers": EXPERTS,

@@ -196,7 +196,7 @@ def _best(wish: Wish, drafts: list[Draft], say: Say, seconds: float) -> _Fit:
         raise ValueError(
             f"a budget of {wish.budget} is too small: one epoch of everything ({fit.draft.model}, "
             f"evaluation.every: {fit.draft.every}) takes about {clock(fit.plan.wall(1))} on this machine. "
-            "Nothing was written"
+            "Give a larger --budget. Nothing was written"
         )
     for least, more in RICHER:
         draft = replace(fit.draft, search_epochs=max(1, fit.recipe[SEARCHED] // 3))
