@@ -129,9 +129,9 @@ def test_many_missing_stages_are_counted_by_their_kind(tmp_path: Path) -> None:
         ]
     shelf.write()
     assert status_lines(shelf.store)[1:] == ["  missing: 4 train, 8 evaluate"]
-    shelf.plan["stages"] = shelf.plan["stages"][:12]
+    shelf.plan["stages"] = shelf.plan["stages"][:11]
     shelf.write()
-    assert status_lines(shelf.store)[-1] == "  evaluate6, seed 0: missing"
+    assert status_lines(shelf.store)[-1] == "  evaluate5, seed 0: missing"
 
 
 def end_of(shelf: Shelf, **said: Any) -> str:
