@@ -248,7 +248,7 @@ def test_a_run_tells_what_its_routers_see_and_what_rows_recover(run: Store) -> N
                 assert sum(row["chosen"] for row in of if row["level"] == level) == 60
     table = read_parquet(Path(run.path("results.parquet")).read_bytes())
     lines = "\n".join(results.table_lines(run, table))
-    assert "What the router sees" in lines and "The router of Routed, router-oracle:" in lines
+    assert "What the router sees" in lines and "The router of Routed, router-oracle. " in lines
     assert "adapted (transductive)" in lines and "Share of the gain of Oracle" in lines
     from fusiondistill.report import summarise
 
@@ -418,4 +418,4 @@ def test_what_a_router_cannot_tell_apart_stands_below_its_table() -> None:
     blur, noise = ([text for text, _ in row] for row in grid.rows)
     assert blur == ["Blur", "10.0", "30.0", "60.0", "40.0", "27.0"]
     assert noise == ["Noise", "0.0", "10.0", "90.0", "90.0", f"{(32 * 27 + 40 * 52) / 72:.1f}"]
-    assert "The router of routed, other:" in grid.note and "It hardly tells Blur from Noise." in grid.note
+    assert "The router of routed, other. " in grid.note and "It hardly tells Blur from Noise." in grid.note
