@@ -74,7 +74,7 @@ def test_a_run_leaves_every_row_a_table_and_plots(finished: tuple[Path, Path, Pa
     drawn = [*(store / "report" / "figures").iterdir()]
     assert len(drawn) == 2 * len(figures) and min(path.stat().st_size for path in drawn) > 2000
     assert page.tags.count("svg") == len(figures) and "Not finished" not in page.text["h2"]
-    answers = re.search(r'<table class="answer">.*?</table>', text, re.DOTALL)
+    answers = re.search(r'<table class="answer[^"]*">.*?</table>', text, re.DOTALL)
     assert answers and MISSING not in answers[0] and "Missing" not in page.text["dt"]
 
 
