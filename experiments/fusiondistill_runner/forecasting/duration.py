@@ -17,13 +17,13 @@ from fusiondistill_runner.planning.stage import Stage
 
 __all__ = ["Duration", "duration_line", "workers_here"]
 
-# Seconds besides the stages, from whole runs on a machine with two CPU cores.
-START = 5.0
+# Seconds besides the stages, from a run of the demo on a machine with two idle CPU cores.
+START = 2.0
 """Importing the libraries, finding the data and planning."""
-REPORT = 5.0
+REPORT = 4.0
 """Collecting the results and drawing the report."""
-RAY_START = 12.0
-"""Starting Ray, and ending it."""
+RAY_START = 7.0
+"""Starting Ray (4), and ending it (3)."""
 
 
 @dataclass(frozen=True)
