@@ -31,7 +31,7 @@ from fusiondistill.mixing import blended, mixed, shares
 from fusiondistill.randomness import bits, key, permutation, uniform
 from fusiondistill.recipe import Augmentation
 
-__all__ = ["Batch", "Pipeline", "as_in_training", "normalise", "shorter_side"]
+__all__ = ["Batch", "Pipeline", "as_in_training", "normalise"]
 
 _View = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
 """Images of one degradation: what the student sees, what teachers see, their labels."""
@@ -331,21 +331,13 @@ def as_in_training(
         seed=key(seed, "as in training"),
         batch_size=batch_size,
         flip=images.flip,
-        padding=augmentation.crop_padding,
-        scale=augmentation.resized_crop,
-        ratio=augmentation.resized_crop_ratio,
-        cutout=augmentation.hole(shorter_side(images)),
+        **augmentation.of(images.size),
         pairing="same",
         teacher_view=None,
         protocol=protocol,
         device=device,
     )
     return (batch.student for batch in pipeline.epoch(0))
-
-
-def shorter_side(images: ImageSet) -> int:
-    """Height or width of the images, whichever is smaller."""
-    return min(images.gather([0])[0].shape[2:])
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -193,7 +193,7 @@ _subject: _Subject | None = None
 
 
 def _start(arguments: tuple[str, int, int, int, int]) -> None:
-    """Prepare its own process."""
+    """Prepare a process of the pool."""
     global _subject
     torch.set_num_threads(1)
     _subject = _Subject(*arguments, torch.device("cpu"))

@@ -14,7 +14,7 @@ from torch import nn
 
 from fusiondistill import evaluation
 from fusiondistill.balancing import class_weights_of
-from fusiondistill.batches import Pipeline, shorter_side
+from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
@@ -131,7 +131,7 @@ class Training:
 
     def _check_room(self, network: nn.Module, teachers: Sequence[nn.Module]) -> None:
         own = -(-self.recipe.batch_size // self.world_size)
-        size, parts = self.images.gather([0])[0].shape[1:], max(1, len(self.degradations))
+        size, parts = torch.Size((3, *self.images.size)), max(1, len(self.degradations))
         batch, precision = min(own, len(self.images)), self.recipe.precision
         check_room(network, size, batch, parts, self.device, precision, self.world_size, teachers, self.share)
 
@@ -155,10 +155,7 @@ class Training:
             seed=self.seed,
             batch_size=recipe.batch_size,
             flip=self.images.flip if self.flip is None else self.flip,
-            padding=recipe.crop_padding,
-            scale=recipe.resized_crop,
-            ratio=recipe.resized_crop_ratio,
-            cutout=recipe.augmentation.hole(shorter_side(self.images)),
+            **recipe.augmentation.of(self.images.size),
             pairing=recipe.pairing,
             coupled=recipe.coupled_draws,
             teacher_view=recipe.teacher_view if self.taught else None,

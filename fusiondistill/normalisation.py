@@ -108,7 +108,7 @@ def _apart(one: Statistics, other: Statistics) -> float:
 
 def looked_at(images: ImageSet) -> ImageSet:
     """The images that are compared on: at most :data:`MOST`, fewer where they are large, balanced over classes."""
-    height, width = images.gather([0])[0].shape[2:]
+    height, width = images.size
     most = min(MOST, max(LEAST, MOST * 64 * 64 // (height * width)))
     return images if len(images) <= most else images.take(most)
 

@@ -144,11 +144,19 @@ class Augmentation(Frozen):
     cutout: int | None
     largest_cutout: int | None
 
-    def hole(self, side: int) -> int:
-        """The side of the hole in pixels, of images whose shorter side has so many: half of it where none is given."""
-        if self.cutout is not None:
-            return self.cutout
-        return side // 2 if self.largest_cutout is None else min(side // 2, self.largest_cutout)
+    def of(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The fields of a :class:`fusiondistill.batches.Pipeline` for images of this height and width in pixels.
+
+        The hole's side is half of the shorter one, up to ``largest_cutout``, where ``cutout`` does not say.
+        """
+        half = min(size) // 2
+        hole = half if self.largest_cutout is None else min(half, self.largest_cutout)
+        return {
+            "padding": self.crop_padding,
+            "scale": self.resized_crop,
+            "ratio": self.resized_crop_ratio,
+            "cutout": hole if self.cutout is None else self.cutout,
+        }
 
 
 class Recipe(Frozen):

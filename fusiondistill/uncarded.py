@@ -45,7 +45,7 @@ class Told:
 
     def of(self, images: ImageSet) -> Told:
         """The values that are not given, taken from images with the classes and the normalisation of the training."""
-        height, width = images.gather([0])[0].shape[2:]
+        height, width = images.size
         return replace(
             self,
             mean=self.mean or images.mean,

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -160,6 +161,24 @@ RESULTS = (
     "best.json",
 )
 """Files of stages that hold no times: two runs of one config have the same, to the byte."""
+
+
+def on_terminal(*arguments: str, cache: Path, columns: int = 80, cwd: Path | None = None) -> tuple[int, str]:
+    """The exit code of a command that writes to a terminal of so many columns, and all that it writes there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, close_fds=True,
+        env={**environment(cache), "TERM": "xterm", "COLUMNS": str(columns)},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:
+        pass  # the command has closed its terminal
+    os.close(ours)
+    return process.wait(120), written.decode()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
 import threading
@@ -21,7 +20,7 @@ from fusiondistill_runner.views.stage_tables import facts
 from fusiondistill_runner.watching import status
 from fusiondistill_runner.watching.status import StoreWatch, status_lines
 from fusiondistill_runner.watching.status_file import STATUS_FILE, StatusFile, read_status
-from running import command, environment, fusiondistill, started, wait_for
+from running import command, environment, fusiondistill, on_terminal, started, wait_for
 from shelf import Shelf, drawn
 
 CONFIG = """
@@ -169,26 +168,14 @@ def test_watching_a_real_run_from_its_start_to_its_end(tmp_path: Path) -> None:
     plain = subprocess.Popen(
         command("status", str(store), "--watch", "0.2"), env=environment(cache), stdout=subprocess.PIPE, text=True
     )
-    master, slave = pty.openpty()
-    terminal = subprocess.Popen(
-        command("status", str(store), "--watch", "0.2"), env={**environment(cache), "TERM": "xterm", "COLUMNS": "120"},
-        stdin=slave, stdout=slave, stderr=slave, close_fds=True,
-    )  # fmt: skip
-    os.close(slave)
-    shown = b""
-    try:
-        while part := os.read(master, 65536):
-            shown += part
-    except OSError:
-        pass  # it closed its terminal
-    assert terminal.wait(120) == 0 and driver.wait(240) == 0
+    code, text = on_terminal("status", str(store), "--watch", "0.2", cache=cache, columns=120)
+    assert code == 0 and driver.wait(240) == 0
     said, _ = plain.communicate(timeout=120)
     assert plain.returncode == 0
     # On a busy machine Ray may fail to start a group; the driver then starts the next one.
     assert re.search(r"base, seed 0: running on group\d/\d, epoch \d+/30", said), said
     assert said.index("base, seed 0: done") < said.index("vanilla, seed 0: done") and said.rstrip().endswith("complete")
     assert len(set(said.splitlines())) == len(said.splitlines()), "only what changes"
-    text = shown.decode(errors="replace")
     assert re.search(r"group\d/\d", text) and "waiting: " in text
     assert "device-seconds so far" in text and "complete" in text
     again = fusiondistill("status", str(store), "--watch", cache=cache)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-
 import pytest
 
-from running import command, environment
+from running import on_terminal
 
 LONG = "a" * 30
 
@@ -24,20 +20,8 @@ LONG = "a" * 30
 )
 def test_lines_end_before_the_terminal_does(arguments, tmp_path):
     (tmp_path / "c.yaml").write_text(f"experiment: {LONG}{LONG}\ndata: {{name: digits}}\nsearch: none\n")
-    ours, theirs = pty.openpty()
-    done = subprocess.Popen(
-        command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path,
-        env=environment(tmp_path / "cache") | {"COLUMNS": "80"},
-    )  # fmt: skip
-    os.close(theirs)
-    said = b""
-    try:
-        while part := os.read(ours, 65536):
-            said += part
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    assert done.wait() in (0, 2)
-    lines = said.decode().splitlines()
+    code, said = on_terminal(*arguments, cache=tmp_path / "cache", cwd=tmp_path)
+    assert code in (0, 2)
+    lines = said.splitlines()
     assert lines
     assert [line for line in lines if len(line) > 80] == []

@@ -79,7 +79,7 @@ class ImageSet:
         return len(self._pixels) if self.positions is None else len(self.positions)
 
     def __repr__(self) -> str:
-        _, _, height, width = self._pixels.shape
+        height, width = self.size
         classes = counted(len(self.classes), "class")
         return f"ImageSet({self.name}: {counted(len(self), 'image')} {width}x{height}, {classes})"
 
@@ -113,6 +113,12 @@ class ImageSet:
     def std(self) -> tuple[float, ...]:
         """Three floats, 0..255 scale, from the same images as :attr:`mean`."""
         return self._mean_std[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self._pixels.shape[2:]
+        return height, width
 
     @cached_property
     def fingerprint(self) -> str:

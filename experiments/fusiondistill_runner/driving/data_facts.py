@@ -1,4 +1,4 @@
-"""What a plan's images are like: facts to say, and and what makes them useless, found before a worker starts."""
+"""What a plan's images are like: facts to say, and what makes them useless, found before a worker starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from fusiondistill_runner.planning.search_space import candidates
 from fusiondistill_runner.planning.specs import CheckpointSpec, MergeSpec, SearchSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.planning.trials import whole_recipe
-from fusiondistill_runner.working.data import image_size
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +70,7 @@ class DataFacts:
             self._of_data[key] = (notes, doubts, count)
         notes, doubts, count = self._of_data[key]
         notes = notes + doubts if any(isinstance(stage.spec, TrainSpec) for stage in plan.stages) else notes
-        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, image_size(test))]
+        return [*notes, *_facts_of_plan(plan, train, count), *self._of_checkpoints(plan, train, test.size)]
 
     def _of_checkpoints(self, plan: Plan, train: ImageSet, size: tuple[int, int]) -> Iterator[str]:
         from fusiondistill.starting import other_classes
@@ -146,7 +145,7 @@ def _facts_of_data(config: Config, images: Mapping[str, ImageSet], held_out: flo
     _check_channels(config, train)
     notes = [note for own in images.values() for note in own.notes]
     notes += [*_lacking("training", train), *_lacking("test", test)]
-    sizes = [" x ".join(map(str, image_size(one)[::-1])) for one in (train, test)]
+    sizes = [" x ".join(map(str, one.size[::-1])) for one in (train, test)]
     if sizes[0] != sizes[1]:
         notes.append(f"{name}: the training images have {sizes[0]} pixels, the test images {sizes[1]}")
     if config.data.std is None and min(train.std) < 1:
@@ -282,7 +281,7 @@ def _needs_two(config: Config, train: ImageSet) -> bool:
     try:
         with torch.random.fork_rng([]), torch.device("meta"):
             network = build(model.name, len(train.classes), model.feature_layer, model.parameters).train()
-            network(torch.empty(1, 3, *image_size(train)))
+            network(torch.empty(1, 3, *train.size))
     except ValueError as error:
         return "more than 1 value per channel" in str(error)
     except Exception:  # whatever a network does that has no shape alone

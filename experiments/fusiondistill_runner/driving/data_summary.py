@@ -112,8 +112,6 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:
         data: of the config.
         images: split -> its images.
     """
-    from fusiondistill_runner.working.data import image_size  # torch, which waits until the config is checked
-
     train = images["train"]
     given = data.labels or data.images or data.root
     of_class = train.labels.bincount(minlength=len(train.classes)).tolist()
@@ -124,7 +122,7 @@ def summary(data: DataConfig, images: Mapping[str, ImageSet]) -> Summary:
         name=f"{data.name} {PurePath(given).name}" if given else data.name,
         images=tuple((split, len(one)) for split, one in images.items()),
         classes=len(train.classes),
-        size=image_size(train),
+        size=train.size,
         largest=(train.classes[most], of_class[most]),
         smallest=(train.classes[fewest], of_class[fewest]),
         alike=look_alike(train.classes),

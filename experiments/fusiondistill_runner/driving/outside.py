@@ -87,7 +87,6 @@ class Outside:
         """The images of a config, read once for all configs that see them alike."""
         from fusiondistill.data import load_images
         from fusiondistill.data.loading import locate
-        from fusiondistill_runner.working.data import image_size
 
         given = config.data
         data = DataConfig(name=given.name, root=given.root, images=given.images, labels=given.labels, **given.loading)
@@ -95,7 +94,7 @@ class Outside:
             there = locate(data.name, data.place, **data.loading)
             splits = dict.fromkeys(("train", *there.splits, "test"))  # a missing one is told by its source
             images = {split: load_images(data.name, split, data.place, **data.loading) for split in splits}
-            self.data[data] = Data(there.whole, images, image_size(images["test"]))
+            self.data[data] = Data(there.whole, images, images["test"].size)
         return self.data[data]
 
     def facts(self, config: Config) -> dict[str, Any]:

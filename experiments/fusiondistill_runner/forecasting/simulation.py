@@ -85,7 +85,7 @@ class Run:
     end: float
     worker: str
     slots: int
-    """0 where it holds none: an import, and a search, whose trials are their own runs."""
+    """0 where it holds none: an import, and a search, whose trials are separate runs."""
 
 
 @dataclass(frozen=True)

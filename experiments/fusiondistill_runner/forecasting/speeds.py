@@ -46,7 +46,7 @@ from fusiondistill_runner.planning.specs import (
 )
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.working.context import Context
-from fusiondistill_runner.working.data import image_size, load_data, splits
+from fusiondistill_runner.working.data import load_data, splits
 from fusiondistill_runner.working.facts import processor
 from fusiondistill_runner.working.merge import CANDIDATE, JUDGED
 from fusiondistill_runner.working.surface import ALPHAS
@@ -280,7 +280,7 @@ class Speeds:
         """What every speed depends on."""
         found: dict[str, Any] = {"what": what, "machine": machine_name(self.device), "device": self.device.type}
         found |= {"torch": torch.__version__, "code": code_digest(), "threads": threads}
-        found |= {"size": list(image_size(images)), "classes": len(images.classes)}
+        found |= {"size": list(images.size), "classes": len(images.classes)}
         if model is not None:
             found["network"] = {**model.network.model_dump(mode="json"), "code": NETWORKS.code_of(model.name)}
         return found

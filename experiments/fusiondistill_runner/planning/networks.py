@@ -83,7 +83,7 @@ class StagesOfMethods:
     def _experts(self, name: str, method: Trained, seed: int) -> Networks:
         """A network for each degradation, after each round of ``average_every`` epochs all replaced by their average.
 
-        Each round is its own training that starts from the average and does the next epochs of the recipe: what is
+        Each round is a separate training that starts from the average and does the next epochs of the recipe: what is
         stored, shared and resumed is one mechanism. The last round's networks are the method's.
         """
         seen = self.config.degradations
@@ -226,7 +226,7 @@ class StagesOfMethods:
         return {"base": first} if first is not None and all(start is first for start in starts) else {}
 
     def whole(self, name: str, seed: int, inference: Inference, networks: Networks) -> Stage:
-        """The networks of a method with what makes them answer, as one file; its fitted part is its own stage."""
+        """The networks of a method with what makes them answer, as one file; its fitted part is a separate stage."""
         inputs = {f"expert-{d}" if d else "model": stage for d, stage in networks.items()}
         if inference.entry().fits:
             fit = FitSpec(

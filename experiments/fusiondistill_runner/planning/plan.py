@@ -56,7 +56,7 @@ def build_evaluation(
     models: Mapping[tuple[str, int], tuple[str, ModelConfig, Mapping[str, Any]]],
     **outside: Any,
 ) -> Plan:
-    """The plan of an evaluation of checkpoints: no training; each is its own row.
+    """The plan of an evaluation of checkpoints: no training; each gets a row.
 
     Args:
         config: says what is evaluated on what; its methods play no part.

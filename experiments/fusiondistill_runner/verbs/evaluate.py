@@ -8,7 +8,13 @@ import click
 
 from fusiondistill_runner.command import local_option, overrides_option, plugin_option, told_as_options, verb
 from fusiondistill_runner.session import carry_out, say_first
-from fusiondistill_runner.verbs.values import degradation_of, degradations_option, three
+from fusiondistill_runner.verbs.values import (
+    degradation_of,
+    degradations_option,
+    noise_seed_option,
+    protocol_option,
+    three,
+)
 
 
 @verb(
@@ -57,7 +63,7 @@ from fusiondistill_runner.verbs.values import degradation_of, degradations_optio
     show_default=True,
     help="Evaluate every k-th level; those between are interpolated.",
 )
-@click.option("--seed", type=int, default=123, show_default=True, help="The seed of random degradations.")
+@noise_seed_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=2),
@@ -72,13 +78,7 @@ from fusiondistill_runner.verbs.values import degradation_of, degradations_optio
     show_default=True,
     help="The precision of the forward passes.",
 )
-@click.option(
-    "--protocol",
-    type=click.Choice(["standard", "paper"]),
-    default="standard",
-    show_default=True,
-    help="paper: salt is painted as the value 1, as in the released code; standard: as 255.",
-)
+@protocol_option
 @click.option("--store", metavar="DIR_OR_URI", help="Where results live. Default: runs/evaluate-<data>.")
 @local_option
 @overrides_option

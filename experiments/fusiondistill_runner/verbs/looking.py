@@ -7,6 +7,7 @@ import sys
 import click
 
 from fusiondistill_runner.command import FAILED, main, overrides_option, plugin_option, tell, verb
+from fusiondistill_runner.verbs.values import noise_seed_option, protocol_option
 
 
 @verb(
@@ -61,14 +62,8 @@ def list_verb(kind: str | None, key: str | None, schema: bool, plugins: tuple[st
     help="A degradation to show; may be repeated. Default: all.",
 )
 @plugin_option
-@click.option("--seed", type=int, default=123, show_default=True, help="The seed of random degradations.")
-@click.option(
-    "--protocol",
-    type=click.Choice(["standard", "paper"]),
-    default="standard",
-    show_default=True,
-    help="paper: salt is painted as the value 1, as in the released code; standard: as 255.",
-)
+@noise_seed_option
+@protocol_option
 def degrade_verb(
     image: str, out: str, degradations: tuple[str, ...], plugins: tuple[str, ...], seed: int, protocol: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Values that several verbs take: degradations, and three numbers."""
+"""Options and values that several verbs take: degradations, seeds, protocols, and three numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-__all__ = ["degradation_of", "degradations_option", "three"]
+__all__ = ["degradation_of", "degradations_option", "noise_seed_option", "protocol_option", "three"]
 
 degradations_option = click.option(
     "--degradation",
@@ -15,6 +15,17 @@ degradations_option = click.option(
     metavar="NAME",
     help="A degradation of `fusiondistill list degradations`, or one with settings, like '{name: blur, as: light, "
     "levels: 0..20}'; may be repeated. Default: the paper's four.",
+)
+
+noise_seed_option = click.option(
+    "--seed", type=int, default=123, show_default=True, help="The seed of random degradations."
+)
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["standard", "paper"]),
+    default="standard",
+    show_default=True,
+    help="paper: salt is painted as the value 1, as in the released code; standard: as 255.",
 )
 
 

@@ -181,7 +181,7 @@ def _check_images(card: Mapping[str, Any], images: ImageSet) -> None:
         mine, other = next(pair for pair in pairs if pair[0] != pair[1])
         text = f"the networks tell {len(own)} classes apart, and {name} has {len(there)}"
         raise FuseError(f"{text}: the first that differ are {mine!r} and {other!r}")
-    (height, width), size = images.gather([0])[0].shape[2:], list(card.get("size", ()))
+    (height, width), size = images.size, list(card.get("size", ()))
     if size and size != [height, width]:
         text = f"the networks are for images of {size[1]}x{size[0]} pixels"
         raise FuseError(f"{text}, and those of {name} have {width}x{height}")

@@ -10,7 +10,7 @@ from fusiondistill.data.loading import locate
 from fusiondistill_runner.planning.specs import DataSpec
 from fusiondistill_runner.working.context import DataSet, Place
 
-__all__ = ["image_size", "load_all", "load_data", "load_split", "splits"]
+__all__ = ["load_all", "load_data", "load_split", "splits"]
 
 
 @lru_cache(maxsize=4)
@@ -69,9 +69,3 @@ def splits(data: DataSpec, root: Place, select: str) -> tuple[ImageSet, ImageSet
     if select == "test":
         held_out = load_data(data, root, "test")
     return images, held_out
-
-
-def image_size(images: ImageSet) -> tuple[int, int]:
-    """(height, width) in pixels."""
-    height, width = images.gather([0])[0].shape[2:]
-    return height, width

@@ -8,7 +8,7 @@ from fusiondistill import checkpoints
 from fusiondistill.data import class_names
 from fusiondistill.models.class_order import reordered
 from fusiondistill_runner.planning.specs import CheckpointSpec
-from fusiondistill_runner.working.data import image_size, load_data
+from fusiondistill_runner.working.data import load_data
 from fusiondistill_runner.working.job import Job, Result
 from fusiondistill_runner.working.networks import card_for, new_network
 
@@ -68,7 +68,7 @@ def _by_name(
         raise checkpoints.CheckpointError(
             f"{spec.path} was trained for other classes than {spec.data.name} has: {difference}"
         )
-    found = reordered(network, state, order, image_size(images))
+    found = reordered(network, state, order, images.size)
     if found is None:
         raise checkpoints.CheckpointError(
             f"{spec.path} has the classes of {spec.data.name} in another order, and the layer that gives the outputs "

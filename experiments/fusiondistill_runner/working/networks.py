@@ -16,7 +16,6 @@ from fusiondistill.models.build import build
 from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.state_dicts import StateDict, state_difference
 from fusiondistill_runner.planning.specs import DataSpec
-from fusiondistill_runner.working.data import image_size
 
 __all__ = ["card_for", "filled", "new_network", "of_card"]
 
@@ -54,7 +53,7 @@ def card_for(model: ModelConfig, images: ImageSet, data: DataSpec) -> dict[str, 
         classes=list(images.classes),
         mean=tuple(images.mean),
         std=tuple(images.std),
-        size=image_size(images),
+        size=images.size,
         dataset=images.name,
         parameters=model.parameters,
         **_prepared(data),
