@@ -19,9 +19,14 @@ def class_weights_of(
     """The weights of images by their class.
 
     Args:
-        given: a recipe's ``class_weights``: ``none``; ``balanced``, n / (k n_c) for n images of k classes of which n_c
-            are of class c (k counts those that have images); a weight for each class; or class -> weight, where
-            classes that are left out weigh 1.
+        given: a recipe's ``class_weights``:
+
+            - ``none``;
+            - ``balanced``: n / (k n_c), for n images of k classes of which n_c are of class c (k counts those that
+              have images);
+            - a weight for each class;
+            - class -> weight; classes that are left out weigh 1.
+
         labels: int64 [N], those of the training images.
         classes: the class names.
 

@@ -46,9 +46,12 @@ def bench_evaluation(
 ) -> list[dict[str, Any]]:
     """Images per second of :func:`fusiondistill.evaluation.judge`, random weights, levels spread over the range.
 
-    Three comparisons, whose two sides take turns: with a plain loop (imagedegrade on one image at a time, to a tensor,
-    normalised, batches of 100 through the network as it is), with the bare forward pass of our own copy of the network
-    on tensors that are ready, and, on a CPU, of two processes of one thread with one of them.
+    Three comparisons, whose two sides take turns:
+
+    - with a plain loop: imagedegrade on one image at a time, to a tensor, normalised, batches of 100 through the
+      network as it is;
+    - with the bare forward pass of our own copy of the network on tensors that are ready;
+    - on a CPU, of two processes of one thread with one of them.
 
     Args:
         device: where both sides run; the plain loop degrades on the CPU.

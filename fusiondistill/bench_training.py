@@ -70,10 +70,13 @@ def bench_training(
     """Training images per second of :class:`fusiondistill.training.Loop`, random weights, the paper's recipes.
 
     Ours is a whole step: images gathered, degraded, cropped and normalised, teachers, student, optimiser and metrics.
-    It is compared, taking turns, with the bare network (forward and backward pass on one batch that is ready, without
-    an optimiser; with teachers their forward passes, too), the best of the ways to run that in the same precision; with
-    itself in the default layout (NCHW), float32, without :func:`fusiondistill.memory.kept_memory`, which our side and
-    the bare network have; and with :func:`fusiondistill.usual_way.usual_way`.
+    It is compared, taking turns:
+
+    - with the bare network: forward and backward pass on one batch that is ready, without an optimiser; with teachers
+      their forward passes, too; the best of the ways to run that in the same precision;
+    - with itself in the default layout (NCHW), float32, without :func:`fusiondistill.memory.kept_memory`, which our
+      side and the bare network have;
+    - with :func:`fusiondistill.usual_way.usual_way`.
 
     Args:
         device: where all sides run; the usual way degrades on the CPU.

@@ -100,11 +100,15 @@ def load_checkpoint(path: str | Path, *, as_written: bool = False) -> tuple[dict
     """Load weights and their card.
 
     Args:
-        path: a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote) or with a
-            ``model.safetensors`` (such as ``STORE/best``), a store, which stands for its ``best``, a ``.safetensors``
-            file, or a file of ``torch.save`` that holds a state dict, by itself or as ``state_dict``, ``model`` and the
-            like beside other things, such as a Lightning checkpoint; may be a URI. Pickles are read with
-            ``weights_only=True``: an object that is no weight is never made, and :class:`UnreadObjects` warns of it.
+        path: a path or a URI, of one of these:
+
+            - a store, which stands for its best network;
+            - a directory with a manifest (a stage of a store, or what :func:`save_checkpoint` wrote) or with a
+              ``model.safetensors`` (such as ``STORE/best``);
+            - a ``.safetensors`` file;
+            - a file of ``torch.save`` with a state dict, by itself or beside other things under a key such as
+              ``state_dict`` or ``model`` (a Lightning checkpoint, for example). It is read with
+              ``weights_only=True``: an object that is no weight is never made, and :class:`UnreadObjects` warns of it.
         as_written: keep the names of a file without a card.
 
     Returns:

@@ -15,12 +15,15 @@ __all__ = ["agreed", "channels_last", "memory_format"]
 def channels_last(given: Layout, network: nn.Module, device: torch.device) -> bool:
     """Whether a training lays out images and weights with the channels last.
 
-    A fixed rule of network and processor: yes for networks with 2-D convolutions, on CUDA and on x86 with oneDNN. There
-    it was measured: steps in float32 on one thread with AVX-512 (AVX2) are 1.56 times as fast (1.30) of a CIFAR
-    ResNet-8, 1.41 (1.19) of a ResNet-20, 1.28 of a ResNet-56, 1.23 of MobileNetV3, 1.18 of EfficientNet-B0, 1.16 of
-    ResNet-18 at 224 pixels, 1.03 to 1.05 of ResNet-50, VGG-11 and ConvNeXt. ResNet-18 at 64 pixels loses 4 % at batches
-    of 128 and 13 % at 32: oneDNN brings its many weights into its own order in each step. Transformers and mixers
-    of patches are as fast either way. The order changes results by rounding alone.
+    A fixed rule of network and processor: yes for networks with 2-D convolutions, on CUDA and on x86 with oneDNN. The
+    order changes results by rounding alone. Measured on x86, float32, one thread, how many times as fast a step is with
+    AVX-512 (in brackets with AVX2):
+
+    - CIFAR ResNet-8 1.56 (1.30), ResNet-20 1.41 (1.19), ResNet-56 1.28;
+    - MobileNetV3 1.23, EfficientNet-B0 1.18, ResNet-18 at 224 pixels 1.16;
+    - ResNet-50, VGG-11 and ConvNeXt 1.03 to 1.05; transformers and mixers of patches 1;
+    - ResNet-18 at 64 pixels 0.96 at batches of 128 and 0.87 at 32: oneDNN brings its many weights into its own order in
+      each step.
 
     Args:
         given: ``auto``, or what to return.

@@ -202,11 +202,16 @@ class _Moments:
 def winner(tried: Sequence[Tried]) -> Tried | None:
     """The normalisation that is clearly the right one; None: it cannot be told.
 
-    It is the one whose statistics lie close to what BatchNorm layers see (:data:`CLOSE`), at least twice as close as
-    under any other (:data:`CLOSER`), where no other has a smaller loss or significantly more right answers, by a sign
-    test over the images that one of two gets right, p at most :data:`SURE`. Right answers alone do not tell: measured,
-    a network that was trained for a short time is better under a wrong contrast, a ResNet by 4 points, a vision
-    transformer by 32. So without BatchNorm nothing does.
+    The winner passes three tests:
+
+    - its statistics lie close to what BatchNorm layers see (:data:`CLOSE`), and closer than under any other
+      (:data:`CLOSER`);
+    - no other has a smaller loss;
+    - no other has significantly more right answers (a sign test over the images that one of two gets right, p at most
+      :data:`SURE`).
+
+    Right answers alone do not tell: measured, a network that was trained for a short time is better under a wrong
+    contrast, a ResNet by 4 points, a vision transformer by 32. So without BatchNorm nothing does.
     """
     return next((one for one in tried if all(_beats(one, other) for other in tried if other is not one)), None)
 

@@ -102,9 +102,9 @@ def check_corruptions(
         test_labels: int64 [M], of its test split, whose images a set of as many images has in the same order.
 
     Raises:
-        DataError: a folder or file is missing, there is no corruption, or a file is cut short, no plain array, of
-            another type or shape, or of a number of images or labels that does not fit the others; or its classes are
-            in another order than the data set's.
+        DataError: a folder or file is missing, or the folder holds no corruption; a file is cut short, no plain array,
+            or of another type or shape; numbers of images and labels do not fit each other; or the classes are in
+            another order than the data set's.
     """
     for name in corruption_names(folder):
         pixels = _pixels(_path(folder, name))

@@ -84,9 +84,10 @@ class Column:
 class Comparison:
     """Two methods on the same test images, over the seeds that both have.
 
-    ``difference`` is mean accuracy of a minus that of b in percentage points, ``low`` and ``high`` its 95 % bootstrap
-    interval over images, ``p`` the sign-flip test's p-value over images and ``p_holm`` the same corrected for all pairs
-    of the group; ``seed_half`` half the 95 % interval of the difference over seeds (None for one seed).
+    - ``difference``: mean accuracy of a minus that of b, in percentage points.
+    - ``low`` and ``high``: its 95 % interval over images, by bootstrap.
+    - ``p``: of the sign-flip test over images; ``p_holm``: corrected for all pairs of the group.
+    - ``seed_half``: half the 95 % interval of the difference over seeds; None for one seed.
     """
 
     a: str

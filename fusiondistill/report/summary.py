@@ -64,15 +64,23 @@ def summarise(
 
     Args:
         results: a row per (experiment, method, model, seed, dataset, protocol, degradation, level) with the counts
-            ``right`` and ``seen``; further columns are ignored but for some that may be absent or null: ``kind``
-            ("trained"; others, as "unseen", get their own table), ``nll`` (float64, nats), ``ece`` and
-            ``balanced`` (float64, fractions), ``majority`` (int64, images of the largest class), ``said`` (str, the
-            class that was named most often) and ``said_times`` (int64). ``seen`` null or 0 means not evaluated.
-        planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation), with ``kind``,
-            ``first`` and ``last`` (the degradation's integer levels, int64 or null; all of them in ``listed`` where
-            some between are none) and ``complete`` (bool: whether
-            ``results`` has all of it); perhaps ``precision`` (of the evaluation; "fp32"), ``select``, ``training`` and
-            ``deviations`` (see :class:`Group`), and the columns of :data:`~fusiondistill.report.methods.COLUMNS`.
+            ``right`` and ``seen``; ``seen`` null or 0 means not evaluated. These columns may be absent or null, others
+            are ignored:
+
+            - ``kind``: "trained"; others, such as "unseen", get their own table;
+            - ``nll`` (float64, nats), ``ece`` and ``balanced`` (float64, fractions);
+            - ``majority`` (int64): images of the largest class;
+            - ``said`` (str) and ``said_times`` (int64): the class that was named most often, and how often.
+
+        planned: a row per planned (experiment, method, model, seed, dataset, protocol, degradation):
+
+            - ``kind``, as above;
+            - ``first`` and ``last`` (int64 or null): the degradation's integer levels; where some between them are
+              none, ``listed`` has all;
+            - ``complete`` (bool): whether ``results`` has all of it;
+            - perhaps ``precision`` (of the evaluation, such as "fp32"), ``select``, ``training`` and ``deviations``
+              (see :class:`Group`), and the columns of :data:`~fusiondistill.report.methods.COLUMNS`.
+
         comparisons: paired tests: experiment, dataset, model, protocol and the fields of :class:`Comparison`.
             Rows whose ``points`` (bool, may be absent) is true are between points of a sweep and left out here.
         shares: experiment, dataset, model, protocol and the fields of :class:`Share`.

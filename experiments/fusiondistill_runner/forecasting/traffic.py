@@ -40,16 +40,16 @@ class Traffic:
 def traffic(stages: Sequence[Stage], weights: Callable[[Stage], float] | None = None) -> Traffic:
     """The bytes that stages read and write; manifests, logs and metrics (kilobytes) are left out.
 
-    With W = bytes of a network's weights and buffers (4 for each number in float32), m = 2 moments of RAdam or AdamW
-    and 1 of SGD or Muon, t teachers (0 where the loss has no teacher term), E epochs:
+    W is the bytes of a network's weights and buffers: 4 for each number in float32.
 
-    - a training reads (start ? W : 0) + t W, and writes W at its end and (2 + m) W after every epoch (weights, those of
-      the best epoch so far, moments): E (2 + m) W;
-    - a search is so many trainings; ASHA stops them after about half of their epochs, so half of them keep their W;
-    - a fusion reads W for the base and for each expert, and writes W;
-    - an evaluation reads W for each of its models (an upper bound: a worker keeps the last models in memory) and
-      writes 2 bytes an image and level, and 4 an image (an upper bound: they are compressed);
-    - an import writes W.
+    - A training reads W for its start, if it has one, and W for each teacher of its loss. It writes W at its end, and
+      after every epoch 2 W (the weights and those of the best epoch so far) and the optimiser's moments: 2 W for RAdam
+      and AdamW, W for SGD and Muon.
+    - A search is so many trainings. ASHA stops them after about half of their epochs, so half of them keep their W.
+    - A fusion reads W for the base and for each expert, and writes W.
+    - An evaluation reads W for each of its models, and writes 2 bytes an image and level and 4 an image. Both are
+      upper bounds: a worker keeps the last models in memory, and what it writes is compressed.
+    - An import writes W.
 
     Args:
         stages: the stages to run.

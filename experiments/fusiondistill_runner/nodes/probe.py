@@ -29,9 +29,14 @@ def look(asked: Mapping[str, Any], payload: Any = None) -> dict[str, Any]:
     """Gather the facts of this machine.
 
     Args:
-        asked: ``store`` (location or None), ``marker`` (name of a file that was written there), ``data`` (a list
-            of (label, name, root, parameters)), ``folders`` (that must be there), ``plugins`` (a list of
-            (path, source): the users' files, which run before the data are looked for).
+        asked: what to look for:
+
+            - ``store``: a location, or None;
+            - ``marker``: the name of a file that was written there;
+            - ``data``: a list of (label, name, root, parameters);
+            - ``folders``: that must be there;
+            - ``plugins``: a list of (path, source): the users' files, which run before the data are looked for.
+
         payload: uint8 array out of the object store, or a reference to one.
 
     Returns:

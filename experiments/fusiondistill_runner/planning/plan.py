@@ -34,13 +34,17 @@ def build(config: Config, fingerprint: str, levels: Callable[[str], range], **ou
         config: the experiment.
         fingerprint: of its data source.
         levels: degradation name -> its levels.
-        outside: ``test_images`` (how many images the test split has; decides how evaluations are cut, not what they
-            give), ``size`` (of its images), ``corruptions`` (name -> digest of the published corruption sets to
-            evaluate on), ``sha256_of`` (digest of a checkpoint's weights), ``parameters`` (of one network),
-            ``validation`` (whether the set has its own validation split), ``weights`` (the file of
-            ``model.weights: pretrained``), and ``shared`` (digest -> stage, filled here). The caller gives one
-            ``shared`` to all plans for a store. A stage of several plans then has one name and one directory, also
-            where the plans would name it differently.
+        outside: what the config does not say:
+
+            - ``test_images``: how many images the test split has; decides how evaluations are cut, not what they give;
+            - ``size``: of its images;
+            - ``validation``: whether the set has its own validation split;
+            - ``corruptions``: name -> digest, of the published corruption sets to evaluate on;
+            - ``sha256_of``: gives the digest of a checkpoint's weights;
+            - ``parameters``: of one network;
+            - ``weights``: the file of ``model.weights: pretrained``;
+            - ``shared``: digest -> stage, filled here. The caller gives one to all plans for a store. A stage of
+              several plans then has one name and one directory, also where the plans would name it differently.
     """
     builder = _Builder(config, fingerprint, levels, **outside)
     for seed in config.seeds:

@@ -41,10 +41,15 @@ def comparisons_table(
 
     The unit is the test image: whether it was classified right, averaged over a degradation's levels (with the table's
     weights, see :mod:`views.correctness`), over the seeds that both methods have in full and over the degradations that
-    experts were trained for. Columns: experiment, dataset, model, protocol, a, b, images and seeds (how many),
-    difference (mean accuracy of a minus that of b, in percentage points), low and high (percentile bootstrap over
-    images, 95 %), p (sign flips), p_holm (corrected for all pairs of the experiment), seed_half (half the 95 % interval
-    of the difference over seeds; null for one seed), points (false).
+    experts were trained for. Columns:
+
+    - experiment, dataset, model, protocol, a, b;
+    - images and seeds: how many;
+    - difference: mean accuracy of a minus that of b, in percentage points;
+    - low and high: its 95 % interval over images, by a percentile bootstrap;
+    - p: of a sign-flip test over images; p_holm: corrected for all pairs of the experiment;
+    - seed_half: half the 95 % interval of the difference over seeds; null for one seed;
+    - points: false.
 
     Below them the same method at two points of a sweep: points is true, experiment the sweep's name, a and b
     "<point> <method>", p_holm corrected for all such pairs of a sweep on the same images (see

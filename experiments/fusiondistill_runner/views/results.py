@@ -53,10 +53,15 @@ def results_table(
 ) -> pa.Table:
     """One row per stored (method, seed, degradation, level): counts, never percentages.
 
-    nll (mean negative log-likelihood in nats) and ece (expected calibration error, a fraction) are null where a stage
-    has none. balanced is the balanced accuracy (the mean over the classes of the test images, a fraction), majority the
-    number of images of the largest class, said the class that was named most often, said_times how often; they come
-    from ``answers`` (of :func:`views.answers.answers_of`) and are null without.
+    These columns are null where a stage has none:
+
+    - nll: mean negative log-likelihood, in nats; ece: expected calibration error, a fraction.
+
+    These come from ``answers`` (of :func:`views.answers.answers_of`) and are null without:
+
+    - balanced: balanced accuracy, the mean over the classes of the test images, a fraction;
+    - majority: number of images of the largest class;
+    - said, said_times: the class that was named most often, and how often.
     """
     rows: list[dict[str, Any]] = []
     read: dict[str, list[dict[str, Any]]] = {}
@@ -72,10 +77,14 @@ def results_table(
 def planned_table(plans: Sequence[Mapping[str, Any]], results: pa.Table) -> pa.Table:
     """One row per planned (method, seed, degradation): its levels, and whether all of it is stored.
 
-    first and last are the degradation's integer levels, null where the plan does not say, listed all of them where some
-    between are none; complete: nothing is missing; precision: of the evaluation; select, training, deviations: see
-    :mod:`views.settings`; entry, means, said, size: what a level is, on images of which size. The columns of
-    :data:`fusiondistill.report.methods.COLUMNS` describe the row's method.
+    - first, last: the degradation's integer levels, null where the plan does not say; listed: all of them, where some
+      between are none;
+    - complete: nothing is missing;
+    - precision: of the evaluation;
+    - select, training, deviations: see :mod:`views.settings`;
+    - entry, means, said, size: what a level is, on images of which size.
+
+    The columns of :data:`fusiondistill.report.methods.COLUMNS` describe the row's method.
     """
     stored = set(results["stage"].to_pylist())
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -26,10 +26,14 @@ def status_content(store: Store) -> dict[str, Any]:
     - ``run``: null, or what the run last wrote: ``state`` (running, done, failed, interrupted), ``host``, ``process``,
       ``updated`` (seconds since 1970), ``silent`` (seconds without news of a run that may be gone, else null),
       ``seconds_left`` (null: unknown).
-    - ``experiments``: of each ``experiment``, ``protocol``, ``seeds``, ``total`` and the numbers by state; ``kinds``:
-      kind -> the same; ``rows``: what each row of its table is; ``stages``: of each ``name``, ``kind``, ``seed``,
-      ``directory``, ``state``, ``seconds`` (of a stored one), ``epochs_stored``, ``error`` (last line), and of a
-      running one ``worker``, ``since``, and what it said last (``epoch``, ``epochs``, ``loss``, ``validation``).
+    - ``experiments``: a list; of each ``experiment``, ``protocol``, ``seeds``, ``total`` and the numbers by state, and
+
+      - ``kinds``: kind of stage -> the same numbers;
+      - ``rows``: what each row of its table is;
+      - ``stages``: of each ``name``, ``kind``, ``seed``, ``directory``, ``state``, ``seconds`` (of a stored one),
+        ``epochs_stored``, ``error`` (last line), and of a running one ``worker``, ``since``, and what it said last
+        (``epoch``, ``epochs``, ``loss``, ``validation``).
+
     - ``best``: null, or the best network: ``experiment``, ``method``, ``seed``, ``stage``, ``place`` (for ``predict``).
     - ``code``: version of the code -> number of stored stages that it made.
     - ``other_settings``: directories of networks that belong to no table: ``fusiondistill prune`` deletes them.
