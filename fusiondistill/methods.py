@@ -106,6 +106,21 @@ METHODS: dict[str, dict[str, Any]] = {
         "start": {"merge": "average", "of": EXPERTS, "recalibrate": "per_degradation"},
         "inference": "router",
     },
+    "generalist": {
+        "title": "Generalist",
+        "description": "starts from the base, fine-tuned on all degradations with cross-entropy; BatchNorm normalises "
+        "the images of each degradation apart",
+        "start": "base",
+        "train_on": "all",
+        "batchnorm": "apart",
+    },
+    "recommended": {
+        "title": "Recommended",
+        "description": "the weights of Generalist with BatchNorm statistics for each degradation, behind a small "
+        "router that sees in the image which one it has; told nothing",
+        "start": {"merge": "average", "of": "generalist", "recalibrate": "per_degradation"},
+        "inference": "router",
+    },
     "fusing": {
         "title": "Fusing",
         "description": "starts from the average, fine-tuned on all degradations with cross-entropy",
@@ -122,7 +137,9 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 """Built-in methods by name, in the order of the table."""
-DEFAULT_ROWS = tuple(name for name in METHODS if name not in (EXPERTS, "modelsoups-told", "routed"))
+DEFAULT_ROWS = tuple(
+    name for name in METHODS if name not in (EXPERTS, "modelsoups-told", "routed", "generalist", "recommended")
+)
 """The built-in rows of a table whose config names none: the others are shown if they are named."""
 
 FEW_ROWS = tuple(name for name in DEFAULT_ROWS if name not in ("ensemble", "scratch"))
@@ -138,7 +155,7 @@ class Merge(Parametrised):
     """A start from merged weights: the method, the networks, and the rule for BatchNorm."""
 
     merge: str = Field(description="merging method; see `fusiondistill list merging`")
-    of: str = Field(EXPERTS, description="the method whose networks are merged: one that trains one per degradation")
+    of: str = Field(EXPERTS, description="the trained method whose networks are merged; a single one is taken as it is")
     recalibrate: Literal["none", "average", "mixed", "per_degradation"] | None = Field(
         None,
         description="BatchNorm statistics: none (the first network's), average, mixed (recomputed on all "

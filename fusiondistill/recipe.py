@@ -223,6 +223,11 @@ class Recipe(Frozen):
         description="alpha of Beta(alpha, alpha), from which each image's share in a mixture with another of the same "
         "degradation is drawn; teachers see the mixture; 0 for none",
     )
+    batchnorm: Literal["together", "apart"] = Field(
+        "together",
+        description="what BatchNorm normalises by in training on all degradations: all images of a step, or those of "
+        "each degradation apart; then answer with statistics of each degradation, as the row `recommended` does",
+    )
     precision: Precision = Field("fp32", description="precision of the forward pass (autocast)")
     channels_last: Layout = Field(
         "auto",

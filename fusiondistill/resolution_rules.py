@@ -44,6 +44,7 @@ def problems_of_table(table: Table, content: Mapping[str, Any], sections: Collec
         yield from _schedule(name, content)
         yield from _crop(name, table, content)
         yield from _rounds(name, table, content)
+        yield from _apart(name, table)
         if table.given[name].get("start") == PRETRAINED and not _has_weights(content):
             yield where(name, "start"), f"{PRETRAINED} is model.weights: say {PRETRAINED} there, or a FILE"
     said = {name: raw for name, raw in table.given.items() if raw or mapping(define).get(name) == {}}
@@ -125,6 +126,13 @@ def _rounds(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Pro
         yield at, f"trains all networks together, and {name}.checkpoint stands for some of them: give all or none"
     elif searched_keys(name, content):
         yield at, f"is not for a method that is searched: search {name} without it, and take what it finds"
+
+
+def _apart(name: str, table: Table) -> Iterator[Problem]:
+    """BatchNorm by degradation, where a network sees one alone."""
+    settings = table.settings.get(name, {})
+    if settings.get("batchnorm") == "apart" and settings.get("train_on") != "all":
+        yield where(name, "batchnorm"), "apart is for train_on: all, where a step has images of several degradations"
 
 
 def _has_weights(content: Mapping[str, Any]) -> bool:
@@ -252,14 +260,18 @@ def _merge(name: str, start: Mapping[str, Any], table: Table) -> Iterator[Proble
         yield where(name, "start", "of"), "must be the name of a method"
         return
     raw = table.given.get(of, {})
-    if form_of(raw) != "trained" or raw.get("train_on") != "each":
-        each = ", ".join(n for n, r in table.given.items() if form_of(r) == "trained" and r["train_on"] == "each")
-        yield where(name, "start", "of"), f"{of} gives no network for each degradation to merge; these do: {each}"
+    if form_of(raw) != "trained":
+        trained = ", ".join(n for n, r in table.given.items() if form_of(r) == "trained" and n != name)
+        yield where(name, "start", "of"), f"{of} is not trained, and only what is can be merged; these are: {trained}"
         return
     from fusiondistill.merging import MERGING
 
-    method = start["merge"]
-    if method in MERGING and (check := MERGING[method].facts.get("check")):
+    method, one = start["merge"], table.gives(of) == "one"
+    if one and method in MERGING and not MERGING[method].facts["single"]:
+        single = ", ".join(entry.name for entry in MERGING.values() if entry.facts["single"])
+        yield where(name, "start", "merge"), f"{of} is one network, and {method} merges several; of one: {single}"
+        return
+    if not one and method in MERGING and (check := MERGING[method].facts.get("check")):
         with contextlib.suppress(ValidationError):  # what is wrong with a parameter alone is said there
             known = {key: start[key] for key in start if key in MERGING[method].parameters.model_fields}
             if problem := check(MERGING[method].resolve(known), table.degradations):

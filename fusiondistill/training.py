@@ -156,7 +156,7 @@ class Loop:
         self.captured: Captured | None = None
         self.optimizer = optimizer_of(model, recipe, static=self._not_captured is None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.forward = wrapped_student(model, recipe, pipeline, say)
+        self.forward = wrapped_student(model, recipe, pipeline, self.taps, say)
         self.pull = Pull(model, recipe.pull) if recipe.pull else None  # all workers have one start now
         self.names = ("images", "right", "loss", *self.objective.names)
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
@@ -248,11 +248,11 @@ class Loop:
     def _descend(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         with autocast(self.recipe.precision, self.device):
             teachers = self._teach(batch) if self.objective.needs.teacher else None
-            features = None
+            features, apart = None, {"slices": batch.slices} if self.recipe.batchnorm == "apart" else {}
             if self.objective.needs.features:
-                logits, features = self.forward(batch.student, features=True)
+                logits, features = self.forward(batch.student, features=True, **apart)
             else:
-                logits = self.forward(batch.student)
+                logits = self.forward(batch.student, **apart)
             layers = self.taps.take()
             loss, terms = self.objective.loss(
                 logits, features, batch.labels, batch.slices, teachers, layers, batch.image_weights, batch.mixed

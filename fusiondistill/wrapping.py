@@ -1,8 +1,8 @@
-"""The student as a training loop calls it: with synchronised BatchNorm, data-parallel, compiled."""
+"""The student as a training loop calls it: with synchronised BatchNorm, data-parallel, compiled, by degradation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fusiondistill.batches import Pipeline
+from fusiondistill.models.features import LayerTaps
 from fusiondistill.recipe import Recipe
 
 __all__ = ["NeedsGPU", "synchronised", "wrapped_student"]
@@ -34,15 +35,46 @@ def synchronised(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def wrapped_student(
-    model: nn.Module, recipe: Recipe, pipeline: Pipeline, say: Callable[[str], None]
+    model: nn.Module, recipe: Recipe, pipeline: Pipeline, taps: LayerTaps, say: Callable[[str], None]
 ) -> Callable[..., Any]:
-    """The student as the loop calls it: compiled and data-parallel if asked for. State dicts are the bare model's."""
-    wrapped = _Compiled(model, say) if recipe.compile else model
+    """The student as the loop calls it: compiled and data-parallel if asked for. State dicts are the bare model's.
+
+    With ``batchnorm: apart`` it takes ``slices`` besides: where each degradation's images are within the batch.
+
+    Args:
+        taps: of the model's layers; they hold the outputs of the whole batch after a call.
+    """
+    wrapped: nn.Module = _Compiled(model, say) if recipe.compile else model
+    if recipe.batchnorm == "apart":
+        wrapped = _Apart(wrapped, taps)
     if pipeline.world_size == 1:
         return wrapped
     devices = [pipeline.device] if pipeline.device.type == "cuda" else None
     unused = not recipe.loss.needs.head
     return nn.parallel.DistributedDataParallel(wrapped, device_ids=devices, find_unused_parameters=unused)
+
+
+class _Apart(nn.Module):
+    """A network that sees the images of each degradation in a pass of its own: BatchNorm normalises these alone.
+
+    The weights are shared; the running statistics follow one degradation after another.
+    """
+
+    def __init__(self, network: nn.Module, taps: LayerTaps) -> None:
+        super().__init__()
+        self.network, self.taps = network, taps
+
+    def forward(self, images: torch.Tensor, *, slices: Sequence[slice], **named: Any) -> Any:
+        """What the network gives of all images, in their order; the taps hold that of their layers."""
+        given, tapped = [], []
+        for part in slices:
+            given.append(self.network(images[part], **named))
+            tapped.append(self.taps.take())
+        if tapped[0] is not None:
+            self.taps.put({layer: torch.cat([one[layer] for one in tapped if one]) for layer in tapped[0]})
+        if isinstance(given[0], torch.Tensor):
+            return torch.cat(given)
+        return tuple(torch.cat(parts) for parts in zip(*given, strict=True))
 
 
 class _Compiled(nn.Module):

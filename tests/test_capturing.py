@@ -35,6 +35,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, float], dict[str, Any]]] = 
         "class_weights": torch.tensor([1.0, 2.0, 0.5]), "balanced": True, "protocol": "paper", "teacher_view": None,
     }),
     "mixed, by confidence": (("noise", "blur"), {"ce": 0.5, "kd": 1.0, "feature": 0.5, "dist": 0.5}, {"mixup": 0.4}),
+    "apart": (("noise", "blur"), {"feature": 0.5}, {}),
 }  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def loop_of(
     by = "degradation"
     if setting == "mixed, by confidence":
         recipe, by = with_keys(recipe, {"mixup": 0.4, "swa": 0.5, "pull": 0.1, "loss.kd.fade": 1.0}), "confidence"
+    if setting == "apart":
+        recipe = with_keys(recipe, {"batchnorm": "apart"})
     teachers = [Toy(10 + i, norm=True) for i in range(max(1, len(degradations)))] if loss else []
     loop = Loop(model or Toy(1, norm=True), recipe, pipeline_of(setting), teachers, taught_by=by)
     loop.optimizer = optimizer_of(loop.model, recipe, static)
@@ -113,7 +116,7 @@ def test_static_batches_are_the_pipelines(setting: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "radam", "adamw", "muon"])
-@pytest.mark.parametrize("setting", ["clean", "distilled", "weighted and balanced", "mixed, by confidence"])
+@pytest.mark.parametrize("setting", ["clean", "distilled", "weighted and balanced", "mixed, by confidence", "apart"])
 def test_replayed_steps_are_the_steps_to_the_bit(setting: str, optimizer: str) -> None:
     plain, replayed = loop_of(setting, optimizer), loop_of(setting, optimizer)
     told: list[str] = []

@@ -96,11 +96,12 @@ fusiondistill:
   swa: 0
   pull: 0
   mixup: 0
+  batchnorm: together
   loss: {ce: {weight: 0.1, warmup: 0}, feature: {weight: 1, fade: 0}}
 expert: {average_every: null}
 """
     assert [s.digest for s in plan(said).stages] == [s.digest for s in plan("").stages]
-    for change in ("swa: 0.5", "pull: 0.1", "mixup: 0.2", "loss: {ce: {warmup: 0.1}}"):
+    for change in ("swa: 0.5", "pull: 0.1", "mixup: 0.2", "batchnorm: apart", "loss: {ce: {warmup: 0.1}}"):
         assert (
             named(plan(f"fusiondistill: {{{change}}}"), "fusiondistill").digest
             != named(plan(""), "fusiondistill").digest
@@ -120,6 +121,8 @@ expert: {average_every: null}
          "mixes two labels, and the loss term dkd takes one: leave one of them out"),
         ("fusing:\n  mixup: -1", 3, "fusing.mixup", "greater than or equal to 0"),
         ("fusing:\n  ema: 0.9\n  swa: 0.5", 4, "fusing.swa", "give one of the two"),
+        ("expert:\n  batchnorm: apart", 3, "expert.batchnorm", "is for train_on: all, where a step has images"),
+        ("fusing:\n  batchnorm: alone", 3, "fusing.batchnorm", "'together' or 'apart'"),
         ("fusing:\n  swa: 1", 3, "fusing.swa", "less than 1"),
         ("scratch:\n  pull: 0.1", 3, "scratch.pull", "must not be random weights"),
         ("expert:\n  epochs: 5\n  average_every: 9", 4, "expert.average_every",

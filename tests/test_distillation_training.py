@@ -17,7 +17,10 @@ from torch.optim.swa_utils import AveragedModel
 from fusiondistill import fit, load_images, teaching
 from fusiondistill.fitting import random_network
 from fusiondistill.losses import Mixed, Outputs
+from fusiondistill.losses.attention import attention_loss
+from fusiondistill.losses.feature import cosine_feature_loss
 from fusiondistill.mixing import shares
+from fusiondistill.models.features import LayerTaps
 from fusiondistill.optimizers import optimizer_of
 from fusiondistill.progress import Progress
 from fusiondistill.randomness import key
@@ -61,6 +64,38 @@ def test_what_several_teachers_say_is_averaged_image_by_image(by: str) -> None:
             expected = (weights[:, image].view(-1, *[1] * (stacked.dim() - 2)) * stacked[:, image]).sum(0)
             torch.testing.assert_close(pick(whole)[image], expected)
     assert joined([Outputs(one.logits, None) for one in said], by, LABELS).layers is None
+
+
+@pytest.mark.parametrize("batchnorm", ["together", "apart"])
+def test_batchnorm_normalises_by_all_images_of_a_step_or_by_each_degradations(batchnorm: str) -> None:
+    """A training by hand: each degradation's images in a pass of their own, or all in one."""
+    pipeline, teachers = make_pipeline(("noise", "blur"), flip=False), [Toy(5).eval(), Toy(6).eval()]
+    recipe = make_recipe(epochs=1, feature=0.5)
+    recipe = with_keys(recipe, {"batchnorm": batchnorm, "loss.attention": 3.0, "loss.attention.layers": {"norm": 1}})
+    model, twin = Toy(1, norm=True), Toy(1, norm=True)
+    train(model, recipe, pipeline, seed=0, teachers=teachers)
+    by_hand = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01)
+    seen: list[torch.Tensor] = []
+    twin.norm.register_forward_hook(lambda module, given, output: seen.append(output))
+    for batch in pipeline.epoch(0):
+        by_hand.zero_grad()
+        passes = batch.slices if batchnorm == "apart" else [slice(None)]
+        seen.clear()
+        logits, features = map(
+            torch.cat, zip(*(twin(batch.student[part], features=True) for part in passes), strict=True)
+        )
+        maps, total = torch.cat(seen), functional.cross_entropy(logits, batch.labels)
+        for teacher, part in zip(teachers, batch.slices, strict=True):
+            taps = LayerTaps(teacher, ["norm"])
+            with torch.no_grad():
+                _, feature = teacher(batch.teacher[part], features=True)  # type: ignore[index]
+            total = total + 0.5 * cosine_feature_loss(features[part], feature)
+            total = total + 3 * attention_loss(maps[part], taps.take()["norm"])  # type: ignore[index]
+            taps.remove()
+        total.backward()
+        by_hand.step()
+    for (name, ours), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
 
 
 @pytest.mark.parametrize("degradations", [(), ("noise", "blur")])

@@ -119,6 +119,30 @@ define:
     assert (told["more-blur"].own, told["more-blur"].of, told["more-blur"].title) == ("blur", "more", "More: blur")
 
 
+def test_one_network_gets_statistics_for_each_degradation_or_goes_back_towards_its_start() -> None:
+    content = plan("""
+methods: [recommended, mine, back]
+generalist: {epochs: 7}
+define:
+  mine: {like: recommended, inference: own, start: {merge: average, of: vanilla, recalibrate: per_degradation}}
+  back: {start: {merge: wise_ft, of: vanilla, alpha: [0.5, 1.0]}}
+""")
+    trained = {s.name: s.spec for s in content.stages if isinstance(s.spec, TrainSpec)}
+    assert trained.keys() == {"base", "generalist", "vanilla"}
+    assert trained["generalist"].recipe.epochs == 7 and trained["generalist"].recipe.batchnorm == "apart"
+    of = {(r.method, r.degradation): r.stage for r in content.rows}
+    for method, one in (("recommended", "generalist"), ("mine", "vanilla")):
+        networks = of[method, "blur"].inputs
+        if method == "recommended":  # a file with a router
+            networks = networks["model"].inputs
+        merged = networks["expert-blur"] if "expert-blur" in networks else networks["model"]
+        assert inputs(merged) == {"base": "base", "expert-": one} and merged.name == "fused-told-blur"
+    assert inputs(of["back", "blur"].inputs["model"]) == {"base": "base", "expert-": "vanilla"}
+    told = {t.id: t.description for t in content.descriptions}
+    assert "the weights of Vanilla (wise_ft, alpha [0.5, 1.0], chosen on validation)" in told["back"]
+    assert "told nothing" in told["recommended"]
+
+
 def test_null_takes_away_and_a_section_lays_over() -> None:
     changed = config("fusiondistill: {teachers: null, loss: {feature: 0, ce: 1}}\nexpert: {start: random}\n")
     distilled = changed.table["fusiondistill"]
@@ -158,7 +182,8 @@ def test_the_papers_quirks_are_values() -> None:
     paper, usual = config("protocol: paper\n"), config("")
     limit = {name: method.largest_cutout for name, method in paper.table.items() if isinstance(method, Trained)}
     assert limit == {
-        "base": None, "expert": None, "scratch": None, "vanilla": None, "fusing": 16, "fusiondistill": 16,
+        "base": None, "expert": None, "scratch": None, "vanilla": None, "generalist": None, "fusing": 16,
+        "fusiondistill": 16,
     }  # fmt: skip
     assert all(m.pairing == "same" for m in paper.table.values() if isinstance(m, Trained))
     assert all(m.pairing == "independent" for m in usual.table.values() if isinstance(m, Trained))
@@ -301,6 +326,8 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {a: {train_on: all}}\n", 2, "define.a.start", "is missing"),
         ("define: {a: {start: expert, train_on: all}}\n", 2, "define.a.start", "only train_on: each"),
         ("define: {a: {start: oracle, train_on: all}}\n", 2, "define.a.start", "has none of its own"),
+        ("define: {a: {start: {merge: ties, of: vanilla}}}\n", 2, "define.a.start.merge",
+         "vanilla is one network, and ties merges several; of one: average, task_arithmetic, wise_ft"),
         ("define: {a: {start: modelsoups-told, train_on: all}}\n", 2, "define.a.start", "for each degradation"),
         ("define: {a: {of: base, inference: vote}}\n", 2, "define.a.of", "nothing to combine"),
         ("define: {a: {of: expert}}\n", 2, "define.a.inference", "is missing"),
@@ -310,7 +337,7 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {a: {start: {merge: ties, densty: 1}}}\n", 2, "define.a.start.densty", "did you mean 'density'?"),
         ("define: {a: {start: {merge: ties, density: 2}}}\n", 2, "define.a.start.density", "less than or equal to 1"),
         ("define: {a: {start: {of: expert}}}\n", 2, "define.a.start", "needs merge"),
-        ("define: {a: {start: {merge: average, of: vanilla}}}\n", 2, "define.a.start.of", "these do: expert"),
+        ("define: {a: {start: {merge: average, of: oracle}}}\n", 2, "define.a.start.of", "these are: base, expert"),
         ("expert: {start: random}\nmodelsoups: {start: {merge: ties}}\n", 3, "modelsoups.start.merge", "needs"),
         ("define: {a: {like: base, teachers: expert}}\n", 2, "define.a.teachers", "clean images have none"),
         ("define: {a: {like: fusing, teachers: expert}}\n", 2, "define.a.teachers", "no term of the loss needs"),

@@ -64,13 +64,14 @@ BATCH_SIZES = (8, 9)
 """Of 21 images: with 8 the tail of 5 is cut between the two processes, with 9 the tail of 3 is done by both."""
 
 
-WAYS: dict[str, dict[str, float]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "plain": {}, "mixed": {"mixup": 0.4, "pull": 0.3, "loss.kd": 0.5, "loss.kd.fade": 1.0},
+    "apart": {"batchnorm": "apart"},
 }  # fmt: skip
 """What is changed of a recipe."""
 
 
-def distilled(changes: dict[str, float], batch_size: int, **other: Any) -> Progress:
+def distilled(changes: dict[str, Any], batch_size: int, **other: Any) -> Progress:
     """A training under two degradations by two teachers, together where images are mixed."""
     recipe = with_keys(make_recipe(epochs=3, feature=1.0), changes)
     pipeline = make_pipeline(("noise", "blur"), batch_size=batch_size, mixup=recipe.mixup, **other)

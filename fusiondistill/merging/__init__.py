@@ -90,6 +90,7 @@ class Mergings(Registry[Merging]):
         candidates: Callable[[Mapping[str, Any], int], int] | None = None,
         passes: Callable[[Mapping[str, Any], int], int] | None = None,
         check: Callable[[Mapping[str, Any], Sequence[str]], str | None] | None = None,
+        single: bool = False,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -105,6 +106,7 @@ class Mergings(Registry[Merging]):
             candidates: (parameters, number of experts) -> how many merged networks it judges by itself, for forecasts.
             passes: the same of images that pass forward through a network; a pass back counts as two.
             check: (parameters, degradations) -> what does not go together, or None; a config is then refused early.
+            single: it also makes sense of one network; a config that merges one by another method is refused early.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -136,7 +138,7 @@ class Mergings(Registry[Merging]):
             raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
         facts = {
             "needs": frozenset(asked), "scans": tuple(scans), "later": later or {}, "check": check,
-            "candidates": candidates, "passes": passes,
+            "candidates": candidates, "passes": passes, "single": single,
         }  # fmt: skip
         return super().register(name, version=version, source=source, replace=replace, **facts)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fusiondistill.state_dicts import StateDict
 
 
-@MERGING.register("average", source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482")
+@MERGING.register("average", single=True, source="Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482")
 def average(experts: Sequence[StateDict], at: At) -> dict[str, torch.Tensor]:
     """The mean of each weight over the experts."""
     from fusiondistill import state_dicts

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "task_arithmetic",
     needs={"base"},
+    single=True,
     scans={"scale"},
     source="Ilharco et al., Editing models with task arithmetic, ICLR 2023, arXiv:2212.04089",
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "wise_ft",
     needs={"base"},
+    single=True,
     scans={"alpha"},
     source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022, arXiv:2109.01903",
 )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, cast
@@ -158,6 +158,11 @@ class LayerTaps:
     def take(self) -> dict[str, torch.Tensor] | None:
         """Layer -> its output in the last forward pass, float [B, ...]; None where there are no layers."""
         return {layer: tap.take() for layer, tap in self._taps.items()} or None
+
+    def put(self, outputs: Mapping[str, torch.Tensor]) -> None:
+        """Keep these outputs in place of those of the last forward pass."""
+        for layer, output in outputs.items():
+            self._taps[layer].output = output
 
     def remove(self) -> None:
         """Take the hooks off, and forget what they kept."""

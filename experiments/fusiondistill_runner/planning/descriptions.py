@@ -145,6 +145,10 @@ def _merge(merge: Merge, config: Config) -> str:
     said = {key: value for key, value in merge.parameters.items() if value != usual[key]}
     given = "".join(f", {key} {value_text(value)}" for key, value in said.items())
     chosen = ", chosen on validation" if chooses(merge.model_dump()) else ""
+    of = config.table[merge.of]
+    if isinstance(of, Trained) and of.train_on != "each":
+        how = "" if merge.merge == "average" else f" ({merge.merge}{given}{chosen})"
+        return f"the weights of {_title(config, merge.of)}{how}"
     return f"the networks of {_title(config, merge.of)}, merged ({merge.merge}{given}{chosen})"
 
 

@@ -34,7 +34,7 @@ __all__ = [
 
 _LATER = {
     "coupled_draws": False, "resized_crop": None, "class_weights": "none", "sampling": "uniform", "ema": 0.0,
-    "swa": 0.0, "pull": 0.0, "mixup": 0.0,
+    "swa": 0.0, "pull": 0.0, "mixup": 0.0, "batchnorm": "together",
     "optimizer.nesterov": False, "schedule.by": "epoch", "schedule.warmup": 0.0,
 }  # fmt: skip
 """Keys of a recipe that came after results were stored, with the values under which all is as before."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["counted_code", "facts", "made_by", "stage_tables"]
 
+ALL = "all"
+"""What stands for the degradation of a network that was trained on all of them."""
+
 
 def stage_tables(store: Store, plans: Sequence[Mapping[str, Any]]) -> dict[str, pa.Table | None]:
     """The report's tables by the name of its arguments, None for an empty one.
@@ -97,12 +100,12 @@ def _fusion(outcome: Mapping[str, Any], named: Mapping[str, Any]) -> list[dict[s
     """A row for each merged network; its distance is null where the networks did not start from one network."""
     distances = outcome.get("distance") or dict.fromkeys(outcome["expert_loss"])
     row = {**named, "barrier": outcome["barrier"], "chosen": chosen_text(outcome.get("chosen") or {})}
-    return [{**row, "degradation": name, "distance": value} for name, value in distances.items()]
+    return [{**row, "degradation": name or ALL, "distance": value} for name, value in distances.items()]
 
 
 def _surface(of_experts: Mapping[str, Sequence[Any]], named: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {**named, "degradation": degradation, "alpha": float(alpha), "loss": float(loss)}
+        {**named, "degradation": degradation or ALL, "alpha": float(alpha), "loss": float(loss)}
         for degradation, points in of_experts.items()
         for alpha, loss in points
     ]

@@ -24,7 +24,7 @@ from fusiondistill_runner.working.surface import Batches, mean_loss, surface
 __all__ = ["merge_networks"]
 
 MEMBER = "expert-"
-"""Opens the names of the inputs that are merged."""
+"""Opens the names of the inputs that are merged; the id of a degradation follows, nothing for one of all of them."""
 JUDGED = 2000
 """Training images (at most) that the loss is taken on where none are held out."""
 CANDIDATE = 512
@@ -119,7 +119,7 @@ def _merged(
     mixed = _mixed(job, spec)
 
     def batches(of: ImageSet, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        return mixed(of, [one for one in spec.degradations if one.id == name])
+        return mixed(of, [one for one in spec.degradations if name in ("", one.id)])
 
     @cache
     def few() -> list[torch.Tensor]:
