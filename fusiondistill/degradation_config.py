@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -23,7 +24,17 @@ from fusiondistill.degradations import DEGRADATIONS, Degradation
 from fusiondistill.parametrised import Parametrised, wrong
 from fusiondistill.safe_yaml import Location
 
-__all__ = ["DegradationConfig", "as_degradation", "id_in", "ids_in", "problems_of_ids", "spelled"]
+__all__ = [
+    "DegradationConfig",
+    "as_degradation",
+    "band_id",
+    "id_in",
+    "ids_in",
+    "in_bands",
+    "problems_of_ids",
+    "spelled",
+    "starts_of_bands",
+]
 
 _ID = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RANGE = re.compile(r"\s*(-?\d{1,9})\s*\.\.\s*(-?\d{1,9})\s*", re.ASCII)
@@ -124,6 +135,33 @@ class DegradationConfig(Parametrised):
     def every_level(self) -> Sequence[int]:
         """Its levels, rising: those given, else all of the degradation's."""
         return DEGRADATIONS.find(self.name).levels if self.levels is None else self.levels
+
+
+def in_bands(degradations: Sequence[DegradationConfig], bands: int) -> tuple[DegradationConfig, ...]:
+    """Each degradation as several, with equal parts of its levels, the lowest first; as it is for one band.
+
+    A degradation with fewer levels gets as many bands as it has levels.
+    """
+    if bands == 1:
+        return tuple(degradations)
+    found = []
+    for one in degradations:
+        levels = tuple(one.every_level)
+        ends = [*starts_of_bands(len(levels), bands), len(levels)]
+        for number, (first, end) in enumerate(itertools.pairwise(ends), 1):
+            found.append(one.model_copy(update={"label": band_id(one.id, number), "levels": levels[first:end]}))
+    return tuple(found)
+
+
+def starts_of_bands(levels: int, bands: int) -> list[int]:
+    """The place of the first of each band's levels, where so many levels are split."""
+    bands = min(bands, levels)
+    return [number * levels // bands for number in range(bands)]
+
+
+def band_id(degradation: str, number: int) -> str:
+    """The id of a band of a degradation's levels, counted from 1."""
+    return f"{degradation}_{number}"
 
 
 def _levels(given: Any) -> tuple[int, ...]:

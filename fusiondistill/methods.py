@@ -109,15 +109,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "generalist": {
         "title": "Generalist",
         "description": "starts from the base, fine-tuned on all degradations with cross-entropy; BatchNorm normalises "
-        "the images of each degradation apart",
+        "the images of each degradation apart, mild and strong ones",
         "start": "base",
         "train_on": "all",
         "batchnorm": "apart",
+        "bands": 2,
     },
     "recommended": {
         "title": "Recommended",
-        "description": "the weights of Generalist with BatchNorm statistics for each degradation, behind a small "
-        "router that sees in the image which one it has; told nothing",
+        "description": "the weights of Generalist with BatchNorm statistics for each degradation, mild and strong, "
+        "behind a small router that sees in the image which one it has; told nothing",
         "start": {"merge": "average", "of": "generalist", "recalibrate": "per_degradation"},
         "inference": "router",
     },
@@ -264,6 +265,12 @@ class Trained(_Row, Recipe):
         None,
         description="with train_on: each: after every so many epochs all networks are replaced by their average; the "
         "schedule goes on, the optimiser starts anew; default: never",
+    )
+    bands: Annotated[int, Field(ge=1, le=8)] = Field(
+        1,
+        description="with batchnorm: apart: so many equal parts of each degradation's levels, each of which is "
+        "normalised apart; a step has batch_size / bands images of each, and there are epochs / bands epochs, so that "
+        "it costs the same",
     )
     checkpoint: str | dict[str, str] | None = Field(
         None,

@@ -122,21 +122,26 @@ define:
 def test_one_network_gets_statistics_for_each_degradation_or_goes_back_towards_its_start() -> None:
     content = plan("""
 methods: [recommended, mine, back]
-generalist: {epochs: 7}
+generalist: {epochs: 8}
 define:
   mine: {like: recommended, inference: own, start: {merge: average, of: vanilla, recalibrate: per_degradation}}
   back: {start: {merge: wise_ft, of: vanilla, alpha: [0.5, 1.0]}}
 """)
     trained = {s.name: s.spec for s in content.stages if isinstance(s.spec, TrainSpec)}
     assert trained.keys() == {"base", "generalist", "vanilla"}
-    assert trained["generalist"].recipe.epochs == 7 and trained["generalist"].recipe.batchnorm == "apart"
+    spec = trained["generalist"]
+    assert (spec.recipe.epochs, spec.recipe.batch_size, spec.recipe.batchnorm) == (4, 64, "apart")
+    assert {one.id: one.levels for one in spec.degradations if one.name == "saltpepper"} == {
+        "saltpepper_1": tuple(range(13)), "saltpepper_2": tuple(range(13, 26)),
+    }  # fmt: skip
+    assert [one.id for one in spec.degradations][:2] == ["jpeg_1", "jpeg_2"] and len(spec.degradations) == 8
     of = {(r.method, r.degradation): r.stage for r in content.rows}
-    for method, one in (("recommended", "generalist"), ("mine", "vanilla")):
-        networks = of[method, "blur"].inputs
-        if method == "recommended":  # a file with a router
-            networks = networks["model"].inputs
-        merged = networks["expert-blur"] if "expert-blur" in networks else networks["model"]
-        assert inputs(merged) == {"base": "base", "expert-": one} and merged.name == "fused-told-blur"
+    packed = of["recommended", "blur"].inputs["model"].inputs
+    assert packed.keys() == {"part", *(f"expert-{d}_{number}" for d in FOUR for number in (1, 2))}
+    for merged, one, told in ((packed["expert-blur_2"], "generalist", "blur_2"),
+                              (of["mine", "blur"].inputs["model"], "vanilla", "blur")):  # fmt: skip
+        assert inputs(merged) == {"base": "base", "expert-": one} and merged.name == f"fused-told-{told}"
+        assert isinstance(merged.spec, MergeSpec) and merged.spec.told in {d.id for d in merged.spec.degradations}
     assert inputs(of["back", "blur"].inputs["model"]) == {"base": "base", "expert-": "vanilla"}
     told = {t.id: t.description for t in content.descriptions}
     assert "the weights of Vanilla (wise_ft, alpha [0.5, 1.0], chosen on validation)" in told["back"]
@@ -326,6 +331,11 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {a: {train_on: all}}\n", 2, "define.a.start", "is missing"),
         ("define: {a: {start: expert, train_on: all}}\n", 2, "define.a.start", "only train_on: each"),
         ("define: {a: {start: oracle, train_on: all}}\n", 2, "define.a.start", "has none of its own"),
+        ("vanilla: {bands: 2}\n", 2, "vanilla.bands", "is for batchnorm: apart"),
+        ("fusiondistill: {bands: 2, batchnorm: apart}\n", 2, "fusiondistill.bands", "without teachers"),
+        ("generalist: {bands: 9}\n", 2, "generalist.bands", "less than or equal to 8"),
+        ("define: {a: {like: recommended, inference: own}}\n", 2, "define.a.inference",
+         "own knows no levels, and generalist has 2 bands of them: say router, or bands: 1 there"),
         ("define: {a: {start: {merge: ties, of: vanilla}}}\n", 2, "define.a.start.merge",
          "vanilla is one network, and ties merges several; of one: average, task_arithmetic, wise_ft"),
         ("define: {a: {start: modelsoups-told, train_on: all}}\n", 2, "define.a.start", "for each degradation"),

@@ -19,7 +19,7 @@ from fusiondistill import build_model, load_checkpoint, load_images, load_model,
 from fusiondistill.cards import HOW, card_of
 from fusiondistill.checkpoints import CheckpointError
 from fusiondistill.data import ImageSet
-from fusiondistill.degradation_config import as_degradation
+from fusiondistill.degradation_config import as_degradation, in_bands
 from fusiondistill.evaluation import Conditions, judge
 from fusiondistill.folding import for_inference
 from fusiondistill.inference import INFERENCE, At, Part, combined
@@ -115,6 +115,27 @@ def test_it_sees_the_degradation_and_a_rough_level(part: Part) -> None:
     assert asked <= 400 + 4  # one forward pass an image; a single one is doubled
 
 
+def test_it_chooses_by_the_level_where_there_are_networks_for_bands_of_levels(part: Part) -> None:
+    roles = ("expert-blur_1", "expert-blur_2", "expert-blur_3", "expert-noise")
+    routed = combined("router", {role: Constant(i) for i, role in enumerate(roles)}, {"width": 32}, part)
+    indices = torch.arange(200)
+    pixels = load_images("digits", "test").gather(indices)[0]
+    banded = {one.id: one.levels for one in in_bands([as_degradation("blur"), as_degradation("noise")], 3)}
+    assert banded["blur_1"] == tuple(range(17)) and banded["blur_3"] == tuple(range(34, 51))
+    seen = degraded(pixels, "blur", random_levels("blur", 7, indices), seed=8, indices=indices, protocol="standard")
+    logits, route = routed.routed(seen)
+    for answer, chosen, level in zip(
+        logits[:, 0].int().tolist(), route.chosen.tolist(), route.levels.tolist(), strict=True
+    ):
+        assert roles[answer].startswith("expert-noise" if chosen else "expert-blur_")
+        assert chosen or level in banded[roles[answer].removeprefix("expert-")]
+    assert {0, 1, 2} <= set(logits[:, 0].int().tolist())
+    few = in_bands([as_degradation({"name": "blur", "levels": [3, 9]})], 4)
+    assert [(one.id, one.levels) for one in few] == [("blur_1", (3,)), ("blur_2", (9,))]
+    with pytest.raises(KeyError, match="expert-noise"):
+        combined("router", {"expert-blur_1": Constant(0)}, {"width": 32}, part)
+
+
 def test_the_same_images_give_the_same_router_whatever_was_drawn_before(part: Part) -> None:
     torch.rand(3)
     before = torch.get_rng_state()
@@ -200,10 +221,12 @@ experiment: routing
 data: {name: digits, train_images: 150, test_images: 60}
 model: cifar_resnet8
 degradations: [blur, noise]
-methods: [base, oracle, routed, router-oracle, adapted]
+methods: [base, oracle, routed, router-oracle, recommended, adapted]
 base: {epochs: 2, batch_size: 32}
 expert: {epochs: 1, batch_size: 32}
+generalist: {epochs: 2, batch_size: 32}
 routed: {inference: {name: router, images: 100, views: 1, epochs: 4}}
+recommended: {inference: {name: router, images: 100, views: 1, epochs: 4}}
 define:
   router-oracle: {of: expert, inference: {name: router, images: 100, views: 1, epochs: 4}}
   adapted: {of: base, inference: adapt}
@@ -233,6 +256,7 @@ def test_rows_with_the_same_router_share_its_fit_and_say_what_they_cost(tmp_path
     about = {one.id: one for one in plan.descriptions}
     one, router = about["base"].parameters, ROUTER.weighs(2, {})
     assert (about["routed"].parameters, about["router-oracle"].parameters) == (one + router, 2 * one + router)
+    assert about["recommended"].parameters == one + router and about["recommended"].passes == 1
     assert about["routed"].passes == about["router-oracle"].passes == 1 and about["routed"].part == router
     assert about["adapted"].transductive and not about["routed"].transductive and not about["routed"].told
 
@@ -240,7 +264,7 @@ def test_rows_with_the_same_router_share_its_fit_and_say_what_they_cost(tmp_path
 def test_a_run_tells_what_its_routers_see_and_what_rows_recover(run: Store) -> None:
     routing = read_parquet(Path(run.path("routing.parquet")).read_bytes()).to_pylist()
     assert {row["name"] for row in routing} == {"clean", "blur", "noise"}
-    for method in ("routed", "router-oracle"):
+    for method in ("routed", "router-oracle", "recommended"):
         for degradation in ("blur", "noise", "contrast"):
             of = [row for row in routing if (row["method"], row["degradation"]) == (method, degradation)]
             for level in {row["level"] for row in of}:
@@ -248,14 +272,14 @@ def test_a_run_tells_what_its_routers_see_and_what_rows_recover(run: Store) -> N
                 assert sum(row["chosen"] for row in of if row["level"] == level) == 60
     table = read_parquet(Path(run.path("results.parquet")).read_bytes())
     lines = "\n".join(results.table_lines(run, table))
-    assert "What the router sees" in lines and "The router of Routed, router-oracle. " in lines
+    assert "What the router sees" in lines and "The router of Routed, router-oracle, Recommended. " in lines
     assert "adapted (transductive)" in lines and "Share of the gain of Oracle" in lines
     from fusiondistill.report import summarise
 
     shares = read_parquet(Path(run.path("shares.parquet")).read_bytes())
     (group,) = summarise(table, planned=results.planned_table(results.plans(run), table), shares=shares)
     mean = {row.method: row.average.by_seed[0] for row in group.rows if row.average.by_seed}
-    assert {one.method for one in group.shares} == {"routed", "router-oracle", "adapted"}
+    assert {one.method for one in group.shares} == {"routed", "router-oracle", "recommended", "adapted"}
     for one in group.shares:
         assert one.gain == pytest.approx(mean["oracle"] - mean["base"]) and one.gain_low <= one.gain <= one.gain_high
         if one.share is not None and one.low is not None and one.high is not None:
@@ -295,10 +319,12 @@ def test_predict_says_what_a_routed_row_sees(run: Store, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_other_programs_run_a_routed_row_and_none_runs_one_that_adapts(run: Store, tmp_path: Path) -> None:
-    (whole,), (adapted,) = (Path(run.location).glob(f"{name}-*") for name in ("routed", "adapted"))
+    names = ("routed", "recommended", "adapted")
+    (routed,), (banded,), (adapted,) = (Path(run.location).glob(f"{name}-*") for name in names)
     for ending in ("pt2", "onnx"):
-        done = CliRunner().invoke(main, ["export", str(whole), "--out", str(tmp_path / f"whole.{ending}")])
-        assert done.exit_code == 0 and "all labels the same" in done.output, done.output
+        for whole in (routed, banded):
+            done = CliRunner().invoke(main, ["export", str(whole), "--out", str(tmp_path / f"{whole.name}.{ending}")])
+            assert done.exit_code == 0 and "all labels the same" in done.output, done.output
         done = CliRunner().invoke(main, ["export", str(adapted), "--out", str(tmp_path / f"adapted.{ending}")])
         assert done.exit_code == 2 and "depends on the images beside it" in done.output
 

@@ -99,6 +99,7 @@ class Inferences(Registry[Inference]):
         settles: Callable[..., Mapping[str, Any]] | None = None,
         weighs: Callable[..., int] | None = None,
         picks: bool = False,
+        levels: bool = False,
         one: bool = False,
         transductive: bool = False,
         smallest: int = 1,
@@ -119,6 +120,7 @@ class Inferences(Registry[Inference]):
                 held-out images; it is added to what the part is about.
             weighs: ``(degradations, **parameters) -> int``, how many parameters that part has for so many degradations.
             picks: does each image go through one of the networks alone?
+            levels: does it choose by the level, too, among ``expert-<degradation>_1``, ``_2`` and so on?
             one: is it a way in which a single network answers? Its role is ``model``.
             transductive: does an image's answer depend on the images beside it? Then the module takes the
                 images of a batch in groups; its attribute ``together`` says of how many.
@@ -160,7 +162,7 @@ class Inferences(Registry[Inference]):
             raise ValueError(f"the way of inference {name!r} is one network's: it is told, fits and picks nothing")
         known = {"gives": gives, "told": told, "alone": told and alone, "fits": fits, "weighs": weighs}
         known |= {"settles": settles}
-        known |= {"picks": picks, "one": one, "transductive": transductive, "smallest": smallest}
+        known |= {"picks": picks, "levels": levels, "one": one, "transductive": transductive, "smallest": smallest}
         return super().register(name, version=version, source=source, replace=replace, **known)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fusiondistill.degradation_config import starts_of_bands
 from fusiondistill.inference._traces import FEATURES, Traces
 
 __all__ = ["CLEAN", "PIECE", "Degradation", "Route", "Routed", "Router", "parameters_of"]
@@ -115,13 +116,32 @@ class Routed(nn.Module):
     """Classifiers behind a router: each image goes to that of the degradation that it seems to have.
 
     Args:
-        router: names a degradation.
-        classifiers: one for each of the router's degradations, in their order: uint8 [B,3,H,W] -> logits [B,C].
+        router: names a degradation and a level.
+        classifiers: for each of the router's degradations, in their order, one or several: uint8 [B,3,H,W] -> logits
+            [B,C]. Several share the levels in equal parts, as :func:`fusiondistill.degradation_config.in_bands` cuts
+            them.
     """
 
-    def __init__(self, router: Router, classifiers: Sequence[nn.Module]) -> None:
+    first: torch.Tensor
+    bounds: torch.Tensor
+
+    def __init__(self, router: Router, classifiers: Sequence[Sequence[nn.Module]]) -> None:
         super().__init__()
-        self.router, self.classifiers = router, nn.ModuleList(classifiers)
+        self.router = router
+        self.classifiers = nn.ModuleList(one for several in classifiers for one in several)
+        counts = [len(several) for several in classifiers]
+        self.register_buffer("first", torch.tensor([0, *counts[:-1]]).cumsum(0), persistent=False)
+        starts = [
+            [one.levels[start] for start in starts_of_bands(len(one.levels), count)][1:]
+            for one, count in zip(router.degradations, counts, strict=True)
+        ]
+        never = torch.iinfo(torch.int64).max
+        filled = [[*one, *[never] * (max(counts) - 1 - len(one))] for one in starts]
+        self.register_buffer("bounds", torch.tensor(filled, dtype=torch.int64), persistent=False)
+
+    def _places(self, route: Route) -> torch.Tensor:
+        """The classifier of each image, int64 [B]."""
+        return self.first[route.chosen] + (route.levels[:, None] >= self.bounds[route.chosen]).sum(1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,12 +156,13 @@ class Routed(nn.Module):
         """The logits, and what the router sees in each image."""
         route: Route = self.router(images)
         if torch.compiler.is_exporting():  # a graph does the same for all pixels: every network, and then the choice
-            every = torch.stack([one(images).float() for one in self.classifiers], 1)  # [B, D, C]
-            index = route.chosen[:, None, None].expand(-1, 1, every.shape[2])
+            every = torch.stack([one(images).float() for one in self.classifiers], 1)  # [B, networks, C]
+            index = self._places(route)[:, None, None].expand(-1, 1, every.shape[2])
             return every.gather(1, index).squeeze(1), route
         logits: torch.Tensor | None = None
+        places = self._places(route)
         for place, classifier in enumerate(self.classifiers):
-            rows = (route.chosen == place).nonzero().squeeze(1)
+            rows = (places == place).nonzero().squeeze(1)
             if len(rows):
                 # One image is doubled: torch would use other kernels for it.
                 own = classifier(images[rows if len(rows) > 1 else rows.repeat(2)]).float()[: len(rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,11 +49,21 @@ def _settle(classifiers: Mapping[str, nn.Module], images: ImageSet, about: Mappi
     from fusiondistill.evaluation import Conditions, predict
     from fusiondistill.folding import for_inference
 
-    right = []
-    for one in about["degradations"]:
-        found = predict(for_inference(classifiers[f"expert-{one['id']}"]), images, Conditions("noise", [0], 0, 500))
-        right.append(int((found[0].cpu() == images.labels).sum()))
-    return {"clean": right.index(max(right))}
+    def right(network: nn.Module) -> int:
+        found = predict(for_inference(network), images, Conditions("noise", [0], 0, 500))
+        return int((found[0].cpu() == images.labels).sum())
+
+    best = [max(map(right, _bands(classifiers, one["id"]))) for one in about["degradations"]]
+    return {"clean": best.index(max(best))}
+
+
+def _bands(classifiers: Mapping[str, nn.Module], degradation: str) -> list[nn.Module]:
+    """The network of a degradation, or those of the bands of its levels, the lowest first."""
+    from fusiondistill.degradation_config import band_id
+
+    roles = (f"expert-{band_id(degradation, number)}" for number in itertools.count(1))
+    found = [classifiers[role] for role in itertools.takewhile(classifiers.__contains__, roles)]
+    return found or [classifiers[f"expert-{degradation}"]]
 
 
 def _parameters(degradations: int, *, width: int, **rest: Any) -> int:
@@ -68,6 +79,7 @@ def _parameters(degradations: int, *, width: int, **rest: Any) -> int:
     settles=_settle,
     weighs=_parameters,
     picks=True,
+    levels=True,
     smallest=8,
     source="a router of the degradation's type, as in CMES 2024, 138(1); the 8x8 blocks are those of JPEG",
 )
@@ -82,7 +94,8 @@ def router(
 ) -> nn.Module:
     """The network of the degradation that a small fitted router sees in the image, told nothing.
 
-    It also names a rough level. An image that seems clean goes to the network that is best on clean validation images.
+    It also names a rough level, and chooses by it where there are networks for bands of levels. An image that seems
+    clean goes to the network that is best on clean validation images.
     """
     from fusiondistill.inference._routing import Routed
 
@@ -90,7 +103,7 @@ def router(
         raise ValueError("router needs its fitted part")
     made = _new(part.about, width, 0)
     made.load_state_dict(dict(part.state))
-    networks = [classifiers[f"expert-{one.id}"] for one in made.degradations]
+    networks = [_bands(classifiers, one.id) for one in made.degradations]
     return Routed(made.eval(), networks)
 
 

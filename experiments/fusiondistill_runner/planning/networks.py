@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fusiondistill.config import Config, ModelConfig, SearchConfig
-from fusiondistill.degradation_config import DegradationConfig
+from fusiondistill.degradation_config import DegradationConfig, in_bands
 from fusiondistill.locations import absolute
 from fusiondistill.losses import need_of
 from fusiondistill.methods import Combined, Inference, Merge, Merged, Trained, searched_name
-from fusiondistill.recipe import Augmentation
+from fusiondistill.recipe import Augmentation, Recipe
 from fusiondistill.recipes import PRETRAINED, RANDOM
 from fusiondistill_runner.planning.specs import (
     CheckpointSpec,
@@ -74,11 +74,16 @@ class StagesOfMethods:
             if method.checkpoint:
                 return {"": self.existing("fused", seed, _path(method.checkpoint, seed), self.model, {})}
             if method.start.recalibrate == "per_degradation":
-                return {d.id: self._merge(method.start, seed, d.id) for d in self.config.degradations}
+                return {d.id: self._merge(method.start, seed, d.id) for d in self._bands(method.start.of)}
             return {"": self._merge(method.start, seed, None)}
         if method.train_on == "each":
             return self._experts(name, method, seed)
-        return {"": self._train(name, method, seed, self.config.degradations if method.train_on == "all" else ())}
+        return {"": self._train(name, method, seed, self._bands(name) if method.train_on == "all" else ())}
+
+    def _bands(self, name: str) -> tuple[DegradationConfig, ...]:
+        """What a method normalises apart: the degradations, or bands of their levels."""
+        method = self.config.table[name]
+        return in_bands(self.config.degradations, method.bands if isinstance(method, Trained) else 1)
 
     def _experts(self, name: str, method: Trained, seed: int) -> Networks:
         """A network for each degradation, after each round of ``average_every`` epochs all replaced by their average.
@@ -121,7 +126,7 @@ class StagesOfMethods:
         if path := _checkpoint(method.checkpoint, seed, ids):
             return self.existing(name, seed, path, self.model, {})
         spec = TrainSpec(
-            recipe=method.recipe,
+            recipe=_in_bands(method),
             degradations=degradations,
             data=self.data(seed),
             model=self.model,
@@ -202,7 +207,7 @@ class StagesOfMethods:
             recalibrate="mixed" if recalibrate == "per_degradation" else recalibrate,
             told=told,
             images=merge.images,
-            degradations=config.degradations,
+            degradations=self._bands(merge.of) if told else config.degradations,
             data=self.data(seed),
             protocol=config.protocol,
             data_seed=self._data_seed(seed),
@@ -300,6 +305,15 @@ class StagesOfMethods:
     def _data_seed(self, seed: int) -> int:
         fixed = self.config.assumed.data_seed
         return seed if fixed is None else fixed
+
+
+def _in_bands(method: Trained) -> Recipe:
+    """The recipe of a training under so many bands, at the cost of one without."""
+    recipe, bands = method.recipe, method.bands
+    if bands == 1:
+        return recipe
+    sizes = {"epochs": max(1, round(recipe.epochs / bands)), "batch_size": max(2, recipe.batch_size // bands)}
+    return recipe.model_copy(update=sizes)
 
 
 def _path(given: str, seed: int, degradation: str = "") -> str:
