@@ -29,10 +29,12 @@ from fusiondistill.models import ImageClassifier
 from fusiondistill.packing import How, pack
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.driving.prepared import prepare
+from fusiondistill_runner.planning.specs import ValidateSpec
 from fusiondistill_runner.storage.noted_plans import note_plan
 from fusiondistill_runner.storage.parquet import read_parquet
 from fusiondistill_runner.storage.store import Store
 from fusiondistill_runner.views import results
+from fusiondistill_runner.working.data import splits
 from fusiondistill_runner.working.execute import execute
 
 CPU = torch.device("cpu")
@@ -285,6 +287,22 @@ def test_a_run_tells_what_its_routers_see_and_what_rows_recover(run: Store) -> N
         if one.share is not None and one.low is not None and one.high is not None:
             assert one.share == pytest.approx((mean[one.method] - mean["base"]) / one.gain)
             assert one.low <= one.share <= one.high
+
+
+def test_one_set_of_weights_behind_a_router_may_be_the_best_network(run: Store) -> None:
+    ready = prepare(str(Path(run.location).parent / "config.yaml"), (), run.location, local=True)
+    validated = {one.method: one for one in ready.plan.validated}
+    assert validated.keys() == {"base", "routed", "recommended"}  # neither several networks nor one that adapts
+    for method in ("routed", "recommended"):
+        one = validated[method]
+        manifest, spec = run.manifest_of(one.stage.directory), one.stage.spec
+        assert manifest is not None and isinstance(spec, ValidateSpec)
+        held_out = splits(spec.data, None, "validation")[1]
+        assert held_out is not None
+        pixels, labels = held_out.gather(range(len(held_out)))
+        right = int((load_model(run.path(one.network.directory))(pixels).argmax(1) == labels).sum())
+        assert manifest["outcome"]["right"]["clean"] == right
+        assert set(manifest["outcome"]["right"]) == {"clean", "blur", "noise"}
 
 
 def test_predict_says_what_a_routed_row_sees(run: Store, tmp_path: Path) -> None:

@@ -171,7 +171,10 @@ class _Builder:
         passes = entry.passes(len(networks))
         about = of_method(self.config, name, sets * self.parameters + part, passes=passes)
         self.describe(replace(about, part=part, transductive=entry.transductive))
-        self.evaluate(name, seed, {"model": self.networks.whole(name, seed, inference, networks)})
+        whole = self.networks.whole(name, seed, inference, networks)
+        self.evaluate(name, seed, {"model": whole})
+        if sets == 1 and not entry.transductive:
+            self._validate(name, seed, whole)
 
     def _own(self, name: str, seed: int, networks: Networks) -> None:
         """The row of a method that is told the degradation, which shares evaluations with the expert matrix."""
