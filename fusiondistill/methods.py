@@ -269,8 +269,8 @@ class Trained(_Row, Recipe):
     bands: Annotated[int, Field(ge=1, le=8)] = Field(
         1,
         description="with batchnorm: apart: so many equal parts of each degradation's levels, each of which is "
-        "normalised apart; a step has batch_size / bands images of each, and there are epochs / bands epochs, so that "
-        "it costs the same",
+        "normalised apart; a step has batch_size / bands images of each, and there are epochs / bands epochs, both "
+        "rounded, so that it costs the same",
     )
     checkpoint: str | dict[str, str] | None = Field(
         None,

@@ -131,15 +131,21 @@ def _rounds(name: str, table: Table, content: Mapping[str, Any]) -> Iterator[Pro
 def _apart(name: str, table: Table) -> Iterator[Problem]:
     """BatchNorm by degradation, where a network sees one alone."""
     settings = table.settings.get(name, {})
-    apart, bands = settings.get("batchnorm") == "apart", settings.get("bands", 1)
+    apart = settings.get("batchnorm") == "apart"
     if apart and settings.get("train_on") != "all":
         yield where(name, "batchnorm"), "apart is for train_on: all, where a step has images of several degradations"
-    if not isinstance(bands, int) or bands <= 1:
+    if _bands(settings) == 1:
         return
     if not apart:
         yield where(name, "bands"), "is for batchnorm: apart"
     elif settings.get("teachers") is not None:
         yield where(name, "bands"), "is for a method without teachers"
+
+
+def _bands(settings: Mapping[str, Any]) -> int:
+    """A method's number of bands; 1 for a value that is no such number, which is said where it is read."""
+    bands = settings.get("bands", 1)
+    return bands if isinstance(bands, int) and bands > 1 else 1
 
 
 def _has_weights(content: Mapping[str, Any]) -> bool:
@@ -255,8 +261,8 @@ def _merged(name: str, raw: Mapping[str, Any], table: Table) -> Iterator[Problem
     if told and raw.get("inference") is None:
         text = "per_degradation gives a network for each degradation: say inference: own, which is told which it is, "
         yield where(name, "start", "recalibrate"), text + "or router, which sees it in the image"
-    way, bands = way_of(raw), table.settings.get(str(start.get("of", EXPERTS)), {}).get("bands", 1)
-    if told and way is not None and not way.facts["levels"] and isinstance(bands, int) and bands > 1:
+    way, bands = way_of(raw), _bands(table.settings.get(str(start.get("of", EXPERTS)), {}))
+    if told and bands > 1 and way is not None and not way.facts["levels"]:
         text = f"{way.name} knows no levels, and {start['of']} has {bands} bands of them: say router, or bands: 1 there"
         yield where(name, "inference"), text
     yield from _inference(name, raw, table, several=told)

@@ -248,7 +248,8 @@ class Loop:
     def _descend(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         with autocast(self.recipe.precision, self.device):
             teachers = self._teach(batch) if self.objective.needs.teacher else None
-            features, apart = None, {"slices": batch.slices} if self.recipe.batchnorm == "apart" else {}
+            apart = {"slices": batch.slices} if self.recipe.batchnorm == "apart" else {}
+            features = None
             if self.objective.needs.features:
                 logits, features = self.forward(batch.student, features=True, **apart)
             else:

@@ -134,6 +134,13 @@ def test_it_chooses_by_the_level_where_there_are_networks_for_bands_of_levels(pa
     assert {0, 1, 2} <= set(logits[:, 0].int().tolist())
     few = in_bands([as_degradation({"name": "blur", "levels": [3, 9]})], 4)
     assert [(one.id, one.levels) for one in few] == [("blur_1", (3,)), ("blur_2", (9,))]
+    renamed = [{**one, "id": id} for one, id in zip(part.about["degradations"], ("blur", "blur_1"), strict=True)]
+    alike = Part(part.state, {"degradations": renamed})
+    for roles, first in ((("expert-blur", "expert-blur_1"), 1), (("expert-blur_1", "expert-blur_1_1"), 1),
+                         (("expert-blur_1", "expert-blur_2", "expert-blur_1_1", "expert-blur_1_2"), 2)):  # fmt: skip
+        several = combined("router", {role: Constant(i) for i, role in enumerate(roles)}, {"width": 32}, alike)
+        assert [one.place for one in several.classifiers] == list(range(len(roles)))
+        assert several.first.tolist() == [0, first]  # an id that looks like a band of another is none
     with pytest.raises(KeyError, match="expert-noise"):
         combined("router", {"expert-blur_1": Constant(0)}, {"width": 32}, part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -53,17 +53,23 @@ def _settle(classifiers: Mapping[str, nn.Module], images: ImageSet, about: Mappi
         found = predict(for_inference(network), images, Conditions("noise", [0], 0, 500))
         return int((found[0].cpu() == images.labels).sum())
 
-    best = [max(map(right, _bands(classifiers, one["id"]))) for one in about["degradations"]]
+    best = [max(map(right, several)) for several in _grouped(classifiers, [one["id"] for one in about["degradations"]])]
     return {"clean": best.index(max(best))}
 
 
-def _bands(classifiers: Mapping[str, nn.Module], degradation: str) -> list[nn.Module]:
-    """The network of a degradation, or those of the bands of its levels, the lowest first."""
+def _grouped(classifiers: Mapping[str, nn.Module], degradations: Sequence[str]) -> list[list[nn.Module]]:
+    """For each degradation its network, or those of the bands of its levels, the lowest first."""
     from fusiondistill.degradation_config import band_id
 
-    roles = (f"expert-{band_id(degradation, number)}" for number in itertools.count(1))
-    found = [classifiers[role] for role in itertools.takewhile(classifiers.__contains__, roles)]
-    return found or [classifiers[f"expert-{degradation}"]]
+    whole = [f"expert-{one}" for one in degradations]
+    if classifiers.keys() == set(whole):  # first, since an id may look like a band of another: blur and blur_1
+        return [[classifiers[role]] for role in whole]
+    found = []
+    for degradation in degradations:
+        bands = (f"expert-{band_id(degradation, number)}" for number in itertools.count(1))
+        roles = [*itertools.takewhile(classifiers.__contains__, bands)] or [f"expert-{degradation}"]
+        found.append([classifiers[role] for role in roles])
+    return found
 
 
 def _parameters(degradations: int, *, width: int, **rest: Any) -> int:
@@ -103,8 +109,7 @@ def router(
         raise ValueError("router needs its fitted part")
     made = _new(part.about, width, 0)
     made.load_state_dict(dict(part.state))
-    networks = [_bands(classifiers, one.id) for one in made.degradations]
-    return Routed(made.eval(), networks)
+    return Routed(made.eval(), _grouped(classifiers, [one.id for one in made.degradations]))
 
 
 def _about(at: At) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class StagesOfMethods:
         if path := _checkpoint(method.checkpoint, seed, ids):
             return self.existing(name, seed, path, self.model, {})
         spec = TrainSpec(
-            recipe=_in_bands(method),
+            recipe=_recipe_in_bands(method),
             degradations=degradations,
             data=self.data(seed),
             model=self.model,
@@ -307,7 +307,7 @@ class StagesOfMethods:
         return seed if fixed is None else fixed
 
 
-def _in_bands(method: Trained) -> Recipe:
+def _recipe_in_bands(method: Trained) -> Recipe:
     """The recipe of a training under so many bands, at the cost of one without."""
     recipe, bands = method.recipe, method.bands
     if bands == 1:
