@@ -160,6 +160,11 @@ def test_what_a_section_changes_is_said_beside_the_built_in_sentence() -> None:
     told = {one.id: one.description for one in content.descriptions}
     assert told["fusiondistill"].endswith("told nothing; taught by all 4 networks of Expert together, averaged evenly "
                                           "(a forward pass of each)")  # fmt: skip
+    start = "{merge: task_arithmetic, of: expert, recalibrate: per_degradation}"
+    routed = plan(f"methods: [far]\ndefine: {{far: {{start: {start}, inference: router}}}}")
+    assert [one.description for one in routed.descriptions if one.id == "far"] == [
+        "the networks of Expert, merged (task_arithmetic), evaluated without further training; inference: router"
+    ]
     paired = config("fusing: {pairing: same, loss: {consistency: 12}}").table["fusing"]
     assert paired.loss.weight("consistency") == 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 
 from fusiondistill.merging import MERGING, At, merge
 from fusiondistill.merging._judging import Judge, _Kept
+from fusiondistill.merging.regmean import regmean
 from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.state_dicts import average
 from toy_network import toy
@@ -149,7 +150,7 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("which", CONVOLUTIONS)
-@pytest.mark.parametrize("off_diagonal", [1.0, 0.6])
+@pytest.mark.parametrize("off_diagonal", [0.999, 0.6])
 def test_regmean_of_a_convolution_is_the_least_squares_of_its_columns(which: str, off_diagonal: float) -> None:
     conv = nn.Conv2d(4, 4, **CONVOLUTIONS[which])
     model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -163,7 +164,7 @@ def test_regmean_of_a_convolution_is_the_least_squares_of_its_columns(which: str
         weight = state["0.weight"].double().numpy().reshape(conv.groups, 4 // conv.groups, -1)
         left, right = left + shrunk, right + shrunk @ weight.transpose(0, 2, 1)
     expected = np.linalg.solve(left, right).transpose(0, 2, 1).reshape(conv.weight.shape)
-    merged = merge(states, "regmean", at=at_of(model, images), off_diagonal=off_diagonal, ridge=0)
+    merged = merge(states, "regmean", at=at_of(model, images), off_diagonal=off_diagonal, ridge=1e-9)
     np.testing.assert_allclose(merged["0.weight"], expected, rtol=1e-3, atol=1e-4)
     if conv.bias is not None:
         torch.testing.assert_close(merged["0.bias"], average(states)["0.bias"])
@@ -176,11 +177,11 @@ def test_regmean_of_a_linear_layer_answers_as_the_experts_do_in_the_least_square
     inputs = [whole(batches)[0].flatten(1).double().numpy() for batches in images.values()]
     targets = [x @ s["1.weight"].double().numpy().T for x, s in zip(inputs, states, strict=True)]
     expected = np.linalg.lstsq(np.concatenate(inputs), np.concatenate(targets), rcond=None)[0]
-    merged = merge(states, "regmean", at=at_of(model, images), off_diagonal=1, ridge=0)
+    merged = regmean(states, at_of(model, images), off_diagonal=1, ridge=0)
     np.testing.assert_allclose(merged["1.weight"], expected.T, rtol=1e-3, atol=1e-4)
     diagonal = [(x**2).mean(0) for x in inputs]
     weighed = [d * s["1.weight"].double().numpy() for d, s in zip(diagonal, states, strict=True)]
-    merged = merge(states, "regmean", at=at_of(model, images), off_diagonal=0, ridge=0)
+    merged = merge(states, "regmean", at=at_of(model, images), off_diagonal=0, ridge=1e-9)
     np.testing.assert_allclose(merged["1.weight"], sum(weighed) / sum(diagonal), rtol=1e-4)
 
 
@@ -201,22 +202,48 @@ def test_regmean_of_equal_experts_is_that_expert_and_only_layers_that_run_are_so
     )
 
 
-def test_a_singular_gram_matrix_names_the_layer_and_what_to_change() -> None:
+@pytest.mark.parametrize("given", [{"off_diagonal": 1}, {"ridge": 0}, {"off_diagonal": [0.9, 1]}])
+def test_parameters_that_leave_a_gram_matrix_singular_are_refused_before_any_image_is_read(given: dict) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    read = []
+
+    class Unread:
+        def __iter__(self) -> Iterator[Any]:
+            read.append(1)
+            return iter(())
+
+    with pytest.raises(ValueError, match=next(iter(given))):
+        merge(varied(model, 2), "regmean", at=at_of(model, dict.fromkeys(NAMES[:2], Unread())), **given)
+    assert not read
+
+
+def test_no_gram_matrix_is_singular_within_the_bounds() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     states = varied(model, 2)
-    images = {name: labelled(i, 4, 3, 2, 2) for i, name in enumerate(NAMES[:2])}
+    images = {name: labelled(i, 4, 3, 2, 2) for i, name in enumerate(NAMES[:2])}  # 8 images of 12 values
     at = at_of(model, images)
+    loosest = {"off_diagonal": 0.999, "ridge": 1e-9}
+    assert all(one.isfinite().all() for one in merge(states, "regmean", at=at, **loosest).values())
     with pytest.raises(ValueError, match=r"layer 1 is singular: its inputs depend .* off_diagonal below 1"):
-        merge(states, "regmean", at=at, off_diagonal=1, ridge=0)
-    merge(states, "regmean", at=at, off_diagonal=1, ridge=1e-6)
+        regmean(states, at, off_diagonal=1, ridge=0)
     for batches in images.values():
         for pixels, _ in batches:
             pixels[:, 0] = 0
     with pytest.raises(ValueError, match=r"layer 1 is singular: 4 of its 12 inputs are 0 .* Give ridge above 0"):
-        merge(states, "regmean", at=at, ridge=0)
+        regmean(states, at, ridge=0)
     shares = [float(whole(batches)[0].square().mean()) for batches in images.values()]
-    merged = merge(states, "regmean", at=at)
-    torch.testing.assert_close(merged["1.weight"][:, :4], average(states, shares)["1.weight"][:, :4])
+    for given in ({}, loosest):
+        merged = merge(states, "regmean", at=at, **given)
+        torch.testing.assert_close(merged["1.weight"][:, :4], average(states, shares)["1.weight"][:, :4])
+    for batches in images.values():
+        for pixels, _ in batches:
+            pixels.zero_()
+    torch.testing.assert_close(merge(states, "regmean", at=at, **loosest), dict(average(states)))
+    for batches in images.values():
+        for pixels, _ in batches:
+            pixels[0] = torch.inf
+    with pytest.raises(ValueError, match="inputs of the layer 1 are not finite"):
+        merge(states, "regmean", at=at)
     with pytest.raises(ValueError, match="no image of jpeg"):
         merge(states, "regmean", at=at_of(model, {"jpeg": [], "blur": []}))
 

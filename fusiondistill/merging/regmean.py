@@ -35,9 +35,13 @@ def regmean(
     at: At,
     *,
     examples: Annotated[int, Field(ge=1, description="images of its degradation that each expert sees, at most")] = 256,
-    off_diagonal: Annotated[float, Field(ge=0, le=1, description="factor of the Gram matrices' off-diagonals")] = 0.9,
+    off_diagonal: Annotated[
+        float,
+        Field(ge=0, le=0.999, description="factor of the Gram matrices' off-diagonals; 1 would leave them singular"),
+    ] = 0.9,
     ridge: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="added to the diagonals, times their mean over the layer")
+        float,
+        Field(ge=1e-9, allow_inf_nan=False, description="added to the diagonals, times their mean over the layer"),
     ] = 1e-6,
 ) -> dict[str, torch.Tensor]:
     """The weights of each layer that come nearest to the experts' outputs on the experts' own inputs.
@@ -45,10 +49,13 @@ def regmean(
     `W = (sum_i G_i)^-1 sum_i G_i W_i` with `G_i = X_i^T X_i / n_i` of the layer's inputs X_i in expert i on images of
     its degradation, off-diagonals times `off_diagonal`. A convolution is the same on the columns of its unfolded input
     (im2col, [Cin * kh * kw]); one with groups has a matrix for each group. Biases and all other parameters are
-    averaged. Gram matrices are summed batch by batch in float64, and only the sum over experts is kept.
+    averaged. Gram matrices are summed batch by batch in float64, and only the sum over experts is kept. No matrix is
+    singular within the bounds of the parameters: off-diagonals shrink, and each diagonal gets a ridge (a layer whose
+    inputs are all 0 is averaged).
 
     Raises:
-        ValueError: a layer's matrix is singular; the message names the layer and what to change.
+        ValueError: a layer's inputs are not finite, or its matrix is singular (a direct call with parameters beyond
+            their bounds); the message names the layer and what to change.
     """
     import torch
 
@@ -64,7 +71,7 @@ def regmean(
                 del left[layer], right[layer]
         for layer, gram in found.items() if not number else ((one, found[one]) for one in left):
             shrunk = off_diagonal * gram + torch.diag_embed((1 - off_diagonal) * gram.diagonal(dim1=1, dim2=2))
-            shrunk.diagonal(dim1=1, dim2=2).add_(ridge * float(gram.diagonal(dim1=1, dim2=2).mean()))
+            shrunk.diagonal(dim1=1, dim2=2).add_(ridge * (float(gram.diagonal(dim1=1, dim2=2).mean()) or 1.0))
             weight = state[f"{layer}.weight"].detach().to(gram)
             product = shrunk @ weight.view(len(gram), -1, gram.shape[1]).transpose(1, 2)
             left[layer] = left[layer] + shrunk if layer in left else shrunk
@@ -80,6 +87,8 @@ def _solved(gram: torch.Tensor, right: torch.Tensor, layer: str) -> torch.Tensor
     """X with gram X = right, for float64 [G,K,K] and [G,K,O]; the matrix is scaled to a diagonal of ones first."""
     import torch
 
+    if not bool(gram.isfinite().all()):
+        raise ValueError(f"regmean: the inputs of the layer {layer} are not finite; leave out that expert")
     scale = gram.diagonal(dim1=1, dim2=2).rsqrt()
     factor, failed = torch.linalg.cholesky_ex(scale[:, :, None] * gram * scale[:, None, :])
     pivots = factor.diagonal(dim1=1, dim2=2)
