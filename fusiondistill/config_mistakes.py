@@ -15,24 +15,12 @@ from pydantic import BaseModel, ValidationError
 from fusiondistill.config import SECTIONS, Config
 from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.parametrised import Parametrised
-from fusiondistill.registry import close_to
+from fusiondistill.refusals import worded
 from fusiondistill.resolution import resolve, where
 from fusiondistill.safe_yaml import Location, mapping
 
 __all__ = ["ConfigError", "Mistake", "explained", "line_of"]
 
-_FORMS = [
-    (re.compile("a valid tuple"), "a list"),
-    (re.compile("a valid dictionary"), "a mapping"),
-    (re.compile(r"( or|,)? (an )?instance of \w+"), ""),
-    (re.compile("a valid boolean, unable to interpret input|a valid boolean"), "true or false"),
-    (re.compile("a valid integer, unable to parse string as an integer|a valid integer"), "a whole number"),
-    (re.compile("a valid number, unable to parse string as a number|a valid number"), "a number"),
-    (re.compile("a valid string"), "text"),
-    (re.compile(r"^tuple should have at (most|least) (\d+) items? after validation, not (\d+)"),
-     r"should have at \1 \2 items, not \3 (a comma separates items; decimals take a point)"),
-]  # fmt: skip
-"""What pydantic says -> what is meant in YAML."""
 _CALLED = {
     "learningrate": "lr", "wd": "weight_decay", "decay": "weight_decay", "bs": "batch_size", "batch": "batch_size",
     "numepochs": "epochs", "nepochs": "epochs", "maxepochs": "epochs", "opt": "optimizer",
@@ -44,7 +32,6 @@ _CALLED = {
     "amp": "precision", "padding": "crop_padding", "hflip": "flip", "randomresizedcrop": "resized_crop",
 }  # fmt: skip
 """What other projects call a key, in letters alone -> its name here."""
-_QUOTED = re.compile("'([^']*)'")
 _SHOWN = 200
 """The most mistakes that a message lists."""
 _DEEPEST = 2
@@ -210,14 +197,6 @@ def _unknown(location: Location, content: Mapping[str, Any], known: list[str], p
     return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
 
 
-def _as_number(shown: Any) -> str:
-    """What to write for a text that means a number: ``20%``, or ``0,1``."""
-    found = re.fullmatch(r"([0-9.]+) ?(%)|([0-9]+),([0-9]+)", shown) if isinstance(shown, str) else None
-    if found is None or (found[2] and not re.fullmatch(r"\d+(\.\d+)?", found[1])):
-        return ""
-    return f": write {float(found[1]) / 100:g}" if found[2] else f": write {found[3]}.{found[4]}"
-
-
 def _explain(
     problem: Any,
     content: Mapping[str, Any],
@@ -226,8 +205,7 @@ def _explain(
 ) -> Mistake | None:
     """A pydantic error as a mistake; None for one that the rules, or the method that it is inherited from, report."""
     location = _place(tuple(problem["loc"]), content)
-    message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
-    shown = problem.get("input")
+    message, shown = worded(problem), problem.get("input")
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return None  # the rules report it
     if (
@@ -248,17 +226,12 @@ def _explain(
     elif problem["type"] == "too_short":
         message = f"needs {problem['ctx']['min_length']} or more, and has {problem['ctx']['actual_length']}"
     elif problem["type"] != "value_error":
-        message = f"{message[0].lower()}{message[1:]}"
-        for form, words in _FORMS:
-            message = form.sub(words, message)
         if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, dict):
             first = "{name: ...}" if "name" in shown else next(iter(shown), "")
             message = f"must be a list, and this is a mapping: write [{first}, ...], or a dash before each item"
         if problem["type"] in ("model_type", "model_attributes_type") and (keys := _fields_at(location, content)):
-            message += f" with keys such as {', '.join(keys[:3])}"
-        if not isinstance(shown, dict | list | tuple):
-            known = _QUOTED.findall(problem["ctx"]["expected"]) if problem["type"] == "literal_error" else []
-            message += f", not {shown!r}{close_to(str(shown), known, listed=False)}{_as_number(shown)}"
+            said = {**problem, "msg": f"{problem['msg']} with keys such as {', '.join(keys[:3])}"}
+            message = worded(said)
         if location[-1:] == ("loss",) and isinstance(shown, str):
             message += f": write {{{shown}: 1}}, a weight for each term"
         if problem["type"] in ("tuple_type", "list_type") and isinstance(shown, int | float | str):

@@ -229,7 +229,8 @@ class Teachers(Frozen):
     by: TaughtBy = Field(
         "degradation",
         description="which of its networks teach an image: that of its degradation; or all of them, whose outputs are "
-        "averaged, evenly (mean) or by how sure each is of the image's label (confidence); each costs a forward pass",
+        "averaged, evenly (mean) or by how sure each is of the image's label (confidence, the weights of CA-MKD; Zhang "
+        "et al. 2022, arXiv:2201.00007); each costs a forward pass",
     )
 
     @property
@@ -264,7 +265,7 @@ class Trained(_Row, Recipe):
     average_every: Count | None = Field(
         None,
         description="with train_on: each: after every so many epochs all networks are replaced by their average; the "
-        "schedule goes on, the optimiser starts anew; default: never",
+        "schedule goes on, the optimiser starts anew; default: never (as in McMahan et al. 2017, arXiv:1602.05629)",
     )
     bands: Annotated[int, Field(ge=1, le=8)] = Field(
         1,

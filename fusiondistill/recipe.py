@@ -206,27 +206,28 @@ class Recipe(Frozen):
     ema: Fraction = Field(
         0.0,
         description="decay by the step of an exponential moving average of the weights, which is validated and kept in "
-        "their place, with BatchNorm recomputed; 0 for none",
+        "their place, with BatchNorm recomputed; 0 for none (Polyak and Juditsky 1992)",
     )
     swa: Fraction = Field(
         0.0,
         description="fraction of all epochs after which the mean of the weights at the ends of epochs is validated and "
-        "kept in their place, with BatchNorm recomputed; 0 for none",
+        "kept in their place, with BatchNorm recomputed; 0 for none (Izmailov et al. 2018, arXiv:1803.05407)",
     )
     pull: Weight = Field(
         0.0,
         description="weight w of w/2 |weights - start|^2, which keeps a network near its start; coupled or decoupled "
-        "as weight_decay is; 0 for none",
+        "as weight_decay is; 0 for none (L2-SP; Li et al. 2018, arXiv:1802.01483)",
     )
     mixup: Weight = Field(
         0.0,
         description="alpha of Beta(alpha, alpha), from which each image's share in a mixture with another of the same "
-        "degradation is drawn; teachers see the mixture; 0 for none",
+        "degradation is drawn; teachers see the mixture; 0 for none (Zhang et al. 2018, arXiv:1710.09412)",
     )
     batchnorm: Literal["together", "apart"] = Field(
         "together",
         description="what BatchNorm normalises by in training on all degradations: all images of a step, or those of "
-        "each degradation apart; then answer with statistics of each degradation, as the row `recommended` does",
+        "each degradation apart (Chang et al. 2019, arXiv:1906.03950); then answer with statistics of each, as the row "
+        "`recommended` does",
     )
     precision: Precision = Field("fp32", description="precision of the forward pass (autocast)")
     channels_last: Layout = Field(

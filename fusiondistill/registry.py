@@ -9,11 +9,10 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -22,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fusiondistill.refusals import close_to, worded
 from fusiondistill.signatures import check_arguments, model_of
 
 __all__ = ["Entry", "Kind", "Plugin", "Registry", "UnknownEntry", "WrongResult", "close_to"]
@@ -119,13 +119,17 @@ class Entry:
         try:
             return self.resolve(given) if given or self.parameters.model_fields else {}
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(part for part in map(str, first["loc"]) if not part.startswith("["))
-            known = tuple(self.parameters.model_fields)
-            if first["type"] == "extra_forbidden":
+            # Of a value that may have several forms, what is wrong in the one that it comes nearest to.
+            problem = max(error.errors(), key=lambda one: len(one["loc"]))
+            key = ".".join(part for part in map(str, problem["loc"]) if "[" not in part)
+            if problem["type"] == "extra_forbidden":
+                known = tuple(self.parameters.model_fields)
                 hint = close_to(key, known) if known else "; it has none"
                 raise ValueError(f"the {self.kind} {self.name!r} has no parameter {key!r}{hint}") from None
-            raise ValueError(f"parameter {key} of the {self.kind} {self.name!r}: {first['msg']}") from None
+            if problem["type"] == "missing":
+                what = self.parameters.model_fields[key].description
+                raise ValueError(f"the {self.kind} {self.name!r} needs {key}" + (f": {what}" if what else "")) from None
+            raise ValueError(f"parameter {key} of the {self.kind} {self.name!r}: {worded(problem)}") from None
 
     def gave(self, problem: str) -> WrongResult:
         """An error to raise where the function returned something useless.
@@ -308,17 +312,3 @@ class Registry(Mapping[str, Kind], Generic[Kind]):
 
 REGISTRIES: dict[str, Registry[Any]] = {}
 """Every registry that has been imported, by the name of its folder."""
-
-
-def close_to(name: str, known: Sequence[str], *, listed: bool = True) -> str:
-    """The end of a message about an unknown name: the nearest names, else (where ``listed``) all of them."""
-    close = [one for one in known if one.lower() == name.lower()]
-    begun = [one for one in known if len(name) > 2 and one.lower().startswith(name.lower())]
-    close = close or sorted(begun, key=len)[:3]
-    close = close or [one for one in known if one.lower().endswith(f".{name.lower()}")][:3]
-    close = close or difflib.get_close_matches(name, known, n=3, cutoff=0.55)
-    if close:
-        ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
-        close = [one for one, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.05]
-        return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; known: {', '.join(known)}" if listed and known else ""

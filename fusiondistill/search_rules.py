@@ -164,6 +164,8 @@ def _recipe_problem(
         return "is not for a search: trials have search.epochs and train themselves"
     if key == "channels_last":
         return "is not for a search: it changes results by rounding alone"
+    if key in ("batch_size", "batchnorm") and method.bands > 1:
+        return f"is not for a search with bands: {method.bands}, which go with it: compare two methods, or say bands: 1"
     recipe = method.recipe
     keys = tuple(flat(recipe))
     if (term := _term(key)) and term.facts["labels"] == "one" and (recipe.mixup or "mixup" in dimensions):

@@ -12,6 +12,8 @@ from typing import Literal
 
 import torch
 
+from fusiondistill.shares import shares
+
 __all__ = [
     "Buffers",
     "StateDict",
@@ -61,9 +63,9 @@ def average(
     """
     check_alike(state_dicts)
     _check_buffers(buffers)
-    shares = _shares(weights, len(state_dicts))
+    parts = shares(weights, len(state_dicts))
     return {
-        key: tensor.detach().clone() if _is_firsts(key, tensor, buffers) else _mean(key, state_dicts, shares)
+        key: tensor.detach().clone() if _is_firsts(key, tensor, buffers) else _mean(key, state_dicts, parts)
         for key, tensor in state_dicts[0].items()
     }
 
@@ -91,7 +93,7 @@ def with_statistics(
         {'w': tensor([5.]), 'running_var': tensor([2.])}
     """
     _check_buffers(statistics)
-    shares, first = _shares(None, len(experts)), experts[0]
+    parts, first = shares(None, len(experts)), experts[0]
     own = set(parameter_keys(first))
     if missing := [key for key in own if key not in merged]:
         raise ValueError(f"the merged network lacks {', '.join(sorted(missing)[:5])}")
@@ -102,7 +104,7 @@ def with_statistics(
         elif _is_firsts(key, tensor, statistics):
             found[key] = tensor.detach().clone()
         else:
-            found[key] = _mean(key, experts, shares)
+            found[key] = _mean(key, experts, parts)
     return found
 
 
@@ -111,11 +113,11 @@ def _is_firsts(key: str, tensor: torch.Tensor, buffers: Buffers) -> bool:
     return not tensor.is_floating_point() or (buffers == "first" and _ends(key, _STATISTICS))
 
 
-def _mean(key: str, states: Sequence[StateDict], shares: Sequence[float]) -> torch.Tensor:
+def _mean(key: str, states: Sequence[StateDict], parts: Sequence[float]) -> torch.Tensor:
     """The weighted sum of one tensor over networks, in float64 and cast back once."""
     first = states[0][key]
     total = torch.zeros(first.shape, dtype=torch.float64, device=first.device)
-    for share, state in zip(shares, states, strict=True):
+    for share, state in zip(parts, states, strict=True):
         total += share * state[key].detach().to(first.device, torch.float64)
     return total.to(first.dtype)
 
@@ -154,28 +156,61 @@ def flattened(state: StateDict, keys: Sequence[str]) -> torch.Tensor:
     return torch.cat([state[key].detach().to("cpu", torch.float64).flatten() for key in keys])
 
 
-def check_alike(state_dicts: Sequence[StateDict]) -> None:
-    """Raise ValueError where there is no state dict, or where tensors differ in name or shape (the first few named)."""
+def check_alike(state_dicts: Sequence[StateDict], whose: Sequence[str] = ()) -> None:
+    """Raise ValueError where networks cannot be merged.
+
+    That is: there is none; tensors differ in name or shape (the first few are named); or a tensor differs that is not
+    of floating numbers in all of them, like quantised or complex weights. Counters (one whole number) may differ.
+
+    Args:
+        state_dicts: of the networks.
+        whose: what messages call each; default: "state dict 0", ...
+    """
     if not state_dicts:
         raise ValueError("there is nothing to merge: no state dict was given")
-    for index, other in enumerate(state_dicts[1:], start=1):
+    names = whose or [f"state dict {index}" for index in range(len(state_dicts))]
+    for name, other in zip(names[1:], state_dicts[1:], strict=True):
         if difference := state_difference(state_dicts[0], other):
-            raise ValueError(f"state dict {index} does not fit state dict 0: {difference}")
+            raise ValueError(f"{name} does not fit {names[0]}: {difference}")
+        for key, one in state_dicts[0].items():
+            if not _mergeable(one, found := other[key]):
+                kinds = " and ".join(dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in (one, found)))
+                raise ValueError(
+                    f"{name} and {names[0]} differ in {key}, which holds {kinds} numbers: only floating weights can be "
+                    f"merged; store {key} as float32 in all of them"
+                )
 
 
-def check_finite(state: StateDict, whose: str) -> None:
+def _mergeable(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of a shape can be averaged, or are the same, or are counters."""
+    if one.is_floating_point() and other.is_floating_point():
+        return True
+    if one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu()):
+        return True
+    return one.numel() == 1 and not any(t.is_floating_point() or t.is_complex() for t in (one, other))
+
+
+_DAMAGED = "its training diverged, it is damaged, or they are beyond the range of float32: leave it out"
+
+
+def check_finite(state: StateDict, whose: str, why: str = _DAMAGED) -> None:
     """Raise ValueError where a parameter or a BatchNorm statistic is NaN or infinite, or too large for float32.
 
     Args:
         state: a state dict.
         whose: opens the message, like "state dict 2".
+        why: ends it: the cause, and what to do.
+
+    Raises:
+        ValueError: that, or a variance of BatchNorm is below 0; the message names the tensor.
     """
     for key, tensor in state.items():
-        checked = tensor.is_floating_point() and not _ends(key, _OTHER_BUFFERS)
-        if checked and not bool(tensor.detach().float().isfinite().all()):
-            raise ValueError(
-                f"{whose} has values that are not finite in {key}: its training diverged, or it is damaged"
-            )
+        checked = (tensor.is_floating_point() or tensor.is_complex()) and not _ends(key, _OTHER_BUFFERS)
+        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        if checked and not bool(values.detach().float().isfinite().all()):
+            raise ValueError(f"{whose} has values that are not finite in {key}: {why}")
+        if checked and _ends(key, _STATISTICS[1:]) and bool((values.detach().float() < 0).any()):
+            raise ValueError(f"{whose} has variances below 0 in {key}: {why}")
 
 
 def _check_buffers(buffers: str) -> None:
@@ -231,20 +266,6 @@ def state_difference(expected: StateDict, found: StateDict, *, limit: int = 5) -
     lines += [f"{key} is not expected" for key in found if key not in expected]
     more = [f"and {len(lines) - limit} more"] if len(lines) > limit else []
     return "; ".join(lines[:limit] + more)
-
-
-def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Weights divided by their sum, checked."""
-    if weights is None:
-        return [1 / count] * count
-    values = [float(weight) for weight in weights]
-    if len(values) != count:
-        raise ValueError(f"{count} state dicts need {count} weights, got {len(values)}")
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"weights must be finite, got {values}")
-    if sum(values) <= 0:
-        raise ValueError(f"weights must have a sum above 0, got {values}")
-    return [value / sum(values) for value in values]
 
 
 def _ends(key: str, names: tuple[str, ...]) -> bool:

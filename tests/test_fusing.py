@@ -117,7 +117,7 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     assert "fisher needs --data NAME: images to look at" in refused(*two, "fisher")
     listed = refused(*two, "wise_ft", "--base", files["base"], "--set", "alpha=[0.1, 0.2]")
     assert "wise_ft needs --data NAME: images that choose" in listed
-    assert "parameter alpha of the merging method 'wise_ft': Input should be less" in refused(
+    assert "parameter alpha of the merging method 'wise_ft': input should be less" in refused(
         *two, "wise_ft", "--base", files["base"], "--set", "alpha=2"
     )
     assert "no parameter 'denisty'; did you mean 'density'?" in refused(
@@ -125,7 +125,18 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     )
     assert "--set density: write KEY=VALUE" in refused(*two, "ties", "--base", files["base"], "--set", "density")
     assert "3 weights for 2 experts: a, b" in refused(*two, "linear", "--set", "weights=[1, 2, 3]")
-    assert "sum above 0" in refused(*two, "linear", "--set", "weights=[1, -1]")
+    for text, said in {
+        "weights=[1, -1]": "parameter weights of the merging method 'linear': must have a sum above 0, got [1.0, -1.0]",
+        "weights=[1, -0.9999]": "must not cancel: their sum is 0.0001",
+        "weights=[1, .nan]": "parameter weights.1 of the merging method 'linear': input should be a finite number",
+        "weights=2": "input should be a list, not 2",
+        "weights={a: 1, b: x}": "parameter weights.b of the merging method 'linear': input should be a number, not 'x'",
+        "weights={a: 1, d: 2}": "weights are for a, d; there must be one for each of a, b",
+    }.items():
+        assert said in refused(*two, "linear", "--set", text)
+    assert "the merging method 'linear' needs weights: a number for each expert" in refused(*two, "linear")
+    for text in ("ridge=0", "off_diagonal=1", "off_diagonal=[0.5, 1]"):
+        assert f"parameter {text.partition('=')[0]}" in refused(*two, "regmean", "--data", "digits", "--set", text)
     for words in (("--recalibrate", "mixed"), ("--model", "resnet18"), ("--degradation", "blur")):
         assert f"{words[0]} is about images: give --data NAME, too" in refused(*two, "average", *words)
     assert f"{a} is given twice" in refused(a, a, "--method", "average", "--out", out)
@@ -163,6 +174,16 @@ def test_ingredients_that_do_not_go_together_are_named(files: dict[str, Path], t
     assert f"{sick} has values that are not finite in ln.weight" in refused(
         a, sick, "--method", "average", "--out", out
     )
+    for name, tensor, said in (
+        ("low", torch.arange(3, dtype=torch.int8), "differ in index, which holds int64 and int8 numbers"),
+        ("turned", torch.tensor([0, 2, 1]), "differ in index, which holds int64 numbers"),
+    ):
+        assert said in refused(a, other(name, index=tensor), "--method", "average", "--out", out)
+    below = other("below", bn__running_var=-foreign(7)["bn.running_var"])
+    assert f"{below} has variances below 0 in bn.running_var" in refused(a, below, "--method", "average", "--out", out)
+    none = tmp_path / "none.pt"
+    torch.save({key: torch.zeros_like(one) for key, one in foreign(7).items()}, none)
+    assert f"{none} has no weight but 0" in refused(a, "--base", none, "--method", "ties", "--out", out)
     torch.save(foreign(1), tmp_path / "copy.pt")
     assert "hold the same weights" in refused(a, tmp_path / "copy.pt", "--method", "average", "--out", out)
     old = other("old", bn__num_batches_tracked=None)  # as torch wrote it before the counter was there

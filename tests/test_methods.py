@@ -16,7 +16,7 @@ from fusiondistill.old_spellings import OldSpelling
 from fusiondistill_runner.planning.descriptions import of_method
 from fusiondistill_runner.planning.plan import build
 from fusiondistill_runner.planning.rows import Plan
-from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, TrainSpec
+from fusiondistill_runner.planning.specs import EvaluateSpec, MergeSpec, SearchSpec, TrainSpec
 from fusiondistill_runner.planning.stage import Stage
 from fusiondistill_runner.searching.search_results import best_config
 
@@ -146,6 +146,10 @@ define:
     told = {t.id: t.description for t in content.descriptions}
     assert "the weights of Vanilla (wise_ft, alpha [0.5, 1.0], chosen on validation)" in told["back"]
     assert "told nothing" in told["recommended"]
+    space = "{of: generalist, epochs: 6, trials: 2, space: {optimizer.lr: {choice: [0.1, 0.2]}}}"
+    searched = plan(f"methods: [generalist]\nsearch: {space}\n")
+    (search,) = (s.spec for s in searched.stages if isinstance(s.spec, SearchSpec))
+    assert search.train.recipe.epochs == 3, "a trial's epoch sees each image in both bands"
 
 
 def test_null_takes_away_and_a_section_lays_over() -> None:
@@ -333,6 +337,10 @@ def test_new_spellings_warn_of_nothing() -> None:
         ("define: {a: {start: oracle, train_on: all}}\n", 2, "define.a.start", "has none of its own"),
         ("vanilla: {bands: 2}\n", 2, "vanilla.bands", "is for batchnorm: apart"),
         ("fusiondistill: {bands: 2, batchnorm: apart}\n", 2, "fusiondistill.bands", "without teachers"),
+        ("search: {of: generalist, space: {batch_size: {choice: [16, 32]}}}\n", 2, "search.space.batch_size",
+         "is not for a search with bands: 2"),
+        ("search: {of: generalist, space: {batchnorm: {choice: [apart, together]}}}\n", 2, "search.space.batchnorm",
+         "is not for a search with bands: 2"),
         ("generalist: {bands: 9}\n", 2, "generalist.bands", "less than or equal to 8"),
         ("define: {a: {like: recommended, inference: own}}\n", 2, "define.a.inference",
          "own knows no levels, and generalist has 2 bands of them: say router, or bands: 1 there"),

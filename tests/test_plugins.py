@@ -73,7 +73,7 @@ def test_a_degradation_with_a_parameter():
     expected = (images.numpy().astype(int) * 6 + 4 * 90) // 10
     assert np.array_equal(degrade(images, "fog", 4, seed=0, light=90).numpy(), expected)
     assert degrade(images, "fog", 10, seed=0).unique().tolist() == [200]
-    with pytest.raises(ValueError, match="parameter light of the degradation 'fog': Input should be less than"):
+    with pytest.raises(ValueError, match="parameter light of the degradation 'fog': input should be less than"):
         degrade(images, "fog", 4, seed=0, light=300)
     with pytest.raises(ValueError, match="has no parameter 'ligth'; did you mean 'light'"):
         degrade(images, "fog", 4, seed=0, ligth=3)

@@ -127,7 +127,7 @@ def test_parameters_have_types_ranges_and_defaults(registry):
             entry.resolve(wrong)
     with pytest.raises(ValueError, match="made-up thing 'ranged' has no parameter 'shar'; did you mean 'share'"):
         entry.checked({"way": "up", "shar": 1})
-    with pytest.raises(ValueError, match="parameter share of the made-up thing 'ranged': Input should be less than"):
+    with pytest.raises(ValueError, match="parameter share of the made-up thing 'ranged': input should be less than"):
         entry.checked({"way": "up", "share": 2})
     lines = "\n".join(catalogue({PACKAGE: registry}, "made-up thing", width=118))
     assert "share (number) = 0.2, above 0, at most 1: of the whole" in lines

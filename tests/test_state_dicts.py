@@ -150,8 +150,43 @@ def test_values_that_are_not_finite_are_named(key: str) -> None:
     (state,) = states(0)
     check_finite(state, "it")
     state[key].view(-1)[0] = float("inf")
-    with pytest.raises(ValueError, match=f"^the base has values that are not finite in {key}"):
+    with pytest.raises(ValueError, match=f"^the base has values that are not finite in {key}: .*leave it out"):
         check_finite(state, "the base")
+
+
+def test_variances_below_0_are_named() -> None:
+    (state,) = states(0)
+    state["1.running_var"][0] = -1e-6
+    with pytest.raises(ValueError, match=r"^it has variances below 0 in 1\.running_var"):
+        check_finite(state, "it")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.tensor([1, 2], dtype=torch.int8), torch.tensor([1, 3], dtype=torch.int8)),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1, 2], dtype=torch.int8)),
+        (torch.tensor([1 + 1j]), torch.tensor([1 + 2j])),
+        (torch.tensor([True, False]), torch.tensor([False, False])),
+    ],
+    ids=["int8", "mixed", "complex", "bool"],
+)
+def test_only_floating_weights_are_merged(one: torch.Tensor, other: torch.Tensor) -> None:
+    assert torch.equal(average([{"w": one}, {"w": one.clone()}])["w"], one)
+    with pytest.raises(ValueError, match=r"^state dict 1 and state dict 0 differ in w, which holds .* numbers"):
+        average([{"w": one}, {"w": other}])
+
+
+def test_counters_and_dtypes_of_floats_may_differ() -> None:
+    two = [{"n": torch.tensor(3), "w": torch.ones(1)}, {"n": torch.tensor(5), "w": torch.zeros(1).bfloat16()}]
+    assert average(two) == {"n": torch.tensor(3), "w": torch.tensor([0.5])}
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [1, -0.9999], [1, math.nan], [1, 1, 1]])
+def test_weights_that_make_no_average_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights"):
+        average([{"w": torch.ones(1)}] * 2, weights)
+    assert average([{"w": torch.zeros(1)}, {"w": torch.ones(1)}], [2, -1])["w"] == -1
 
 
 @pytest.mark.parametrize(
@@ -161,6 +196,7 @@ def test_values_that_are_not_finite_are_named(key: str) -> None:
         torch.tensor([1.0, 1e9]).half(),
         torch.tensor([1.0, math.nan]).bfloat16(),
         torch.tensor([1.0, math.nan]).to(torch.float8_e4m3fn),
+        torch.tensor([1.0, complex(0, math.inf)]),
     ],
     ids=lambda weights: str(weights.dtype),
 )

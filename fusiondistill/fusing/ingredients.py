@@ -93,16 +93,23 @@ def read(given: Sequence[Ingredient]) -> list[Ingredient]:
 
     Raises:
         CheckpointError: a file is missing, damaged, no checkpoint, or holds numbers that are not finite.
-        FuseError: another architecture: the files and the first tensors that differ are named; or two files with the
-            same weights.
+        FuseError: another architecture: the files and the first tensors that differ are named; tensors that cannot be
+            merged, like quantised ones; weights that are all 0; or two files with the same weights.
     """
     from fusiondistill.checkpoints import load_checkpoint
+    from fusiondistill.state_dicts import check_alike, parameter_keys
 
     found: list[Ingredient] = []
     for one in given:
         state, card = load_checkpoint(one.path, as_written=True)
         fitted, notes = _fitted(state, found[0], one.path) if found else (state, ())
         found.append(replace(one, state=fitted, card=card, notes=notes))
+        if not any(bool(fitted[key].any()) for key in parameter_keys(fitted)):
+            raise FuseError(f"{one.path} has no weight but 0: give the file of a trained network")
+        try:
+            check_alike([found[0].state, fitted], [found[0].path, one.path])
+        except ValueError as error:
+            raise FuseError(str(error)) from None
         for other in found[:-1]:
             if _same(other.state, fitted):
                 raise FuseError(f"{one.path} and {other.path} hold the same weights: give one of them")
@@ -120,7 +127,8 @@ def _fitted(state: Mapping[str, torch.Tensor], first: Ingredient, path: str) -> 
     try:
         found = matched(first.state, state)
     except Unmatched:
-        raise FuseError(f"{path} is another architecture than {first.path}: {difference}") from None
+        text = f"{path} is another architecture than {first.path}: {difference}"
+        raise FuseError(f"{text}; only networks of one architecture can be fused: leave one of them out") from None
     return found.state, found.notes
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fusiondistill.fusing import Fused
+from fusiondistill.fusing.material import POINT
+from fusiondistill.fusing.measures import ALPHAS
 from fusiondistill.merging import chosen_text
 
 __all__ = ["lines"]
@@ -26,8 +28,13 @@ def lines(found: Fused, names: Sequence[str]) -> Iterator[str]:
             [[name, f"{value:.4f}"] for name, value in found.distances.items()],
         )  # fmt: skip
     if found.pairs:
+        title = "pairs: distance |a - b| by the mean length"
+        if any(one.cosine is not None for one in found.pairs):
+            title += "; cosine of the changes from the base"
+        if any(one.barrier is not None for one in found.pairs):
+            title += f"; barrier in nats, at {len(ALPHAS)} points between, on at most {POINT} images of each task"
         yield from _table(
-            "pairs: distance |a - b| by the mean length; cosine of the changes from the base; barrier in nats",
+            title,
             ["", "distance", "cosine", "barrier"],
             [
                 [" - ".join(one.names), f"{one.distance:.4f}", _number(one.cosine, ".3f"), _number(one.barrier, "+.3f")]

@@ -186,7 +186,7 @@ def merge(
     from fusiondistill import state_dicts as tools
 
     entry, at = MERGING.find(method), at or At()
-    values = entry.resolve(parameters)
+    values = entry.checked(parameters)
     at.check(entry.needs(values), method)
     tools.check_alike(state_dicts)
     names = at.names if at.has("names") else tuple(map(str, range(len(state_dicts))))
@@ -221,4 +221,5 @@ def _check_result(merged: Any, expected: StateDict, entry: Entry) -> None:
     found = {key: merged[key] for key in wanted if key in merged}
     if difference := tools.state_difference(wanted, found):
         raise entry.gave(f"gave other tensors than it got: {difference}")
-    tools.check_finite(found, f"what the merging method {entry.name!r} gave")
+    why = "a number of its parameters is too large"
+    tools.check_finite(found, f"what the merging method {entry.name!r} gave", why)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field, FiniteFloat
 
 from fusiondistill.merging import MERGING, At
+from fusiondistill.shares import problem_of
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
 
 
 def _usable(weights: tuple[float, ...] | dict[str, float]) -> tuple[float, ...] | dict[str, float]:
-    values = list(weights.values() if isinstance(weights, dict) else weights)
-    if sum(values) <= 0:
-        raise ValueError(f"must have a sum above 0, got {values}")
+    if problem := problem_of(list(weights.values() if isinstance(weights, dict) else weights)):
+        raise ValueError(problem)
     return weights
 
 
@@ -29,7 +29,8 @@ def _fit(parameters: Mapping[str, Any], degradations: Sequence[str]) -> str | No
     """What is wrong if the weights do not fit the experts, else None."""
     weights = parameters["weights"]
     if isinstance(weights, Mapping):
-        return None if {*weights} == {*degradations} else f"weights are for {', '.join(weights)}, not for each expert"
+        what = f"weights are for {', '.join(weights)}; there must be one for each of {', '.join(degradations)}"
+        return None if {*weights} == {*degradations} else what
     if len(weights) == len(degradations):
         return None
     return f"{len(weights)} weights for {len(degradations)} experts: {', '.join(degradations)}"

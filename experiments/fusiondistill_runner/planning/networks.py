@@ -255,7 +255,10 @@ class StagesOfMethods:
         train = plain.spec
         if not isinstance(train, TrainSpec):
             return plain  # a checkpoint stands for it
-        recipe = train.recipe.model_copy(update={"epochs": search.epochs or train.recipe.epochs})
+        method = self.config.table[name]
+        assert isinstance(method, Trained)
+        epochs = _epochs_in_bands(search.epochs, method.bands) if search.epochs else train.recipe.epochs
+        recipe = train.recipe.model_copy(update={"epochs": epochs})
         # Trials are judged on the validation split, also where the table's rows keep the last epoch.
         alone = {"recipe": recipe, "world_size": 1, "sync_batchnorm": False, "select": "validation"}
         settings = {key: getattr(search, key) for key in ("trials", "searcher", "scheduler", "seeds", "space")}
@@ -312,8 +315,13 @@ def _recipe_in_bands(method: Trained) -> Recipe:
     recipe, bands = method.recipe, method.bands
     if bands == 1:
         return recipe
-    sizes = {"epochs": max(1, round(recipe.epochs / bands)), "batch_size": max(2, recipe.batch_size // bands)}
+    sizes = {"epochs": _epochs_in_bands(recipe.epochs, bands), "batch_size": max(2, recipe.batch_size // bands)}
     return recipe.model_copy(update=sizes)
+
+
+def _epochs_in_bands(epochs: int, bands: int) -> int:
+    """Epochs with so many bands, each of which sees the images once, at the cost of these epochs without."""
+    return max(1, round(epochs / bands))
 
 
 def _path(given: str, seed: int, degradation: str = "") -> str:

@@ -91,9 +91,10 @@ def fuse_verb(
     """Merge checkpoints of one architecture into one network, and say how good it is.
 
     CHECKPOINT is a file of weights of any program, or a stage directory. TASK is the degradation that it is for, or
-    clean. Without --data weights are merged as they are. With it BatchNorm's statistics are recomputed, and networks
-    are judged on images held out of training: the loss barrier between each pair, what each ingredient brings, and what
-    is kept of each expert's accuracy on its own task. Test images are never read.
+    clean. Without --data weights are merged as they are. With it BatchNorm's statistics are recomputed on whole
+    images, neither cropped nor covered, and networks are judged on images held out of training: the loss barrier
+    between each pair, what each ingredient brings, and what is kept of each expert's accuracy on its own task. Test
+    images are never read.
     """
     from fusiondistill_runner.views.fusing import fuse_files
     from fusiondistill_runner.views.fusing_input import Data
