@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,6 +22,7 @@ from forking import Command
 from fusiondistill import build_model, save_checkpoint
 from fusiondistill.cards import card_of
 from fusiondistill.config_file import parse
+from fusiondistill.data import load_images
 from fusiondistill.plugins import load_plugins, read_plugins
 from fusiondistill_runner.driving.alone import alone
 from fusiondistill_runner.storage.store import Store
@@ -297,3 +299,23 @@ def test_checkpoints_are_evaluated(tmp_path: Path) -> None:
     expected = {key: value for key, value in counts(store).items() if key[0] == "base"}
     assert counts(tmp_path / "judged") == expected and time.monotonic() - began < 100
     assert weights(tmp_path / "judged").keys() == {next(iter(weights(tmp_path / "judged")))}
+
+
+def test_a_published_set_of_corruptions_is_evaluated(tmp_path: Path) -> None:
+    config, store, cache = finished(CONFIG)
+    test = load_images("digits", "test").take(30)
+    pixels = test.images.permute(0, 2, 3, 1).numpy()
+    (tmp_path / "C").mkdir()
+    np.save(tmp_path / "C" / "dark.npy", np.concatenate([pixels // divisor for divisor in (1, 2, 3, 5, 9)]))
+    np.save(tmp_path / "C" / "labels.npy", np.tile(test.labels.numpy(), 5))
+    shutil.copytree(store, tmp_path / "store")
+    given = {"methods": "[base]", "search": "null", "evaluation.corruptions": tmp_path / "C"}
+    words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    done = fusiondistill("run", str(config), "--local", "--store", str(tmp_path / "store"), *words, cache=cache)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = counts(tmp_path / "store")
+    clean = next(value for key, value in found.items() if key[0] == "base" and key[-1] == 0)
+    dark = {key[-1]: value for key, value in found.items() if "c-dark" in key}
+    assert dark.keys() == set(range(1, 6)) and dark[1] == clean, "severity 1 is the test images as they are"
+    wrong = fusiondistill("validate", str(config), "--set", f"evaluation.corruptions={tmp_path}/D", cache=cache)
+    assert wrong.returncode == 2 and "no such folder" in wrong.stderr

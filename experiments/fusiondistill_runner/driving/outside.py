@@ -42,7 +42,7 @@ class Outside:
     def __init__(self, plugins: Sequence[str], networks: NetworkFacts | None = None) -> None:
         self.plugins = read_plugins(plugins)
         self.data: dict[DataConfig, Data] = {}
-        self.corruptions: dict[tuple[str, Data], dict[str, str]] = {}
+        self.corruptions: dict[tuple[str, str], dict[str, str]] = {}  # folder and data -> its files' digests
         self.networks = networks or NetworkFacts()
 
     def completed(self, config: Config) -> Config:
@@ -110,8 +110,8 @@ class Outside:
     def _corruptions(self, folder: str, data: Data) -> dict[str, str]:
         from fusiondistill.data.corruptions import check_corruptions, corruption_digest, corruption_names
 
-        if (folder, data) not in self.corruptions:
+        if (at := (folder, data.fingerprint)) not in self.corruptions:
             check_corruptions(folder, len(data.test.classes), data.size, data.test.labels)
             names = corruption_names(folder)
-            self.corruptions[folder, data] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
-        return self.corruptions[folder, data]
+            self.corruptions[at] = {f"{CORRUPTED}{n}": corruption_digest(folder, n) for n in names}
+        return self.corruptions[at]
