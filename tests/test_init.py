@@ -10,9 +10,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fusiondistill import config_file
+from fusiondistill.methods import FEW_ROWS
 from fusiondistill_runner.cli import main
 from fusiondistill_runner.forecasting import first_config
+from fusiondistill_runner.forecasting.drafts import Draft
 from fusiondistill_runner.forecasting.wishes import Wish, seconds_of
+from fusiondistill_runner.planning.plan import build
+from fusiondistill_runner.planning.specs import TrainSpec
 
 
 def a_folder(root: Path, counts: dict[str, int], side: int = 16) -> Path:
@@ -49,6 +53,14 @@ def test_the_file_is_valid_planned_and_explained(written: tuple[Path, list[str]]
     searched = {"trials", "epochs", "space", "loss.ce", "loss.feature", "loss.kd", "loss.kd.temperature"}
     assert {lines[n].split(":")[0].strip() for n in bare} <= {"experiment", "data", *searched}
     assert any("measuring steps of cifar_resnet" in text for text in said) and str(path) in said[-1]
+
+
+@pytest.mark.parametrize("methods", [FEW_ROWS, ()])
+def test_it_has_a_section_for_each_training_of_its_rows_and_for_no_other(methods: tuple[str, ...]) -> None:
+    draft = Draft("mine", {"name": "digits"}, "cifar_resnet8", methods=methods)
+    config = config_file.parse(draft.text())
+    stages = build(config, "f" * 64, lambda _: range(9)).stages
+    assert set(draft.trained) == {s.name.partition("-")[0] for s in stages if isinstance(s.spec, TrainSpec)}
 
 
 def test_the_schedules_have_the_recipes_proportions_and_fit(written: tuple[Path, list[str]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusiondistill.methods import EXPERTS, FEW_ROWS, METHODS
+from fusiondistill.methods import DEFAULT_ROWS, EXPERTS, FEW_ROWS, METHODS
 from fusiondistill_runner.views.data_report import yaml_text
 
 __all__ = ["Draft"]
@@ -43,7 +43,7 @@ class Draft:
         model: the network's name.
         pretrained: whether the base starts from published weights.
         degradations: as the user gave them; empty: the default ones.
-        methods: the rows; empty: all built-in ones.
+        methods: the rows; empty: those that a config without methods has.
         searched: whether the weights of the loss are searched.
         every: evaluate every k-th level.
         batch_size: of each degradation.
@@ -73,7 +73,7 @@ class Draft:
     def trained(self) -> tuple[str, ...]:
         """The methods that are trained, each with its own section."""
         names = (name for name, raw in METHODS.items() if "train_on" in raw)
-        return tuple(name for name in names if not self.methods or name in (EXPERTS, *self.methods))
+        return tuple(name for name in names if name in (EXPERTS, *(self.methods or DEFAULT_ROWS)))
 
     def text(self, header: Sequence[str] = ()) -> str:
         """The file's content, with lines of a header as comments at its top."""
