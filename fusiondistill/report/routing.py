@@ -66,10 +66,11 @@ def _confused(group: Group, said: Sequence[Routing]) -> list[str]:
 def _note(names: Sequence[str], confused: Sequence[str]) -> str:
     text = (
         f"The router of {', '.join(map(printable, names))}. A row is the test images of one degradation, over the "
-        "measured levels but those that leave an image as it is. The columns are the parts in % that the router gives "
-        "each name, and the part that the degradation's own network answers. An image that the router names clean goes "
-        "to the network that is best on clean validation images. Level off by: the mean distance of the guessed level "
-        "where the name is right."
+        f"measured levels; of {', '.join(map(short_title, CLEAN))} without the one that leaves an image as it is (of "
+        "others it is there, and may be named clean). The columns are the parts in % that the router gives each name, "
+        "and the part that the degradation's own network answers. An image that the router names clean goes to the "
+        "network that is best on clean validation images. Level off by: the mean distance of the guessed level where "
+        "the name is right."
     )
     return text + (f" It hardly tells {'; '.join(confused)}." if confused else "")
 
