@@ -185,9 +185,9 @@ def _mergeable(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors of a shape can be averaged, or are the same, or are counters."""
     if one.is_floating_point() and other.is_floating_point():
         return True
-    if one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu()):
-        return True
-    return one.numel() == 1 and not any(t.is_floating_point() or t.is_complex() for t in (one, other))
+    if one.numel() == 1 and not any(t.is_floating_point() or t.is_complex() for t in (one, other)):
+        return True  # told before values are read, which would wait for a GPU at each counter
+    return one.dtype == other.dtype and torch.equal(one.cpu(), other.cpu())
 
 
 _DAMAGED = "its training diverged, it is damaged, or they are beyond the range of float32: leave it out"
