@@ -129,6 +129,29 @@ def test_a_node_that_goes_before_it_answers_is_forgotten() -> None:
     assert _capacity(cluster).nodes == {"n1": 2}
 
 
+@dataclass
+class Losing(Cluster):
+    """A cluster that loses the first answers of its nodes, as where the process of a job before is ended late."""
+
+    losses: int = 0
+
+    def get(self, node: str) -> Any:
+        if self.asked.count(node) <= self.losses:
+            raise exceptions.WorkerCrashedError
+        return super().get(node)
+
+
+def test_a_node_whose_answer_is_lost_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacities, "REFRESH", 0.0)
+    cluster = Losing({"n1": NodeAnswer()}, losses=2)
+    assert _capacity(cluster).nodes == {"n1": 2} and cluster.asked == ["n1"] * 3
+    broken = Losing({"n1": NodeAnswer()}, losses=100)
+    with pytest.raises(ValueError, match=r"n1 cannot run the project: the process .* ended 5 times \(Worker"):
+        _capacity(broken)
+    gone = Losing({"n1": NodeAnswer()}, losses=100)
+    assert Capacity(gone, RESOURCES, NodeSurvey(gone, Needs()), gone.answers.clear).nodes == {}, "nor is it waited for"
+
+
 def test_what_a_node_says_of_itself(tmp_path: Path) -> None:
     (tmp_path / "plan").write_bytes(b"seen")
     seen = KnownFile(str(tmp_path), str(tmp_path / "plan"), hashlib.sha256(b"seen").hexdigest())

@@ -65,14 +65,21 @@ class Capacity:
             self.survey.require(())
             asked = [answer for _, answer in self.survey.asked.values()]
             waited, enough = time.monotonic() - self.looked, self.slots >= needed
-            if not asked or (enough and waited > ANSWER):
+            if enough and (not asked or waited > ANSWER):
+                return answers
+            fitting = [node for node in found if slots_on(self.share, node.resources)]
+            if not self.survey.unanswered(fitting):
                 return answers
             if waited > LONGEST:
                 raise ConnectionError(
                     f"{counted(len(asked), 'node')} gave no answer within {LONGEST:g} s: look at their Ray logs"
                 )
             check()
-            self.ray.wait(asked, num_returns=len(asked), timeout=1)
+            if asked:
+                self.ray.wait(asked, num_returns=len(asked), timeout=1)
+            else:  # answers were lost: those nodes that are still there are asked again
+                time.sleep(REFRESH)
+                found = nodes_of(self.ray)
 
     @property
     def slots(self) -> int:

@@ -18,6 +18,8 @@ from fusiondistill_runner.working.context import Context, DataSet
 
 __all__ = ["KnownFile", "Needs", "NodeAnswer", "NodeSurvey", "look", "needs_of"]
 
+MOST_LOST = 5
+"""How often a node is asked whose answer is lost."""
 HINT = "give a --store that all nodes share, and install the project on each (`fusiondistill cluster check` asks them)"
 
 
@@ -145,6 +147,7 @@ class NodeSurvey:
     Attributes:
         asked: id of a node that has not answered yet -> the node and the reference of its answer.
         told: id -> the node and its answer.
+        lost: id -> how often the process ended that looked there, as where a job before was stopped.
     """
 
     ray: Any
@@ -152,6 +155,7 @@ class NodeSurvey:
     here: bool = False
     asked: dict[str, tuple[Node, Any]] = field(default_factory=dict)
     told: dict[str, tuple[Node, NodeAnswer]] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
 
     def ask(self, nodes: Iterable[Node]) -> None:
         """Ask the nodes that have not been asked yet, and take in the answers that have come."""
@@ -173,8 +177,15 @@ class NodeSurvey:
             except self.ray.exceptions.RayTaskError as error:
                 reason = str(error).strip().splitlines()[-1]
                 self.told[node.id] = (node, NodeAnswer(refusal=f"cannot run the project ({reason})"))
-            except self.ray.exceptions.RayError:  # the node is gone again
-                continue
+            except self.ray.exceptions.RayError as error:  # the node is gone again, or the process that looked there
+                self.lost[node.id] = self.lost.get(node.id, 0) + 1
+                if self.lost[node.id] == MOST_LOST:
+                    ended = f"the process that looked there ended {MOST_LOST} times ({type(error).__name__})"
+                    self.told[node.id] = (node, NodeAnswer(refusal=f"cannot run the project: {ended}"))
+
+    def unanswered(self, nodes: Iterable[Node]) -> bool:
+        """Whether any of these nodes has not said yet whether it can work; one whose answer was lost is asked again."""
+        return any(node.id not in self.told for node in nodes)
 
     def require(self, nodes: Iterable[Node]) -> None:
         """Ask nodes before a run starts.
