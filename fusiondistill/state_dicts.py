@@ -205,11 +205,12 @@ def check_finite(state: StateDict, whose: str, why: str = _DAMAGED) -> None:
         ValueError: that, or a variance of BatchNorm is below 0; the message names the tensor.
     """
     for key, tensor in state.items():
-        checked = (tensor.is_floating_point() or tensor.is_complex()) and not _ends(key, _OTHER_BUFFERS)
-        values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        if checked and not bool(values.detach().float().isfinite().all()):
+        if not (tensor.is_floating_point() or tensor.is_complex()) or _ends(key, _OTHER_BUFFERS):
+            continue
+        values = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().float()
+        if not bool(values.isfinite().all()):
             raise ValueError(f"{whose} has values that are not finite in {key}: {why}")
-        if checked and _ends(key, _STATISTICS[1:]) and bool((values.detach().float() < 0).any()):
+        if _ends(key, ("running_var",)) and bool((values < 0).any()):
             raise ValueError(f"{whose} has variances below 0 in {key}: {why}")
 
 

@@ -67,12 +67,12 @@ class Capacity:
             waited, enough = time.monotonic() - self.looked, self.slots >= needed
             if enough and (not asked or waited > ANSWER):
                 return answers
-            fitting = [node for node in found if slots_on(self.share, node.resources)]
-            if not self.survey.unanswered(fitting):
+            silent = [n for n in found if slots_on(self.share, n.resources) and n.id not in self.survey.told]
+            if not silent:
                 return answers
             if waited > LONGEST:
                 raise ConnectionError(
-                    f"{counted(len(asked), 'node')} gave no answer within {LONGEST:g} s: look at their Ray logs"
+                    f"{counted(len(silent), 'node')} gave no answer within {LONGEST:g} s: look at their Ray logs"
                 )
             check()
             if asked:

@@ -183,10 +183,6 @@ class NodeSurvey:
                     ended = f"the process that looked there ended {MOST_LOST} times ({type(error).__name__})"
                     self.told[node.id] = (node, NodeAnswer(refusal=f"cannot run the project: {ended}"))
 
-    def unanswered(self, nodes: Iterable[Node]) -> bool:
-        """Whether any of these nodes has not said yet whether it can work; one whose answer was lost is asked again."""
-        return any(node.id not in self.told for node in nodes)
-
     def require(self, nodes: Iterable[Node]) -> None:
         """Ask nodes before a run starts.
 

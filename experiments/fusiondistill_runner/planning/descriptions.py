@@ -117,13 +117,14 @@ def _sentence(method: Method, config: Config) -> str:
     """What a method is, made from its settings."""
     if isinstance(method, Combined):
         return f"the networks of {_title(config, method.of)} together: {method.inference.name}"
-    answers = f"inference: {method.inference.name}" if method.inference else ""
-    if isinstance(method, Merged):
-        return "; ".join(filter(None, [f"{_merge(method.start, config)}, evaluated without further training", answers]))
     start = _merge(method.start, config) if isinstance(method.start, Merge) else _title(config, method.start)
-    seen = {"clean": "clean images", "each": "one degradation alone", "all": "all degradations"}[method.train_on]
-    taught = f", {_taught(method, config)}" if method.taught else ""
-    return "; ".join(filter(None, [f"starts from {start}, trained on {seen}{taught}", _rounds(method), answers]))
+    if isinstance(method, Merged):
+        said = [f"{start}, evaluated without further training"]
+    else:
+        seen = {"clean": "clean images", "each": "one degradation alone", "all": "all degradations"}[method.train_on]
+        taught = f", {_taught(method, config)}" if method.taught else ""
+        said = [f"starts from {start}, trained on {seen}{taught}", _rounds(method)]
+    return "; ".join(filter(None, [*said, f"inference: {method.inference.name}" if method.inference else ""]))
 
 
 def _rounds(method: Trained) -> str:
