@@ -284,6 +284,8 @@ def _device(model: nn.Module) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
+TOGETHER = 500
+"""Images that are validated in one forward pass, at most."""
 VALIDATED = 2**23
 """Values of the images that are validated at a time: 500 images of 74x74 pixels, 55 of 224x224."""
 
@@ -297,7 +299,7 @@ def validate(
     seed: int,
     device: torch.device,
     protocol: str,
-    batch_size: int = 500,
+    batch_size: int = TOGETHER,
     channels_last: bool = False,
     epoch: int | None = None,
     coupled: bool = False,

@@ -18,6 +18,7 @@ from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
+from fusiondistill.inference.adapt import adapt
 from fusiondistill.layout import agreed, channels_last
 from fusiondistill.memory import kept_memory
 from fusiondistill.methods import TAUGHT_BY
@@ -171,9 +172,15 @@ class Training:
         )
 
     def validate(self, model: nn.Module, epoch: int) -> Mapping[str, float | Fraction]:
-        """Accuracy (fraction) on the held-out images under each degradation."""
+        """Accuracy (fraction) on the held-out images under each degradation.
+
+        With ``batchnorm: apart`` each degradation's images are normalised by their own statistics, of a batch each:
+        the running ones mix all degradations, and no such network answers with them.
+        """
         assert self.held_out is not None
         assumed = PROTOCOLS[self.protocol]
+        if self.recipe.batchnorm == "apart":
+            model = adapt({"model": model}, images=evaluation.TOGETHER, prior=0)
         right = evaluation.validate(
             model,
             self.held_out,

@@ -15,7 +15,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from fusiondistill import fit, load_images, teaching
-from fusiondistill.fitting import random_network
+from fusiondistill.data import ImageSet
+from fusiondistill.degradation_config import as_degradation
+from fusiondistill.evaluation import validate
+from fusiondistill.fitting import Training, random_network
 from fusiondistill.losses import Mixed, Outputs
 from fusiondistill.losses.attention import attention_loss
 from fusiondistill.losses.feature import cosine_feature_loss
@@ -28,7 +31,7 @@ from fusiondistill.recipe import Recipe, with_keys
 from fusiondistill.teaching import confidences, joined
 from fusiondistill.training import train
 from fusiondistill_runner.working.train import pack, unpack
-from toy_training import Toy, make_pipeline, make_recipe
+from toy_training import Toy, make_pipeline, make_recipe, make_set
 
 LABELS = torch.arange(6) % 3
 
@@ -96,6 +99,30 @@ def test_batchnorm_normalises_by_all_images_of_a_step_or_by_each_degradations(ba
         by_hand.step()
     for (name, ours), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
+
+
+@pytest.mark.parametrize("batchnorm", ["together", "apart"])
+def test_a_network_is_validated_as_it_was_normalised_in_training(batchnorm: str) -> None:
+    """A network with BatchNorm apart answers with statistics of one degradation, and is judged so after each epoch."""
+    images = make_set()
+    pixels = torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    held_out = ImageSet("toy", pixels, torch.arange(200) % 3, ["a", "b", "c"], statistics=(images.mean, images.std))
+    degradations = tuple(map(as_degradation, ("noise", "blur")))
+    recipe = with_keys(make_recipe(epochs=2), {"batchnorm": batchnorm, "loss.attention": 3.0})
+    recipe = with_keys(recipe, {"loss.attention.layers": {"norm": 1}})
+    training = Training(recipe, images, held_out, degradations, flip=False)
+    model = Toy(1, norm=True)
+    progress = training.run(model, [Toy(5, norm=True), Toy(6, norm=True)])
+    running = model.norm.running_mean.clone()
+    twin = Toy(1, norm=True)
+    twin.load_state_dict(progress.model)
+    if batchnorm == "apart":  # PyTorch's own way to normalise by the batch alone
+        twin.norm.running_mean = twin.norm.running_var = None
+        twin.norm.track_running_stats = False
+    right = validate(twin, held_out, degradations, seed=0, device=torch.device("cpu"), protocol="standard")
+    for name, values in right.items():
+        assert progress.rows[-1][f"validation_{name}"] == float(values.double().mean())
+    torch.testing.assert_close(model.norm.running_mean, running)
 
 
 @pytest.mark.parametrize("degradations", [(), ("noise", "blur")])

@@ -131,6 +131,8 @@ define:
     assert trained.keys() == {"base", "generalist", "vanilla"}
     spec = trained["generalist"]
     assert (spec.recipe.epochs, spec.recipe.batch_size, spec.recipe.batchnorm) == (4, 64, "apart")
+    assert spec.digested()["normalised"] == "apart", "its epochs are judged in another way than those of vanilla"
+    assert "normalised" not in trained["vanilla"].digested()
     assert {one.id: one.levels for one in spec.degradations if one.name == "saltpepper"} == {
         "saltpepper_1": tuple(range(13)), "saltpepper_2": tuple(range(13, 26)),
     }  # fmt: skip

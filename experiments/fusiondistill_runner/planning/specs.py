@@ -184,7 +184,7 @@ class TrainSpec(_Spec):
     def digested(self) -> dict[str, Any]:
         """The fields that can change the result.
 
-        Of the loss these are the terms that are computed, of the protocol an unusual way to score epochs.
+        Of the loss these are the terms that are computed, of the ways to score epochs the unusual ones.
         """
         content = self.model_dump(mode="json", context=FOR_DIGEST)
         if self.recipe.cutout is not None:
@@ -193,6 +193,8 @@ class TrainSpec(_Spec):
         protocol = PROTOCOLS[self.protocol]
         if protocol.score_batch and self.select != "last":
             content["scored"] = [protocol.score_batch, protocol.redrawn]
+        if self.recipe.batchnorm == "apart" and self.select != "last":
+            content["normalised"] = "apart"
         return content
 
     def entries(self) -> Iterator[tuple[str, str]]:
