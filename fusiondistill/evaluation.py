@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -284,8 +285,6 @@ def _device(model: nn.Module) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
-TOGETHER = 500
-"""Images that are validated in one forward pass, at most."""
 VALIDATED = 2**23
 """Values of the images that are validated at a time: 500 images of 74x74 pixels, 55 of 224x224."""
 
@@ -299,10 +298,11 @@ def validate(
     seed: int,
     device: torch.device,
     protocol: str,
-    batch_size: int = TOGETHER,
+    batch_size: int = 500,
     channels_last: bool = False,
     epoch: int | None = None,
     coupled: bool = False,
+    apart: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
     """Which images a model in training classifies right: each image once per degradation, at one random level.
 
@@ -314,11 +314,13 @@ def validate(
         epoch: whose levels and noise; None: those on which every epoch is judged.
         batch_size: images of a forward pass; fewer where so many have more than :data:`VALIDATED` values.
         coupled: see :func:`fusiondistill.batches.level_address`.
+        apart: degradation's id -> the network that classifies its images in place of ``model``.
 
     Returns:
         bool [N] on ``device`` for each degradation, by its id.
     """
-    model.eval()
+    for network in (model, *apart.values()):
+        network.eval()
     batch_size = min(batch_size, max(2, VALIDATED // image_set.gather([0])[0].numel()))
     given = [None if one is None else as_degradation(one) for one in degradations or (None,)]
     when = () if epoch is None else (epoch,)
@@ -337,7 +339,8 @@ def validate(
             pixels = normalise(seen, image_set.mean, image_set.std)
             if channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            right[one.id if one else "clean"].append(single_apart(model, pixels)[0].argmax(1) == labels)
+            name = one.id if one else "clean"
+            right[name].append(single_apart(apart.get(name, model), pixels)[0].argmax(1) == labels)
     return {name: torch.cat(parts) for name, parts in right.items()}
 
 

@@ -18,7 +18,6 @@ from fusiondistill.batches import Pipeline
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.devices import best_device
-from fusiondistill.inference.adapt import adapt
 from fusiondistill.layout import agreed, channels_last
 from fusiondistill.memory import kept_memory
 from fusiondistill.methods import TAUGHT_BY
@@ -28,18 +27,22 @@ from fusiondistill.models.network import FeatureNetwork
 from fusiondistill.progress import Progress, batch_mean_accuracy
 from fusiondistill.protocols import PROTOCOLS
 from fusiondistill.randomness import key
+from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.recipe import Recipe, merged
 from fusiondistill.recipes import RANDOM, RECIPES, shape_of
 from fusiondistill.registry import close_to
 from fusiondistill.room import check_room
 from fusiondistill.state_dicts import state_difference
 from fusiondistill.training import train
+from fusiondistill.weight_average import first_inputs
 
 __all__ = ["Fit", "Training", "fit", "random_network"]
 
 StateDict = Mapping[str, torch.Tensor]
 Weights = nn.Module | StateDict
 CPU = torch.device("cpu")
+STATISTICS = 512
+"""Training images, at least, of each degradation by which BatchNorm normalises where it is judged apart."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +177,11 @@ class Training:
     def validate(self, model: nn.Module, epoch: int) -> Mapping[str, float | Fraction]:
         """Accuracy (fraction) on the held-out images under each degradation.
 
-        With ``batchnorm: apart`` each degradation's images are normalised by their own statistics, of a batch each:
-        the running ones mix all degradations, and no such network answers with them.
+        With ``batchnorm: apart`` the network is judged as it will answer, with statistics of each degradation.
         """
         assert self.held_out is not None
+        apart = map(as_degradation, self.degradations if self.recipe.batchnorm == "apart" else ())
         assumed = PROTOCOLS[self.protocol]
-        if self.recipe.batchnorm == "apart":
-            model = adapt({"model": model}, images=evaluation.TOGETHER, prior=0)
         right = evaluation.validate(
             model,
             self.held_out,
@@ -191,10 +192,17 @@ class Training:
             channels_last=self.recipe.channels_last is True,
             epoch=epoch if assumed.redrawn else None,
             coupled=self.recipe.coupled_draws,
+            apart={one.id: self._with_statistics(model, one, epoch) for one in apart},
         )
         if assumed.score_batch:
             return {name: batch_mean_accuracy(values, assumed.score_batch) for name, values in right.items()}
         return {name: float(values.double().mean()) for name, values in right.items()}
+
+    def _with_statistics(self, model: nn.Module, degradation: DegradationConfig, epoch: int) -> nn.Module:
+        """A copy whose BatchNorm has the statistics of some training images under a degradation."""
+        pipeline = replace(self.pipeline(), degradations=(degradation,), teacher_view=None, rank=0, world_size=1)
+        steps = -(-STATISTICS // pipeline.batch_size)
+        return recalibrate_batchnorm(copy.deepcopy(model), first_inputs(pipeline, epoch, steps))
 
 
 def random_network(

@@ -16,7 +16,7 @@ from fusiondistill.muon import Muon
 from fusiondistill.recalibration import recalibrate_batchnorm
 from fusiondistill.recipe import Recipe
 
-__all__ = ["EpochAverage", "Pull", "WeightAverage", "average_of"]
+__all__ = ["EpochAverage", "Pull", "WeightAverage", "average_of", "first_inputs"]
 
 STEPS = 8
 """Batches of an epoch, at most, on which BatchNorm's statistics are recomputed."""
@@ -59,7 +59,7 @@ class WeightAverage:
         with torch.no_grad():
             for own, its in zip(self.network.buffers(), self.model.buffers(), strict=True):
                 own.copy_(its)
-        recalibrate_batchnorm(self.network, _inputs(replace(pipeline, teacher_view=None), epoch))
+        recalibrate_batchnorm(self.network, first_inputs(replace(pipeline, teacher_view=None), epoch, STEPS))
 
 
 class EpochAverage(WeightAverage):
@@ -135,9 +135,9 @@ class Pull:
             weight.sub_((weight - start) * part)
 
 
-def _inputs(pipeline: Pipeline, epoch: int) -> Iterator[torch.Tensor]:
-    """What a student sees in the first steps of an epoch, float32 [B,3,H,W]."""
+def first_inputs(pipeline: Pipeline, epoch: int, steps: int) -> Iterator[torch.Tensor]:
+    """What a student sees in the first steps of an epoch, float32 [B,3,H,W]; a single image is left out."""
     with contextlib.closing(pipeline.epoch(epoch)) as batches:  # type: ignore[type-var]  # a generator
-        for batch in islice(batches, STEPS):
+        for batch in islice(batches, steps):
             if len(batch.labels) > 1:
                 yield batch.student
