@@ -124,9 +124,7 @@ def test_a_network_is_validated_as_it_was_normalised_in_training(batchnorm: str)
         right = validate(twin, held_out, (one,), seed=0, device=torch.device("cpu"), protocol="standard")[one.id]
         assert progress.rows[-1][f"validation_{one.id}"] == float(right.double().mean())
     now = model.state_dict()
-    assert all(torch.equal(now[name], kept) for name, kept in progress.model.items()), (
-        "judging changes it"
-    )
+    assert all(torch.equal(now[name], kept) for name, kept in progress.model.items()), "judging changes it"
 
 
 @pytest.mark.parametrize("degradations", [(), ("noise", "blur")])
