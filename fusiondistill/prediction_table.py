@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill.data.names import escaped, is_text
-from fusiondistill.locations import is_local, open_location, write_file
+from fusiondistill.locations import open_location, write_file
+from fusiondistill.targets import why_no_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,16 +44,8 @@ def check_out(out: str, classes: Sequence[str], *, force: bool = False) -> None:
         OutError: another suffix, no such folder, something is there, or a class whose name the file cannot hold.
     """
     kind = _kind(out)
-    filesystem, place = open_location(out)
-    there, folder = filesystem.get_file_info([place, place.rpartition("/")[0] or "/"])
-    if there.type.name == "Directory":
-        raise OutError(f"{out} is a folder: give the name of a file")
-    if there.type.name != "NotFound" and not force:
-        raise OutError(f"{out} is there already: give another name, or --force, which replaces it")
-    if is_local(filesystem) and folder.type.name != "Directory":
-        raise OutError(f"{out}: there is no folder {Path(place).parent}")
-    if is_local(filesystem) and not os.access(Path(place).parent, os.W_OK):
-        raise OutError(f"{out}: the folder takes no files from you")
+    if why := why_no_file(out, force=force, buckets=True):
+        raise OutError(f"{out}: {why}")
     for name in classes:
         if (why := _unfit(name, kind)) is not None:
             raise OutError(f"{out}: {kind[1:]} cannot hold the name of the class {escaped(name)!r}: {why}")

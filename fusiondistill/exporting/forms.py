@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fusiondistill import NAME, __version__
 from fusiondistill.cards import HOW
+from fusiondistill.targets import why_no_file, why_nothing_in
 
 if TYPE_CHECKING:
     import torch
 
+    from fusiondistill.exporting.folder_form import Folder
     from fusiondistill.exporting.model_card import Results
     from fusiondistill.models import ImageClassifier
     from fusiondistill.models.whole import Whole
@@ -214,17 +216,18 @@ def check_target(out: str | Path, *, force: bool = False) -> Path:
     Raises:
         ExportError: unknown suffix; a URI; its folder is missing; or something is there that may not be replaced.
     """
+    from fusiondistill.exporting.folder_form import Folder
+
     form = form_of(out)
     if "://" in str(out):
         raise ExportError(f"{out}: an export goes to this machine's disk; copy it from there")
     path = Path(out).expanduser().absolute()
-    if not path.parent.is_dir():
-        raise ExportError(f"{out} cannot be written: there is no folder {path.parent}; make it first")
-    if not (path.exists() or path.is_symlink()):
-        return path
-    _check_replaceable(form, path, str(out))
-    if not force and not is_empty_folder(path):
-        raise ExportError(f"{out} is there already: give another name, or --force to replace it")
+    if isinstance(form, Folder):
+        why = why_nothing_in(path.parent) or _why_not_replaced(form, path, force=force)
+    else:
+        why = why_no_file(path, force=force)
+    if why:
+        raise ExportError(f"{out}: {why}")
     return path
 
 
@@ -233,15 +236,12 @@ def is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
-def _check_replaceable(form: Form, path: Path, out: str) -> None:
-    """Raise ExportError where something lies at a path that no export of this form wrote."""
-    from fusiondistill.exporting.folder_form import Folder
-
-    if not isinstance(form, Folder):
-        if path.is_dir():
-            raise ExportError(f"{out} is a folder: a {form.title} file does not replace it")
-        return
+def _why_not_replaced(form: Folder, path: Path, *, force: bool) -> str | None:
+    """Why a folder is not written where something lies; None: nothing is there, or what an export wrote."""
+    if not (path.exists() or path.is_symlink()) or is_empty_folder(path):
+        return None
     if path.is_symlink() or not path.is_dir():
-        raise ExportError(f"{out} is no folder: a folder does not replace it; delete it first")
+        return "is no folder: a folder does not replace it; delete it first"
     if strange := form.strangers(path):
-        raise ExportError(f"{out} holds {strange}, which no export wrote: it is not replaced; give another name")
+        return f"holds {strange}, which no export wrote: it is not replaced; give another name"
+    return None if force else "is there already: give another name, or --force to replace it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusiondistill import NAME, config_file
+from fusiondistill.targets import why_no_file
 
 __all__ = ["Wish", "seconds_of"]
 
@@ -110,9 +110,5 @@ class Wish:
         found = self.file
         if found.suffix.lower() not in (".yaml", ".yml"):
             raise ValueError(f"--out {found}: a config is a .yaml file")
-        if found.exists() and (found.is_dir() or not self.force):
-            raise ValueError(f"{found} exists: name another file with --out, or replace it with --force")
-        if not found.absolute().parent.is_dir():
-            raise ValueError(f"--out {found}: there is no folder {found.parent}")
-        if not os.access(found if found.exists() else found.absolute().parent, os.W_OK):
-            raise ValueError(f"--out {found}: may not be written")
+        if why := why_no_file(found, force=self.force):
+            raise ValueError(f"--out {found}: {why}")

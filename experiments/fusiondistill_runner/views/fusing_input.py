@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusiondistill import safe_yaml
 from fusiondistill.fusing.ingredients import CLEAN, FuseError, Ingredient, card_of_all, with_cards
 from fusiondistill.registry import close_to
+from fusiondistill.targets import why_no_file
 
 if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
@@ -47,18 +47,10 @@ class Data:
 def checked_target(out: str, *, force: bool) -> Path:
     """The path to write to; FuseError where nothing can be written there."""
     path = Path(out).expanduser()
-    if "://" in out:
-        raise FuseError(f"--out {out}: the file goes to this machine's disk; copy it from there")
     if path.suffix not in SUFFIXES:
         raise FuseError(f"--out {out}: the name of the file must end with {', '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise FuseError(f"--out {out} is a folder: give the name of a file")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise FuseError(f"--out {out} is there already: give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise FuseError(f"--out {out}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise FuseError(f"--out {out}: the folder {path.parent} takes no files from you")
+    if why := why_no_file(out, force=force):
+        raise FuseError(f"--out {out}: {why}")
     return path
 
 
