@@ -82,7 +82,9 @@ def with_card(state: State, told: Told, source: str) -> tuple[dict[str, torch.Te
         raise ValueError(f"mean and std must be three numbers each, std above 0; got {told.mean} and {told.std}")
     count = told.classes if isinstance(told.classes, int) else len(told.classes or ()) or _outputs(model, state)
     if not count:
-        raise CheckpointError(f"{source}: how many classes it has cannot be told of its head: give classes=[...]")
+        raise CheckpointError(
+            f"{source}: how many classes it has cannot be told of its head: give classes=[...], or --classes"
+        )
     found = fitted(state, {}, source, model.name, built(model, count).state_dict()).state
     listed = told.classes if isinstance(told.classes, Sequence) else None
     card = card_of(
@@ -117,9 +119,9 @@ def _network(given: str | Mapping[str, Any]) -> ModelConfig:
 def _asked(source: str, lacking: list[str]) -> str:
     return (
         f"{source} carries no card: it does not say its {', '.join(lacking)}. Say it, as its training had it: "
-        "load_model(FILE, model='resnet18', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=[...]); or "
-        "give trained_on, images with the classes and the normalisation of its training, like "
-        "load_images('cifar100', 'test')"
+        "--model resnet18 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --classes cat,dog; or from Python "
+        "model='resnet18', mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=['cat', 'dog'], or "
+        "trained_on=load_images('cifar100', 'test'), images of the training's classes and normalisation"
     )
 
 

@@ -11,9 +11,9 @@ from fusiondistill_runner.session import carry_out, say_first
 from fusiondistill_runner.verbs.values import (
     degradation_of,
     degradations_option,
+    network_options,
     noise_seed_option,
     protocol_option,
-    three,
 )
 
 
@@ -29,17 +29,7 @@ from fusiondistill_runner.verbs.values import (
 @click.option(
     "--root", metavar="PATH", help="The folder or file of the data set. Default: a published set is downloaded."
 )
-@click.option(
-    "--model", metavar="NAME", help="The network of checkpoints that do not name it; see `fusiondistill list networks`."
-)
-@click.option(
-    "--mean",
-    metavar="R,G,B",
-    callback=three,
-    help="The mean that images were normalised by in such a network's training: 0.485,0.456,0.406 or "
-    "123.7,116.3,103.5. Default: common values are compared on training images.",
-)
-@click.option("--std", metavar="R,G,B", callback=three, help="The standard deviation for --mean.")
+@network_options("common values are compared on training images")
 @click.option(
     "--images", type=click.IntRange(min=2), help="Use only so many test images, balanced over classes. Default: all."
 )

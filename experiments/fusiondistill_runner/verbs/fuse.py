@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from fusiondistill_runner.command import THREE, plugin_option, tell, verb
-from fusiondistill_runner.verbs.values import degradation_of, three
+from fusiondistill_runner.command import plugin_option, tell, verb
+from fusiondistill_runner.verbs.values import degradation_of, network_options
 
 
 @verb(
@@ -62,11 +62,7 @@ from fusiondistill_runner.verbs.values import degradation_of, three
     help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them. Default: mixed with "
     "--data, else average.",
 )
-@click.option(
-    "--model", metavar="NAME", help="The network of checkpoints that do not name it; see `fusiondistill list networks`."
-)
-@click.option("--mean", metavar=THREE, callback=three, help="The mean that images were normalised by in its training.")
-@click.option("--std", metavar=THREE, callback=three, help="The standard deviation for --mean.")
+@network_options("the data set's")
 @click.option(
     "--size", type=click.IntRange(min=2), help="Height and width of its images in pixels. Default: the data set's."
 )

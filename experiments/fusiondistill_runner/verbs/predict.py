@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fusiondistill_runner.command import FAILED, plugin_option, verb
-from fusiondistill_runner.verbs.values import three
+from fusiondistill_runner.verbs.values import network_options
 
 
 def _names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
@@ -50,16 +50,7 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
     type=click.IntRange(9, 16),
     help="The bits that the values of 16-bit images fill. Default: as in its training.",
 )
-@click.option(
-    "--model",
-    "name",
-    metavar="NAME",
-    help="The network of a checkpoint that does not name it; see `fusiondistill list networks`.",
-)
-@click.option(
-    "--mean", metavar="R,G,B", callback=three, help="The mean that images were normalised by in its training."
-)
-@click.option("--std", metavar="R,G,B", callback=three, help="The standard deviation for --mean.")
+@network_options("what the checkpoint says", "name")
 @click.option(
     "--classes",
     metavar="NAMES|FILE",

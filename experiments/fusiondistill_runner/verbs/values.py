@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-__all__ = ["degradation_of", "degradations_option", "noise_seed_option", "protocol_option", "three"]
+from fusiondistill_runner.command import THREE
+
+__all__ = ["degradation_of", "degradations_option", "network_options", "noise_seed_option", "protocol_option"]
 
 degradations_option = click.option(
     "--degradation",
@@ -29,7 +32,41 @@ protocol_option = click.option(
 )
 
 
-def three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
+def network_options(default: str, network: str = "model") -> Callable[[Any], Any]:
+    """The options that say what files without a card do not: the network, and its normalisation.
+
+    Args:
+        default: what happens without a mean.
+        network: the name of the verb's parameter for the network.
+    """
+    options = (
+        click.option(
+            "--model",
+            network,
+            metavar="NAME",
+            help="The network of checkpoints that do not name it; see `fusiondistill list networks`.",
+        ),
+        click.option(
+            "--mean",
+            metavar=THREE,
+            callback=_three,
+            help="The mean that images were normalised by in such a network's training: 0.485,0.456,0.406 or "
+            f"123.7,116.3,103.5. Default: {default}.",
+        ),
+        click.option(
+            "--std", metavar=THREE, callback=_three, help="The standard deviation, on the same scale as --mean."
+        ),
+    )
+
+    def with_options(verb: Any) -> Any:
+        for option in reversed(options):
+            verb = option(verb)
+        return verb
+
+    return with_options
+
+
+def _three(context: click.Context, option: click.Parameter, text: str | None) -> list[float] | None:
     """Three numbers of the command line, parted by commas or spaces; ``255`` alone stands for all three."""
     if text is None:
         return None
