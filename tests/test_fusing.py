@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fusiondistill import build_model, fusing, load_checkpoint, load_images, load_model, merge, save_checkpoint
@@ -88,7 +89,7 @@ def test_state_dicts_of_any_program_are_fused_without_data(method: str, files: d
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert found["bn.num_batches_tracked"] == 6 and found["index"].tolist() == [0, 1, 2]
     assert torch.equal(found["bn.running_var"], average(states)["bn.running_var"])
-    assert "give --data to recompute" in done.output and "read without 'module.'" in done.output
+    assert "recomputed ones fit most merged networks better" in done.output and "read without 'module.'" in done.output
 
 
 def test_distances_and_cosines_are_numpys(files: dict[str, Path], tmp_path: Path) -> None:
@@ -113,10 +114,10 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     two = (a, b, "--out", out, "--method")
     assert "no merging method 'avrage'; did you mean 'average'?" in refused(*two, "avrage")
     assert "task_arithmetic needs --base FILE" in refused(*two, "task_arithmetic")
-    assert "greedy_soup needs --data NAME: images that choose" in refused(*two, "greedy_soup")
+    assert "greedy_soup needs --data NAME: images with labels, which choose" in refused(*two, "greedy_soup")
     assert "fisher needs --data NAME: images to look at" in refused(*two, "fisher")
     listed = refused(*two, "wise_ft", "--base", files["base"], "--set", "alpha=[0.1, 0.2]")
-    assert "wise_ft needs --data NAME: images that choose" in listed
+    assert "wise_ft needs --data NAME: images with labels, which choose" in listed
     assert "parameter alpha of the merging method 'wise_ft': input should be less" in refused(
         *two, "wise_ft", "--base", files["base"], "--set", "alpha=2"
     )
@@ -138,7 +139,7 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     for text in ("ridge=0", "off_diagonal=1", "off_diagonal=[0.5, 1]"):
         assert f"parameter {text.partition('=')[0]}" in refused(*two, "regmean", "--data", "digits", "--set", text)
     for words in (("--recalibrate", "mixed"), ("--model", "resnet18"), ("--degradation", "blur")):
-        assert f"{words[0]} is about images: give --data NAME, too" in refused(*two, "average", *words)
+        assert f"{words[0]} is about images: give --data NAME, or --photos" in refused(*two, "average", *words)
     assert f"{a} is given twice" in refused(a, a, "--method", "average", "--out", out)
     assert "no degradation 'jpg'; did you mean 'jpeg'?" in refused(f"jpg={a}", b, "--method", "average", "--out", out)
     assert "no degradation 'blurr'; did you mean 'blur'" in refused(
@@ -169,7 +170,7 @@ def test_ingredients_that_do_not_go_together_are_named(files: dict[str, Path], t
     assert f"{less} is another architecture than {a}: ln.weight is missing" in refused(
         a, less, "--method", "average", "--out", out
     )
-    assert f"{wide} is another" in refused(a, "--base", wide, "--method", "ties", "--out", out)
+    assert f"{wide} is another" in refused(a, "--base", wide, "--method", "task_arithmetic", "--out", out)
     sick = other("sick", ln__weight=torch.full((4,), torch.nan))
     assert f"{sick} has values that are not finite in ln.weight" in refused(
         a, sick, "--method", "average", "--out", out
@@ -183,9 +184,11 @@ def test_ingredients_that_do_not_go_together_are_named(files: dict[str, Path], t
     assert f"{below} has variances below 0 in bn.running_var" in refused(a, below, "--method", "average", "--out", out)
     none = tmp_path / "none.pt"
     torch.save({key: torch.zeros_like(one) for key, one in foreign(7).items()}, none)
-    assert f"{none} has no weight but 0" in refused(a, "--base", none, "--method", "ties", "--out", out)
+    assert f"{none} has no weight but 0" in refused(a, "--base", none, "--method", "wise_ft", "--out", out)
     torch.save(foreign(1), tmp_path / "copy.pt")
     assert "hold the same weights" in refused(a, tmp_path / "copy.pt", "--method", "average", "--out", out)
+    same = refused(a, "--base", tmp_path / "copy.pt", "--method", "task_arithmetic", "--out", out)
+    assert f"the base {tmp_path / 'copy.pt'} and {a} hold the same weights" in same
     old = other("old", bn__num_batches_tracked=None)  # as torch wrote it before the counter was there
     assert call(a, old, "--method", "average", "--out", out).exit_code == 0
 
@@ -321,6 +324,89 @@ def test_files_without_a_card_say_what_they_need(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "r.safetensors", states[0], {**card(), key: value})
         assert said in refused(tmp_path / "r.safetensors", "--method", "average", "--data", "digits", "--out", out)
     assert "differ in mean: they are no networks of one kind" in refused(*pair, "--data", "digits", "--images", 30)
+
+
+def photos(folder: Path, count: int = 24) -> torch.Tensor:
+    """Files without labels in a folder and one below it, and one that is no image; uint8 [N,3,16,16] in their order."""
+    images = load_images("digits", "train").take(count).images
+    for place, image in enumerate(images):
+        path = folder / ("more" if place >= 20 else "") / f"{place:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    (folder / "zz.jpg").write_text("no image")
+    return images
+
+
+@pytest.mark.parametrize("method", ["average", "adamerging", "regmean", "fisher"])
+def test_images_without_labels_are_enough_for_statistics_and_for_methods_that_ask_for_none(
+    method: str, tmp_path: Path
+) -> None:
+    base, *states = networks(2)
+    for name, state in (("base", base), ("jpeg", states[0]), ("clean", states[1])):
+        save_checkpoint(tmp_path / f"{name}.safetensors", state, card())
+    pixels, out = photos(tmp_path / "photos"), tmp_path / "fused.safetensors"
+    own = ("--set", "labels=own") if method == "fisher" else ()
+    done = call(
+        *(f"{name}={tmp_path / name}.safetensors" for name in ("jpeg", "clean")), "--base",
+        tmp_path / "base.safetensors", "--method", method, *own, "--photos", tmp_path / "photos", "--out", out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "24 images without labels for statistics, each seen as clean, jpeg" in done.output
+    assert "passed over: " in done.output and "zz.jpg" in done.output and "right on held-out" not in done.output
+    if method == "average":
+        images = ImageSet("mine", pixels, torch.zeros(24, dtype=torch.int64), card()["classes"])
+        images = images.normalised_by(card()["mean"], card()["std"])
+        seen = Material(card(), images, None, [DegradationConfig.model_validate("jpeg")], ("clean", "jpeg"), "mixed", 0,
+                        torch.device("cpu"))  # fmt: skip
+        network = recalibrate_batchnorm(seen.network(average(states)), [*seen.mixed(images)])
+        for name, tensor in load_checkpoint(out)[0].items():
+            torch.testing.assert_close(tensor, network.state_dict()[name], msg=name)
+
+
+def test_what_images_without_labels_cannot_do_is_said_before_any_work(tmp_path: Path) -> None:
+    _, *states = networks(2)
+    two = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for path, state in zip(two, states, strict=True):
+        save_checkpoint(path, state, card())
+    photos(tmp_path / "photos", 2)
+    (tmp_path / "none").mkdir()
+    mine, out = ("--photos", tmp_path / "photos"), ("--out", tmp_path / "out.safetensors")
+    wrong: dict[str, tuple[object, ...]] = {
+        "fisher needs --data NAME: images with labels": (*mine, "--method", "fisher"),
+        "greedy_soup needs --data NAME: images with labels": (*mine, "--method", "greedy_soup"),
+        "--photos stands in place of --data": (*mine, "--data", "digits", "--method", "average"),
+        "--recalibrate best needs labels": (*mine, "--recalibrate", "best", "--method", "average"),
+        "--set data.test: is about a data set": (*mine, "--set", "data.test=0.2", "--method", "average"),
+        "no image": ("--photos", tmp_path / "none", "--method", "average"),
+        "--size is about images: give --data NAME, or --photos": ("--size", 16, "--method", "average"),
+    }
+    for said, words in wrong.items():
+        assert said in refused(*two, *words, *out), said
+    assert "merges several networks, and there is one" in refused(two[0], "--method", "median", *out)
+
+
+def test_the_better_statistics_are_taken_and_the_data_set_takes_settings(tmp_path: Path) -> None:
+    _, *states = networks(2)
+    for name, state in zip("ab", states, strict=True):
+        save_checkpoint(tmp_path / f"{name}.safetensors", state, card())
+    images = load_images("digits", "train").take(60)
+    for place, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        (tmp_path / "set" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "set" / str(label) / f"{place}.png")
+    out = tmp_path / "out.safetensors"
+    two = (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    of_set = ("--data", "folder", "--root", tmp_path / "set", "--set", "data.test=0.2")
+    words = (*two, "--method", "average", *of_set, "--out", out, "--force")
+    found = {}
+    for way in ("mixed", "average", "best"):
+        done = call(*words, "--recalibrate", way)
+        assert done.exit_code == 0, done.output
+        found[way] = (done.output, load_checkpoint(out)[0])
+    told = [line for line in found["best"][0].splitlines() if line.startswith("BatchNorm's statistics: recomputed")]
+    taken = "average" if told and told[0].endswith("averaged") else "mixed"
+    assert all(torch.equal(tensor, found[taken][1][name]) for name, tensor in found["best"][1].items())
+    shares = {way: float(re.search(r"\(merged\) +([0-9.]+)", said)[1]) for way, (said, _) in found.items()}  # type: ignore[index]
+    assert shares["best"] == max(shares.values())
 
 
 def test_examples_run() -> None:

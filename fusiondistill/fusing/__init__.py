@@ -25,7 +25,8 @@ _GIVE = {
     "base": "--base FILE: the network that the ingredients were fine-tuned from",
     "network": "--data NAME, and --model NAME for files without a card",
     "batches": "--data NAME: images to look at",
-    "validation": "--data NAME: images that choose",
+    "labels": "--data NAME: images with labels",
+    "validation": "--data NAME: images with labels, which choose",
 }
 
 
@@ -41,6 +42,8 @@ class Fused:
         alone: name -> each ingredient on held-out images, perhaps the base too; empty without images.
         merged: the merged network on held-out images; None without.
         gains: name -> what each ingredient brings, see :func:`fusiondistill.fusing.measures.left_out`.
+        statistics: the mean accuracy on held-out images with BatchNorm's statistics ``mixed`` and ``average``, of which
+            the better are taken; empty where the caller chose.
         kept: of each ingredient with a task, what is kept of its accuracy there.
     """
 
@@ -51,17 +54,26 @@ class Fused:
     alone: Mapping[str, Judged] = field(default_factory=dict)
     merged: Judged | None = None
     gains: Mapping[str, float] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
     kept: Sequence[Kept] = ()
 
 
-def check_method(method: str, parameters: Mapping[str, Any], names: Sequence[str], *, base: bool, data: bool) -> None:
+def check_method(
+    method: str,
+    parameters: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    base: bool,
+    data: bool,
+    photos: bool = False,
+) -> None:
     """Check the arguments before a file is read.
 
     Args:
         method: a name of :data:`fusiondistill.MERGING`.
         parameters: of the method.
         names: of the ingredients.
-        base, data: whether a base and a data set are given.
+        base, data, photos: whether there are a base, labelled images, images without labels.
 
     Raises:
         UnknownEntry: there is no such method.
@@ -70,12 +82,15 @@ def check_method(method: str, parameters: Mapping[str, Any], names: Sequence[str
     """
     entry = MERGING.find(method)
     values = entry.checked(parameters)
+    if len(names) == 1 and not entry.facts["single"]:
+        raise FuseError(f"{method} merges several networks, and there is one: {names[0]}")
     check = entry.facts.get("check")
     if check and (problem := check(values, names)):
         raise FuseError(f"{method}: {problem}")
-    there = {"base": base, "network": data, "batches": data, "validation": data}
-    needs = entry.needs(values)
-    if lacking := [what for what in ("base", "batches", "validation", "network") if what in needs and not there[what]]:
+    images = data or photos
+    there = {"base": base, "batches": images, "labels": data, "validation": data, "network": images}
+    needs = entry.needs(values) | ({"labels"} if entry.labelled(values) else set())
+    if lacking := [what for what in there if what in needs and not there[what]]:
         raise FuseError(f"the merging method {method} needs {_GIVE[lacking[0]]}")
 
 
@@ -95,7 +110,8 @@ def fuse(
         given: with weights, all of one architecture (:func:`fusiondistill.fusing.ingredients.read`).
         method, parameters: of the merge.
         base: what they were fine-tuned from.
-        material: images and how networks are built; None: weights alone, BatchNorm's statistics are averaged.
+        material: images and how networks are built; None: weights alone, BatchNorm's statistics are averaged. Without
+            images to judge by nothing is judged.
         seed: of a method that draws random numbers, where there is no material.
         measure: False: nothing but the merge.
 
@@ -108,6 +124,8 @@ def fuse(
         >>> fuse(two, "average").state
         {'w': tensor([1.5000])}
     """
+    from fusiondistill.fusing import measures
+
     start = base.state if base else None
     chosen: dict[str, Any] = {}
 
@@ -118,25 +136,28 @@ def fuse(
             chosen.update(at.chosen)
         return made
 
-    state = make(given)
+    state, statistics = make(given), {}
     if material:
+        normalised = any(key.endswith("running_var") for key in state)
+        if measure and normalised and material.recalibrate == "best" and material.validation is not None:
+            statistics = measures.statistics(state, material)
+            material = replace(material, recalibrate=max(statistics, key=statistics.__getitem__))
         network = material.recomputed(state)
         state = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
-    found = Fused(state, chosen)
+    found = Fused(state, chosen, statistics=statistics)
     if not measure:
         return found
-    from fusiondistill.fusing import measures
-
+    judge = material if material and material.validation is not None else None
     found = replace(
         found,
         distances=measures.to_base(given, start) if start else {},
-        pairs=measures.pairs(given, start, material),
+        pairs=measures.pairs(given, start, judge),
     )
-    if not material:
+    if not judge:
         return found
-    alone = measures.accuracies([*given, *([base] if base else [])], material)
-    whole = measures.judged(network, material.judged)
-    gains = measures.left_out(given, make, whole, material) if len(given) > 1 else {}
+    alone = measures.accuracies([*given, *([base] if base else [])], judge)
+    whole = measures.judged(network, judge.judged)
+    gains = measures.left_out(given, make, whole, judge) if len(given) > 1 else {}
     kept = [
         measures.Kept(one.name, one.task, alone[one.name].accuracy[one.task], whole.accuracy[one.task])
         for one in given

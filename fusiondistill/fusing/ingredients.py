@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from fusiondistill.uncarded import Told
 
-__all__ = ["CLEAN", "FuseError", "Ingredient", "card_of_all", "named", "read", "with_cards"]
+__all__ = ["BASE", "CLEAN", "FuseError", "Ingredient", "card_of_all", "named", "read", "with_cards"]
 
 CLEAN = "clean"
 """The task of a network that is for images as they are."""
+BASE = "(base)"
+"""The name of the network that the ingredients were fine-tuned from."""
 
 
 class FuseError(ValueError):
@@ -112,7 +114,8 @@ def read(given: Sequence[Ingredient]) -> list[Ingredient]:
             raise FuseError(str(error)) from None
         for other in found[:-1]:
             if _same(other.state, fitted):
-                raise FuseError(f"{one.path} and {other.path} hold the same weights: give one of them")
+                which = "the base " if one.name == BASE else ""
+                raise FuseError(f"{which}{one.path} and {other.path} hold the same weights: give one of them")
     return found
 
 

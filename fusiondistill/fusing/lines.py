@@ -22,6 +22,12 @@ def lines(found: Fused, names: Sequence[str]) -> Iterator[str]:
     """
     if found.chosen:
         yield f"chosen: {chosen_text(found.chosen)}"
+    if len(set(found.statistics.values())) > 1:
+        mixed, average = (f"{100 * found.statistics[way]:.1f} %" for way in ("mixed", "average"))
+        taken = "recomputed" if found.statistics["mixed"] > found.statistics["average"] else "averaged"
+        yield (
+            f"BatchNorm's statistics: recomputed {mixed} right on held-out images, averaged {average}; they are {taken}"
+        )
     if found.distances:
         yield from _table(
             "distance from the base, |x - base| / |base|", ["", "distance"],

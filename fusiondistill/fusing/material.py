@@ -35,17 +35,18 @@ class Material:
     Attributes:
         card: of the networks, which says how they are built and how images are normalised.
         training: images for statistics and for methods that look at images.
-        validation: images that networks are judged on, and by which methods choose.
+        validation: images that networks are judged on, and by which methods choose; None where no labels are known:
+            those of ``training`` mean nothing then.
         degradations: the degradations of the tasks.
         tasks: what the merged network is for: ids of these, and perhaps :data:`CLEAN`; at least one.
-        recalibrate: ``mixed`` or ``average``.
+        recalibrate: ``mixed``, ``average``, or ``best``: ``mixed`` until it is known which is better.
         seed: of levels and noise.
         device: where networks run.
     """
 
     card: Mapping[str, Any]
     training: ImageSet
-    validation: ImageSet
+    validation: ImageSet | None
     degradations: Sequence[DegradationConfig]
     tasks: tuple[str, ...]
     recalibrate: str
@@ -59,7 +60,7 @@ class Material:
     def finished(self, state: StateDict, sample: Sequence[torch.Tensor] | None = None) -> nn.Module:
         """The network that merged weights become: with BatchNorm recomputed on all tasks, or as it is."""
         network = self.network(state)
-        if self.recalibrate != "mixed":
+        if self.recalibrate == "average":
             return network
         return recalibrate_batchnorm(network, self._candidate if sample is None else sample).eval()
 
@@ -86,6 +87,11 @@ class Material:
         for parts in zip(*(self.batches(images, task) for task in self.tasks), strict=True):
             yield torch.cat([pixels for pixels, _ in parts])
 
+    @property
+    def _held_out(self) -> ImageSet:
+        assert self.validation is not None
+        return self.validation
+
     @cached_property
     def _candidate(self) -> list[torch.Tensor]:
         return list(self.mixed(self.training.at_most(CANDIDATE)))
@@ -98,13 +104,13 @@ class Material:
     @cached_property
     def few_judged(self) -> dict[str, list[Labelled]]:
         """Task -> some held-out images, for points between networks."""
-        few = self.validation.at_most(POINT)
+        few = self._held_out.at_most(POINT)
         return {task: list(self.batches(few, task)) for task in self.tasks}
 
     @cached_property
     def judged(self) -> dict[str, list[Labelled]]:
         """Task -> the held-out images under it."""
-        return {task: list(self.batches(self.validation, task)) for task in self.tasks}
+        return {task: list(self.batches(self._held_out, task)) for task in self.tasks}
 
     def at(self, given: Sequence[Ingredient], base: StateDict | None) -> At:
         """What a merging method may ask for. An ingredient without a task has images of all tasks in turn."""

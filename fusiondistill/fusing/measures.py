@@ -15,7 +15,7 @@ from fusiondistill.fusing.material import Material
 from fusiondistill.merging._judging import Judged, judged
 from fusiondistill.state_dicts import StateDict, average, changes, distance, parameter_keys
 
-__all__ = ["ALPHAS", "Judged", "Kept", "Pair", "accuracies", "judged", "left_out", "pairs", "to_base"]
+__all__ = ["ALPHAS", "Judged", "Kept", "Pair", "accuracies", "judged", "left_out", "pairs", "statistics", "to_base"]
 
 ALPHAS = (0.25, 0.5, 0.75)
 """Shares of the second network on the way between two, at which the loss is computed."""
@@ -97,6 +97,15 @@ def _products(states: Sequence[StateDict], start: StateDict) -> tuple[torch.Tens
         lengths += (moved + first.flatten()).square().sum(1)
         products += moved @ moved.T
     return lengths.sqrt(), products
+
+
+def statistics(state: StateDict, material: Material) -> dict[str, float]:
+    """The mean accuracy of merged weights with BatchNorm's statistics recomputed, ``mixed``, and with those averaged.
+
+    They are equal where there are none.
+    """
+    ways = {"mixed": material.recomputed(state), "average": material.network(state)}
+    return {way: judged(network, material.judged).mean for way, network in ways.items()}
 
 
 def _loss(state: StateDict, material: Material) -> float:

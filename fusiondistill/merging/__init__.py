@@ -59,6 +59,11 @@ class Merging(Entry):
         own: frozenset[str] = self.facts.get("needs", frozenset())
         return own | (JUDGING if lists_in(values, self.scans) else frozenset())
 
+    def labelled(self, values: Mapping[str, Any]) -> bool:
+        """Whether it reads the labels of images with these parameters."""
+        said = self.facts.get("labelled", True)
+        return "batches" in self.needs(values) and bool(said(values) if callable(said) else said)
+
     def work(self, values: Mapping[str, Any], experts: int) -> tuple[int, int]:
         """Its cost beside adding up weights, for forecasts.
 
@@ -91,6 +96,7 @@ class Mergings(Registry[Merging]):
         passes: Callable[[Mapping[str, Any], int], int] | None = None,
         check: Callable[[Mapping[str, Any], Sequence[str]], str | None] | None = None,
         single: bool = False,
+        labelled: bool | Callable[[Mapping[str, Any]], bool] = True,
         version: int = 1,
         source: str = "",
         replace: bool = False,
@@ -107,6 +113,7 @@ class Mergings(Registry[Merging]):
             passes: the same of images that pass forward through a network; a pass back counts as two.
             check: (parameters, degradations) -> what does not go together, or None; a config is then refused early.
             single: it also makes sense of one network; a config that merges one by another method is refused early.
+            labelled: whether it reads the labels of ``at.batches``, perhaps by its parameters.
             version, source, replace: see :meth:`fusiondistill.registry.Registry.register`, which also says how
                 parameters are written.
 
@@ -138,7 +145,7 @@ class Mergings(Registry[Merging]):
             raise ValueError(f"the merging method {name!r} says that it needs {', '.join(wrong)}: {text}")
         facts = {
             "needs": frozenset(asked), "scans": tuple(scans), "later": later or {}, "check": check,
-            "candidates": candidates, "passes": passes, "single": single,
+            "candidates": candidates, "passes": passes, "single": single, "labelled": labelled,
         }  # fmt: skip
         return super().register(name, version=version, source=source, replace=replace, **facts)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "adamerging",
     needs={"base", "network", "batches"},
+    labelled=False,
     passes=lambda values, experts: 3 * experts * values["batch"] * values["steps"],
     source="Yang et al., AdaMerging: adaptive model merging for multi-task learning, ICLR 2024, arXiv:2310.02575",
 )

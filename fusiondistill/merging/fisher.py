@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @MERGING.register(
     "fisher",
     needs={"network", "batches"},
+    labelled=lambda values: values["labels"] == "true",
     passes=lambda values, experts: 3 * experts * values["examples"],
     source="Matena and Raffel, Merging models with Fisher-weighted averaging, NeurIPS 2022, arXiv:2111.09832",
 )

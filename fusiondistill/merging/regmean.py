@@ -26,6 +26,7 @@ COLUMNS = 2**24
 @MERGING.register(
     "regmean",
     needs={"network", "batches"},
+    labelled=False,
     passes=lambda values, experts: 2 * experts * values["examples"],  # as much again for the Gram matrices
     scans={"off_diagonal"},
     source="Jin et al., Dataless knowledge fusion by merging weights, ICLR 2023, arXiv:2212.09849; convolutions: ours",

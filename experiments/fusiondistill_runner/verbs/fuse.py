@@ -16,7 +16,8 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
     "fusiondistill fuse jpeg=a.pt blur=b.pt --base base.pt --method task_arithmetic --set 'scale=[0.1, 0.3, 0.5]'"
     " --data cifar10 --model cifar_resnet8 --out fused.safetensors\n"
     "fusiondistill fuse jpeg=runs/demo/expert-jpeg-0123456789abcdef blur=runs/demo/expert-blur-0123456789abcdef"
-    " --method regmean --data digits --out fused.safetensors",
+    " --method regmean --data digits --out fused.safetensors\n"
+    "fusiondistill fuse jpeg=a.safetensors blur=b.safetensors --method average --photos photos --out fused.safetensors",
     whole=True,
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="[TASK=]CHECKPOINT...")
@@ -35,7 +36,8 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A parameter of the method, like density=0.3; may be repeated.",
+    help="A parameter of the method, like density=0.3, or of the data set, like data.labels=labels.csv; may be "
+    "repeated.",
 )
 @click.option(
     "--data",
@@ -45,6 +47,13 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
 )
 @click.option(
     "--root", metavar="PATH", help="The folder or file of the data set. Default: a published set is downloaded."
+)
+@click.option(
+    "--photos",
+    multiple=True,
+    metavar="FILE|FOLDER|PATTERN",
+    help="Images without labels, in place of --data: they recompute BatchNorm, and serve methods that need no label; "
+    "nothing is judged. May be repeated.",
 )
 @click.option("--images", type=click.IntRange(min=2), default=1000, show_default=True, help="The most images of "
               "the data set to take for BatchNorm, and the most to judge by.")  # fmt: skip
@@ -58,9 +67,9 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
 )
 @click.option(
     "--recalibrate",
-    type=click.Choice(["mixed", "average"]),
-    help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them. Default: mixed with "
-    "--data, else average.",
+    type=click.Choice(["best", "mixed", "average"]),
+    help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them, best takes those that are "
+    "right more often on held-out images. Default: best with --data, mixed with --photos, else average.",
 )
 @network_options("the data set's")
 @click.option(
@@ -81,16 +90,18 @@ def fuse_verb(
     out: str,
     degradations: tuple[str, ...],
     data: str | None,
+    photos: tuple[str, ...],
     seed: int,
     **options: Any,
 ) -> None:
     """Merge checkpoints of one architecture into one network, and say how good it is.
 
     CHECKPOINT is a file of weights of any program, or a stage directory. TASK is the degradation that it is for, or
-    clean. Without --data weights are merged as they are. With it BatchNorm's statistics are recomputed on whole
-    images, neither cropped nor covered, and networks are judged on images held out of training: the loss barrier
-    between each pair, what each ingredient brings, and what is kept of each expert's accuracy on its own task. Test
-    images are never read.
+    clean. Without images weights are merged as they are. With --data BatchNorm's statistics are recomputed on whole
+    images, neither cropped nor covered, or averaged, whichever is better, and networks are judged on images held out of
+    training: the loss barrier between each pair, what each ingredient brings, and what is kept of each expert's
+    accuracy on its own task. Test images are never read. With --photos, which need no labels, statistics are recomputed
+    and nothing is judged.
     """
     from fusiondistill_runner.views.fusing import fuse_files
     from fusiondistill_runner.views.fusing_input import Data
@@ -99,16 +110,20 @@ def fuse_verb(
     of_data = {key: options.pop(key) for key in ("root", "images", "recalibrate", "device")}
     given = {**told, **of_data, "degradation": degradations}
     idle = [f"--{key}" for key, one in given.items() if one not in (None, (), "average") and key != "images"]
-    if data is None and idle:
-        raise click.UsageError(f"{idle[0]} is about images: give --data NAME, too")
-    of_data["recalibrate"] = of_data["recalibrate"] or "mixed"
+    if data is None and not photos and idle:
+        raise click.UsageError(f"{idle[0]} is about images: give --data NAME, or --photos FOLDER, too")
+    if photos and (data is not None or of_data["root"] is not None):
+        raise click.UsageError("--photos stands in place of --data: give one of them, and no --root with --photos")
+    if photos and of_data["recalibrate"] == "best":
+        raise click.UsageError("--recalibrate best needs labels, and --photos have none: say mixed or average")
+    of_data["recalibrate"] = of_data["recalibrate"] or ("mixed" if photos else "best")
     fuse_files(
         checkpoints,
         method,
         out,
         tell,
         degradations=[degradation_of(text) for text in degradations],
-        data=None if data is None else Data(data, told=told, **of_data),
+        data=None if data is None and not photos else Data(data, photos=photos, told=told, **of_data),
         seed=seed,
         measure=not options.pop("no_measure"),
         **options,

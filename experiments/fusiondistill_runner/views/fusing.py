@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fusiondistill import NAME
-from fusiondistill.fusing.ingredients import FuseError, Ingredient, card_of_all, named, read
+from fusiondistill.fusing.ingredients import BASE, FuseError, Ingredient, card_of_all, named, read
 from fusiondistill_runner.storage.best import model_place
 from fusiondistill_runner.views.fusing_input import Data, checked_target, degradations_of, material_of, parameters_of
 
@@ -37,7 +39,7 @@ def fuse_files(
         out: the file to write: .safetensors, .pt or .pth.
         tell: takes lines.
         base: what the checkpoints were fine-tuned from.
-        settings: ``KEY=VALUE``, parameters of the method.
+        settings: ``KEY=VALUE``, parameters of the method; ``data.KEY=VALUE``, of the data set.
         degradations: names, or mappings as in a config; networks are judged on them, and tasks may name them.
         data: images; None: weights alone.
         seed: of the held-out part, and of random numbers.
@@ -56,10 +58,16 @@ def fuse_files(
 
     known, asked = degradations_of(degradations)
     given = named(checkpoints, [*known], model_place)
-    parameters = parameters_of(settings)
-    check_method(method, parameters, [one.name for one in given], base=base is not None, data=data is not None)
+    parameters, of_data = parameters_of(settings)
+    if of_data and (data is None or data.photos):
+        raise FuseError(f"--set data.{next(iter(of_data))}: is about a data set: give --data NAME, too")
+    data = data and replace(data, settings=of_data)
+    photos = data is not None and bool(data.photos)
+    labelled = data is not None and not photos
+    names = [one.name for one in given]
+    check_method(method, parameters, names, base=base is not None, data=labelled, photos=photos)
     if base:
-        given.append(Ingredient("(base)", model_place(base)))
+        given.append(Ingredient(BASE, model_place(base)))
     _check_apart(given, target, out)
     found = read(given)
     for one in found:
@@ -78,8 +86,12 @@ def fuse_files(
     for line in lines(fused, [one.name for one in experts]):
         tell(line)
     if material is None and any(key.endswith("running_var") for key in fused.state):
-        tell("note: BatchNorm's statistics are averaged, and fit no merged network well: give --data to recompute them")
-    _write(target, fused.state, card, out, tell)
+        tell(
+            "note: BatchNorm's statistics are averaged; recomputed ones fit most merged networks better: give images, "
+            "--data NAME, or --photos FOLDER where they have no labels"
+        )
+    root = f" --root {shlex.quote(data.root)}" if data is not None and data.root else ""
+    _write(target, fused.state, card, out, root, tell)
 
 
 def _check_apart(given: Sequence[Ingredient], target: Path, out: str) -> None:
@@ -90,9 +102,9 @@ def _check_apart(given: Sequence[Ingredient], target: Path, out: str) -> None:
 
 
 def _write(
-    target: Path, state: Mapping[str, Any], card: Mapping[str, Any], out: str, tell: Callable[[str], object]
+    target: Path, state: Mapping[str, Any], card: Mapping[str, Any], out: str, root: str, tell: Callable[[str], object]
 ) -> None:
-    """Write the file as a whole, and say how it is used."""
+    """Write the file as a whole, and say how it is used; ``root``: the option that says where the data set lies."""
     from fusiondistill.checkpoints import to_safetensors
     from fusiondistill.locations import open_location, write_file
 
@@ -108,6 +120,6 @@ def _write(
     write_file(*open_location(target), data)
     tell(f"\nwritten: {out} ({len(data) / 1e6:,.2f} MB)")
     if carries and card:
-        tell(f"use: {NAME} evaluate {out} --data {card['dataset'] or 'NAME'}")
+        tell(f"use: {NAME} evaluate {out} --data {card['dataset'] or 'NAME'}{root}")
     else:
         tell(f"it carries no card: {NAME} evaluate {out} --data NAME --model NAME --mean R,G,B --std R,G,B")

@@ -29,18 +29,22 @@ class Data:
     """Images for a fusion.
 
     Attributes:
-        name, root: of the data set.
+        name, root: of the data set; without a name the images are ``photos``.
         images: how many (at most) for statistics, and as many to judge by.
+        settings: further ones of the data set, like ``labels`` of a table.
+        photos: files without labels, folders or patterns.
         told: what files without a card do not say, see :class:`fusiondistill.uncarded.Told`: model, mean, std, size.
-        recalibrate: ``mixed`` or ``average``.
+        recalibrate: see :class:`fusiondistill.fusing.material.Material`.
         device: where networks run; None: a GPU if there is one.
     """
 
-    name: str
+    name: str | None
     root: str | None
     images: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    photos: Sequence[str] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
-    recalibrate: str = "mixed"
+    recalibrate: str = "best"
     device: str | None = None
 
 
@@ -81,8 +85,8 @@ def degradations_of(given: Sequence[str | Mapping[str, Any]]) -> tuple[dict[str,
     return known, asked
 
 
-def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` each, with a value as YAML has it."""
+def parameters_of(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``KEY=VALUE`` each, with a value as YAML has it: (those of the method, those of ``data.KEY``)."""
     found: dict[str, Any] = {}
     for text in settings:
         key, mark, value = text.partition("=")
@@ -92,7 +96,8 @@ def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
             found[key.strip()] = safe_yaml.read(value)[0]
         except safe_yaml.YAMLProblem as error:
             raise FuseError(f"--set {text}: {error}") from error
-    return found
+    of_data = {key: found.pop(f"data.{key}") for key in [one[5:] for one in found if one.startswith("data.")]}
+    return found, of_data
 
 
 def material_of(
@@ -115,10 +120,20 @@ def material_of(
 
     card, differ = card_of_all(found)
     if differ:
-        raise FuseError(f"{differ}: they are no networks of one kind, and cannot be judged on the same images")
+        raise FuseError(f"{differ}: they are no networks of one kind, and cannot see the same images")
     if not card:
         _check_told(found[0], data)
     device = device_of(data.device) if data.device else best_device()
+    tasks = [one.id for one in degradations]
+    if not tasks or any(one.task == CLEAN for one in found):
+        tasks.insert(0, CLEAN)
+    if data.photos:
+        found = found if card else with_cards(found, Told(**data.told))
+        card = dict(found[0].card)
+        photos = read_photos(data.photos, card, data.images, data.told.get("size"), tell)
+        tell(f"{len(photos):,} images without labels for statistics, each seen as {', '.join(tasks)}")
+        material = Material(card, photos, None, degradations, tuple(tasks), data.recalibrate, seed, device)
+        return [replace(one, card=card) for one in found], material
     training, validation, how = _images(data, card, seed)
     if not card:
         if data.told.get("mean") is None:
@@ -127,13 +142,54 @@ def material_of(
         card = dict(found[0].card)
     _check_images(card, training)
     training, validation = (one.normalised_by(card["mean"], card["std"]) for one in (training, validation))
-    tasks = [one.id for one in degradations]
-    if not tasks or any(one.task == CLEAN for one in found):
-        tasks.insert(0, CLEAN)
     tell(f"images of {data.name}: {len(training):,} for statistics, {len(validation):,} to judge by ({how}), each seen "
          f"as {', '.join(tasks)}")  # fmt: skip
     material = Material(card, training, validation, degradations, tuple(tasks), data.recalibrate, seed, device)
     return [replace(one, card=card) for one in found], material
+
+
+def read_photos(
+    given: Sequence[str], card: Mapping[str, Any], most: int, size: int | None, tell: Callable[[str], object]
+) -> ImageSet:
+    """Files without labels as images that the networks take; those that cannot be read are passed over.
+
+    Args:
+        given: files, folders, patterns.
+        card: of the networks.
+        most: files to read; of more they are taken evenly.
+        size: of the images in pixels, where the card does not say it.
+
+    Raises:
+        DataError: there is no such file or no image, or fewer than two can be read.
+        FuseError: nothing says the size of the images.
+    """
+    import numpy as np
+    import torch
+
+    from fusiondistill.data import DataError, ImageSet
+    from fusiondistill.data.decoding import read_bounded
+    from fusiondistill.data.finding import find_images
+    from fusiondistill.data.names import escaped
+    from fusiondistill.data.preparation import Preparation
+    from fusiondistill.data.reading import ahead_of_need
+
+    prepared = Preparation.of_card(card)
+    prepared = replace(prepared, size=prepared.size or (size and (size, size)) or None, fit=prepared.fit or "crop")
+    if prepared.size is None:
+        raise FuseError("the networks do not say the size of their images: say it, like --size 224")
+    files = find_images(given).files
+    some = [files[place * len(files) // most] for place in range(most)] if len(files) > most else files
+    pixels = []
+    for path, reading in ahead_of_need(lambda path: prepared.prepared(read_bounded(Path(path)), path), some, ahead=64):
+        try:
+            pixels.append(reading.result().pixels)
+        except DataError as error:
+            tell(f"passed over: {escaped(path)}: {error}")
+    if len(pixels) < 2:
+        raise DataError(f"{', '.join(map(escaped, given))}: {len(pixels)} of {len(some)} files can be read; give two")
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    nothing = torch.zeros(len(images), dtype=torch.int64)
+    return ImageSet("photos", images, nothing, card["classes"]).normalised_by(card["mean"], card["std"])
 
 
 def _check_told(one: Ingredient, data: Data) -> None:
@@ -153,12 +209,14 @@ def _images(data: Data, card: Mapping[str, Any], seed: int) -> tuple[ImageSet, I
     from fusiondistill.data import load_images
     from fusiondistill.data.loading import locate
 
-    size: dict[str, Any] = {"size": data.told["size"]} if data.told.get("size") else {}
+    assert data.name is not None
+    given: dict[str, Any] = {"size": data.told["size"]} if data.told.get("size") else {}
     if card.get("fit"):
-        size = {"size": tuple(card["size"]), "fit": card["fit"]}
-    images = load_images(data.name, "train", data.root, **size)
-    if "validation" in locate(data.name, data.root, **size).splits:
-        held_out, how = load_images(data.name, "validation", data.root, **size), "the set's own validation split"
+        given = {"size": tuple(card["size"]), "fit": card["fit"]}
+    given |= data.settings
+    images = load_images(data.name, "train", data.root, **given)
+    if "validation" in locate(data.name, data.root, **given).splits:
+        held_out, how = load_images(data.name, "validation", data.root, **given), "the set's own validation split"
     else:
         images, held_out = images.holdout(HELD_OUT, seed)
         how = f"{100 * HELD_OUT:.0f} % of the training images, held out by seed {seed} as in a run on all of them"
