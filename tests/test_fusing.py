@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fusiondistill import build_model, fusing, load_checkpoint, load_images, load_model, merge, save_checkpoint
+from fusiondistill.batches import as_in_training
 from fusiondistill.cards import card_of
+from fusiondistill.commits import sealed
 from fusiondistill.data import ImageSet
-from fusiondistill.degradation_config import DegradationConfig
+from fusiondistill.degradation_config import DegradationConfig, as_degradation
 from fusiondistill.fusing import Ingredient, fuse, ingredients, measures
 from fusiondistill.fusing.material import Material
 from fusiondistill.merging import At
 from fusiondistill.recalibration import recalibrate_batchnorm
+from fusiondistill.recipe import Augmentation
 from fusiondistill.state_dicts import average
 from fusiondistill_runner.cli import main
 from toy_network import toy
@@ -361,6 +365,43 @@ def test_images_without_labels_are_enough_for_statistics_and_for_methods_that_as
         network = recalibrate_batchnorm(seen.network(average(states)), [*seen.mixed(images)])
         for name, tensor in load_checkpoint(out)[0].items():
             torch.testing.assert_close(tensor, network.state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize("known", ["by the stages", "by the caller"])
+def test_statistics_belong_to_images_as_training_showed_them(known: str, tmp_path: Path) -> None:
+    _, *states = networks(2)
+    recipe = {
+        "crop_padding": 2,
+        "cutout": 6,
+        "resized_crop": None,
+        "resized_crop_ratio": [0.75, 4 / 3],
+        "largest_cutout": None,
+    }
+    for name, state in zip(("jpeg", "blur"), states, strict=True):
+        stage = tmp_path / name
+        save_checkpoint(stage, state, card())
+        manifest = json.loads((stage / "manifest.json").read_text())
+        if known == "by the stages":
+            manifest["recipe"] = recipe
+        del manifest["seal"]
+        (stage / "manifest.json").write_bytes(sealed(manifest))
+    pixels, out = photos(tmp_path / "photos"), tmp_path / "fused.safetensors"
+    own = () if known == "by the stages" else ("--crop-padding", 2, "--cutout", 6)
+    done = call(*(f"{name}={tmp_path / name}" for name in ("jpeg", "blur")), "--method", "average", "--photos",
+                tmp_path / "photos", *own, "--out", out)  # fmt: skip
+    assert done.exit_code == 0 and "for statistics cropped and covered as in their training" in done.output, done.output
+    images = ImageSet("mine", pixels, torch.zeros(24, dtype=torch.int64), card()["classes"])
+    images = images.normalised_by(card()["mean"], card()["std"])
+    views = [
+        torch.cat([*as_in_training(images, [as_degradation(name)], Augmentation(**recipe), seed=0, protocol="standard",
+                                   device=torch.device("cpu"), batch_size=128)])
+        for name in ("jpeg", "blur")
+    ]  # fmt: skip
+    model = build_model("cifar_resnet8", 10)
+    model.load_state_dict(average(states))
+    recalibrate_batchnorm(model, [torch.cat(views)])
+    for name, tensor in load_checkpoint(out)[0].items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
 
 
 def test_what_images_without_labels_cannot_do_is_said_before_any_work(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from fusiondistill import checkpoints, evaluation
-from fusiondistill.batches import normalise
+from fusiondistill.batches import as_in_training, normalise
 from fusiondistill.data import ImageSet
 from fusiondistill.degradation_config import DegradationConfig
 from fusiondistill.fusing.ingredients import CLEAN, Ingredient
 from fusiondistill.merging import At
 from fusiondistill.recalibration import recalibrate_batchnorm
+from fusiondistill.recipe import Augmentation
 from fusiondistill.state_dicts import StateDict
 
 __all__ = ["Material"]
@@ -42,6 +43,8 @@ class Material:
         recalibrate: ``mixed``, ``average``, or ``best``: ``mixed`` until it is known which is better.
         seed: of levels and noise.
         device: where networks run.
+        augmentation: how the networks' training cut and covered images, which BatchNorm's statistics are recomputed on;
+            None: whole images.
     """
 
     card: Mapping[str, Any]
@@ -52,6 +55,7 @@ class Material:
     recalibrate: str
     seed: int
     device: torch.device
+    augmentation: Augmentation | None = None
 
     def network(self, state: StateDict) -> nn.Module:
         """The network with these weights, in eval mode."""
@@ -83,9 +87,22 @@ class Material:
             yield normalise(pixels, images.mean, images.std), labels
 
     def mixed(self, images: ImageSet) -> Iterator[torch.Tensor]:
-        """Batches that hold every task in equal parts."""
-        for parts in zip(*(self.batches(images, task) for task in self.tasks), strict=True):
-            yield torch.cat([pixels for pixels, _ in parts])
+        """Batches that hold every task in equal parts, as in training where that is known."""
+        for parts in zip(*(self._seen(images, task) for task in self.tasks), strict=True):
+            yield torch.cat(parts)
+
+    def _seen(self, images: ImageSet, task: str) -> Iterator[torch.Tensor]:
+        if self.augmentation is None:
+            return (pixels for pixels, _ in self.batches(images, task))
+        return as_in_training(
+            images,
+            [one for one in self.degradations if one.id == task],
+            self.augmentation,
+            seed=self.seed,
+            protocol="standard",
+            device=self.device,
+            batch_size=evaluation.MIXED_BATCH,
+        )
 
     @property
     def _held_out(self) -> ImageSet:

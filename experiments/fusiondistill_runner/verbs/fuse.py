@@ -71,6 +71,17 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
     help="BatchNorm's statistics: mixed recomputes them on all tasks, average averages them, best takes those that are "
     "right more often on held-out images. Default: best with --data, mixed with --photos, else average.",
 )
+@click.option(
+    "--crop-padding",
+    type=click.IntRange(0, 64),
+    help="The padding of random crops in the networks' training, in pixels: BatchNorm is recomputed on images cut so. "
+    "Default: as stage directories say, else none.",
+)
+@click.option(
+    "--cutout",
+    type=click.IntRange(min=0),
+    help="The side of the square hole in their training, in pixels. Default: as stage directories say, else none.",
+)
 @network_options("the data set's")
 @click.option(
     "--size", type=click.IntRange(min=2), help="Height and width of its images in pixels. Default: the data set's."
@@ -97,19 +108,20 @@ def fuse_verb(
     """Merge checkpoints of one architecture into one network, and say how good it is.
 
     CHECKPOINT is a file of weights of any program, or a stage directory. TASK is the degradation that it is for, or
-    clean. Without images weights are merged as they are. With --data BatchNorm's statistics are recomputed on whole
-    images, neither cropped nor covered, or averaged, whichever is better, and networks are judged on images held out of
-    training: the loss barrier between each pair, what each ingredient brings, and what is kept of each expert's
-    accuracy on its own task. Test images are never read. With --photos, which need no labels, statistics are recomputed
-    and nothing is judged.
+    clean. Without images weights are merged as they are. With --data BatchNorm's statistics are recomputed or averaged,
+    whichever is better, and networks are judged on images held out of training: the loss barrier between each pair,
+    what each ingredient brings, and what is kept of each expert's accuracy on its own task. Test images are never read.
+    With --photos, which need no labels, statistics are recomputed and nothing is judged. Statistics belong to images as
+    training showed them: of stage directories that is known, of other files --crop-padding and --cutout say it.
     """
     from fusiondistill_runner.views.fusing import fuse_files
     from fusiondistill_runner.views.fusing_input import Data
 
     told = {key: options.pop(key) for key in ("model", "mean", "std", "size")}
-    of_data = {key: options.pop(key) for key in ("root", "images", "recalibrate", "device")}
+    of_data = {key: options.pop(key) for key in ("root", "images", "crop_padding", "cutout", "recalibrate", "device")}
     given = {**told, **of_data, "degradation": degradations}
-    idle = [f"--{key}" for key, one in given.items() if one not in (None, (), "average") and key != "images"]
+    said = [key for key, one in given.items() if one not in (None, (), "average") and key != "images"]
+    idle = [f"--{key.replace('_', '-')}" for key in said]
     if data is None and not photos and idle:
         raise click.UsageError(f"{idle[0]} is about images: give --data NAME, or --photos FOLDER, too")
     if photos and (data is not None or of_data["root"] is not None):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusiondistill import safe_yaml
-from fusiondistill.fusing.ingredients import CLEAN, FuseError, Ingredient, card_of_all, with_cards
+from fusiondistill.fusing.ingredients import BASE, CLEAN, FuseError, Ingredient, card_of_all, with_cards
 from fusiondistill.registry import close_to
 from fusiondistill.targets import why_no_file
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fusiondistill.data import ImageSet
     from fusiondistill.degradation_config import DegradationConfig
     from fusiondistill.fusing.material import Material
+    from fusiondistill.recipe import Augmentation
 
 __all__ = ["Data", "checked_target", "degradations_of", "material_of", "parameters_of"]
 
@@ -34,6 +35,8 @@ class Data:
         settings: further ones of the data set, like ``labels`` of a table.
         photos: files without labels, folders or patterns.
         told: what files without a card do not say, see :class:`fusiondistill.uncarded.Told`: model, mean, std, size.
+        crop_padding, cutout: how the networks' training cut and covered images, in pixels; both None: as stage
+            directories say it, or not at all.
         recalibrate: see :class:`fusiondistill.fusing.material.Material`.
         device: where networks run; None: a GPU if there is one.
     """
@@ -44,6 +47,8 @@ class Data:
     settings: Mapping[str, Any] = field(default_factory=dict)
     photos: Sequence[str] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
+    crop_padding: int | None = None
+    cutout: int | None = None
     recalibrate: str = "best"
     device: str | None = None
 
@@ -127,12 +132,15 @@ def material_of(
     tasks = [one.id for one in degradations]
     if not tasks or any(one.task == CLEAN for one in found):
         tasks.insert(0, CLEAN)
+    augmentation = _augmentation(found, data)
     if data.photos:
         found = found if card else with_cards(found, Told(**data.told))
         card = dict(found[0].card)
         photos = read_photos(data.photos, card, data.images, data.told.get("size"), tell)
-        tell(f"{len(photos):,} images without labels for statistics, each seen as {', '.join(tasks)}")
-        material = Material(card, photos, None, degradations, tuple(tasks), data.recalibrate, seed, device)
+        tell(f"{len(photos):,} images without labels for statistics, {_seen_as(tasks, augmentation)}")
+        material = Material(
+            card, photos, None, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
+        )
         return [replace(one, card=card) for one in found], material
     training, validation, how = _images(data, card, seed)
     if not card:
@@ -142,10 +150,45 @@ def material_of(
         card = dict(found[0].card)
     _check_images(card, training)
     training, validation = (one.normalised_by(card["mean"], card["std"]) for one in (training, validation))
-    tell(f"images of {data.name}: {len(training):,} for statistics, {len(validation):,} to judge by ({how}), each seen "
-         f"as {', '.join(tasks)}")  # fmt: skip
-    material = Material(card, training, validation, degradations, tuple(tasks), data.recalibrate, seed, device)
+    tell(f"images of {data.name}: {len(training):,} for statistics, {len(validation):,} to judge by ({how}), "
+         f"{_seen_as(tasks, augmentation)}")  # fmt: skip
+    material = Material(
+        card, training, validation, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
+    )
     return [replace(one, card=card) for one in found], material
+
+
+def _augmentation(found: Sequence[Ingredient], data: Data) -> Augmentation | None:
+    """How the networks' training cut and covered images: as the caller says, or as all stage directories do."""
+    from pydantic import ValidationError
+
+    from fusiondistill.recipe import Augmentation
+
+    cut: dict[str, Any] = {"resized_crop": None, "resized_crop_ratio": (3 / 4, 4 / 3), "largest_cutout": None}
+    if data.crop_padding is not None or data.cutout is not None:
+        return Augmentation(crop_padding=data.crop_padding or 0, cutout=data.cutout or 0, **cut)
+    said = [_recipe_of(one.path) for one in found if one.name != BASE]
+    own = [{key: recipe[key] for key in Augmentation.model_fields if key in recipe} for recipe in said]
+    try:
+        return Augmentation(**own[0]) if all(one == own[0] for one in own) else None
+    except ValidationError:  # no stage directory, or one of another version
+        return None
+
+
+def _recipe_of(path: str) -> Mapping[str, Any]:
+    """The recipe of a stage directory; empty for anything else."""
+    from fusiondistill.commits import read_manifest
+    from fusiondistill.locations import open_location
+
+    filesystem, place = open_location(path)
+    folder = filesystem.get_file_info(place).type.name == "Directory"
+    recipe = ((read_manifest(filesystem, place) if folder else None) or {}).get("recipe")
+    return recipe if isinstance(recipe, Mapping) else {}
+
+
+def _seen_as(tasks: Sequence[str], augmentation: Augmentation | None) -> str:
+    how = "whole" if augmentation is None else "cropped and covered as in their training"
+    return f"each seen as {', '.join(tasks)}; for statistics {how}"
 
 
 def read_photos(
