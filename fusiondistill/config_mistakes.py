@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from fusiondistill.config import SECTIONS, Config
-from fusiondistill.methods import METHODS, Combined, Merged, Trained, form_of
+from fusiondistill.methods import EXPERTS, METHODS, Combined, Merged, Trained, form_of
 from fusiondistill.parametrised import Parametrised
 from fusiondistill.refusals import worded
 from fusiondistill.resolution import resolve, where
@@ -197,6 +197,19 @@ def _unknown(location: Location, content: Mapping[str, Any], known: list[str], p
     return f"unknown key; did you mean {close[0]!r}?" if close else f"unknown key; known: {', '.join(known)}"
 
 
+def _of_its_source(location: Location, content: Mapping[str, Any]) -> str:
+    """What to say of a key of a training that a method without one was given: whose key it is; else ""."""
+    *section, key = (str(part) for part in location)
+    defined = section[:1] == ["define"]
+    if len(section) != 1 + defined:
+        return ""
+    method = resolve(content).given.get(section[-1])
+    if method is None or key not in Trained.model_fields or form_of(method) == "trained":
+        return ""
+    source = mapping(method.get("start")).get("of", method.get("of", EXPERTS))
+    return f"is a key of trainings, and {section[-1]} takes its weights from {source}: write it there, {source}.{key}"
+
+
 def _explain(
     problem: Any,
     content: Mapping[str, Any],
@@ -218,7 +231,7 @@ def _explain(
             return None
     if problem["type"] == "extra_forbidden":
         known = problem.get("ctx", {}).get("known") or _fields_at(location[:-1], content)
-        message = _unknown(location, content, known, elsewhere())
+        message = _of_its_source(location, content) or _unknown(location, content, known, elsewhere())
         if len(location) == 1 and {"like", "start", "train_on", "of"} & mapping(shown).keys():
             message = f"unknown key; your own method stands below define: {{{location[0]}: ...}}"
     elif problem["type"] == "missing":
