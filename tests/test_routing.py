@@ -466,7 +466,8 @@ def test_what_a_router_cannot_tell_apart_stands_below_its_table() -> None:
     (group,) = summarise(counts, routing=pa.Table.from_pylist(rows))
     (grid,) = routing_grids(group)  # both rows have the same router
     assert grid.heading == ("images of", "named clean", "named Blur", "named Noise", "own network", "level off by")
-    blur, noise = ([text for text, _ in row] for row in grid.rows)
+    clean, blur, noise = ([text for text, _ in row] for row in grid.rows)
+    assert clean == ["clean", "87.5", "12.5", "0.0", "\N{EN DASH}", "\N{EN DASH}"], "levels 0 of both"
     assert blur == ["Blur", "10.0", "30.0", "60.0", "40.0", "27.0"]
     assert noise == ["Noise", "0.0", "10.0", "90.0", "90.0", f"{(32 * 27 + 40 * 52) / 72:.1f}"]
     assert "The router of routed, other. " in grid.note and "It hardly tells Blur from Noise." in grid.note

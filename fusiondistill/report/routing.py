@@ -38,9 +38,19 @@ def _cells(group: Group, said: Sequence[Routing]) -> Iterator[tuple[str, list[Ro
                 yield degradation, of
 
 
+def _unchanged(group: Group, said: Sequence[Routing]) -> list[Routing]:
+    """What the router said at the levels that leave an image as it is."""
+    entries = {name: part.entry(name) for part in (group, *group.others) for name in part.degradations}
+    clean = {name: CLEAN[entry] for name, entry in entries.items() if entry in CLEAN}
+    return [one for one in said if clean.get(one.degradation) == one.level]
+
+
 def _body(group: Group, said: Sequence[Routing]) -> Iterator[tuple[Entry, ...]]:
-    """A row for each degradation."""
+    """A row for images as they are, where there are such, and one for each degradation."""
     known = list(said[0].named)
+    if unchanged := _unchanged(group, said):
+        shares = _mean([one.named for one in unchanged])
+        yield (_CLEAN, ""), *((f"{100 * shares[name]:.1f}", "") for name in known), (MISSING, ""), (MISSING, "")
     for degradation, of in _cells(group, said):
         shares, chosen = _mean([one.named for one in of]), _mean([one.chosen for one in of])
         off, own = _off(of, degradation), degradation in known
@@ -66,11 +76,11 @@ def _confused(group: Group, said: Sequence[Routing]) -> list[str]:
 def _note(names: Sequence[str], confused: Sequence[str]) -> str:
     text = (
         f"The router of {', '.join(map(printable, names))}. A row is the test images of one degradation, over the "
-        f"measured levels; of {', '.join(map(short_title, CLEAN))} without the one that leaves an image as it is (of "
-        "others it is there, and may be named clean). The columns are the parts in % that the router gives each name, "
-        "and the part that the degradation's own network answers. An image that the router names clean goes to the "
-        "network that is best on clean validation images. Level off by: the mean distance of the guessed level where "
-        "the name is right."
+        f"measured levels; of {', '.join(map(short_title, CLEAN))} without the one that leaves an image as it is: "
+        "these are the row clean (of others it is there, and may be named clean). The columns are the parts in % that "
+        "the router gives each name, and the part that the degradation's own network answers. An image that the router "
+        "names clean goes to the network that is best on clean validation images. Level off by: the mean distance of "
+        "the guessed level where the name is right."
     )
     return text + (f" It hardly tells {'; '.join(confused)}." if confused else "")
 
