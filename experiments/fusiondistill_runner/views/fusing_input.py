@@ -223,11 +223,11 @@ def read_photos(
     files = find_images(given).files
     some = [files[place * len(files) // most] for place in range(most)] if len(files) > most else files
     pixels = []
-    for path, reading in ahead_of_need(lambda path: prepared.prepared(read_bounded(Path(path)), path), some, ahead=64):
+    for _, reading in ahead_of_need(lambda path: prepared.prepared(read_bounded(Path(path)), path), some, ahead=64):
         try:
             pixels.append(reading.result().pixels)
         except DataError as error:
-            tell(f"passed over: {escaped(path)}: {error}")
+            tell(f"passed over: {error}")
     if len(pixels) < 2:
         raise DataError(f"{', '.join(map(escaped, given))}: {len(pixels)} of {len(some)} files can be read; give two")
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
