@@ -93,7 +93,7 @@ def test_state_dicts_of_any_program_are_fused_without_data(method: str, files: d
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert found["bn.num_batches_tracked"] == 6 and found["index"].tolist() == [0, 1, 2]
     assert torch.equal(found["bn.running_var"], average(states)["bn.running_var"])
-    assert "recomputed ones fit most merged networks better" in done.output and "read without 'module.'" in done.output
+    assert "recomputed ones may fit better" in done.output and "read without 'module.'" in done.output
 
 
 def test_distances_and_cosines_are_numpys(files: dict[str, Path], tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_named_before_any_work(files: dict[str, Path], tmp_path
     assert "no merging method 'avrage'; did you mean 'average'?" in refused(*two, "avrage")
     assert "task_arithmetic needs --base FILE" in refused(*two, "task_arithmetic")
     assert "greedy_soup needs --data NAME: images with labels, which choose" in refused(*two, "greedy_soup")
-    assert "fisher needs --data NAME: images to look at" in refused(*two, "fisher")
+    assert "fisher needs --data NAME: images with labels" in refused(*two, "fisher")
     listed = refused(*two, "wise_ft", "--base", files["base"], "--set", "alpha=[0.1, 0.2]")
     assert "wise_ft needs --data NAME: images with labels, which choose" in listed
     assert "parameter alpha of the merging method 'wise_ft': input should be less" in refused(
@@ -355,7 +355,10 @@ def test_images_without_labels_are_enough_for_statistics_and_for_methods_that_as
         tmp_path / "base.safetensors", "--method", method, *own, "--photos", tmp_path / "photos", "--out", out,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "24 images without labels for statistics, each seen as clean, jpeg" in done.output
+    assert (
+        "24 images without labels, each seen as clean, jpeg; for statistics whole (--crop-padding and --cutout say"
+        in done.output
+    )
     assert "passed over: " in done.output and "zz.jpg" in done.output and "right on held-out" not in done.output
     if method == "average":
         images = ImageSet("mine", pixels, torch.zeros(24, dtype=torch.int64), card()["classes"])
@@ -367,7 +370,7 @@ def test_images_without_labels_are_enough_for_statistics_and_for_methods_that_as
             torch.testing.assert_close(tensor, network.state_dict()[name], msg=name)
 
 
-@pytest.mark.parametrize("known", ["by the stages", "by the caller"])
+@pytest.mark.parametrize("known", ["by the stages", "by the caller", "by both", "by one stage"])
 def test_statistics_belong_to_images_as_training_showed_them(known: str, tmp_path: Path) -> None:
     _, *states = networks(2)
     recipe = {
@@ -381,15 +384,22 @@ def test_statistics_belong_to_images_as_training_showed_them(known: str, tmp_pat
         stage = tmp_path / name
         save_checkpoint(stage, state, card())
         manifest = json.loads((stage / "manifest.json").read_text())
-        if known == "by the stages":
+        if known == "by the stages" or (known == "by one stage" and name == "jpeg"):
             manifest["recipe"] = recipe
+        elif known == "by both":
+            manifest["recipe"] = {**recipe, "cutout": 3}
         del manifest["seal"]
         (stage / "manifest.json").write_bytes(sealed(manifest))
     pixels, out = photos(tmp_path / "photos"), tmp_path / "fused.safetensors"
-    own = () if known == "by the stages" else ("--crop-padding", 2, "--cutout", 6)
+    own: tuple[object, ...] = {"by the caller": ("--crop-padding", 2, "--cutout", 6), "by both": ("--cutout", 6)}.get(
+        known, ()
+    )
     done = call(*(f"{name}={tmp_path / name}" for name in ("jpeg", "blur")), "--method", "average", "--photos",
                 tmp_path / "photos", *own, "--out", out)  # fmt: skip
-    assert done.exit_code == 0 and "for statistics cropped and covered as in their training" in done.output, done.output
+    assert (
+        done.exit_code == 0
+        and "for statistics cropped with a padding of 2 and covered by a hole of 6 pixels" in done.output
+    ), done.output
     images = ImageSet("mine", pixels, torch.zeros(24, dtype=torch.int64), card()["classes"])
     images = images.normalised_by(card()["mean"], card()["std"])
     views = [
@@ -417,13 +427,33 @@ def test_what_images_without_labels_cannot_do_is_said_before_any_work(tmp_path: 
         "greedy_soup needs --data NAME: images with labels": (*mine, "--method", "greedy_soup"),
         "--photos stands in place of --data": (*mine, "--data", "digits", "--method", "average"),
         "--recalibrate best needs labels": (*mine, "--recalibrate", "best", "--method", "average"),
-        "--set data.test: is about a data set": (*mine, "--set", "data.test=0.2", "--method", "average"),
+        "--set data.test=0.2: is about a data set": (*mine, "--set", "data.test=0.2", "--method", "average"),
         "no image": ("--photos", tmp_path / "none", "--method", "average"),
         "--size is about images: give --data NAME, or --photos": ("--size", 16, "--method", "average"),
     }
     for said, words in wrong.items():
         assert said in refused(*two, *words, *out), said
     assert "merges several networks, and there is one" in refused(two[0], "--method", "median", *out)
+
+
+def test_files_with_and_without_a_card_go_together_in_any_order(tmp_path: Path) -> None:
+    _, *states = networks(2)
+    save_checkpoint(tmp_path / "a.safetensors", states[0], card())
+    torch.save(states[1], tmp_path / "b.pt")
+    photos(tmp_path / "photos", 4)
+    out = tmp_path / "out.safetensors"
+    mine = ("--method", "average", "--photos", tmp_path / "photos", "--force", "--out", out)
+    for two in (("a.safetensors", "b.pt"), ("b.pt", "a.safetensors")):
+        done = call(*(tmp_path / name for name in two), *mine)
+        assert done.exit_code == 0 and load_checkpoint(out)[1] == card(), done.output
+    torch.save(states[0], tmp_path / "a.pt")
+    two = (tmp_path / "a.pt", tmp_path / "b.pt")
+    told = ("--model", "cifar_resnet8", "--mean", "100,100,100", "--std", 50, "--size", 16)
+    assert "it does not say its mean, std" in refused(
+        *two, *mine[:-2], "--model", "cifar_resnet8", "--out", tmp_path / "n.safetensors"
+    )
+    done = call(*two, *mine, *told, "--classes", "a,b,c,d,e,f,g,h,i,j")
+    assert done.exit_code == 0 and load_model(out).classes == tuple("abcdefghij"), done.output
 
 
 def test_the_better_statistics_are_taken_and_the_data_set_takes_settings(tmp_path: Path) -> None:
@@ -446,6 +476,15 @@ def test_the_better_statistics_are_taken_and_the_data_set_takes_settings(tmp_pat
     told = [line for line in found["best"][0].splitlines() if line.startswith("BatchNorm's statistics: recomputed")]
     taken = "average" if told and told[0].endswith("averaged") else "mixed"
     assert all(torch.equal(tensor, found[taken][1][name]) for name, tensor in found["best"][1].items())
+    assert f"--root {tmp_path / 'set'} --set data.test=0.2" in found["best"][0], "the last line can be run"
+    (tmp_path / "labels.csv").write_text(
+        "".join(
+            f"{path.relative_to(tmp_path / 'set')},{path.parent.name}\n" for path in (tmp_path / "set").rglob("*.png")
+        )
+    )
+    table = ("--data", "table", "--root", tmp_path / "set", "--set", f"data.labels={tmp_path / 'labels.csv'}")
+    done = call(*two, "--method", "average", *table, "--set", "data.test=0.2", "--out", out, "--force")
+    assert done.exit_code == 0, done.output
     shares = {way: float(re.search(r"\(merged\) +([0-9.]+)", said)[1]) for way, (said, _) in found.items()}  # type: ignore[index]
     assert shares["best"] == max(shares.values())
 

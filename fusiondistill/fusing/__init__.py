@@ -23,9 +23,9 @@ __all__ = ["FuseError", "Fused", "Ingredient", "check_method", "fuse"]
 
 _GIVE = {
     "base": "--base FILE: the network that the ingredients were fine-tuned from",
-    "network": "--data NAME, and --model NAME for files without a card",
-    "batches": "--data NAME: images to look at",
-    "labels": "--data NAME: images with labels",
+    "network": "--data NAME or --photos FOLDER, and --model NAME for files without a card",
+    "batches": "--data NAME, or --photos FOLDER: images to look at",
+    "labels": "--data NAME: images with labels, with these parameters",
     "validation": "--data NAME: images with labels, which choose",
 }
 
@@ -88,7 +88,7 @@ def check_method(
     if check and (problem := check(values, names)):
         raise FuseError(f"{method}: {problem}")
     images = data or photos
-    there = {"base": base, "batches": images, "labels": data, "validation": data, "network": images}
+    there = {"base": base, "labels": data, "batches": images, "validation": data, "network": images}
     needs = entry.needs(values) | ({"labels"} if entry.labelled(values) else set())
     if lacking := [what for what in there if what in needs and not there[what]]:
         raise FuseError(f"the merging method {method} needs {_GIVE[lacking[0]]}")

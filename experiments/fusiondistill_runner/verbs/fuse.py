@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fusiondistill_runner.command import plugin_option, tell, verb
-from fusiondistill_runner.verbs.values import degradation_of, network_options
+from fusiondistill_runner.verbs.values import classes_option, degradation_of, network_options
 
 
 @verb(
@@ -36,8 +36,7 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A parameter of the method, like density=0.3, or of the data set, like data.labels=labels.csv; may be "
-    "repeated.",
+    help="A parameter of the method, like density=0.3, or of the data set, like data.test=0.2; may be repeated.",
 )
 @click.option(
     "--data",
@@ -83,6 +82,7 @@ from fusiondistill_runner.verbs.values import degradation_of, network_options
     help="The side of the square hole in their training, in pixels. Default: as stage directories say, else none.",
 )
 @network_options("the data set's")
+@classes_option
 @click.option(
     "--size", type=click.IntRange(min=2), help="Height and width of its images in pixels. Default: the data set's."
 )
@@ -117,7 +117,7 @@ def fuse_verb(
     from fusiondistill_runner.views.fusing import fuse_files
     from fusiondistill_runner.views.fusing_input import Data
 
-    told = {key: options.pop(key) for key in ("model", "mean", "std", "size")}
+    told = {key: options.pop(key) for key in ("model", "mean", "std", "classes", "size")}
     of_data = {key: options.pop(key) for key in ("root", "images", "crop_padding", "cutout", "recalibrate", "device")}
     given = {**told, **of_data, "degradation": degradations}
     said = [key for key, one in given.items() if one not in (None, (), "average") and key != "images"]
@@ -128,7 +128,10 @@ def fuse_verb(
         raise click.UsageError("--photos stands in place of --data: give one of them, and no --root with --photos")
     if photos and of_data["recalibrate"] == "best":
         raise click.UsageError("--recalibrate best needs labels, and --photos have none: say mixed or average")
-    of_data["recalibrate"] = of_data["recalibrate"] or ("mixed" if photos else "best")
+    measure = not options.pop("no_measure")
+    if of_data["recalibrate"] == "best" and not measure:
+        raise click.UsageError("--recalibrate best judges, and --no-measure does not: say mixed or average")
+    of_data["recalibrate"] = of_data["recalibrate"] or ("mixed" if photos or not measure else "best")
     fuse_files(
         checkpoints,
         method,
@@ -137,6 +140,6 @@ def fuse_verb(
         degradations=[degradation_of(text) for text in degradations],
         data=None if data is None and not photos else Data(data, photos=photos, told=told, **of_data),
         seed=seed,
-        measure=not options.pop("no_measure"),
+        measure=measure,
         **options,
     )

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from fusiondistill_runner.command import FAILED, plugin_option, verb
-from fusiondistill_runner.verbs.values import network_options
-
-
-def _names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
-    """The names of classes in the order of the outputs: parted by commas, or the lines of a file."""
-    if text is None:
-        return None
-    if "," not in text and Path(text).is_file():
-        read = Path(text).read_text(encoding="utf-8-sig", errors="surrogateescape")
-        return [line for line in read.splitlines() if line]
-    return [name.strip() for name in text.split(",")]
+from fusiondistill_runner.verbs.values import classes_option, network_options
 
 
 @verb(
@@ -51,12 +40,7 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
     help="The bits that the values of 16-bit images fill. Default: as in its training.",
 )
 @network_options("what the checkpoint says", "name")
-@click.option(
-    "--classes",
-    metavar="NAMES|FILE",
-    callback=_names,
-    help="The names of its classes in their order: cat,dog or a file with one a line.",
-)
+@classes_option
 @click.option("--size", type=click.IntRange(min=2), help="Height and width of its images in pixels.")
 @click.option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1, ... Default: a GPU if there is one.")
 @click.option(

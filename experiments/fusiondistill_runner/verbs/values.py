@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from fusiondistill_runner.command import THREE
 
-__all__ = ["degradation_of", "degradations_option", "network_options", "noise_seed_option", "protocol_option"]
+__all__ = [
+    "classes_option", "degradation_of", "degradations_option", "network_options", "noise_seed_option",
+    "protocol_option",
+]  # fmt: skip
 
+
+def _names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """The names of classes in the order of the outputs: parted by commas, or the lines of a file."""
+    if text is None:
+        return None
+    if "," not in text and Path(text).is_file():
+        read = Path(text).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return [line for line in read.splitlines() if line]
+    return [name.strip() for name in text.split(",")]
+
+
+classes_option = click.option(
+    "--classes",
+    metavar="NAMES|FILE",
+    callback=_names,
+    help="The names of its classes in their order: cat,dog or a file with one a line.",
+)
 degradations_option = click.option(
     "--degradation",
     "degradations",

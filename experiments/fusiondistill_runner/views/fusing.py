@@ -58,9 +58,10 @@ def fuse_files(
 
     known, asked = degradations_of(degradations)
     given = named(checkpoints, [*known], model_place)
-    parameters, of_data = parameters_of(settings)
+    of_data = [text for text in settings if text.startswith("data.")]
+    parameters = parameters_of([text for text in settings if text not in of_data])
     if of_data and (data is None or data.photos):
-        raise FuseError(f"--set data.{next(iter(of_data))}: is about a data set: give --data NAME, too")
+        raise FuseError(f"--set {of_data[0]}: is about a data set: give --data NAME, too")
     data = data and replace(data, settings=of_data)
     photos = data is not None and bool(data.photos)
     labelled = data is not None and not photos
@@ -87,11 +88,10 @@ def fuse_files(
         tell(line)
     if material is None and any(key.endswith("running_var") for key in fused.state):
         tell(
-            "note: BatchNorm's statistics are averaged; recomputed ones fit most merged networks better: give images, "
-            "--data NAME, or --photos FOLDER where they have no labels"
+            "note: BatchNorm's statistics are averaged; recomputed ones may fit better: give images, --data NAME, or "
+            "--photos FOLDER where they have no labels"
         )
-    root = f" --root {shlex.quote(data.root)}" if data is not None and data.root else ""
-    _write(target, fused.state, card, out, root, tell)
+    _write(target, fused.state, card, out, data, tell)
 
 
 def _check_apart(given: Sequence[Ingredient], target: Path, out: str) -> None:
@@ -102,24 +102,34 @@ def _check_apart(given: Sequence[Ingredient], target: Path, out: str) -> None:
 
 
 def _write(
-    target: Path, state: Mapping[str, Any], card: Mapping[str, Any], out: str, root: str, tell: Callable[[str], object]
+    target: Path,
+    state: Mapping[str, Any],
+    card: Mapping[str, Any],
+    out: str,
+    data: Data | None,
+    tell: Callable[[str], object],
 ) -> None:
-    """Write the file as a whole, and say how it is used; ``root``: the option that says where the data set lies."""
+    """Write the file as a whole, and say how it is used."""
     from fusiondistill.checkpoints import to_safetensors
     from fusiondistill.locations import open_location, write_file
 
     carries = target.suffix == ".safetensors"
     if carries:
-        data = to_safetensors(state, card)
+        content = to_safetensors(state, card)
     else:
         import torch
 
         stream = io.BytesIO()
         torch.save(dict(state), stream)
-        data = stream.getvalue()
-    write_file(*open_location(target), data)
-    tell(f"\nwritten: {out} ({len(data) / 1e6:,.2f} MB)")
+        content = stream.getvalue()
+    write_file(*open_location(target), content)
+    tell(f"\nwritten: {out} ({len(content) / 1e6:,.2f} MB)")
+    of_set = "--data NAME"
+    if data is not None and data.name:
+        words = ["--data", data.name, *(["--root", data.root] if data.root else [])]
+        of_set = shlex.join([*words, *(word for text in data.settings for word in ("--set", text))])
     if carries and card:
-        tell(f"use: {NAME} evaluate {out} --data {card['dataset'] or 'NAME'}{root}")
+        tell(f"use: {NAME} predict {shlex.quote(out)} PHOTO..., or {NAME} evaluate {shlex.quote(out)} {of_set}")
     else:
-        tell(f"it carries no card: {NAME} evaluate {out} --data NAME --model NAME --mean R,G,B --std R,G,B")
+        told = "--model NAME --mean R,G,B --std R,G,B"
+        tell(f"it carries no card: {NAME} evaluate {shlex.quote(out)} {of_set} {told}")

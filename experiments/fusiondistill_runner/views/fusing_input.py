@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 HELD_OUT = 0.1
 """The part of the training images to judge by, of a set without a validation split: that of a run by default."""
 
+HELD_BY_SEED = "held out by seed"
+
 
 @dataclass(frozen=True)
 class Data:
@@ -32,11 +35,11 @@ class Data:
     Attributes:
         name, root: of the data set; without a name the images are ``photos``.
         images: how many (at most) for statistics, and as many to judge by.
-        settings: further ones of the data set, like ``labels`` of a table.
+        settings: ``data.KEY=VALUE``, further keys of the data set as in a config.
         photos: files without labels, folders or patterns.
         told: what files without a card do not say, see :class:`fusiondistill.uncarded.Told`: model, mean, std, size.
-        crop_padding, cutout: how the networks' training cut and covered images, in pixels; both None: as stage
-            directories say it, or not at all.
+        crop_padding, cutout: how the networks' training cut and covered images, in pixels; None: as stage directories
+            say it, or not at all.
         recalibrate: see :class:`fusiondistill.fusing.material.Material`.
         device: where networks run; None: a GPU if there is one.
     """
@@ -44,7 +47,7 @@ class Data:
     name: str | None
     root: str | None
     images: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Sequence[str] = ()
     photos: Sequence[str] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
     crop_padding: int | None = None
@@ -90,8 +93,8 @@ def degradations_of(given: Sequence[str | Mapping[str, Any]]) -> tuple[dict[str,
     return known, asked
 
 
-def parameters_of(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``KEY=VALUE`` each, with a value as YAML has it: (those of the method, those of ``data.KEY``)."""
+def parameters_of(settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` each, with a value as YAML has it."""
     found: dict[str, Any] = {}
     for text in settings:
         key, mark, value = text.partition("=")
@@ -101,8 +104,7 @@ def parameters_of(settings: Sequence[str]) -> tuple[dict[str, Any], dict[str, An
             found[key.strip()] = safe_yaml.read(value)[0]
         except safe_yaml.YAMLProblem as error:
             raise FuseError(f"--set {text}: {error}") from error
-    of_data = {key: found.pop(f"data.{key}") for key in [one[5:] for one in found if one.startswith("data.")]}
-    return found, of_data
+    return found
 
 
 def material_of(
@@ -134,15 +136,21 @@ def material_of(
         tasks.insert(0, CLEAN)
     augmentation = _augmentation(found, data)
     if data.photos:
-        found = found if card else with_cards(found, Told(**data.told))
-        card = dict(found[0].card)
+        if not card:
+            found = with_cards(found, Told(**data.told))
+            card = dict(found[0].card)
         photos = read_photos(data.photos, card, data.images, data.told.get("size"), tell)
-        tell(f"{len(photos):,} images without labels for statistics, {_seen_as(tasks, augmentation)}")
+        tell(f"{len(photos):,} images without labels, {_seen_as(tasks, augmentation, data)}")
         material = Material(
             card, photos, None, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
         )
         return [replace(one, card=card) for one in found], material
     training, validation, how = _images(data, card, seed)
+    if HELD_BY_SEED in how and (seen := _held_out_otherwise(found, data, seed)):
+        tell(
+            f"note: {', '.join(seen)} held other images of {data.name} out of training: some of those that judge here may "
+            "be known to them"
+        )
     if not card:
         if data.told.get("mean") is None:
             tell(f"note: images are normalised as {data.name} is: say --mean and --std if the training had others")
@@ -151,7 +159,7 @@ def material_of(
     _check_images(card, training)
     training, validation = (one.normalised_by(card["mean"], card["std"]) for one in (training, validation))
     tell(f"images of {data.name}: {len(training):,} for statistics, {len(validation):,} to judge by ({how}), "
-         f"{_seen_as(tasks, augmentation)}")  # fmt: skip
+         f"{_seen_as(tasks, augmentation, data)}")  # fmt: skip
     material = Material(
         card, training, validation, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
     )
@@ -164,31 +172,52 @@ def _augmentation(found: Sequence[Ingredient], data: Data) -> Augmentation | Non
 
     from fusiondistill.recipe import Augmentation
 
-    cut: dict[str, Any] = {"resized_crop": None, "resized_crop_ratio": (3 / 4, 4 / 3), "largest_cutout": None}
-    if data.crop_padding is not None or data.cutout is not None:
-        return Augmentation(crop_padding=data.crop_padding or 0, cutout=data.cutout or 0, **cut)
-    said = [_recipe_of(one.path) for one in found if one.name != BASE]
-    own = [{key: recipe[key] for key in Augmentation.model_fields if key in recipe} for recipe in said]
-    try:
-        return Augmentation(**own[0]) if all(one == own[0] for one in own) else None
-    except ValidationError:  # no stage directory, or one of another version
-        return None
+    recipes = [recipe for one in found if one.name != BASE and (recipe := _manifest_of(one.path).get("recipe"))]
+    own = [{key: recipe[key] for key in Augmentation.model_fields if key in recipe} for recipe in recipes]
+    known: Augmentation | None = None
+    with contextlib.suppress(ValidationError):  # of another version
+        known = Augmentation(**own[0]) if own and all(one == own[0] for one in own) else None
+    said = {key: getattr(data, key) for key in ("crop_padding", "cutout") if getattr(data, key) is not None}
+    whole: dict[str, Any] = {"crop_padding": 0, "cutout": 0, "resized_crop": None, "resized_crop_ratio": (3 / 4, 4 / 3)}
+    if not said:
+        return known
+    return Augmentation(**{**whole, "largest_cutout": None, **(known.model_dump() if known else {}), **said})
 
 
-def _recipe_of(path: str) -> Mapping[str, Any]:
-    """The recipe of a stage directory; empty for anything else."""
+def _manifest_of(path: str) -> Mapping[str, Any]:
+    """The manifest of a stage directory; empty for anything else."""
     from fusiondistill.commits import read_manifest
     from fusiondistill.locations import open_location
 
     filesystem, place = open_location(path)
     folder = filesystem.get_file_info(place).type.name == "Directory"
-    recipe = ((read_manifest(filesystem, place) if folder else None) or {}).get("recipe")
-    return recipe if isinstance(recipe, Mapping) else {}
+    return (read_manifest(filesystem, place) if folder else None) or {}
 
 
-def _seen_as(tasks: Sequence[str], augmentation: Augmentation | None) -> str:
-    how = "whole" if augmentation is None else "cropped and covered as in their training"
-    return f"each seen as {', '.join(tasks)}; for statistics {how}"
+def _held_out_otherwise(found: Sequence[Ingredient], data: Data, seed: int) -> list[str]:
+    """The ingredients whose training may have seen images that a set without a validation split is judged on."""
+    kept = {"train_images": None, "held_out": HELD_OUT, "holdout_seed": seed}
+    names = []
+    for one in found:
+        spec = _manifest_of(one.path).get("spec")
+        of = spec.get("data") if isinstance(spec, Mapping) else None
+        if isinstance(of, Mapping) and of.get("name") == data.name and {key: of.get(key) for key in kept} != kept:
+            names.append(one.name)
+    return names
+
+
+def _seen_as(tasks: Sequence[str], augmentation: Augmentation | None, data: Data) -> str:
+    """What networks see, in words."""
+    seen = f"each seen as {', '.join(tasks)}"
+    if data.recalibrate == "average":
+        return f"{seen}; BatchNorm's statistics are averaged"
+    if augmentation is None:
+        return f"{seen}; for statistics whole (--crop-padding and --cutout say how a training cut and covered them)"
+    cut = f"cropped with a padding of {augmentation.crop_padding}"
+    if augmentation.resized_crop:
+        cut = f"cut to {augmentation.resized_crop[0]:g} to {augmentation.resized_crop[1]:g} of their area"
+    hole = "half a side" if augmentation.cutout is None else f"{augmentation.cutout} pixels"
+    return f"{seen}; for statistics {cut} and covered by a hole of {hole}"
 
 
 def read_photos(
@@ -229,7 +258,8 @@ def read_photos(
         except DataError as error:
             tell(f"passed over: {error}")
     if len(pixels) < 2:
-        raise DataError(f"{', '.join(map(escaped, given))}: {len(pixels)} of {len(some)} files can be read; give two")
+        where, read = ", ".join(map(escaped, given)), f"{len(pixels)} of {len(some)} files can be read"
+        raise DataError(f"{where}: {read}; statistics need two images at least, and are better with hundreds")
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     nothing = torch.zeros(len(images), dtype=torch.int64)
     return ImageSet("photos", images, nothing, card["classes"]).normalised_by(card["mean"], card["std"])
@@ -249,20 +279,22 @@ def _check_told(one: Ingredient, data: Data) -> None:
 
 def _images(data: Data, card: Mapping[str, Any], seed: int) -> tuple[ImageSet, ImageSet, str]:
     """(training images, held-out images, how these were held out); test images are never read."""
+    from fusiondistill.config_file import parse
     from fusiondistill.data import load_images
     from fusiondistill.data.loading import locate
 
-    assert data.name is not None
-    given: dict[str, Any] = {"size": data.told["size"]} if data.told.get("size") else {}
+    said = [f"data.name={data.name}", *([f"data.root={data.root}"] if data.root else []), *data.settings]
+    of_set = parse("experiment: fuse\n", source="--set", overrides=said).data
+    given: dict[str, Any] = {**of_set.loading, **({"size": data.told["size"]} if data.told.get("size") else {})}
     if card.get("fit"):
-        given = {"size": tuple(card["size"]), "fit": card["fit"]}
-    given |= data.settings
-    images = load_images(data.name, "train", data.root, **given)
-    if "validation" in locate(data.name, data.root, **given).splits:
-        held_out, how = load_images(data.name, "validation", data.root, **given), "the set's own validation split"
+        given |= {"size": tuple(card["size"]), "fit": card["fit"]}
+    images = load_images(of_set.name, "train", of_set.place, **given)
+    if "validation" in locate(of_set.name, of_set.place, **given).splits:
+        held_out = load_images(of_set.name, "validation", of_set.place, **given)
+        how = "the set's own validation split"
     else:
         images, held_out = images.holdout(HELD_OUT, seed)
-        how = f"{100 * HELD_OUT:.0f} % of the training images, held out by seed {seed} as in a run on all of them"
+        how = f"{100 * HELD_OUT:.0f} % of the training images, {HELD_BY_SEED} {seed} as in a run on all of them"
     return images.at_most(data.images), held_out.at_most(data.images), how
 
 
