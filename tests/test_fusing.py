@@ -456,6 +456,25 @@ def test_files_with_and_without_a_card_go_together_in_any_order(tmp_path: Path) 
     assert done.exit_code == 0 and load_model(out).classes == tuple("abcdefghij"), done.output
 
 
+@pytest.mark.parametrize(
+    ("changed", "noted"), [({}, False), ({"train_images": 100}, True), ({"holdout_seed": 1}, True)]
+)
+def test_stages_that_may_know_the_images_that_judge_are_named(
+    changed: dict[str, Any], noted: bool, tmp_path: Path
+) -> None:
+    _, *states = networks(2)
+    for name, state in zip("ab", states, strict=True):
+        save_checkpoint(tmp_path / name, state, card())
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    del manifest["seal"]
+    manifest["spec"] = {"data": {"name": "digits", "train_images": None, "held_out": 0.1, "holdout_seed": 0, **changed}}
+    (tmp_path / "a" / "manifest.json").write_bytes(sealed(manifest))
+    done = call(tmp_path / "a", tmp_path / "b", "--method", "average", "--data", "digits", "--images", 20, "--out",
+                tmp_path / "out.safetensors")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert ("note: a held other images of digits out of training" in done.output) == noted
+
+
 def test_the_better_statistics_are_taken_and_the_data_set_takes_settings(tmp_path: Path) -> None:
     _, *states = networks(2)
     for name, state in zip("ab", states, strict=True):

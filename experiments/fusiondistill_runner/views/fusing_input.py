@@ -148,8 +148,8 @@ def material_of(
     training, validation, how = _images(data, card, seed)
     if HELD_BY_SEED in how and (seen := _held_out_otherwise(found, data, seed)):
         tell(
-            f"note: {', '.join(seen)} held other images of {data.name} out of training: some of those that judge here may "
-            "be known to them"
+            f"note: {', '.join(seen)} held other images of {data.name} out of training: some of those that judge here "
+            "may be known to them"
         )
     if not card:
         if data.told.get("mean") is None:
