@@ -122,7 +122,7 @@ def test_what_stands_among_the_weights_must_be_weights(tmp_path: Path) -> None:
 def test_a_model_of_a_released_file_needs_images_to_tell_its_normalisation(tmp_path: Path) -> None:
     made, images = network(), load_images("digits", "test")
     path = released(tmp_path / "model_best.pth", made.state_dict())
-    with pytest.raises(CheckpointError, match="give trained_on, images with the classes"):
+    with pytest.raises(CheckpointError, match="or trained_on=load_images"):
         load_model(path)
     model = load_model(path, trained_on=images)
     pixels, _ = images.gather([0, 1, 2])
