@@ -15,6 +15,7 @@ from fusiondistill.merging import MERGING, At, merge
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from fusiondistill.fusing.material import Material
     from fusiondistill.fusing.measures import Judged, Kept, Pair
@@ -136,15 +137,17 @@ def fuse(
             chosen.update(at.chosen)
         return made
 
-    state, statistics = make(given), {}
+    state = make(given)
+    tried: dict[str, tuple[nn.Module, Judged]] = {}
     if material:
         normalised = any(key.endswith("running_var") for key in state)
         if measure and normalised and material.recalibrate == "best" and material.validation is not None:
-            statistics = measures.statistics(state, material)
-            material = replace(material, recalibrate=max(statistics, key=statistics.__getitem__))
-        network = material.recomputed(state)
+            tried = measures.by_statistics(state, material)
+            best = max(tried, key=lambda way: tried[way][1].mean)
+            material = replace(material, recalibrate=best)
+        network = tried[material.recalibrate][0] if tried else material.recomputed(state)
         state = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
-    found = Fused(state, chosen, statistics=statistics)
+    found = Fused(state, chosen, statistics={way: one.mean for way, (_, one) in tried.items()})
     if not measure:
         return found
     judge = material if material and material.validation is not None else None
@@ -156,7 +159,7 @@ def fuse(
     if not judge:
         return found
     alone = measures.accuracies([*given, *([base] if base else [])], judge)
-    whole = measures.judged(network, judge.judged)
+    whole = tried[judge.recalibrate][1] if tried else measures.judged(network, judge.judged)
     gains = measures.left_out(given, make, whole, judge) if len(given) > 1 else {}
     kept = [
         measures.Kept(one.name, one.task, alone[one.name].accuracy[one.task], whole.accuracy[one.task])

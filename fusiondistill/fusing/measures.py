@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from fusiondistill.fusing.ingredients import Ingredient
 from fusiondistill.fusing.material import Material
 from fusiondistill.merging._judging import Judged, judged
 from fusiondistill.state_dicts import StateDict, average, changes, distance, parameter_keys
 
-__all__ = ["ALPHAS", "Judged", "Kept", "Pair", "accuracies", "judged", "left_out", "pairs", "statistics", "to_base"]
+__all__ = ["ALPHAS", "Judged", "Kept", "Pair", "accuracies", "by_statistics", "judged", "left_out", "pairs", "to_base"]
 
 ALPHAS = (0.25, 0.5, 0.75)
 """Shares of the second network on the way between two, at which the loss is computed."""
@@ -99,13 +100,10 @@ def _products(states: Sequence[StateDict], start: StateDict) -> tuple[torch.Tens
     return lengths.sqrt(), products
 
 
-def statistics(state: StateDict, material: Material) -> dict[str, float]:
-    """The mean accuracy of merged weights with BatchNorm's statistics recomputed, ``mixed``, and with those averaged.
-
-    They are equal where there are none.
-    """
+def by_statistics(state: StateDict, material: Material) -> dict[str, tuple[nn.Module, Judged]]:
+    """The network of merged weights with BatchNorm's statistics recomputed, ``mixed``, and averaged; both judged."""
     ways = {"mixed": material.recomputed(state), "average": material.network(state)}
-    return {way: judged(network, material.judged).mean for way, network in ways.items()}
+    return {way: (network, judged(network, material.judged)) for way, network in ways.items()}
 
 
 def _loss(state: StateDict, material: Material) -> float:

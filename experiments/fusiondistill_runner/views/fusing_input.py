@@ -25,8 +25,6 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 HELD_OUT = 0.1
 """The part of the training images to judge by, of a set without a validation split: that of a run by default."""
 
-HELD_BY_SEED = "held out by seed"
-
 
 @dataclass(frozen=True)
 class Data:
@@ -134,45 +132,40 @@ def material_of(
     tasks = [one.id for one in degradations]
     if not tasks or any(one.task == CLEAN for one in found):
         tasks.insert(0, CLEAN)
-    augmentation = _augmentation(found, data)
+    manifests = {one.name: _manifest_of(one.path) for one in found}
+    augmentation = _augmentation(manifests, data)
+    seen = _seen_as(tasks, augmentation, data)
+    validation: ImageSet | None = None
     if data.photos:
         if not card:
             found = with_cards(found, Told(**data.told))
             card = dict(found[0].card)
-        photos = read_photos(data.photos, card, data.images, data.told.get("size"), tell)
-        tell(f"{len(photos):,} images without labels, {_seen_as(tasks, augmentation, data)}")
-        material = Material(
-            card, photos, None, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
-        )
-        return [replace(one, card=card) for one in found], material
-    training, validation, how = _images(data, card, seed)
-    if HELD_BY_SEED in how and (seen := _held_out_otherwise(found, data, seed)):
-        tell(
-            f"note: {', '.join(seen)} held other images of {data.name} out of training: some of those that judge here "
-            "may be known to them"
-        )
-    if not card:
-        if data.told.get("mean") is None:
-            tell(f"note: images are normalised as {data.name} is: say --mean and --std if the training had others")
-        found = with_cards(found, Told(**data.told).of(training))
-        card = dict(found[0].card)
-    _check_images(card, training)
-    training, validation = (one.normalised_by(card["mean"], card["std"]) for one in (training, validation))
-    tell(f"images of {data.name}: {len(training):,} for statistics, {len(validation):,} to judge by ({how}), "
-         f"{_seen_as(tasks, augmentation, data)}")  # fmt: skip
+        training = read_photos(data.photos, card, data.images, data.told.get("size"), tell)
+        tell(f"{len(training):,} images without labels, {seen}")
+    else:
+        training, held_out, how = _images(data, card, seed, manifests, tell)
+        if not card:
+            if data.told.get("mean") is None:
+                tell(f"note: images are normalised as {data.name} is: say --mean and --std if the training had others")
+            found = with_cards(found, Told(**data.told).of(training))
+            card = dict(found[0].card)
+        _check_images(card, training)
+        training, validation = (one.normalised_by(card["mean"], card["std"]) for one in (training, held_out))
+        judging = f"{len(validation):,} to judge by ({how})"
+        tell(f"images of {data.name}: {len(training):,} for statistics, {judging}, {seen}")
     material = Material(
         card, training, validation, degradations, tuple(tasks), data.recalibrate, seed, device, augmentation
     )
     return [replace(one, card=card) for one in found], material
 
 
-def _augmentation(found: Sequence[Ingredient], data: Data) -> Augmentation | None:
+def _augmentation(manifests: Mapping[str, Mapping[str, Any]], data: Data) -> Augmentation | None:
     """How the networks' training cut and covered images: as the caller says, or as all stage directories do."""
     from pydantic import ValidationError
 
     from fusiondistill.recipe import Augmentation
 
-    recipes = [recipe for one in found if one.name != BASE and (recipe := _manifest_of(one.path).get("recipe"))]
+    recipes = [recipe for name, one in manifests.items() if name != BASE and (recipe := one.get("recipe"))]
     own = [{key: recipe[key] for key in Augmentation.model_fields if key in recipe} for recipe in recipes]
     known: Augmentation | None = None
     with contextlib.suppress(ValidationError):  # of another version
@@ -194,15 +187,15 @@ def _manifest_of(path: str) -> Mapping[str, Any]:
     return (read_manifest(filesystem, place) if folder else None) or {}
 
 
-def _held_out_otherwise(found: Sequence[Ingredient], data: Data, seed: int) -> list[str]:
+def _held_out_otherwise(manifests: Mapping[str, Mapping[str, Any]], data: Data, seed: int) -> list[str]:
     """The ingredients whose training may have seen images that a set without a validation split is judged on."""
     kept = {"train_images": None, "held_out": HELD_OUT, "holdout_seed": seed}
     names = []
-    for one in found:
-        spec = _manifest_of(one.path).get("spec")
+    for name, manifest in manifests.items():
+        spec = manifest.get("spec")
         of = spec.get("data") if isinstance(spec, Mapping) else None
         if isinstance(of, Mapping) and of.get("name") == data.name and {key: of.get(key) for key in kept} != kept:
-            names.append(one.name)
+            names.append(name)
     return names
 
 
@@ -277,7 +270,13 @@ def _check_told(one: Ingredient, data: Data) -> None:
         )
 
 
-def _images(data: Data, card: Mapping[str, Any], seed: int) -> tuple[ImageSet, ImageSet, str]:
+def _images(
+    data: Data,
+    card: Mapping[str, Any],
+    seed: int,
+    manifests: Mapping[str, Mapping[str, Any]],
+    tell: Callable[[str], object],
+) -> tuple[ImageSet, ImageSet, str]:
     """(training images, held-out images, how these were held out); test images are never read."""
     from fusiondistill.config_file import parse
     from fusiondistill.data import load_images
@@ -294,7 +293,12 @@ def _images(data: Data, card: Mapping[str, Any], seed: int) -> tuple[ImageSet, I
         how = "the set's own validation split"
     else:
         images, held_out = images.holdout(HELD_OUT, seed)
-        how = f"{100 * HELD_OUT:.0f} % of the training images, {HELD_BY_SEED} {seed} as in a run on all of them"
+        how = f"{100 * HELD_OUT:.0f} % of the training images, held out by seed {seed} as in a run on all of them"
+        if known := _held_out_otherwise(manifests, data, seed):
+            tell(
+                f"note: {', '.join(known)} held other images of {data.name} out of training: some of those that judge "
+                "here may be known to them"
+            )
     return images.at_most(data.images), held_out.at_most(data.images), how
 
 
